@@ -1,0 +1,196 @@
+"""Config -> objects. The only caller of hydra.utils.instantiate."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+from torch.optim import Optimizer
+
+from runner.check_facts import Facts
+from runner.config import Config, Node, OptimizerNode, TaskNode, Train
+from runner.durations import Clock, to_steps
+from runner.errors import ConfigError, Problem, RunnerError
+from runner.optim.apply import Schedules
+from runner.optim.groups import Group
+from runner.schedules.shape import product
+from runner.signatures import duration_arguments, locate
+from runner.tasks.protocol import Task
+from runner.train.plan import TrainPlan
+from runner.train.seeding import make_deterministic, seed_everything
+from runner.watch import Watch
+
+
+class Experiment(NamedTuple):
+    """The objects of a run, as `fit` takes them."""
+
+    task: Task
+    model: nn.Module
+    optimizer: Optimizer
+    schedules: Schedules
+    plan: TrainPlan
+    watch: Watch
+    warmup_steps: int
+
+
+def find_facts(task: TaskNode, train: Train, seed: int) -> Facts:
+    """Return what only the data and this machine can tell, for `check`.
+
+    Raises:
+        ConfigError: the task refuses its arguments or cannot get its data.
+    """
+    built = build_task(task, batch_size=train.batch_size, seed=seed)
+    devices = available_devices()
+    device = devices[0] if train.device == "auto" else train.device
+    names = {*devices, *(name.partition(":")[0] for name in devices)}
+    return Facts(built.examples, built.goals, device.partition(":")[0] if device in names else None, devices)
+
+
+def hardware(plan: TrainPlan) -> dict[str, str]:
+    """Return what the run computes on."""
+    device = plan.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": str(torch.get_num_threads())}
+
+
+def available_devices() -> tuple[str, ...]:
+    """Return the devices of this machine, the best first."""
+    cuda = tuple(f"cuda:{index}" for index in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
+    mps = ("mps",) if torch.backends.mps.is_available() else ()
+    return (*cuda, *mps, "cpu")
+
+
+def build(config: Config) -> Experiment:
+    """Make the objects of a checked configuration, seeded.
+
+    Raises:
+        ConfigError: a factory refuses its arguments; all that do are named.
+    """
+    train = config.train
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    make_deterministic(train.deterministic)
+    task = build_task(config.task, batch_size=train.batch_size, seed=config.seed)
+    clock = Clock(train.batch_size, task.examples.get("train"))
+    clock = clock._replace(total_steps=to_steps(train.duration, clock))
+    plan = build_plan(train, task, clock)
+    warmup_steps = to_steps(config.warmup_duration, clock)
+    known = {"total_steps": plan.steps, "warmup_steps": warmup_steps}
+    problems: list[Problem] = []
+    parts: dict[str, Any] = {}
+    nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule, "param_groups": config.param_groups}
+    nodes |= {f"detectors.{name}": node for name, node in config.detectors.items()}
+    nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
+    for key, node in nodes.items():
+        try:
+            parts[key] = _make(key, node, clock, known)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    seed_everything(config.seed)
+    model = task.model().to(plan.device)
+    groups: list[Group] = parts["param_groups"](model)
+    optimizer = build_optimizer(config.optimizer, groups, plan.device)
+    schedule = product(parts["warmup"], parts["schedule"])
+    return Experiment(
+        task=task,
+        model=model,
+        optimizer=optimizer,
+        schedules={(group.name, "lr"): schedule for group in groups},
+        plan=plan,
+        watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
+        warmup_steps=warmup_steps,
+    )
+
+
+def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
+    """Resolve every duration of the training section to steps."""
+    device = available_devices()[0] if train.device == "auto" else train.device
+    stop = train.early_stop
+    return TrainPlan(
+        steps=to_steps(train.duration, clock),
+        accumulate=train.accumulate,
+        clip_norm=train.clip_norm,
+        precision=train.precision,
+        device=torch.device(device),
+        compile=train.compile,
+        eval_every=None if train.eval_every is None else to_steps(train.eval_every, clock),
+        checkpoint_every=None if train.checkpoint_every is None else to_steps(train.checkpoint_every, clock),
+        watch_every=train.watch_every,
+        max_seconds=train.max_seconds,
+        metric=stop.metric,
+        goal=task.goals.get(stop.metric, "min"),
+        patience=stop.patience,
+        min_delta=stop.min_delta,
+    )
+
+
+def build_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
+    """Make the task; the same node gives the same object, so that data is read once.
+
+    Raises:
+        ConfigError: it refuses its arguments or cannot get its data.
+    """
+    return _cached_task(node.model_dump_json(by_alias=True), batch_size, seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_task(node_json: str, batch_size: int, seed: int) -> Task:
+    node = TaskNode.model_validate(json.loads(node_json))
+    task: Task = _make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
+    return task
+
+
+def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.device) -> Optimizer:
+    """Make the optimizer over the groups: fused where torch has it, else foreach, unless the YAML says otherwise.
+
+    Raises:
+        ConfigError: the class refuses its arguments.
+    """
+    parameters = inspect.signature(locate(node.target)).parameters
+    arguments = {**node.arguments, "lr": node.lr}
+    if not {"fused", "foreach"} & arguments.keys() and device.type in ("cpu", "cuda", "mps"):
+        faster = next((name for name in ("fused", "foreach") if name in parameters), None)
+        arguments |= {faster: True} if faster else {}
+    call = {"_target_": node.target, "_partial_": True, **arguments}
+    try:
+        optimizer: Optimizer = instantiate(call, _convert_="all")([group.as_dict(node.lr) for group in groups])
+    except (InstantiationException, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError([_refusal("optimizer", node, error.__cause__ or error)]) from error
+    return optimizer
+
+
+def _make(key: str, node: Node, clock: Clock, known: Mapping[str, Any]) -> Any:
+    """Call a node's target with its arguments, durations in steps, and what it asks for of `known`."""
+    wanted = inspect.signature(locate(node.target)).parameters
+    arguments = {
+        **node.arguments,
+        **{name: to_steps(duration, clock) for name, duration in duration_arguments(node).items()},
+        **{name: value for name, value in known.items() if name in wanted},
+    }
+    try:
+        return instantiate({"_target_": node.target, **arguments}, _convert_="all")
+    except InstantiationException as error:
+        raise ConfigError([_refusal(key, node, error.__cause__ or error)]) from error
+
+
+def _refusal(key: str, node: Node, error: BaseException) -> Problem:
+    """Say under which dotted key a factory refused: its messages begin with the argument's name."""
+    if isinstance(error, RunnerError):
+        return Problem(key, str(error).removeprefix(f"{key}: ").rstrip("."), "")
+    name, separator, rule = str(error).partition(": ")
+    if separator and name in node.arguments:
+        return Problem(f"{key}.{name}", rule.rstrip("."), f"Change {key}.{name}")
+    return Problem(key, f"must be accepted by {node.target}, which says: {str(error).rstrip('.')}", f"Change {key}")
+
+
+def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:
+    return {key.partition(".")[2]: part for key, part in parts.items() if key.startswith(f"{group}.")}

@@ -1,0 +1,135 @@
+"""From the command line to a plain tree: what Hydra composes, what a resumed run adds, what it could not compose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.errors import ConfigError, Problem, nearest
+
+CONFIG = "config.yaml"
+_PACKAGES = {"detector": "detectors", "remedy": "remedies"}
+
+
+def conf_directory() -> Path:
+    """Return the folder of config.yaml: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def to_tree(config: DictConfig) -> dict[str, Any]:
+    """Return the composed configuration as plain values, interpolations resolved.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere.
+    """
+    try:
+        tree = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        text = str(error).splitlines()[0]
+        raise ConfigError(
+            [Problem(error.full_key or "config", f"must resolve, but {text}", "Mend the ${...}")]
+        ) from None
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items() if key != "hydra"}
+
+
+def save_tree(tree: Mapping[str, Any], directory: Path) -> None:
+    """Write the resolved configuration into a run directory."""
+    OmegaConf.save(OmegaConf.create(dict(tree)), directory / CONFIG)
+
+
+def saved_tree(directory: Path) -> dict[str, Any] | None:
+    """Return the configuration of a run directory, None when there is none."""
+    path = directory / CONFIG
+    return to_tree(OmegaConf.load(path)) if path.is_file() else None  # type: ignore[arg-type]
+
+
+def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration with what the command line says now on top of it.
+
+    Args:
+        tree: what the command line composes on its own.
+        overrides: the command line.
+        saved: the configuration of the run to go on with.
+    """
+    merged, fresh = OmegaConf.create(dict(saved)), OmegaConf.create(dict(tree))
+    groups = {path.name for path in conf_directory().iterdir() if path.is_dir()}
+    for text in overrides:
+        override = OverridesParser.create().parse_override(text)
+        key = override.key_or_group
+        key = _PACKAGES.get(key, key) if key in groups else key
+        OmegaConf.update(merged, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
+    result = to_tree(merged)
+    result["resume"] = tree["resume"]
+    return result
+
+
+def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether two configurations train the same; where the records are sent and how they resume does not count."""
+    aside = {"resume", "tracking", "mode", "source"}
+    return {k: v for k, v in tree.items() if k not in aside} == {k: v for k, v in saved.items() if k not in aside}
+
+
+def compose_leniently(overrides: Iterable[str]) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """Compose what can be composed of a command line that Hydra has refused.
+
+    Unknown keys stay in the tree, where `check` finds them together with everything else.
+
+    Returns:
+        the tree, and the overrides that had to be left out as problems.
+    """
+    problems: list[Problem] = []
+    kept: list[str] = []
+    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+        for text in overrides:
+            try:
+                override = OverridesParser.create().parse_override(text)
+            except HydraException:
+                key, _, value = text.partition("=")
+                problems.append(
+                    Problem(key, f"must be of the form key=value, got {value!r}", "Quote special characters")
+                )
+                continue
+            found = _wrong_options(override)
+            problems += found
+            if not found:
+                plain = override.is_add() or override.is_delete() or _options(override.key_or_group)
+                kept.append(text if plain else f"++{text}")
+        try:
+            return to_tree(compose("config", kept)), tuple(problems)
+        except (HydraException, OmegaConfBaseException) as error:
+            problems.append(
+                Problem("config", f"must compose, but {' '.join(str(error).split())}", "Check the overrides")
+            )
+            return to_tree(compose("config")), tuple(problems)
+
+
+def _options(group: str) -> list[str]:
+    hydra = GlobalHydra.instance().hydra
+    return hydra.config_loader.get_group_options(group) if hydra is not None else []
+
+
+def _wrong_options(override: Override) -> list[Problem]:
+    group = override.key_or_group
+    options = _options(group)
+    value = override.value()
+    if not options or override.is_delete():
+        return []
+    problems = []
+    for name in value if isinstance(value, list) else [value]:
+        if str(name) not in options:
+            close = nearest(str(name), options)
+            rule = f"must be one of {', '.join(sorted(options))}, got {str(name)!r}"
+            fix = f"Did you mean {group}={close}" if close else f"Set {group}={options[0]}"
+            problems.append(Problem(group, rule, fix))
+    return problems

@@ -1,0 +1,189 @@
+"""The configuration as a tree of small models, one a section of config.yaml.
+
+Every model forbids unknown keys; nodes with a `_target_` keep theirs, and `check` binds them to the signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Len, Lt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from runner.durations import Duration, PositiveDuration
+
+Finite = Field(allow_inf_nan=False)
+Positive = Annotated[float, Gt(0), Finite]
+NonNegative = Annotated[float, Ge(0), Finite]
+Count = Annotated[int, Ge(1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
+
+
+class Node(BaseModel):
+    """A part that names a callable by `_target_`; its other keys are arguments of it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    target: str = Field(alias="_target_")
+    partial: bool = Field(default=False, alias="_partial_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that are arguments of the target."""
+        return dict(self.model_extra or {})
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if not pair[0] < pair[1]:
+        raise ValueError("must be [low, high] with low < high")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+
+
+class Typical(Section):
+    """Base learning rates in use, for the warning about an unusual one."""
+
+    from_scratch: Range
+    fine_tune: Range
+    source: str
+
+
+class ModeNode(Node):
+    """A mode; `trains` says whether task, plan and device are checked for it."""
+
+    trains: bool = False
+
+
+class OptimizerNode(Node):
+    """An optimizer: `lr` and `typical` are ours, the rest are arguments of the class."""
+
+    lr: Positive
+    typical: Typical | None = None
+
+
+class TaskNode(Node):
+    """A task; `regime` says which typical learning rates apply."""
+
+    regime: Literal["from_scratch", "fine_tune"] = "from_scratch"
+
+
+def _is_device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise ValueError("must be auto, cpu, mps, cuda or cuda:<index>")
+    return text
+
+
+def _is_name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w .+-]*", text):
+        raise ValueError("must be letters, digits, '.', '_', '+', '-' or spaces, beginning with a letter or digit")
+    return text
+
+
+Device = Annotated[str, AfterValidator(_is_device)]
+Name = Annotated[str, AfterValidator(_is_name)]
+
+
+class EarlyStop(Section):
+    """Which metric picks the best checkpoint, and when to give up waiting for a better one."""
+
+    metric: str
+    patience: Count | None
+    min_delta: NonNegative
+
+
+class Train(Section):
+    """How long, how much at once, how exact, how often to look."""
+
+    duration: PositiveDuration
+    batch_size: Count
+    accumulate: Count
+    clip_norm: Positive | None
+    precision: Literal["fp32", "bf16", "fp16"]
+    compile: bool
+    device: Device
+    deterministic: bool
+    threads: Count | None
+    eval_every: PositiveDuration | None
+    checkpoint_every: PositiveDuration | None
+    early_stop: EarlyStop
+    max_seconds: Positive | None
+    watch_every: Count
+
+
+class Resume(Section):
+    """What to go on from."""
+
+    source: str | None = Field(alias="from")
+    checkpoint: Literal["last", "best"]
+
+
+class Tracking(Section):
+    """Where the records are sent; null sends them nowhere."""
+
+    uri: Annotated[str, Len(min_length=1)] | None
+    wait_seconds: NonNegative
+
+
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+
+
+class Config(Section):
+    """The whole configuration, checked."""
+
+    mode: ModeNode
+    task: TaskNode
+    optimizer: OptimizerNode
+    param_groups: Node
+    schedule: Node
+    warmup: Node
+    detectors: dict[str, Node]
+    remedies: dict[str, Node]
+    tracking: Tracking
+    train: Train
+    resume: Resume
+    seed: Seed
+    name: Name | None
+    tags: dict[str, str | int | float | bool]
+    source: str | None
+
+    @property
+    def warmup_duration(self) -> Duration:
+        """Length of the warmup, as declared."""
+        return self.warmup.arguments.get("duration", 0)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """How the program was called.
+
+    Attributes:
+        overrides: what was given on the command line.
+        choices: config group -> option, such as {"optimizer": "sgd"}.
+        tree: the configuration as plain resolved YAML, saved beside the records.
+        directory: where it was launched.
+    """
+
+    overrides: tuple[str, ...]
+    choices: Mapping[str, str]
+    tree: Mapping[str, Any]
+    directory: Path
+
+
+def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
+    """Yield (dotted key, node) for every part that names a target."""
+    for key, section in sections.items():
+        if isinstance(section, Node):
+            yield key, section
+        elif key in ("detectors", "remedies"):
+            yield from ((f"{key}.{name}", node) for name, node in section.items())

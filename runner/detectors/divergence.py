@@ -1,0 +1,101 @@
+"""A loss that leaves where it started and does not come back."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import validate_call
+
+from runner.records import Alarm, EvalRecord, StepRecord
+
+
+class State(NamedTuple):
+    """Running average of the loss and how long it has been too high."""
+
+    steps: int = 0
+    first: float = 0.0
+    average: float = 0.0
+    weight: float = 0.0
+    best: float = float("inf")
+    blown_up_steps: int = 0
+    above_start_steps: int = 0
+
+
+class Divergence:
+    """Alarm when the smoothed loss has left the region where the run began.
+
+    With s the bias-corrected exponential average of the loss, it is divergence when
+    s > max(factor * lowest s, first loss) for `patience` steps in a row, or
+    s > first loss for `late_patience` steps in a row after step `late_patience`.
+    A rise that comes back sooner (a catapult, the edge of stability) is not divergence.
+
+    Args:
+        factor: how many times the lowest average is too high; > 1.
+        patience: steps in a row; >= 1.
+        late_patience: steps in a row above the first loss; >= 1.
+        smoothing: decay of the average per step; in [0, 1).
+    Source: factor as in the LR finders of fastai and Lightning; the rest is a proposal, to be measured.
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    @validate_call
+    def __init__(
+        self,
+        *,
+        factor: Annotated[float, Gt(1)] = 4.0,
+        patience: Annotated[int, Ge(1)] = 20,
+        late_patience: Annotated[int, Ge(1)] = 50,
+        smoothing: Annotated[float, Ge(0), Lt(1)] = 0.98,
+    ) -> None:
+        self.factor = factor
+        self.patience = patience
+        self.late_patience = late_patience
+        self.smoothing = smoothing
+
+    def init(self) -> State:
+        """Return the state before the first record."""
+        return State()
+
+    def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
+        """Return the next state, and an alarm of severity "stop" when the loss has diverged."""
+        if isinstance(record, EvalRecord) or not abs(record.loss) < float("inf"):
+            return state, None
+        average = self.smoothing * state.average + (1 - self.smoothing) * record.loss
+        weight = self.smoothing * state.weight + (1 - self.smoothing)
+        smooth = average / weight
+        first = state.first if state.steps else record.loss
+        best = min(state.best, smooth)
+        blown_up = smooth > max(self.factor * best, first)
+        above_start = state.steps >= self.late_patience and smooth > first
+        state = State(
+            steps=state.steps + 1,
+            first=first,
+            average=average,
+            weight=weight,
+            best=best,
+            blown_up_steps=state.blown_up_steps + 1 if blown_up else 0,
+            above_start_steps=state.above_start_steps + 1 if above_start else 0,
+        )
+        return state, self._alarm(state, smooth, record)
+
+    def _alarm(self, state: State, smooth: float, record: StepRecord) -> Alarm | None:
+        if state.blown_up_steps >= self.patience:
+            against = f"{smooth / state.best:.3g} times its lowest {state.best:.4g}" if state.best > 0 else "its lowest"
+            rule, steps = f"{against} and above the first loss {state.first:.4g}", state.blown_up_steps
+        elif state.above_start_steps >= self.late_patience:
+            rule, steps = f"above the first loss {state.first:.4g}", state.above_start_steps
+        else:
+            return None
+        evidence = {
+            "smoothed_loss": smooth,
+            "lowest": state.best,
+            "first": state.first,
+            "steps": steps,
+            "lr": record.lr,
+        }
+        message = (
+            f"smoothed loss {smooth:.4g} has been {rule} for {steps} steps at step {record.step} (lr {record.lr:.4g})"
+        )
+        return Alarm(record.step, "divergence", "stop", evidence, message)

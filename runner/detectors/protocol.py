@@ -1,0 +1,31 @@
+"""What a detector is."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from runner.records import Alarm, EvalRecord, StepRecord
+
+State = tuple[Any, ...]
+"""A NamedTuple of int, float, bool or tuples of these, so that it survives JSON and a checkpoint."""
+
+
+class Detector(Protocol):
+    """Reads the records of a run one by one and raises an alarm when it finds what it is for.
+
+    Pure: `update` depends on its arguments alone, so a live run, a lane and a CSV file look the same to it.
+
+    Attributes:
+        needs: signals it reads beyond loss, lr and grad_norm.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def init(self) -> Any:
+        """Return the state before the first record."""
+        ...
+
+    def update(self, state: Any, record: StepRecord | EvalRecord) -> tuple[Any, Alarm | None]:
+        """Return the state after this record, and the alarm it sets off, if any."""
+        ...

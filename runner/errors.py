@@ -1,0 +1,95 @@
+"""Everything that goes wrong and is the user's to read.
+
+RunnerError                    exit 1
+├── ConfigError                exit 2, carries every problem found
+├── TaskError                  exit 1, data or model of the task
+├── CheckpointError            exit 1, a checkpoint that cannot be read or written
+├── DivergedError              exit 3, carries the alarm
+└── TrackingError              never fatal: reported, and the run goes on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from runner.records import Alarm
+
+
+class RunnerError(Exception):
+    """Root of all errors that end as text and an exit code, never as a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one value.
+
+    Attributes:
+        key: dotted key, as on the command line (`optimizer.lr`).
+        rule: what must hold and what was given, without a final full stop.
+        fix: what to do about it, a sentence without its full stop; may be empty.
+    """
+
+    key: str
+    rule: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        end = "?" if "did you mean" in self.rule else "."
+        return f"{self.key}: {self.rule}{end}" + (f" {self.fix}." if self.fix else "")
+
+
+class ConfigError(RunnerError):
+    """The configuration is refused, with every problem in it at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+class TaskError(RunnerError):
+    """Data or model of the task cannot be had."""
+
+
+class CheckpointError(RunnerError):
+    """A checkpoint cannot be read or written."""
+
+
+class DivergedError(RunnerError):
+    """Training was stopped because it diverged; `alarm` says when and by what evidence."""
+
+    exit_code = 3
+
+    def __init__(self, alarm: Alarm) -> None:
+        self.alarm = alarm
+        super().__init__(alarm.message)
+
+
+class TrackingError(RunnerError):
+    """A tracking server cannot be reached; the records on disk stay complete."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return the known name closest to `name`, or "" when none is close."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return found[0] if found else ""
+
+
+def unknown_key(key: str, known: Sequence[str]) -> Problem:
+    """Return the problem of a dotted key that does not exist.
+
+    Args:
+        key: the dotted key as given.
+        known: names allowed at the same place, without the prefix.
+    """
+    prefix, _, name = key.rpartition(".")
+    close = nearest(name, known)
+    rule = f"unknown key, did you mean {prefix + '.' if prefix else ''}{close}" if close else "unknown key"
+    return Problem(key, rule, f"Known keys here: {', '.join(sorted(known)) or 'none'}")

@@ -1,0 +1,214 @@
+"""The words that layers exchange: what happened at a step, an evaluation, an alarm, an action, a run.
+
+Each is a frozen dataclass that turns into one JSON object. JSON has no nan or inf, so
+non-finite numbers are written as the strings "nan", "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
+
+Severity = Literal["info", "warn", "stop"]
+ActionType = Literal["UpdateWeights", "Stop"]
+Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
+
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step, as seen before its update was made.
+
+    Attributes:
+        step: optimizer step, 0-based.
+        time_ms: wall clock, milliseconds since 1970.
+        loss: mean training loss of the batch (task's unit, nats for cross entropy).
+        lr: learning rate used by the first parameter group.
+        grad_norm: global L2 norm of the gradient before clipping.
+        examples: training examples seen so far, this batch included.
+        lr_scale: product of interventions; 1.0 when nobody intervened.
+        lrs: learning rate of every group, when they differ.
+        clipped: whether the gradient was clipped; None when clipping is off.
+        skipped: True when the fp16 scaler dropped this update.
+        prev_update_norm: L2 norm of the previous update, when a detector asks for it.
+        signals: further measurements by name, when a detector asks for them.
+    """
+
+    kind: ClassVar[str] = "step"
+    step: int
+    time_ms: int
+    loss: float
+    lr: float
+    grad_norm: float
+    examples: int
+    lr_scale: float = 1.0
+    lrs: Mapping[str, float] | None = None
+    clipped: bool | None = None
+    skipped: bool | None = None
+    prev_update_norm: float | None = None
+    signals: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRecord:
+    """Metrics of one split.
+
+    Attributes:
+        step: number of updates made before the evaluation.
+        split: name of the data split, such as "val".
+        metrics: metric name -> mean over the split.
+        best: whether this is the best evaluation of the run so far.
+    """
+
+    kind: ClassVar[str] = "eval"
+    step: int
+    time_ms: int
+    split: str
+    metrics: Mapping[str, float]
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What a detector found at a step; `evidence` holds the numbers it rests on."""
+
+    kind: ClassVar[str] = "alarm"
+    step: int
+    detector: str
+    severity: Severity
+    evidence: Mapping[str, float]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a remedy asks for; the loop carries it out. `cause` is (detector, step of its alarm)."""
+
+    kind: ClassVar[str] = "action"
+    step: int
+    remedy: str
+    type: ActionType
+    arguments: Mapping[str, float] = field(default_factory=dict)
+    cause: tuple[str, int] | None = None
+
+
+Record = StepRecord | EvalRecord | Alarm | Action
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """`result.json`: written when the run starts (status "running") and again when it ends.
+
+    Attributes:
+        mode: the mode that made it, such as "train".
+        status: running, finished, diverged, interrupted or failed.
+        verdict: one phrase a person can read.
+        title: readable run name, such as "sgd lr=0.1 cosine w100".
+        experiment: the run's `name`, which is also its MLflow experiment.
+        command: the command line that repeats it.
+        overrides: what was given on the command line.
+        tags: tags for MLflow.
+        steps: updates made.
+        planned_steps: updates declared.
+        final: metrics at the end, as "train/loss", "val/loss" ...
+        best: metrics of the best evaluation, with its "step"; empty without evaluation.
+        alarms: number of alarms.
+        actions: number of actions other than updates.
+        learning_rate: value, where it came from, typical range.
+        dataset: name, number of examples by split, digest of the content.
+        seconds: wall time of training, start-up excluded.
+        versions: library versions and the machine's device.
+        commit: git commit of the working directory, if any.
+        seed: the seed.
+        mlflow_run_id: id of the MLflow run, when tracking reached one.
+        signal: number of the signal that interrupted it.
+    """
+
+    mode: str
+    status: Status
+    verdict: str
+    title: str
+    experiment: str
+    command: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
+    planned_steps: int = 0
+    final: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
+    alarms: int = 0
+    actions: int = 0
+    learning_rate: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    mlflow_run_id: str | None = None
+    signal: int | None = None
+
+
+_KINDS: dict[str, type[StepRecord] | type[EvalRecord] | type[Alarm] | type[Action]] = {
+    cls.kind: cls for cls in (StepRecord, EvalRecord, Alarm, Action)
+}
+_NAMES = {cls: tuple(f.name for f in fields(cls)) for cls in _KINDS.values()}
+_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+def to_json(record: Record) -> str:
+    """Return the record as one line of JSON, without fields that are None."""
+    data: dict[str, Any] = {"kind": record.kind}
+    for name in _NAMES[type(record)]:
+        value = getattr(record, name)
+        if value is not None:
+            data[name] = value
+    try:
+        return _compact(data)
+    except ValueError:
+        return _compact(spell_non_finite(data))
+
+
+def from_json(line: str) -> Record:
+    """Return the record of one line of JSON.
+
+    Raises:
+        ValueError: the line is not JSON, or of no known kind, or lacks a field.
+    """
+    data = json.loads(line)
+    if not isinstance(data, dict) or data.get("kind") not in _KINDS:
+        raise ValueError(f"not a record: {line[:80]!r}")
+    cls = _KINDS[data.pop("kind")]
+    words = {"message", "detector", "severity", "split", "remedy", "type"}
+    values = {k: v if k in words else read_non_finite(v) for k, v in data.items()}
+    if values.get("cause") is not None:
+        values["cause"] = tuple(values["cause"])
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"not a record: {error}") from None
+
+
+def spell_non_finite(value: Any) -> Any:
+    """Return the value with every nan and inf inside it replaced by its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if value != value else ("inf" if value > 0 else "-inf")
+    if isinstance(value, Mapping):
+        return {k: spell_non_finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [spell_non_finite(v) for v in value]
+    return value
+
+
+def read_non_finite(value: Any) -> Any:
+    """Return the value with the names "nan", "inf" and "-inf" inside it read as numbers."""
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return float(value)
+    if isinstance(value, dict):
+        return {k: read_non_finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [read_non_finite(v) for v in value]
+    return value

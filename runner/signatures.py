@@ -1,0 +1,74 @@
+"""What a `_target_` names and takes, found by looking, never by calling."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, get_type_hints
+
+from runner.config import Node
+from runner.durations import Steps, StepsOrZero
+from runner.errors import nearest
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """Return argument -> annotation of a class or function; empty when they cannot be resolved."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def duration_arguments(node: Node) -> dict[str, str | int]:
+    """Return the arguments of a node that are durations, as written."""
+    hints = hints_of(locate(node.target))
+    return {name: value for name, value in node.arguments.items() if hints.get(name) in (Steps, StepsOrZero)}
+
+
+def locate(path: str) -> Any:
+    """Return what a dotted path names, without calling it.
+
+    Raises:
+        LookupError: nothing is there; its second argument is the nearest path that exists, or "".
+    """
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise LookupError(f"must be importable, but {error}") from None
+            continue
+        except Exception as error:
+            raise LookupError(f"must be importable, but {type(error).__name__}: {error}") from None
+        for name in parts[cut:]:
+            if not hasattr(found, name):
+                close = nearest(name, dir(found))
+                raise LookupError("must name something that exists", f"{module_name}.{close}" if close else "")
+            found = getattr(found, name)
+        if not callable(found):
+            raise LookupError("must name a class or a function")
+        return found
+    raise LookupError("must be the dotted path of a class or function that can be imported")
+
+
+def needs_closure(optimizer: Any) -> bool:
+    """Whether the `step` of an optimizer class cannot be called without a closure."""
+    step = getattr(optimizer, "step", None)
+    closure = inspect.signature(step).parameters.get("closure") if step else None
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def has_fused(target: str) -> bool:
+    """Whether an optimizer class has a fused form, which can drop an update on the device."""
+    try:
+        return "fused" in inspect.signature(locate(target)).parameters
+    except LookupError:
+        return False
+
+
+def as_written(hint: Any) -> Any:
+    """Return what the YAML may hold for an argument: a duration where the factory receives steps."""
+    return hint.__metadata__[0] if hint in (Steps, StepsOrZero) else hint

@@ -1,0 +1,64 @@
+"""What a task is: a model, data as a function of the step, a loss, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+Batch = Any
+"""What one call of the loss takes: a tensor, or tuples, lists and dicts of tensors."""
+
+
+class LossSum(NamedTuple):
+    """A sum and what to divide it by; means of ragged batches cannot be averaged, sums can.
+
+    Attributes:
+        total: sum of the loss over the batch, a scalar tensor that can be differentiated.
+        weight: number of examples (or tokens) in the sum.
+        outputs: what the model returned, for `metrics`.
+    """
+
+    total: Tensor
+    weight: float
+    outputs: Any
+
+
+class Task(Protocol):
+    """A task knows no optimizer, learning rate, device, rank, precision or tracking.
+
+    Attributes:
+        examples: split -> number of examples; empty when the task has no data set (then no epochs either).
+        goals: metrics that an evaluation reports -> whether less or more is better; always has "loss".
+        digest: fingerprint of the data.
+    """
+
+    @property
+    def examples(self) -> Mapping[str, int]: ...
+
+    @property
+    def goals(self) -> Mapping[str, Literal["min", "max"]]: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def model(self) -> nn.Module:
+        """Return a freshly initialised model; draws from torch's global generator."""
+        ...
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Batch | None:
+        """Return slice i of n of the batch of a step, on the CPU; None when the slice is empty.
+
+        The same step gives the same batch, always. Splits other than "train" are read in order:
+        there `step` counts batches from the beginning of the split.
+        """
+        ...
+
+    def loss(self, apply: Callable[..., Any], batch: Batch) -> LossSum:
+        """Return the summed loss; calls `apply` (the model, wrapped or not) exactly once."""
+        ...
+
+    def metrics(self, outputs: Any, batch: Batch) -> dict[str, tuple[float, float]]:
+        """Return metric -> (sum, weight) for one batch; without the loss."""
+        ...

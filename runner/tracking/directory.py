@@ -1,0 +1,52 @@
+"""Run directories: where they lie and what is known about their surroundings."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+from runner.errors import RunnerError
+
+ROOT = "runs"
+CURVES = "curves.png"
+
+
+def new_run_directory(root: Path, experiment: str) -> Path:
+    """Make runs/<experiment>/<date>-<time>-<four random letters> under root.
+
+    Raises:
+        RunnerError: it cannot be made.
+    """
+    path = root / ROOT / experiment / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise RunnerError(
+            f"{path}: cannot be made ({error.strerror}). Run from a directory you may write to."
+        ) from None
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a repeat would need: Python, our package and the libraries that compute."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("stepsize-runner", "torch", "numpy", "hydra-core"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit(directory: Path) -> str | None:
+    """Return the commit checked out in a directory, None outside a repository or without git."""
+    command = ["git", "-C", str(directory), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

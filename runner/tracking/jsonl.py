@@ -1,0 +1,143 @@
+"""`records.jsonl`, the truth about a run: append-only, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from runner.errors import RunnerError
+from runner.records import Record, RunResult, from_json, read_non_finite, spell_non_finite, to_json
+
+RECORDS = "records.jsonl"
+RESULT = "result.json"
+FLUSH_SECONDS = 0.5
+
+
+class RecordWriter:
+    """Appends records to a run directory, and nothing twice.
+
+    A torn last line, left by a process that was killed, is cut off first. Records that are on
+    disk already (the stretch between the last checkpoint and the end of an interrupted run,
+    which a resumed run repeats bit for bit) are not written again.
+
+    Args:
+        directory: the run directory; must exist.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / RECORDS
+        self._known = _last_steps(self.path)
+        self._file = self.path.open("a", encoding="utf-8", buffering=1 << 16)
+        self._flushed = time.monotonic()
+
+    def write(self, record: Record) -> None:
+        """Append one record; it reaches the disk within half a second, an alarm at once.
+
+        Raises:
+            RunnerError: the file cannot be written, for example on a full disk.
+        """
+        if record.step <= self._known.get(record.kind, -1):
+            return
+        try:
+            self._file.write(to_json(record) + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        now = time.monotonic()
+        if record.kind != "step" or now - self._flushed > FLUSH_SECONDS:
+            self._flushed = now
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Flush and close."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_records(directory: Path) -> Iterator[Record]:
+    """Yield the records of a run directory in order; a torn last line is left out.
+
+    Raises:
+        ValueError: a whole line is not a record (its number is named).
+    """
+    with (directory / RECORDS).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield from_json(line)
+            except ValueError as error:
+                raise ValueError(f"{directory / RECORDS}, line {number}: {error}") from None
+
+
+def write_result(directory: Path, result: RunResult) -> None:
+    """Write `result.json` so that a reader sees the old one or the new one, never half."""
+    from dataclasses import asdict
+
+    text = json.dumps(spell_non_finite(asdict(result)), indent=2, allow_nan=False) + "\n"
+    temporary = directory / f".{RESULT}.{os.getpid()}"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, directory / RESULT)
+
+
+def read_result(directory: Path) -> RunResult:
+    """Read `result.json` of a run directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a result.
+    """
+    data = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    data["overrides"] = tuple(data.get("overrides", ()))
+    for name in ("final", "best", "learning_rate", "seconds"):
+        data[name] = read_non_finite(data.get(name))
+    try:
+        return RunResult(**data)
+    except TypeError as error:
+        raise ValueError(f"{directory / RESULT}: {error}") from None
+
+
+def _last_steps(path: Path) -> dict[str, int]:
+    """Cut off a torn last line; return the last step of each kind of record."""
+    if not path.exists():
+        return {}
+    last: dict[str, int] = {}
+    whole = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            data = json.loads(line)
+            last[data["kind"]] = max(last.get(data["kind"], -1), data["step"])
+    if whole < path.stat().st_size:
+        os.truncate(path, whole)
+    return last
+
+
+def _unwritable(path: Path, error: OSError) -> RunnerError:
+    return RunnerError(
+        f"{path}: cannot be written ({error.strerror}). Free some space or fix the permissions, "
+        f"then go on with resume.from={path.parent}."
+    )

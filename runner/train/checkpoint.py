@@ -1,0 +1,130 @@
+"""Checkpoints: written whole or not at all, read without running anybody's code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from runner.errors import CheckpointError
+from runner.records import Action
+from runner.train.seeding import generator_states, restore_generators
+from runner.train.state import TrainState
+from runner.watch import Watch
+
+FOLDER = "checkpoints"
+LAST, BEST = "last.pt", "best.pt"
+_FORMAT = 1
+_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict"}
+
+
+class Checkpoints:
+    """Reads and writes the checkpoints of a run directory.
+
+    Args:
+        directory: run directory to write to.
+        source: checkpoint to go on from; None starts afresh.
+        before_save: called first, so that no record is younger on disk than the checkpoint.
+    """
+
+    def __init__(
+        self, directory: Path, *, source: Path | None = None, before_save: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder = directory / FOLDER
+        self.source = source
+        self.before_save = before_save
+
+    def save(
+        self, name: str, state: TrainState, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
+        """Write a checkpoint: to a temporary file first, renamed when it is on the disk.
+
+        Raises:
+            CheckpointError: it cannot be written; the earlier one is intact.
+        """
+        self.before_save()
+        content = {
+            "format": _FORMAT,
+            "state": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _NOT_SAVED},
+            "detectors": {name: tuple(values) for name, values in state.watch.items()},
+            "actions": [asdict(action) for action in state.actions],
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "optimizer_class": type(optimizer).__name__,
+            "scaler": scaler.state_dict(),
+            "generators": generator_states(),
+        }
+        path = self.folder / name
+        temporary = path.with_suffix(f".tmp{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"{path}: cannot be written ({error}). Free some space; {_kept(path)}.") from error
+
+    def resume(
+        self, watch: Watch, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+    ) -> TrainState | None:
+        """Load the source into model, optimizer, scaler and generators; return where the run stands.
+
+        Hyperparameters of the optimizer (learning rate, decay ...) stay as configured now, only its state is
+        loaded; a different optimizer class starts with an empty state.
+
+        Raises:
+            CheckpointError: the source cannot be read or does not fit the model.
+        """
+        if self.source is None:
+            return None
+        content = read_checkpoint(self.source)
+        try:
+            model.load_state_dict(content["model"])
+            if content["optimizer_class"] == type(optimizer).__name__:
+                load_optimizer_state(optimizer, content["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).replace("\n\t", " ")
+            raise CheckpointError(f"{self.source}: does not fit this configuration: {reason}") from error
+        if scaler.is_enabled() and content["scaler"]:
+            scaler.load_state_dict(content["scaler"])
+        restore_generators(content["generators"])
+        actions = tuple(Action(**{**saved, "cause": tuple(saved["cause"] or ())}) for saved in content["actions"])
+        return TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
+
+
+def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load momenta and counters, but keep the hyperparameters that the optimizer has now."""
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, configured in zip(optimizer.param_groups, groups, strict=True):
+        group.update(configured)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, tensors on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a checkpoint of ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint.") from None
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this version (format {_FORMAT}).")
+    return content
+
+
+def _kept(path: Path) -> str:
+    return "the earlier one is intact" if path.exists() else "there is no earlier one"

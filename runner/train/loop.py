@@ -1,0 +1,175 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from runner.optim.apply import Schedules, apply_schedules
+from runner.records import Action, EvalRecord, Record, StepRecord
+from runner.remedies.protocol import History
+from runner.tasks.protocol import Task
+from runner.train.checkpoint import BEST, LAST, Checkpoints
+from runner.train.plan import TrainPlan
+from runner.train.state import TrainState
+from runner.train.step import Signals, evaluate, gradients, guard_on_device, update
+from runner.watch import Watch
+
+OnRecord = Callable[[Record], None]
+
+
+def fit(
+    task: Task,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedules: Schedules,
+    *,
+    plan: TrainPlan,
+    watch: Watch,
+    checkpoints: Checkpoints,
+    on_record: OnRecord,
+    interrupted: Callable[[], str | None] = lambda: None,
+) -> TrainState:
+    """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it.
+
+    Args:
+        task: gives batches and the loss.
+        model: on `plan.device`; its weights are changed in place.
+        optimizer: every group has "name" and "initial_lr".
+        schedules: (group, hyperparameter) -> factor of the step.
+        plan: the run in steps.
+        watch: detectors and remedies.
+        checkpoints: where to save, and what to go on from.
+        on_record: is called with every record, in order.
+        interrupted: returns a reason to stop after the current step, or None.
+    Returns:
+        the state at the end; its status is never "running".
+    """
+    scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
+    state = checkpoints.resume(watch, model, optimizer, scaler) or TrainState(watch.start())
+    apply = torch.compile(model) if plan.compile else model
+    pending: list[_Pending] = []
+    deadline = time.monotonic() + (plan.max_seconds or float("inf"))
+    model.train()
+    while state.step < plan.steps and state.status == "running":
+        apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
+        signals = gradients(task, apply, optimizer, plan, scaler, state.step)
+        pending.append(_Pending.of(signals, state, optimizer))
+        if plan.watch_every > 1:
+            guard_on_device(optimizer, signals)
+        if plan.looks_at(state.step) and _look(pending, state, plan, watch, on_record).type == "Stop":
+            break
+        update(optimizer, scaler)
+        state.step += 1
+        if plan.evaluates_at(state.step) and "val" in task.examples:
+            _evaluate(task, model, apply, state, plan, watch, on_record)
+            if state.best.get("step") == state.step:
+                checkpoints.save(BEST, state, model, optimizer, scaler)
+        if state.step < plan.steps and (reason := interrupted()) is not None:
+            state.end("interrupted", f"interrupted by {reason} at step {state.step}")
+        elif time.monotonic() > deadline:
+            state.end("finished", f"reached train.max_seconds at step {state.step}")
+        if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
+            _look(pending, state, plan, watch, on_record)
+            checkpoints.save(LAST, state, model, optimizer, scaler)
+    state.end("finished", "finished")
+    return state
+
+
+class _Pending(NamedTuple):
+    """A step whose loss and gradient norm may still be on the device."""
+
+    step: int
+    time_ms: int
+    signals: Signals
+    lrs: dict[str, float]
+    lr_scale: float
+
+    @classmethod
+    def of(cls, signals: Signals, state: TrainState, optimizer: Optimizer) -> _Pending:
+        lrs = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, state.lr_scale)
+
+    def record(self, state: TrainState, plan: TrainPlan, loss: float, grad_norm: float) -> StepRecord:
+        """Return the record of this step, now that its numbers have reached the host."""
+        first, *others = self.lrs.values()
+        return StepRecord(
+            step=self.step,
+            time_ms=self.time_ms,
+            loss=loss,
+            lr=first,
+            grad_norm=grad_norm,
+            examples=state.examples,
+            lr_scale=self.lr_scale,
+            lrs=self.lrs if any(lr != first for lr in others) else None,
+            clipped=None if plan.clip_norm is None else grad_norm > plan.clip_norm,
+            skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
+        )
+
+
+def _look(pending: list[_Pending], state: TrainState, plan: TrainPlan, watch: Watch, on_record: OnRecord) -> Action:
+    """Bring what is pending to the host, show it to the watch, and return what to do."""
+    action = Action(state.step, "none", "UpdateWeights")
+    if pending:
+        pairs = [value for step in pending for value in (step.signals.loss, step.signals.grad_norm)]
+        numbers = [pairs[0].item(), pairs[1].item()] if len(pairs) == 2 else torch.stack(pairs).tolist()
+        for index, step in enumerate(pending):
+            state.examples += int(step.signals.weight)
+            record = step.record(state, plan, numbers[2 * index], numbers[2 * index + 1])
+            state.last_loss = record.loss
+            asked = _observe(record, state, watch, on_record)
+            action = asked if asked.type != "UpdateWeights" else action
+        pending.clear()
+    return action
+
+
+def _observe(record: StepRecord | EvalRecord, state: TrainState, watch: Watch, on_record: OnRecord) -> Action:
+    """Write the record, its alarms and the action; an action that ends the run is carried out here."""
+    state.watch, alarms = watch.observe(state.watch, record)
+    on_record(record)
+    for alarm in alarms:
+        on_record(alarm)
+    state.alarms += len(alarms)
+    action = watch.decide(alarms, History(state.actions, state.lr_scale))
+    if action is None:
+        return Action(record.step, "none", "UpdateWeights")
+    on_record(action)
+    state.actions = (*state.actions, action)
+    if action.type == "Stop":
+        state.alarm = next(alarm for alarm in alarms if (alarm.detector, alarm.step) == action.cause)
+        state.end("diverged", f"diverged: {state.alarm.message}")
+    return action
+
+
+def _evaluate(
+    task: Task,
+    model: nn.Module,
+    apply: Callable[..., object],
+    state: TrainState,
+    plan: TrainPlan,
+    watch: Watch,
+    on_record: OnRecord,
+) -> None:
+    """Evaluate the "val" split, keep the best, and stop early when the metric has not gained for too long."""
+    model.eval()
+    metrics = evaluate(task, apply, plan, "val")
+    model.train()
+    sign = 1.0 if plan.goal == "min" else -1.0
+    value, best = sign * metrics[plan.metric], state.best.get(plan.metric)
+    improved = value == value and (best is None or value < sign * best - plan.min_delta)
+    state.last_eval = metrics
+    state.evals_without_gain = 0 if improved else state.evals_without_gain + 1
+    if improved:
+        state.best = {**metrics, "step": state.step}
+    record = EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved)
+    _observe(record, state, watch, on_record)
+    if plan.patience is not None and state.evals_without_gain >= plan.patience:
+        state.end(
+            "finished",
+            f"stopped early at step {state.step}: no better {plan.metric} for {state.evals_without_gain} evaluations",
+        )

@@ -1,0 +1,59 @@
+"""What the loop needs to know about a run, in steps and plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """A run, with every duration resolved to optimizer steps.
+
+    Attributes:
+        steps: length of the run.
+        accumulate: micro-batches an optimizer step.
+        clip_norm: largest global L2 norm of the gradient; None does not clip.
+        precision: number format of the forward pass.
+        device: where model and batches live.
+        compile: whether the model goes through torch.compile.
+        eval_every: steps between evaluations; None evaluates at the end only.
+        checkpoint_every: steps between checkpoints; None writes one at the end only.
+        watch_every: steps between two looks at loss and gradient norm by the host.
+        max_seconds: wall time after which the run ends; None never.
+        metric: metric of the "val" split that picks the best checkpoint.
+        goal: whether less or more of it is better.
+        patience: evaluations without a gain before the run stops early; None never.
+        min_delta: a gain smaller than this is none.
+    """
+
+    steps: int
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: Precision = "fp32"
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    compile: bool = False
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    watch_every: int = 1
+    max_seconds: float | None = None
+    metric: str = "loss"
+    goal: Literal["min", "max"] = "min"
+    patience: int | None = None
+    min_delta: float = 0.0
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` updates."""
+        return step == self.steps or (self.eval_every is not None and step % self.eval_every == 0)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` updates."""
+        return step == self.steps or (self.checkpoint_every is not None and step % self.checkpoint_every == 0)
+
+    def looks_at(self, step: int) -> bool:
+        """Whether loss and gradient norm of update `step` must reach the host before it is made."""
+        return (step + 1) % self.watch_every == 0 or self.evaluates_at(step + 1) or self.saves_at(step + 1)

@@ -1,0 +1,52 @@
+"""Random generators: set from one seed, saved and restored whole."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch (all devices), Python and numpy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def make_deterministic(enabled: bool) -> None:
+    """Make torch refuse operations without a deterministic form, on every device.
+
+    Sums still differ between numbers of threads: fix `train.threads` for bit-equal repeats across machines.
+    """
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.benchmark = False
+
+
+def generator_states() -> dict[str, Any]:
+    """Return the states of all global generators, as tensors, lists and numbers only."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    """Set all global generators to saved states; a device that is not there is left out."""
+    torch.set_rng_state(states["torch"])
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, numbers, *rest = states["numpy"]
+    np.random.set_state((name, np.array(numbers, dtype=np.uint32), *rest))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

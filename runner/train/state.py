@@ -1,0 +1,48 @@
+"""Where a run stands. Data order and schedule are functions of `step`, so they need no state of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runner.records import Action, Alarm, Status
+from runner.watch import WatchState
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything a checkpoint holds besides model, optimizer, scaler and generators.
+
+    Attributes:
+        watch: states of the detectors.
+        step: updates made; also the index of the next one.
+        examples: training examples seen.
+        lr_scale: product of the interventions.
+        best: metrics of the best evaluation so far, with its "step"; empty before the first.
+        evals_without_gain: evaluations since then.
+        last_eval: metrics of the latest evaluation.
+        last_loss: training loss of the latest step.
+        alarms: alarms so far.
+        actions: actions so far, updates not counted.
+        status: "running" until the run ends.
+        verdict: one phrase on how it ended.
+        alarm: the alarm that stopped the run.
+    """
+
+    watch: WatchState
+    step: int = 0
+    examples: int = 0
+    lr_scale: float = 1.0
+    best: dict[str, float] = field(default_factory=dict)
+    evals_without_gain: int = 0
+    last_eval: dict[str, float] = field(default_factory=dict)
+    last_loss: float = float("nan")
+    alarms: int = 0
+    actions: tuple[Action, ...] = ()
+    status: Status = "running"
+    verdict: str = ""
+    alarm: Alarm | None = None
+
+    def end(self, status: Status, verdict: str) -> None:
+        """Mark the run as ended; the first reason counts."""
+        if self.status == "running":
+            self.status, self.verdict = status, verdict

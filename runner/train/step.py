@@ -1,0 +1,124 @@
+"""One optimizer step in two halves: gradients (weights untouched), then the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from runner.tasks.protocol import Task
+from runner.train.plan import TrainPlan
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Signals(NamedTuple):
+    """What a backward pass tells, still on the device.
+
+    Attributes:
+        loss: mean loss over the batch, scalar.
+        grad_norm: global L2 norm of the gradient before clipping, scalar.
+        weight: examples (or tokens) in the batch.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    weight: float
+
+
+def autocast(plan: TrainPlan) -> AbstractContextManager[Any]:
+    """Return the context of the forward pass for the declared precision."""
+    return torch.autocast(plan.device.type, dtype=_DTYPES.get(plan.precision), enabled=plan.precision != "fp32")
+
+
+def gradients(
+    task: Task,
+    apply: Callable[..., Any],
+    optimizer: Optimizer,
+    plan: TrainPlan,
+    scaler: torch.amp.GradScaler,
+    step: int,
+) -> Signals:
+    """Leave the gradient of the mean loss of a step, unscaled and clipped, in the parameters.
+
+    gradient = sum over micro-batches of grad(loss sum) / sum of weights, so ragged micro-batches count right.
+
+    Raises:
+        ValueError: the whole batch is empty.
+    """
+    optimizer.zero_grad()
+    total: Tensor | None = None
+    weight = reference = 0.0
+    for index in range(plan.accumulate):
+        batch = task.batch(step, "train", (index, plan.accumulate))
+        if batch is None:
+            continue
+        with autocast(plan):
+            part = task.loss(apply, to_device(batch, plan.device))
+        # the total weight is known only after the last part: scale by a guess, correct at the end
+        reference = reference or part.weight * plan.accumulate
+        scaler.scale(part.total / reference).backward()  # type: ignore[no-untyped-call]
+        total = part.total.detach() if total is None else total + part.total.detach()
+        weight += part.weight
+    if total is None:
+        raise ValueError(f"the task gave no training data at step {step}")
+    scaler.unscale_(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if weight != reference:
+        for grad in grads:
+            grad.mul_(reference / weight)
+    norm = torch.nn.utils.get_total_norm(grads)
+    if plan.clip_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, plan.clip_norm, norm)
+    return Signals(total / weight, norm, weight)
+
+
+def update(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Change the weights: the only place that does. The fp16 scaler drops an update with an infinite gradient."""
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def guard_on_device(optimizer: Optimizer, signals: Signals) -> None:
+    """Make a fused optimizer drop this update by itself when loss or gradient is not finite, without a host sync."""
+    bad = ~torch.isfinite(signals.loss.float() + signals.grad_norm.float())
+    optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return the batch with every tensor in it on the device; tuples, lists and mappings keep their form."""
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(item, device) for item in batch)
+    return batch
+
+
+@torch.no_grad()
+def evaluate(task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str) -> dict[str, float]:
+    """Return the mean loss and metrics over a whole split; the caller puts the model into evaluation mode.
+
+    Each is sum / weight over all batches, not a mean of means.
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    index = 0
+    while (batch := task.batch(index, split)) is not None:
+        batch = to_device(batch, plan.device)
+        with autocast(plan):
+            part = task.loss(apply, batch)
+        found = {"loss": (part.total.item(), part.weight), **task.metrics(part.outputs, batch)}
+        for name, (total, weight) in found.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + total, before[1] + weight)
+        index += 1
+    return {name: total / weight for name, (total, weight) in sums.items()}

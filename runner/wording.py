@@ -1,0 +1,88 @@
+"""What is wrong with a value, in words: the rule that holds for it, the value, the fix."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from runner.errors import Problem
+
+_FIXES = {
+    "optimizer.lr": "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer",
+    "train.duration": "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)",
+    "seed": "Set seed=0",
+}
+
+
+@dataclass
+class Findings:
+    """Problems so far, and the sections that are sound."""
+
+    problems: list[Problem] = field(default_factory=list)
+    sections: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, key: str, rule: str, fix: str = "") -> None:
+        """Add a problem, unless this key has one already."""
+        if not any(problem.key == key for problem in self.problems):
+            self.problems.append(Problem(key, rule, fix))
+
+
+def rule(item: Any, annotation: Any) -> str:
+    """Return the rule that a pydantic error is about, for a value of this type."""
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    try:
+        return "must be " + _in_words(adapter(annotation).json_schema())
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):
+        text: str = item["msg"]
+        return text.replace("Input should be", "must be", 1)
+
+
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """Return the validator of a type, also of one that pydantic does not know."""
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return TypeAdapter(annotation, config=None if is_model else ConfigDict(arbitrary_types_allowed=True))
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    """Say what a JSON schema allows, in a few words."""
+    if "$ref" in schema or schema.get("type") == "object":
+        return "a section with keys of its own"
+    if "anyOf" in schema:
+        return " or ".join(_in_words(part) for part in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
+    if schema["type"] == "array":
+        inner = schema.get("items") or schema.get("prefixItems", [{}])[0]
+        return f"a list, each item {_in_words(inner)}" if inner else "a list"
+    if schema.get("minLength"):
+        return "text that is not empty"
+    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    noun = {"number": "a finite number", "integer": "an integer", "boolean": "true or false", "null": "null"}
+    return " ".join([noun.get(schema["type"], "text"), " and ".join(bounds)]).strip()
+
+
+def fix(key: str, default: Any = inspect.Parameter.empty) -> str:
+    """Return what to do about the value of a key."""
+    if key in _FIXES:
+        return _FIXES[key]
+    if default is not inspect.Parameter.empty and default is not None:
+        return f"Set {key}={_spelled(default)}, its default"
+    return f"Leave {key} out for its default"
+
+
+def _spelled(value: Any) -> str:
+    return "[" + ",".join(map(_spelled, value)) + "]" if isinstance(value, list | tuple) else f"{value}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it."""
+    if isinstance(value, Mapping):
+        return "a section"
+    return repr(value) if isinstance(value, str) else "null" if value is None else str(value)
