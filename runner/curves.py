@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 LOG_DECADES = 1.5  # a range wider than this is drawn on a log scale
@@ -143,6 +144,15 @@ def robust_limits(values: Sequence[float], *, log: bool = False) -> tuple[float,
     width = max(top - bottom, 0.15 if log else 0.05 * max(abs(bottom), abs(top)))
     near = [v for v, x in zip(shown, scaled, strict=True) if bottom - x <= _FAR * width and x - top <= _FAR * width]
     return min(near), max(near)
+
+
+def roughness(values: Sequence[float]) -> float:
+    """Return how much longer than its range the way of a curve is: sum |x_i - x_(i-1)| / (max x - min x).
+
+    1 for a monotone curve, about n / 6 for n values of pure noise, 0 for a constant one. Values must be finite.
+    """
+    span = max(values, default=0.0) - min(values, default=0.0)
+    return sum(abs(b - a) for a, b in pairwise(values)) / span if span > 0 else 0.0
 
 
 def spells(steps: Iterable[int], *, gap: float) -> list[tuple[int, int]]:
