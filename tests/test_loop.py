@@ -1,0 +1,189 @@
+"""The loop: what it counts, when it looks, what it does about alarms."""
+
+import resource
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runner.detectors.divergence import Divergence
+from runner.detectors.non_finite import NonFinite
+from runner.errors import CheckpointError
+from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
+from runner.remedies.stop import Stop
+from runner.tasks.digits import Digits
+from runner.tasks.protocol import LossSum
+from runner.train.checkpoint import Checkpoints
+from runner.train.loop import fit
+from runner.train.plan import TrainPlan
+from runner.train.seeding import seed_everything
+from runner.train.state import TrainState
+from runner.watch import Watch
+
+
+class Poisoned:
+    """Digits whose loss is nan at one step."""
+
+    goals: Mapping[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+
+    def __init__(self, bad_step: int) -> None:
+        self.inner = Digits(batch_size=64, seed=0, hidden=(16,))
+        self.examples, self.digest, self.bad_step = self.inner.examples, self.inner.digest, bad_step
+        self.model, self.metrics = self.inner.model, self.inner.metrics
+        self.step = -1
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor] | None:
+        self.step = step if split == "train" else -1
+        return self.inner.batch(step, split, part)
+
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> LossSum:
+        loss = self.inner.loss(apply, batch)
+        return loss._replace(total=loss.total * float("nan")) if self.step == self.bad_step else loss
+
+
+def train(
+    task: Any, directory: Path, plan: TrainPlan, *, lr: float = 0.1, watch: Watch | None = None, **options: Any
+) -> tuple[TrainState, nn.Module, list[Record]]:
+    seed_everything(0)
+    model = task.model()
+    groups = [{"params": list(model.parameters()), "name": "all", "initial_lr": lr}]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
+    records: list[Record] = []
+    state = fit(
+        task,
+        model,
+        optimizer,
+        {("all", "lr"): lambda step: 1.0},
+        plan=plan,
+        watch=watch or Watch({"non_finite": NonFinite(), "divergence": Divergence()}, {"stop": Stop()}),
+        checkpoints=Checkpoints(directory),
+        on_record=records.append,
+        **options,
+    )
+    return state, model, records
+
+
+def test_accumulated_micro_batches_equal_one_batch_also_when_ragged(tmp_path: Path) -> None:
+    # 1400 examples in batches of 300: the last batch of an epoch has 200, and 7 parts of it are ragged
+    task = Digits(batch_size=300, seed=0)
+    _, whole, whole_records = train(task, tmp_path, TrainPlan(steps=10))
+    _, parts, part_records = train(task, tmp_path, TrainPlan(steps=10, accumulate=7))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    losses = [[r.loss for r in records if isinstance(r, StepRecord)] for records in (whole_records, part_records)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert [r.examples for r in part_records if isinstance(r, StepRecord)][:6] == [300, 600, 900, 1200, 1400, 1700]
+
+
+def test_gradient_is_clipped_to_the_global_norm_and_recorded_before(tmp_path: Path) -> None:
+    task = Digits(batch_size=64, seed=0)
+    state, model, records = train(task, tmp_path, TrainPlan(steps=1, clip_norm=0.01), lr=1.0)
+    record = records[0]
+    assert isinstance(record, StepRecord)
+    assert record.clipped is True
+    assert record.grad_norm > 0.01
+    seed_everything(0)
+    start = task.model()
+    moved = torch.cat([(a - b).flatten() for a, b in zip(start.parameters(), model.parameters(), strict=True)])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("watch_every", [1, 4])
+def test_non_finite_loss_never_reaches_the_weights(tmp_path: Path, watch_every: int) -> None:
+    state, model, records = train(Poisoned(5), tmp_path, TrainPlan(steps=20, watch_every=watch_every))
+    assert state.status == "diverged"
+    assert state.alarm is not None
+    assert (state.alarm.step, state.alarm.detector) == (5, "non_finite")
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert [r.step for r in records if isinstance(r, StepRecord)][: 6] == [0, 1, 2, 3, 4, 5]
+    assert [(r.type, r.cause) for r in records if isinstance(r, Action)] == [("Stop", ("non_finite", 5))]
+    if watch_every == 1:
+        assert state.step == 5
+
+
+def test_alarm_without_a_remedy_lets_the_run_go_on(tmp_path: Path) -> None:
+    watch = Watch({"non_finite": NonFinite()}, {})
+    state, _, records = train(Poisoned(18), tmp_path, TrainPlan(steps=20), watch=watch)
+    assert state.status == "finished"
+    assert [r.step for r in records if isinstance(r, Alarm)] == [18, 19]
+
+
+def test_looking_every_n_steps_gives_the_same_records(tmp_path: Path) -> None:
+    task = Digits(batch_size=64, seed=0)
+    plans = [TrainPlan(steps=23, eval_every=10, watch_every=n) for n in (1, 5)]
+    one, five = (train(task, tmp_path, plan)[2] for plan in plans)
+    numbers = [
+        [(r.step, r.loss, r.grad_norm, r.examples) for r in records if isinstance(r, StepRecord)]
+        for records in (one, five)
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_too_high_learning_rate_ends_as_diverged_with_step_evidence_and_lr(tmp_path: Path) -> None:
+    state, _, records = train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=400), lr=30.0)
+    assert state.status == "diverged"
+    alarm = next(r for r in records if isinstance(r, Alarm))
+    assert alarm.severity == "stop"
+    assert alarm.evidence["lr"] == 30.0
+    assert f"at step {alarm.step}" in state.verdict
+
+
+def test_early_stop_waits_for_its_patience_and_keeps_the_best(tmp_path: Path) -> None:
+    task = Digits(batch_size=64, seed=0)
+    plan = TrainPlan(steps=4000, eval_every=20, metric="accuracy", goal="max", patience=5)
+    state, _, records = train(task, tmp_path, plan)
+    evals = [r for r in records if isinstance(r, EvalRecord)]
+    best = max(evals, key=lambda r: r.metrics["accuracy"])
+    assert state.status == "finished"
+    assert "stopped early" in state.verdict
+    assert (state.best["step"], state.best["accuracy"]) == (best.step, best.metrics["accuracy"])
+    assert [r.best for r in evals[-5:]] == [False] * 5
+    saved = torch.load(tmp_path / "checkpoints/best.pt", weights_only=True)
+    assert saved["state"]["step"] == best.step
+
+
+def test_evaluation_is_a_mean_over_examples_not_over_batches(tmp_path: Path) -> None:
+    # 397 validation examples in batches of 64 leave a last batch of 13
+    task = Digits(batch_size=64, seed=0)
+    _, model, records = train(task, tmp_path, TrainPlan(steps=30))
+    model.eval()
+    whole = Digits(batch_size=397, seed=0)
+    batch = whole.batch(0, "val")
+    assert batch is not None
+    with torch.no_grad():
+        loss = whole.loss(model, batch)
+    final = next(r for r in records if isinstance(r, EvalRecord))
+    assert final.metrics["loss"] == pytest.approx(loss.total.item() / 397, rel=1e-5)
+    assert final.metrics["accuracy"] == whole.metrics(loss.outputs, batch)["accuracy"][0] / 397
+
+
+def test_interruption_ends_after_the_step_in_hand(tmp_path: Path) -> None:
+    answers = iter([None, None, "SIGINT"])
+    state, _, _ = train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=100), interrupted=lambda: next(answers))
+    assert (state.status, state.step) == ("interrupted", 3)
+    assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["state"]["step"] == 3
+
+
+def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
+    state, model, _ = train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=100, precision="bf16"))
+    assert state.last_eval["accuracy"] > 0.8
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
+    train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=3))
+    before = (tmp_path / "checkpoints/last.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "checkpoints/last.pt").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt"]
