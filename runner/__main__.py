@@ -27,6 +27,8 @@ def main() -> int:
     """
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself
+    # tags are free: a new one needs no + in front
+    sys.argv[1:] = [f"++{text}" if text.startswith("tags.") else text for text in sys.argv[1:]]
     results: list[RunResult | None] = []
     errors: list[Exception] = []
 

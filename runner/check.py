@@ -53,20 +53,33 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 
 def warnings(config: Config) -> list[str]:
-    """Return what is allowed but unusual: a learning rate more than 10x outside its typical range."""
+    """Return what is allowed but unusual, a sentence each."""
+    return [text for text in (_unusual_lr(config), _deaf_optimizer(config)) if text]
+
+
+def _unusual_lr(config: Config) -> str:
+    """Say that a learning rate is more than 10x outside its typical range."""
     optimizer, typical = config.optimizer, config.optimizer.typical
-    if typical is None:
-        return []
-    low, high = getattr(typical, config.task.regime)
-    if low / 10 <= optimizer.lr <= high * 10:
-        return []
+    low, high = getattr(typical, config.task.regime) if typical is not None else (optimizer.lr, optimizer.lr)
+    if typical is None or low / 10 <= optimizer.lr <= high * 10:
+        return ""
     times = optimizer.lr / high if optimizer.lr > high else low / optimizer.lr
     side = "above" if optimizer.lr > high else "below"
-    regime = config.task.regime.replace("_", " ")
-    return [
-        f"optimizer.lr: {optimizer.lr:g} is {times:.3g} times {side} the typical range {low:g} to {high:g} "
-        f"of {optimizer.target.rpartition('.')[2]} ({regime}; {typical.source}). The run goes on."
-    ]
+    return (
+        f"optimizer.lr: {optimizer.lr:g} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
+        f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
+        f"({typical.source}). The run goes on."
+    )
+
+
+def _deaf_optimizer(config: Config) -> str:
+    """Say that torch's Rprop takes its learning rate from the first update and never looks again."""
+    if config.optimizer.target != "torch.optim.Rprop" or config.warmup.target.endswith(".none"):
+        return ""
+    return (
+        "optimizer: Rprop reads the learning rate at its first update only, so warmup sets its first step size and "
+        "schedule has no effect. Set warmup=none schedule=constant."
+    )
 
 
 def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
@@ -139,6 +152,7 @@ def _check_node(key: str, node: Node, found: Findings) -> None:
         return
     if isinstance(node, OptimizerNode) and needs_closure(target):
         found.add(f"{key}._target_", f"must step without a closure, got {node.target!r}", "Choose another optimizer")
+        return
     provided = PROVIDED.get(key.split(".")[0], frozenset())
     given = {**node.arguments, **({"lr": node.lr} if isinstance(node, OptimizerNode) else {})}
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -92,10 +92,12 @@ def compose_leniently(overrides: Iterable[str]) -> tuple[dict[str, Any], tuple[P
     kept: list[str] = []
     with initialize_config_dir(str(conf_directory()), version_base="1.3"):
         for text in overrides:
+            key, _, value = text.partition("=")
             try:
                 override = OverridesParser.create().parse_override(text)
             except HydraException:
-                key, _, value = text.partition("=")
+                override = None
+            if override is None or not key:
                 problems.append(
                     Problem(key, f"must be of the form key=value, got {value!r}", "Quote special characters")
                 )
@@ -103,8 +105,8 @@ def compose_leniently(overrides: Iterable[str]) -> tuple[dict[str, Any], tuple[P
             found = _wrong_options(override)
             problems += found
             if not found:
-                plain = override.is_add() or override.is_delete() or _options(override.key_or_group)
-                kept.append(text if plain else f"++{text}")
+                plain = override.is_delete() or _options(override.key_or_group)
+                kept.append(text if plain else f"++{text.lstrip('+')}")
         try:
             return to_tree(compose("config", kept)), tuple(problems)
         except (HydraException, OmegaConfBaseException) as error:

@@ -63,7 +63,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if schema.get("minLength"):
         return "text that is not empty"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    bounds = [f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema]
+    bounds = [f"{sign} {schema[name]:.12g}" for name, sign in signs.items() if name in schema]
     noun = {"number": "a finite number", "integer": "an integer", "boolean": "true or false", "null": "null"}
     return " ".join([noun.get(schema["type"], "text"), " and ".join(bounds)]).strip()
 

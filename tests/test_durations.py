@@ -41,7 +41,7 @@ def test_duration_resolves_to_steps(duration: str | int | float, steps: int) -> 
     "duration", ["", "abc", "-3", -3, "10x", "1.5", 1.5, "nan", True, "%", "1e-3ep", "3 4", "2.5ex"]
 )
 def test_malformed_duration_is_refused(duration: str | int | float) -> None:
-    with pytest.raises(ValueError, match="must be a (duration|whole number)"):
+    with pytest.raises(ValueError, match=r"must be a (duration|whole number)"):
         to_steps(duration, CLOCK)
 
 

@@ -81,7 +81,7 @@ def test_accumulated_micro_batches_equal_one_batch_also_when_ragged(tmp_path: Pa
 
 def test_gradient_is_clipped_to_the_global_norm_and_recorded_before(tmp_path: Path) -> None:
     task = Digits(batch_size=64, seed=0)
-    state, model, records = train(task, tmp_path, TrainPlan(steps=1, clip_norm=0.01), lr=1.0)
+    _, model, records = train(task, tmp_path, TrainPlan(steps=1, clip_norm=0.01), lr=1.0)
     record = records[0]
     assert isinstance(record, StepRecord)
     assert record.clipped is True
@@ -99,7 +99,7 @@ def test_non_finite_loss_never_reaches_the_weights(tmp_path: Path, watch_every: 
     assert state.alarm is not None
     assert (state.alarm.step, state.alarm.detector) == (5, "non_finite")
     assert all(torch.isfinite(p).all() for p in model.parameters())
-    assert [r.step for r in records if isinstance(r, StepRecord)][: 6] == [0, 1, 2, 3, 4, 5]
+    assert [r.step for r in records if isinstance(r, StepRecord)][:6] == [0, 1, 2, 3, 4, 5]
     assert [(r.type, r.cause) for r in records if isinstance(r, Action)] == [("Stop", ("non_finite", 5))]
     if watch_every == 1:
         assert state.step == 5
@@ -163,7 +163,9 @@ def test_evaluation_is_a_mean_over_examples_not_over_batches(tmp_path: Path) -> 
 
 def test_interruption_ends_after_the_step_in_hand(tmp_path: Path) -> None:
     answers = iter([None, None, "SIGINT"])
-    state, _, _ = train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=100), interrupted=lambda: next(answers))
+    state, _, _ = train(
+        Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=100), interrupted=lambda: next(answers)
+    )
     assert (state.status, state.step) == ("interrupted", 3)
     assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["state"]["step"] == 3
 

@@ -14,7 +14,13 @@ import torch
 
 from tests.conftest import ENVIRONMENT, Done, Program
 
-DECLARED = ["task.dropout=0.2", "train.accumulate=3", "train.duration=60", "train.checkpoint_every=20", "train.eval_every=15"]
+DECLARED = [
+    "task.dropout=0.2",
+    "train.accumulate=3",
+    "train.duration=60",
+    "train.checkpoint_every=20",
+    "train.eval_every=15",
+]
 
 
 def weights(run: Path, name: str = "last.pt") -> dict[str, Any]:

@@ -90,7 +90,7 @@ ADAPTIVE: list[tuple[str, Any, float, dict[str, Any], int]] = [
     ("Adam b1=.9", torch.optim.Adam, 38 / SHARPNESS, {"betas": (0.9, 0.999)}, 80),
     ("Adam b1=.95", torch.optim.Adam, 78 / SHARPNESS, {"betas": (0.95, 0.999)}, 70),
     ("Adam b1=.9 with L2", torch.optim.Adam, 38 / (SHARPNESS + L2), {"betas": (0.9, 0.999), "weight_decay": L2}, 79),
-    ("AdamW b1=.9", torch.optim.AdamW, 3.8 / (0.1 * SHARPNESS + 1.9 * L2), {"betas": (0.9, 0.999), "weight_decay": L2}, 349),
+    ("AdamW b1=.9", torch.optim.AdamW, 3.8 / (0.1 * SHARPNESS + 1.9 * L2), {"weight_decay": L2}, 349),
     ("NAdam", torch.optim.NAdam, 3.8 / ((1.9 - 0.81) * SHARPNESS), {"betas": (0.9, 0.999), "momentum_decay": 0.0}, 669),
     ("RAdam b1=.9", torch.optim.RAdam, 38 / SHARPNESS, {"betas": (0.9, 0.999)}, 80),
     ("RMSprop", torch.optim.RMSprop, 2 / SHARPNESS, {}, 698),

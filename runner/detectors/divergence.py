@@ -15,6 +15,7 @@ class State(NamedTuple):
 
     steps: int = 0
     first: float = 0.0
+    start: float = 0.0
     average: float = 0.0
     weight: float = 0.0
     best: float = float("inf")
@@ -27,13 +28,15 @@ class Divergence:
 
     With s the bias-corrected exponential average of the loss, it is divergence when
     s > max(factor * lowest s, first loss) for `patience` steps in a row, or
-    s > first loss for `late_patience` steps in a row after step `late_patience`.
+    s > late_factor * start for `late_patience` steps in a row after step `late_patience`, where start is the first
+    loss or the value of s at that step, whichever is larger (one noisy first batch must not set the level).
     A rise that comes back sooner (a catapult, the edge of stability) is not divergence.
 
     Args:
         factor: how many times the lowest average is too high; > 1.
         patience: steps in a row; >= 1.
-        late_patience: steps in a row above the first loss; >= 1.
+        late_patience: steps in a row above the start; >= 1.
+        late_factor: how many times the start is too high in the long run; > 1.
         smoothing: decay of the average per step; in [0, 1).
     Source: factor as in the LR finders of fastai and Lightning; the rest is a proposal, to be measured.
     """
@@ -47,11 +50,13 @@ class Divergence:
         factor: Annotated[float, Gt(1)] = 4.0,
         patience: Annotated[int, Ge(1)] = 20,
         late_patience: Annotated[int, Ge(1)] = 50,
+        late_factor: Annotated[float, Gt(1)] = 1.1,
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.98,
     ) -> None:
         self.factor = factor
         self.patience = patience
         self.late_patience = late_patience
+        self.late_factor = late_factor
         self.smoothing = smoothing
 
     def init(self) -> State:
@@ -68,10 +73,12 @@ class Divergence:
         first = state.first if state.steps else record.loss
         best = min(state.best, smooth)
         blown_up = smooth > max(self.factor * best, first)
-        above_start = state.steps >= self.late_patience and smooth > first
+        start = max(first, smooth) if state.steps <= self.late_patience else state.start
+        above_start = smooth > start + (self.late_factor - 1) * abs(start)
         state = State(
             steps=state.steps + 1,
             first=first,
+            start=start,
             average=average,
             weight=weight,
             best=best,
@@ -85,7 +92,8 @@ class Divergence:
             against = f"{smooth / state.best:.3g} times its lowest {state.best:.4g}" if state.best > 0 else "its lowest"
             rule, steps = f"{against} and above the first loss {state.first:.4g}", state.blown_up_steps
         elif state.above_start_steps >= self.late_patience:
-            rule, steps = f"above the first loss {state.first:.4g}", state.above_start_steps
+            rule = f"{self.late_factor:g} times above the start {state.start:.4g}"
+            steps = state.above_start_steps
         else:
             return None
         evidence = {

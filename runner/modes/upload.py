@@ -8,6 +8,7 @@ from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
 from runner.tracking.jsonl import RECORDS
 from runner.tracking.mlflow import upload
+from runner.wording import shown
 
 
 def run(config: Config, invocation: Invocation) -> None:
@@ -19,7 +20,7 @@ def run(config: Config, invocation: Invocation) -> None:
     """
     problems = []
     if config.source is None or not (Path(config.source) / RECORDS).is_file():
-        rule = f"must be a run directory with {RECORDS}, got {config.source!r}"
+        rule = f"must be a run directory with {RECORDS}, got {shown(config.source)}"
         problems.append(Problem("source", rule, "Set source=runs/<name>/<run>"))
     if config.tracking.uri is None:
         problems.append(

@@ -1,0 +1,121 @@
+"""Every detector is silent on clean curves, keeps its state through JSON, and finds what it is for."""
+
+import json
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from runner.detectors.divergence import Divergence
+from runner.detectors.non_finite import NonFinite
+from runner.records import Alarm, StepRecord, from_json, to_json
+from runner.remedies.protocol import History
+from runner.watch import Watch
+from tests.contracts.conftest import Make, options
+
+Curve = Callable[[int], float]
+NAMES = options("detector")
+
+
+def record(step: int, loss: float, grad_norm: float = 1.0, skipped: bool | None = None) -> StepRecord:
+    return StepRecord(step, 0, loss, 0.1, grad_norm, 64 * step, skipped=skipped)
+
+
+def noisy(curve: Curve, seed: int, sd: float) -> Curve:
+    generator = random.Random(seed)
+    return lambda step: curve(step) * math.exp(generator.gauss(0, sd))
+
+
+CLEAN: dict[str, Curve] = {
+    "falls": lambda t: 0.1 + 2 * math.exp(-t / 200),
+    "flat": lambda t: 2.3,
+    "to zero": lambda t: 2.3 * math.exp(-t / 50),
+    "catapult": lambda t: 2.3 + 8 * math.exp(-((t - 8) ** 2) / 20) if t < 40 else 2.3 * math.exp(-t / 100),
+    "edge of stability": lambda t: (0.5 + 2 * math.exp(-t / 100)) * (1 + 0.2 * (-1) ** t),
+    "stable heavy ball that grows sevenfold first": lambda t: 55.5 * (1 + 6 * math.exp(-((t - 8) ** 2) / 30)) * 0.98**t,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("curve", CLEAN)
+@pytest.mark.parametrize("seed", range(5))
+def test_detector_is_silent_on_a_clean_curve(make: Make, name: str, curve: str, seed: int) -> None:
+    detector = make(f"detector=[{name}]").watch.detectors[name]
+    value, state = noisy(CLEAN[curve], seed, sd=0.1), detector.init()
+    for step in range(1000):
+        state, alarm = detector.update(state, record(step, value(step)))
+        assert alarm is None, alarm
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_survives_json_at_every_step(make: Make, name: str) -> None:
+    watch = make(f"detector=[{name}]").watch
+    one, other = watch.start(), watch.start()
+    value = noisy(lambda t: 2 * math.exp(t / 100), seed=0, sd=0.3)
+    for step in range(300):
+        seen = record(step, value(step))
+        one, alarms = watch.observe(one, seen)
+        other, same = watch.observe(watch.restore(json.loads(json.dumps(other))), seen)
+        assert (one, alarms) == (other, same)
+
+
+@pytest.mark.parametrize("name", options("remedy"))
+def test_remedy_answers_a_stop_and_leaves_an_info_alone(make: Make, name: str) -> None:
+    remedy = make(f"remedy=[{name}]").watch.remedies[name]
+    asked = remedy.propose(Alarm(3, "x", "stop", {}, "m"), History())
+    assert asked is not None
+    assert (asked.step, asked.cause) == (3, ("x", 3))
+    assert from_json(to_json(asked)) == asked
+    assert remedy.propose(Alarm(3, "x", "info", {}, "m"), History()) is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "grad_norm"), [(math.nan, 1.0), (math.inf, 1.0), (-math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)]
+)
+def test_non_finite_number_is_a_stop_at_its_step(loss: float, grad_norm: float) -> None:
+    detector = NonFinite()
+    _, alarm = detector.update(detector.init(), record(7, loss, grad_norm))
+    assert alarm is not None
+    assert (alarm.step, alarm.severity) == (7, "stop")
+
+
+def test_updates_dropped_by_the_scaler_are_an_alarm_only_when_they_do_not_end() -> None:
+    detector, alarms = NonFinite(skips_in_a_row=3), []
+    state = detector.init()
+    for step, bad in enumerate([True, True, False, True, True, True]):
+        state, alarm = detector.update(
+            state, record(step, 1.0, math.inf if bad else 1.0, skipped=True if bad else None)
+        )
+        alarms.append(alarm)
+    assert [alarm.step for alarm in alarms if alarm is not None] == [5]
+
+
+@pytest.mark.parametrize(
+    ("curve", "latest"),
+    [
+        (lambda t: 2.3 * math.exp(t / 10), 45),
+        (lambda t: 2 * math.exp(-t / 50) if t < 200 else 50.0, 260),
+        (lambda t: 2.3 + 0.02 * t, 150),
+    ],
+    ids=["from the start", "late jump", "slow rise"],
+)
+def test_divergence_is_found_in_time(curve: Curve, latest: int) -> None:
+    detector = Divergence()
+    state = detector.init()
+    for step in range(1000):
+        state, alarm = detector.update(state, record(step, curve(step)))
+        if alarm is not None:
+            assert step <= latest
+            return
+    pytest.fail("no alarm")
+
+
+def test_watch_takes_the_first_answer_in_the_order_of_the_remedies(make: Make) -> None:
+    watch = make().watch
+    assert isinstance(watch, Watch)
+    _, alarms = watch.observe(watch.start(), record(0, math.nan))
+    action = watch.decide(alarms, History())
+    assert action is not None
+    assert (action.type, action.remedy) == ("Stop", "stop")
+    assert watch.decide((), History()) is None

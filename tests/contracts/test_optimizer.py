@@ -1,0 +1,75 @@
+"""Every optimizer descends, keeps its state through a checkpoint bit for bit, and obeys parameter groups."""
+
+import copy
+
+import pytest
+import torch
+
+from runner.build import Experiment
+from runner.optim.apply import apply_schedules
+from runner.train.checkpoint import load_optimizer_state
+from tests.contracts.conftest import Make, options
+
+DECLARED = ["train.duration=60", "warmup=none", "schedule=constant"]
+TAKES_LR_LATE = {"rprop"}
+NO_WEIGHT_DECAY = {"rprop"}
+
+
+def advance(experiment: Experiment, steps: range) -> list[float]:
+    """Train without the loop; return the losses."""
+    task, model, optimizer = experiment.task, experiment.model, experiment.optimizer
+    losses = []
+    for step in steps:
+        apply_schedules(optimizer, experiment.schedules, step)
+        optimizer.zero_grad()
+        batch = task.batch(step, "train")
+        loss = task.loss(model, batch)
+        (loss.total / loss.weight).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.total.item() / loss.weight)
+    return losses
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_optimizer_descends_at_its_default_learning_rate(make: Make, name: str) -> None:
+    losses = advance(make(f"optimizer={name}", *DECLARED, "train.batch_size=1400"), range(60))
+    assert losses[-1] < 0.997 * losses[0]
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_state_survives_a_checkpoint_bit_for_bit(make: Make, name: str) -> None:
+    first = make(f"optimizer={name}", *DECLARED)
+    advance(first, range(7))
+    saved = copy.deepcopy((first.model.state_dict(), first.optimizer.state_dict()))
+    advance(first, range(7, 14))
+    second = make(f"optimizer={name}", *DECLARED)
+    second.model.load_state_dict(saved[0])
+    load_optimizer_state(second.optimizer, saved[1])
+    advance(second, range(7, 14))
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(set(options("optimizer")) - TAKES_LR_LATE))
+def test_learning_rate_set_by_the_schedule_is_the_one_used(make: Make, name: str) -> None:
+    """A vanishing learning rate leaves the weights where they are, from the second update on (ASGD is one late)."""
+    experiment = make(f"optimizer={name}", *DECLARED)
+    advance(experiment, range(3))
+    for group in experiment.optimizer.param_groups:
+        group["initial_lr"] = 1e-30
+    advance(experiment, range(3, 5))
+    before = copy.deepcopy(experiment.model.state_dict())
+    advance(experiment, range(5, 8))
+    for key, value in experiment.model.state_dict().items():
+        assert torch.allclose(value, before[key], atol=1e-12, rtol=0), key
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_groups_without_decay_are_taken(make: Make, name: str) -> None:
+    experiment = make(f"optimizer={name}", "param_groups=no_decay_1d", *DECLARED)
+    groups = {group["name"]: group for group in experiment.optimizer.param_groups}
+    assert set(groups) == {"decay", "no_decay"}
+    assert groups["no_decay"]["weight_decay"] == 0.0
+    claimed = sum(p.numel() for group in groups.values() for p in group["params"])
+    assert claimed == sum(p.numel() for p in experiment.model.parameters())
+    assert all(p.ndim <= 1 for p in groups["no_decay"]["params"])

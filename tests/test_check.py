@@ -1,0 +1,190 @@
+"""One row a mistake: what is typed, and the exact message. Nothing is written, no traceback, exit code 2."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Refusal
+
+Refuse = Callable[..., Refusal]
+
+TRAIN_KEYS = (
+    "accumulate, batch_size, checkpoint_every, clip_norm, compile, deterministic, device, duration, early_stop, "
+    "eval_every, max_seconds, precision, threads, watch_every"
+)
+TOP_KEYS = (
+    "detectors, mode, name, optimizer, param_groups, remedies, resume, schedule, seed, source, tags, task, tracking, "
+    "train, warmup"
+)
+LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
+DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
+DURATION = "500 (steps), 10%, 2ep or 64000ex"
+
+MISTAKES: list[tuple[str, str]] = [
+    # unknown keys, with and without +
+    ("train.duraton=5", f"train.duraton: unknown key, did you mean train.duration? Known keys here: {TRAIN_KEYS}."),
+    ("+train.duraton=5", f"train.duraton: unknown key, did you mean train.duration? Known keys here: {TRAIN_KEYS}."),
+    ("optimzer=sgd", f"optimzer: unknown key, did you mean optimizer? Known keys here: {TOP_KEYS}."),
+    ("+a.b=3", f"a: unknown key. Known keys here: {TOP_KEYS}."),
+    (
+        "+train.early_stop.patients=3",
+        "train.early_stop.patients: unknown key, did you mean train.early_stop.patience? "
+        "Known keys here: metric, min_delta, patience.",
+    ),
+    # unknown options
+    ("schedule=cosin", "schedule: must be one of constant, cosine, linear, one_cycle, step, got 'cosin'. Did you mean schedule=cosine."),
+    ("detector=[divergense]", "detector: must be one of divergence, non_finite, got 'divergense'. Did you mean detector=divergence."),
+    ("schedule=null", "schedule: must be one of constant, cosine, linear, one_cycle, step, got 'None'. Did you mean schedule=cosine."),
+    # learning rate
+    ("optimizer.lr=nan", f"optimizer.lr: must be a finite number > 0, got nan. {LR_FIX}"),
+    ("optimizer.lr=inf", f"optimizer.lr: must be a finite number > 0, got inf. {LR_FIX}"),
+    ("optimizer.lr=0", f"optimizer.lr: must be a finite number > 0, got 0. {LR_FIX}"),
+    ("optimizer.lr=-0.1", f"optimizer.lr: must be a finite number > 0, got -0.1. {LR_FIX}"),
+    ("optimizer.lr=fast", f"optimizer.lr: must be a finite number > 0, got 'fast'. {LR_FIX}"),
+    ("optimizer.lr=", f"optimizer.lr: must be a finite number > 0, got ''. {LR_FIX}"),
+    ("optimizer.lr=null", f"optimizer.lr: must be a finite number > 0, got null. {LR_FIX}"),
+    ("optimizer.lr=[0.1]", f"optimizer.lr: must be a finite number > 0, got [0.1]. {LR_FIX}"),
+    # durations
+    ("train.duration=0", f"train.duration: must be a duration > 0 such as {DURATION}, got 0. {DURATION_FIX}"),
+    ("train.duration=-5", f"train.duration: must be a duration >= 0 such as {DURATION}, got -5. {DURATION_FIX}"),
+    ("train.duration=10x", f"train.duration: must be a duration >= 0 such as {DURATION}, got '10x'. {DURATION_FIX}"),
+    ("train.duration=5%", f"train.duration: must not be a share of itself; give it in steps, epochs or examples, got '5%'. {DURATION_FIX}"),
+    ("train.eval_every=0", f"train.eval_every: must be a duration > 0 such as {DURATION}, got 0. Leave train.eval_every out for its default."),
+    (
+        "warmup.duration=500",
+        "warmup.duration: must not be longer than the run of 440 steps, got 500 (500 steps). "
+        "Set warmup.duration=5% or a longer train.duration.",
+    ),
+    (
+        "warmup.duration=21ep",
+        "warmup.duration: must not be longer than the run of 440 steps, got 21ep (462 steps). "
+        "Set warmup.duration=5% or a longer train.duration.",
+    ),
+    # inside _target_ nodes
+    (
+        "+optimizer.lrr=1",
+        "optimizer.lrr: unknown key, did you mean optimizer.lr? Known keys here: dampening, differentiable, foreach, "
+        "fused, lr, maximize, momentum, nesterov, typical, weight_decay.",
+    ),
+    ("optimizer.momentum=abc", "optimizer.momentum: must be a finite number, got 'abc'. Set optimizer.momentum=0, its default."),
+    ("optimizer.momentum=nan", "optimizer.momentum: must be a finite number, got nan. Leave optimizer.momentum out for its default."),
+    ("optimizer.momentum=-1", "optimizer: must be accepted by torch.optim.SGD, which says: Invalid momentum value: -1. Change optimizer."),
+    (
+        "optimizer._target_=torch.optim.SDG",
+        "optimizer._target_: must name something that exists, got 'torch.optim.SDG'. Set optimizer._target_=torch.optim.SGD.",
+    ),
+    (
+        "optimizer._target_=no.such.thing",
+        "optimizer._target_: must be the dotted path of a class or function that can be imported, got 'no.such.thing'. "
+        "Give the dotted path of a class or function.",
+    ),
+    (
+        "optimizer._target_=torch.optim.LBFGS",
+        "optimizer._target_: must step without a closure, got 'torch.optim.LBFGS'. Choose another optimizer.",
+    ),
+    ("schedule.floor=1.5", "schedule.floor: must be a finite number >= 0 and <= 1, got 1.5. Set schedule.floor=0.0, its default."),
+    ("schedule.total_steps=4", "schedule.total_steps: must not be set, the runner fills it in, got 4. Remove it."),
+    ("task.model=resnet", "task.model: must be one of mlp, cnn, got 'resnet'. Set task.model=mlp, its default."),
+    ("task.hidden=[0]", "task.hidden: must be a list, each item an integer >= 1, got [0]. Set task.hidden=[128,128], its default."),
+    # batches, precision, device
+    ("train.accumulate=0", "train.accumulate: must be an integer >= 1, got 0. Leave train.accumulate out for its default."),
+    (
+        "train.accumulate=65",
+        "train.accumulate: must be at most train.batch_size=64, got 65. Set train.accumulate=64 or less.",
+    ),
+    (
+        "train.batch_size=1401",
+        "train.batch_size: must be at most the 1400 training examples of the task, got 1401. Set train.batch_size=1400 or less.",
+    ),
+    ("train.precision=fp16", "train.precision: must be fp32 or bf16 on a CPU, got 'fp16'. Set train.precision=bf16."),
+    ("train.precision=fp8", "train.precision: must be one of fp32, bf16, fp16, got 'fp8'. Leave train.precision out for its default."),
+    ("train.device=gpu", "train.device: must be auto, cpu, mps, cuda or cuda:<index>, got 'gpu'. Leave train.device out for its default."),
+    (
+        "train.early_stop.metric=acuracy",
+        "train.early_stop.metric: must be a metric of the task (loss, accuracy), got 'acuracy'. Set train.early_stop.metric=accuracy.",
+    ),
+    # the rest of the page
+    ("seed=1.5", "seed: must be an integer >= 0 and < 4294967296, got 1.5. Set seed=0."),
+    ("train=5", "train: must be a section with keys of its own, got 5. Leave train out for its default."),
+    ("~train.seed", "config: "),
+    ("~schedule", "schedule: must be there, got nothing. Do not delete it."),
+    ("resume.from=no/such/run", "resume.from: must be a run directory, got 'no/such/run' (not there). Give a path under runs/."),
+    ("mode=upload", "source: must be a run directory with records.jsonl, got null. Set source=runs/<name>/<run>."),
+    ("tracking.uri=", "tracking.uri: must be text that is not empty or null, got ''. Leave tracking.uri out for its default."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_mistake_is_refused_with_key_rule_value_and_fix(refuse: Refuse, override: str, message: str) -> None:
+    refusal = refuse(override)
+    assert refusal.code == 2
+    first, *problems = refusal.err.splitlines()
+    assert first == "1 problem in the configuration:"
+    assert len(problems) == 1
+    assert problems[0].startswith(f"  {message}") if message.endswith(" ") else problems == [f"  {message}"]
+    assert refusal.left_behind == []
+
+
+def test_all_problems_come_at_once_sorted_by_key(refuse: Refuse) -> None:
+    refusal = refuse(
+        "optimizer.lr=nan",
+        "train.duraton=5",
+        "schedule=cosin",
+        "+train.accumulate=0",
+        "seed=-1",
+        "detectors.divergence.factor=0",
+    )
+    assert refusal.code == 2
+    lines = refusal.err.splitlines()
+    assert lines[0] == "6 problems in the configuration:"
+    keys = [line.strip().split(":")[0] for line in lines[1:]]
+    assert keys == [
+        "detectors.divergence.factor",
+        "optimizer.lr",
+        "schedule",
+        "seed",
+        "train.accumulate",
+        "train.duraton",
+    ]
+    assert refusal.left_behind == []
+
+
+def test_problems_of_data_and_machine_come_together_with_the_others(refuse: Refuse) -> None:
+    refusal = refuse(
+        "optimizer.lr=nan", "warmup.duration=9999", "train.batch_size=1401", "train.device=cuda", "schedule.floor=7"
+    )
+    keys = [line.strip().split(":")[0] for line in refusal.err.splitlines()[1:]]
+    assert keys == ["optimizer.lr", "schedule.floor", "train.batch_size", "train.device", "warmup.duration"]
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=[1", "train.duration=a:b:c{", "=5"])
+def test_unreadable_override_is_named(refuse: Refuse, override: str) -> None:
+    refusal = refuse(override)
+    assert refusal.code == 2
+    assert "must be of the form key=value" in refusal.err
+
+
+def test_task_without_data_has_no_epochs(refuse: Refuse) -> None:
+    refusal = refuse("task=quadratic", "schedule=step")
+    assert refusal.code == 2
+    assert "schedule.every: this task has no epochs or examples to count" in refusal.err
+
+
+def test_start_of_another_length_than_the_curvatures_is_refused(refuse: Refuse) -> None:
+    refusal = refuse("task=quadratic", "task.start=[1]")
+    assert (
+        refusal.err.splitlines()[1] == "  task.start: must have one number per curvature (3), got 1. Change task.start."
+    )
+
+
+def test_resume_from_a_directory_without_checkpoint_is_refused(refuse: Refuse, tmp_path: object) -> None:
+    refusal = refuse(f"resume.from={tmp_path}")
+    assert refusal.code == 2
+    assert "without checkpoints/last.pt" in refusal.err
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adadelta"])
+def test_watching_less_often_needs_a_fused_optimizer(refuse: Refuse, optimizer: str) -> None:
+    refusal = refuse(f"optimizer={optimizer}", "train.watch_every=10")
+    assert refusal.code == 2
+    assert "train.watch_every: must be 1 with an optimizer that has no fused form, got 10" in refusal.err

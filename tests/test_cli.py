@@ -1,0 +1,162 @@
+"""The program as a newcomer meets it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ENVIRONMENT, ROOT, Program
+
+
+def call(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "runner", *arguments],
+        cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_help_lists_groups_and_imports_no_heavy_library(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['runner', '--help']\n"
+        "from runner.__main__ import main\n"
+        "try: main()\n"
+        "finally: print('HEAVY', sorted({'torch', 'mlflow', 'optuna', 'sklearn', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert "optimizer: adadelta, adafactor, adagrad, adam, adamax, adamw, asgd" in done.stdout
+    assert "python -m runner resume.from=runs/digits/<run>" in done.stdout
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_cfg_job_prints_the_page_and_info_works(tmp_path: Path) -> None:
+    page = call("--cfg", "job", "optimizer=adamw", directory=tmp_path)
+    assert page.returncode == 0
+    assert yaml.safe_load(page.stdout)["optimizer"]["_target_"] == "torch.optim.AdamW"
+    info = call("--info", "defaults", directory=tmp_path)
+    assert info.returncode == 0
+    assert "optimizer/sgd" in info.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_completion_of_the_console_script_offers_options_and_keys(tmp_path: Path) -> None:
+    script = (
+        f'runner() {{ {sys.executable} -m runner "$@"; }}\n'
+        "export COMP_LINE='runner optimizer=ad' COMP_POINT=19\n"
+        "runner -sc query=bash\n"
+        "export COMP_LINE='runner train.dur' COMP_POINT=16\n"
+        "runner -sc query=bash\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert "optimizer=adamw" in done.stdout
+    assert "train.duration=" in done.stdout
+    install = call("-sc", "install=bash", directory=tmp_path)
+    assert "complete" in install.stdout
+
+
+def test_run_directory_holds_config_records_result_curves_and_checkpoints(program: Program) -> None:
+    done = program("train.duration=30", "optimizer=adamw", "optimizer.lr=3e-3", "tags.note=first", "name=mine")
+    assert done.code == 0, done.err
+    assert done.run.parent == done.directory / "runs/mine"
+    names = {path.name for path in done.run.iterdir()}
+    assert names == {"config.yaml", "records.jsonl", "result.json", "curves.png", "checkpoints"}
+    config = yaml.safe_load((done.run / "config.yaml").read_text())
+    assert config["optimizer"]["lr"] == 0.003
+    result = json.loads((done.run / "result.json").read_text())
+    assert (result["status"], result["title"], result["steps"]) == ("finished", "adamw lr=0.003 cosine w2", 30)
+    assert result["tags"] == {
+        "task": "digits",
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup": "linear",
+        "note": "first",
+    }
+    assert result["learning_rate"]["from"] == "command line"
+    assert result["dataset"]["examples"] == {"train": 1400, "val": 397}
+    assert result["best"]["loss"] == pytest.approx(result["final"]["val/loss"])
+    records = [json.loads(line) for line in (done.run / "records.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "step"] == list(range(30))
+    assert {r["split"] for r in records if r["kind"] == "eval"} == {"val"}
+
+
+def test_the_command_in_result_json_repeats_the_run(program: Program) -> None:
+    first = program("train.duration=20", "seed=3", "train.clip_norm=1.0")
+    command = json.loads((first.run / "result.json").read_text())["command"]
+    assert command.startswith("python -m runner ")
+    second = program(*command.split()[3:])
+    losses = [
+        [json.loads(line)["loss"] for line in (run / "records.jsonl").read_text().splitlines() if '"step"' in line[:16]]
+        for run in (first.run, second.run)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 20
+
+
+def test_default_run_learns_the_digits(program: Program) -> None:
+    done = program()
+    assert done.code == 0, done.err
+    result = json.loads((done.run / "result.json").read_text())
+    assert result["best"]["accuracy"] > 0.96
+
+
+def test_diverged_run_says_when_why_and_what_to_try(program: Program) -> None:
+    done = program("optimizer.lr=30", "seed=1")
+    assert done.code == 3
+    assert "diverged: " in done.out
+    assert "try a learning rate ten times lower: python -m runner tracking=off seed=1 optimizer.lr=3" in done.out
+    assert "Traceback" not in done.err
+    result = json.loads((done.run / "result.json").read_text())
+    assert result["status"] == "diverged"
+    records = [json.loads(line) for line in (done.run / "records.jsonl").read_text().splitlines()]
+    alarm = next(r for r in records if r["kind"] == "alarm")
+    assert alarm["evidence"]["lr"] > 0
+    assert [r for r in records if r["kind"] == "action"][-1]["type"] == "Stop"
+
+
+def test_out_of_reach_tracking_is_a_warning_and_the_run_goes_on(program: Program) -> None:
+    started = time.monotonic()
+    done = program("tracking.uri=http://127.0.0.1:9", "train.duration=30", tracking="mlflow")
+    assert done.code == 0
+    assert "tracking.uri: " in done.err
+    assert "mode=upload source=" in done.out + done.err
+    assert time.monotonic() - started < 60
+
+
+def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from runner.tasks.digits import Digits\n"
+        "class Broken(Digits):\n"
+        "    def loss(self, apply, batch):\n"
+        "        raise RuntimeError('the cat sat on the GPU')\n"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    command = [sys.executable, "-m", "runner", "tracking=off", "task._target_=broken.Broken"]
+    short = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert short.returncode == 1
+    assert "RuntimeError: the cat sat on the GPU" in short.stderr
+    assert "Traceback" not in short.stderr
+    run = next(tmp_path.glob("runs/digits/*"))
+    assert json.loads((run / "result.json").read_text())["status"] == "failed"
+    assert "Traceback" in (run / "traceback.txt").read_text()
+    environment["HYDRA_FULL_ERROR"] = "1"
+    long = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "Traceback" in long.stderr
+
+
+def test_seed_repeats_and_another_seed_differs(program: Program) -> None:
+    texts = [
+        [
+            line.split('"loss":')[1].split(",")[0]
+            for line in (program("train.duration=5", f"seed={seed}").run / "records.jsonl").read_text().splitlines()
+            if '"grad_norm"' in line
+        ]
+        for seed in (0, 0, 1)
+    ]
+    assert texts[0] == texts[1] != texts[2]
