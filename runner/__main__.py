@@ -93,9 +93,8 @@ def report(error: Exception) -> int:
 
 def _refusal(error: Exception) -> Exception:
     """Return all that is wrong with a command line that Hydra could not compose."""
-    overrides = [text for text in sys.argv[1:] if text.startswith("~") or ("=" in text and not text.startswith("-"))]
     try:
-        tree, problems = compose_leniently(overrides)
+        tree, problems = compose_leniently(sys.argv[1:])
         checked(tree, problems)
     except ConfigError as refusal:
         return refusal

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -80,18 +83,22 @@ def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     return {k: v for k, v in tree.items() if k not in aside} == {k: v for k, v in saved.items() if k not in aside}
 
 
-def compose_leniently(overrides: Iterable[str]) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...]]:
     """Compose what can be composed of a command line that Hydra has refused.
 
     Unknown keys stay in the tree, where `check` finds them together with everything else.
 
+    Args:
+        arguments: the command line without the program.
+
     Returns:
         the tree, and the overrides that had to be left out as problems.
     """
+    parsed = get_args_parser().parse_args(arguments)
     problems: list[Problem] = []
     kept: list[str] = []
-    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        for text in overrides:
+    with _hydra(parsed.config_dir):
+        for text in parsed.overrides:
             key, _, value = text.partition("=")
             try:
                 override = OverridesParser.create().parse_override(text)
@@ -108,12 +115,26 @@ def compose_leniently(overrides: Iterable[str]) -> tuple[dict[str, Any], tuple[P
                 plain = override.is_delete() or _options(override.key_or_group)
                 kept.append(text if plain else f"++{text.lstrip('+')}")
         try:
-            return to_tree(compose("config", kept)), tuple(problems)
+            return to_tree(compose(parsed.config_name or "config", kept)), tuple(problems)
         except (HydraException, OmegaConfBaseException) as error:
             problems.append(
                 Problem("config", f"must compose, but {' '.join(str(error).split())}", "Check the overrides")
             )
             return to_tree(compose("config")), tuple(problems)
+
+
+@contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    """Set Hydra up as its own command line does, `--config-dir` included."""
+    search_path = create_config_search_path(str(conf_directory()))
+    if config_dir is not None:
+        search_path.append("command-line", f"file://{Path(config_dir).resolve()}")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="runner", config_search_path=search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _options(group: str) -> list[str]:

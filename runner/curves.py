@@ -1,4 +1,4 @@
-"""Statistics of curves: sequences of floats in, floats out."""
+"""Statistics of curves, and what an axis has to show of them: sequences of floats in, floats out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-LOG_DECADES = 1.5  # a range wider than this is drawn on a log scale
+Point = tuple[int, float]  # step and value
+
+_LOG_DECADES = 1.5  # a range wider than this is drawn on a log scale
 _FAR = 3.0  # widths of the bulk: beyond is off scale
-_HUGE = 1e150  # no axis reaches further, so that its arithmetic stays finite
+_HUGE = 1e75  # no axis reaches further (or closer to 0 when logarithmic), so that its arithmetic stays finite
 
 
 class AxisRange(NamedTuple):
@@ -28,6 +30,13 @@ class AxisRange(NamedTuple):
         low, high = self.low, self.high
         below, above = (low * (low / high), high * (high / low)) if self.log else (2 * low - high, 2 * high - low)
         return [min(max(v, below), above) if math.isfinite(v) else math.nan for v in values]
+
+    def strays(self, steps: Sequence[int], values: Sequence[float]) -> tuple[list[Point], list[Point], list[Point]]:
+        """Return the points above the axis, those below it, and those that are not finite."""
+        points = [point for point in zip(steps, values, strict=True) if not self.shows(point[1])]
+        above = [point for point in points if self.high < point[1] < math.inf]
+        below = [point for point in points if self.low > point[1] > -math.inf]
+        return above, below, [point for point in points if not math.isfinite(point[1])]
 
 
 def ema(values: Sequence[float], *, decay: float) -> list[float]:
@@ -105,7 +114,7 @@ def axis_range(series: Iterable[Sequence[float]], *, log: bool | None = None) ->
     curves = [[min(max(v, -_HUGE), _HUGE) for v in values if math.isfinite(v)] for values in series]
     if log is None:
         low, high = _union(curves, log=True)
-        log = high > low * 10**LOG_DECADES and all(v >= 0 for values in curves for v in values)
+        log = high > low * 10**_LOG_DECADES and all(v >= 0 for values in curves for v in values)
     low, high = _union(curves, log=log)
     if log and high > 0:
         low, high = max(low, 1 / _HUGE), max(high, 1 / _HUGE)
@@ -123,7 +132,8 @@ def robust_limits(values: Sequence[float], *, log: bool = False) -> tuple[float,
 
     On the scale of the axis (log10 when `log`) the bulk is [min(q25, z), max(q75, a)], where q are
     quartiles, a the median of the first five values and z that of the last five: the transient at the start
-    belongs to the curve. Its width w counts as at least 0.15 decades (log) or 5% of its larger magnitude.
+    belongs to the curve. Its width w counts as at least 0.15 decades (log) or 5% of its larger magnitude, and,
+    since few values prove little, as at least 4 / n decades or magnitudes for n values.
     A value more than 3 w outside the bulk is far out. For normal noise this is beyond 4.7 standard deviations.
 
     Args:
@@ -141,7 +151,8 @@ def robust_limits(values: Sequence[float], *, log: bool = False) -> tuple[float,
     last = len(ordered) - 1
     bottom = min(ordered[-(-last // 4)], _median(scaled[-5:]))
     top = max(ordered[last * 3 // 4], _median(scaled[:5]))
-    width = max(top - bottom, 0.15 if log else 0.05 * max(abs(bottom), abs(top)))
+    least = max(0.15, 4 / len(shown)) if log else max(0.05, 4 / len(shown)) * max(abs(bottom), abs(top))
+    width = max(top - bottom, least)
     near = [v for v, x in zip(shown, scaled, strict=True) if bottom - x <= _FAR * width and x - top <= _FAR * width]
     return min(near), max(near)
 
@@ -153,6 +164,12 @@ def roughness(values: Sequence[float]) -> float:
     """
     span = max(values, default=0.0) - min(values, default=0.0)
     return sum(abs(b - a) for a, b in pairwise(values)) / span if span > 0 else 0.0
+
+
+def hugs_zero(values: Iterable[float], *, peak: float) -> bool:
+    """Return whether over a third of the values above 0 lie under 1/30 of `peak`: a linear axis would hide them."""
+    positive = [v for v in values if v > 0]
+    return 3 * sum(v < peak / 30 for v in positive) > len(positive)
 
 
 def spells(steps: Iterable[int], *, gap: float) -> list[tuple[int, int]]:
@@ -171,6 +188,48 @@ def spells(steps: Iterable[int], *, gap: float) -> list[tuple[int, int]]:
         else:
             groups.append((step, step))
     return groups
+
+
+def ticks(shown: AxisRange, *, most: int) -> list[float]:
+    """Return round numbers on an axis, at most `most`.
+
+    On a log axis of a decade or more: 1, 2 and 5 times the powers of ten, or only the powers, or every second,
+    fifth, tenth ... of them, whichever is the first to fit. Else the multiples of the smallest fitting one of
+    1, 2, 2.5 and 5 times a power of ten.
+    """
+    low, high, log = shown
+    if log and high >= 10 * low:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for parts, stride in (((1, 2, 5), 1), *(((1,), stride) for stride in (1, 2, 5, 10, 20, 50, 100))):
+            found = [part * 10.0**k for k in powers if k % stride == 0 for part in parts]
+            found = [place for place in found if shown.shows(place)]
+            if len(found) <= most:
+                return found
+    smallest = math.floor(math.log10((high - low) / most))
+    for step in (part * 10.0**k for k in range(smallest, smallest + 3) for part in (1, 2, 2.5, 5)):
+        count = range(math.ceil(low / step), math.floor(high / step) + 1)
+        if len(count) <= most:
+            break
+    return [n * step for n in count]
+
+
+def labels(places: Sequence[float]) -> list[str]:
+    """Write the ticks of an axis with as few digits as are exact, with exponents when all are below 0.01."""
+    near = 1e-3 * min((b - a for a, b in pairwise(places)), default=math.inf)
+    plain = 1e-3 if max(map(abs, places), default=0.0) > 0.0099 else 1.0
+    written = ([number(place, digits, plain) for place in places] for digits in range(2, 9))
+    return next(
+        (texts for texts in written if all(abs(float(t) - p) <= near for t, p in zip(texts, places, strict=True))),
+        [number(place, 8, plain) for place in places],
+    )
+
+
+def number(value: float, digits: int = 3, plain: float = 1e-3) -> str:
+    """Write a number as people write learning rates: 0.05, 3e-4, 1.2e6; below `plain` it gets an exponent."""
+    if value == 0 or plain <= abs(value) < 1e5:
+        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
 
 
 def _union(curves: Iterable[Sequence[float]], *, log: bool) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A run directory in MLflow's words (points, params, tags), and the loop that sends it. No MLflow here: it is given a sender."""
+"""A run directory in MLflow's words (points, params, tags), and the loop that sends it. MLflow is not known here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Event
@@ -29,8 +29,8 @@ LONGEST_TAG = 5000
 POLL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 
-# one colour a decade of learning rate from 1e-6 to 10: blue to red at even steps of OKLCh, lightness rising from 0.45 to 0.68
-_COLOURS = ("#0043bc", "#4443c7", "#7142c5", "#9c3db5", "#c33798", "#e03a71", "#ef4f46", "#ef6b2c")
+# a colour a decade of learning rate from 1e-6 to 10: even steps of OKLCh, lightness 0.45 to 0.65, hue 262 to 389
+_COLOURS = ("#0647c1", "#4f42c9", "#773dc5", "#993ab9", "#b738a4", "#d03989", "#e44069", "#f04f40")
 _LOWEST_DECADE = -6
 
 
@@ -79,7 +79,7 @@ class State:
     experiment_id: str | None = None
     run_id: str | None = None
     sent: int = 0
-    counters: Counters = Counters()
+    counters: Counters = field(default_factory=Counters)
 
 
 class Sender(Protocol):
@@ -238,7 +238,8 @@ def _event(alarm: Alarm, counters: Counters) -> tuple[list[Point], Counters]:
 @lru_cache(maxsize=4096)
 def metric_name(prefix: str, name: str) -> str:
     """Return prefix/name with what MLflow refuses in a name replaced by "_", at most 250 characters."""
-    return "/".join(part for part in re.sub(r"[^\w\-. :/]", "_", f"{prefix}/{name}").split("/") if part.strip("."))[:250]
+    parts = re.sub(r"[^\w\-. :/]", "_", f"{prefix}/{name}").split("/")
+    return "/".join(part for part in parts if part.strip("."))[:250].rstrip("/")
 
 
 def read_state(directory: Path, uri: str) -> State | None:
