@@ -96,8 +96,10 @@ def _refusal(error: Exception) -> Exception:
     try:
         tree, problems = compose_leniently(sys.argv[1:])
         checked(tree, problems)
-    except ConfigError as refusal:
+    except RunnerError as refusal:
         return refusal
+    except Exception as other:
+        error = other
     return ConfigError([Problem("config", f"must compose, but {' '.join(str(error).split())}", "Check the overrides")])
 
 

@@ -128,7 +128,7 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
     """Set Hydra up as its own command line does, `--config-dir` included."""
     search_path = create_config_search_path(str(conf_directory()))
     if config_dir is not None:
-        search_path.append("command-line", f"file://{Path(config_dir).resolve()}")
+        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2(task_name="runner", config_search_path=search_path)
     try:

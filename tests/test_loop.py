@@ -176,6 +176,30 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+class Steep(Poisoned):
+    """Digits whose loss is multiplied, so that its fp16 gradient overflows until the scaler has found its scale."""
+
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> LossSum:
+        loss = self.inner.loss(apply, batch)
+        return loss._replace(total=loss.total * 1e3)
+
+
+@pytest.mark.parametrize("watch_every", [1, 5])
+def test_updates_dropped_by_the_fp16_scaler_are_recorded_and_leave_the_weights(
+    tmp_path: Path, watch_every: int
+) -> None:
+    plan = TrainPlan(steps=30, precision="fp16", watch_every=watch_every)
+    state, model, records = train(Steep(-1), tmp_path, plan, lr=1e-5)
+    steps = [r for r in records if isinstance(r, StepRecord)]
+    dropped = [r.step for r in steps if r.skipped]
+    assert dropped[:2] == [0, 1], "the first updates overflow"
+    assert [r.step for r in steps] == list(range(30)), "a dropped update consumes its step"
+    assert (state.status, state.alarms) == ("finished", 0)
+    first = len(dropped)
+    assert steps[first].loss == pytest.approx(steps[0].loss, rel=0.1)
+    assert all(torch.isfinite(p).all() and p.abs().max() < 2 for p in model.parameters())
+
+
 def test_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=3))
     before = (tmp_path / "checkpoints/last.pt").read_bytes()

@@ -75,7 +75,7 @@ def by_hand(experiment: Experiment) -> float:
         position += 64
         loss = nn.functional.cross_entropy(model(inputs[index]), targets[index])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())

@@ -167,8 +167,11 @@ def _finish(
 ) -> RunResult:
     """Write result and picture, let the follower send the rest, print the verdict."""
     write_result(directory, result)
-    curves(read_records(directory), directory / CURVES, title=result.title, verdict=result.verdict)
     notes = _advice(config, result, directory)
+    try:
+        curves(read_records(directory), directory / CURVES, title=result.title, verdict=result.verdict)
+    except (OSError, ValueError) as error:
+        notes.append(f"no picture: {_one_line(error)}")
     if follower is not None:
         result = replace(result, mlflow_run_id=follower.finish(config.tracking.wait_seconds))
         write_result(directory, result)

@@ -118,6 +118,7 @@ def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_proble
     """
     state: State | None = None
     pause = POLL_SECONDS
+    failures = 0
     while True:
         is_last = ended.is_set()
         try:
@@ -128,7 +129,9 @@ def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_proble
                 _end(directory, sender, state)
                 return True
         except Exception as error:
-            traceback.print_exc()
+            if failures == 0:
+                traceback.print_exc()
+            failures += 1
             on_problem(error)
             if is_last:
                 return False

@@ -62,9 +62,13 @@ def fit(
         pending.append(_Pending.of(signals, state, optimizer))
         if plan.watch_every > 1:
             guard_on_device(optimizer, signals)
-        if plan.looks_at(state.step) and _look(pending, state, plan, watch, on_record).type == "Stop":
-            break
-        update(optimizer, scaler)
+        # an optimizer without state yet: torch's fused SGD fills its momentum with garbage when it drops a first update
+        if plan.looks_at(state.step) or not optimizer.state:
+            if _look(pending, state, plan, watch, on_record).type == "Stop":
+                break
+            update(optimizer, scaler, drop=state.last_skipped)
+        else:
+            update(optimizer, scaler, drop=False)
         state.step += 1
         if plan.evaluates_at(state.step) and "val" in task.examples:
             _evaluate(task, model, apply, state, plan, watch, on_record)
@@ -121,7 +125,7 @@ def _look(pending: list[_Pending], state: TrainState, plan: TrainPlan, watch: Wa
         for index, step in enumerate(pending):
             state.examples += int(step.signals.weight)
             record = step.record(state, plan, numbers[2 * index], numbers[2 * index + 1])
-            state.last_loss = record.loss
+            state.last_loss, state.last_skipped = record.loss, bool(record.skipped)
             asked = _observe(record, state, watch, on_record)
             action = asked if asked.type != "UpdateWeights" else action
         pending.clear()

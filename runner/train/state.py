@@ -21,6 +21,7 @@ class TrainState:
         evals_without_gain: evaluations since then.
         last_eval: metrics of the latest evaluation.
         last_loss: training loss of the latest step.
+        last_skipped: whether the fp16 scaler drops the update of the latest step.
         alarms: alarms so far.
         actions: actions so far, updates not counted.
         status: "running" until the run ends.
@@ -36,6 +37,7 @@ class TrainState:
     evals_without_gain: int = 0
     last_eval: dict[str, float] = field(default_factory=dict)
     last_loss: float = float("nan")
+    last_skipped: bool = False
     alarms: int = 0
     actions: tuple[Action, ...] = ()
     status: Status = "running"

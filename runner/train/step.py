@@ -78,9 +78,16 @@ def gradients(
     return Signals(total / weight, norm, weight)
 
 
-def update(optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Change the weights: the only place that does. The fp16 scaler drops an update with an infinite gradient."""
-    scaler.step(optimizer)
+def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, *, drop: bool) -> None:
+    """Change the weights: the only place that does.
+
+    Args:
+        optimizer: makes the update.
+        scaler: learns from an infinite gradient, and drops the update by itself where `drop` cannot be known.
+        drop: the fp16 gradient is known to be infinite.
+    """
+    if not drop:
+        scaler.step(optimizer)
     scaler.update()
 
 
