@@ -10,12 +10,14 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import compose_leniently, conf_directory, continued, saved_tree, to_tree
+from runner.compose import compose_leniently, conf_directory, continued, continued_choices, saved_tree, to_tree
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.records import RunResult
+from runner.tracking.jsonl import find_result
 
 EXIT_CODES = {"finished": 0, "diverged": 3, "failed": 1}
 
@@ -58,14 +60,17 @@ def run(composed: DictConfig) -> RunResult | None:
     hydra_config = HydraConfig.get()
     overrides = tuple(hydra_config.overrides.task)
     tree = to_tree(composed)
+    choices = dict(hydra_config.runtime.choices)
     source = (tree.get("resume") or {}).get("from")
-    saved = saved_tree(Path(source)) if isinstance(source, str) else None
-    if saved is not None:
+    if isinstance(source, str) and (saved := saved_tree(Path(source))) is not None:
         tree = continued(tree, overrides, saved)
+        earlier = find_result(Path(source))
+        choices = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
     config = checked(tree)
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
-    invocation = Invocation(overrides, dict(hydra_config.runtime.choices), tree, Path.cwd())
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode is RunMode.MULTIRUN else None
+    invocation = Invocation(overrides, choices, tree, Path.cwd(), sweep)
     result: RunResult | None = mode(config, invocation, **config.mode.arguments)
     return result
 

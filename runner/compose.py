@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from runner.errors import ConfigError, Problem, nearest
 
@@ -54,7 +55,15 @@ def save_tree(tree: Mapping[str, Any], directory: Path) -> None:
 def saved_tree(directory: Path) -> dict[str, Any] | None:
     """Return the configuration of a run directory, None when there is none."""
     path = directory / CONFIG
-    return to_tree(OmegaConf.load(path)) if path.is_file() else None  # type: ignore[arg-type]
+    if not path.is_file():
+        return None
+    try:
+        return to_tree(OmegaConf.load(path))  # type: ignore[arg-type]
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        rule = (
+            f"must be a run directory with a readable {CONFIG}, got {str(directory)!r} ({' '.join(str(error).split())})"
+        )
+        raise ConfigError([Problem("resume.from", rule, "Restore the file or start afresh")]) from None
 
 
 def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,15 +75,21 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
         saved: the configuration of the run to go on with.
     """
     merged, fresh = OmegaConf.create(dict(saved)), OmegaConf.create(dict(tree))
-    groups = {path.name for path in conf_directory().iterdir() if path.is_dir()}
-    for text in overrides:
-        override = OverridesParser.create().parse_override(text)
-        key = override.key_or_group
-        key = _PACKAGES.get(key, key) if key in groups else key
+    for key in _keys(overrides):
+        key = _PACKAGES.get(key, key)
         OmegaConf.update(merged, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
     result = to_tree(merged)
     result["resume"] = tree["resume"]
     return result
+
+
+def continued_choices(choices: Mapping[str, str], overrides: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:
+    """Return the options of the run to go on with, except those that the command line chooses anew."""
+    return {**choices, **{group: option for group, option in saved.items() if group not in _keys(overrides)}}
+
+
+def _keys(overrides: Iterable[str]) -> list[str]:
+    return [OverridesParser.create().parse_override(text).key_or_group for text in overrides]
 
 
 def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:

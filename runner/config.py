@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Len, Lt
+from annotated_types import Ge, Gt, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from runner.durations import Duration, PositiveDuration
@@ -90,6 +90,18 @@ def _is_name(text: str) -> str:
     return text
 
 
+_URI_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+
+
+def _is_uri(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if scheme.partition("+")[0] not in _URI_SCHEMES or not separator or not rest.strip("/"):
+        raise ValueError(
+            "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
+        )
+    return text
+
+
 Device = Annotated[str, AfterValidator(_is_device)]
 Name = Annotated[str, AfterValidator(_is_name)]
 
@@ -131,7 +143,7 @@ class Resume(Section):
 class Tracking(Section):
     """Where the records are sent; null sends them nowhere."""
 
-    uri: Annotated[str, Len(min_length=1)] | None
+    uri: Annotated[str, AfterValidator(_is_uri)] | None
     wait_seconds: NonNegative
 
 
@@ -170,6 +182,7 @@ class Invocation:
     Attributes:
         overrides: what was given on the command line.
         choices: config group -> option, such as {"optimizer": "sgd"}.
+        sweep: id shared by the runs of a multirun, None for a single run.
         tree: the configuration as plain resolved YAML, saved beside the records.
         directory: where it was launched.
     """
@@ -178,6 +191,7 @@ class Invocation:
     choices: Mapping[str, str]
     tree: Mapping[str, Any]
     directory: Path
+    sweep: str | None = None
 
 
 def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:

@@ -111,6 +111,7 @@ class RunResult:
         experiment: the run's `name`, which is also its MLflow experiment.
         command: the command line that repeats it.
         overrides: what was given on the command line.
+        choices: config group -> option, such as {"optimizer": "sgd"}.
         tags: tags for MLflow.
         steps: updates made.
         planned_steps: updates declared.
@@ -136,6 +137,7 @@ class RunResult:
     command: str
     seed: int
     overrides: tuple[str, ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     steps: int = 0
     planned_steps: int = 0

@@ -18,6 +18,7 @@ TOP_KEYS = (
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
+URI = "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
 DURATION = "500 (steps), 10%, 2ep or 64000ex"
 
 MISTAKES: list[tuple[str, str]] = [
@@ -110,7 +111,9 @@ MISTAKES: list[tuple[str, str]] = [
     ("~schedule", "schedule: must be there, got nothing. Do not delete it."),
     ("resume.from=no/such/run", "resume.from: must be a run directory, got 'no/such/run' (not there). Give a path under runs/."),
     ("mode=upload", "source: must be a run directory with records.jsonl, got null. Set source=runs/<name>/<run>."),
-    ("tracking.uri=", "tracking.uri: must be text that is not empty or null, got ''. Leave tracking.uri out for its default."),
+    ("tracking.uri=", f"tracking.uri: {URI}, got ''. Leave tracking.uri out for its default."),
+    ("tracking.uri=mlruns", f"tracking.uri: {URI}, got 'mlruns'. Leave tracking.uri out for its default."),
+    ("tracking.uri=http://", f"tracking.uri: {URI}, got 'http://'. Leave tracking.uri out for its default."),
 ]  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
 def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     program: Program, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    declared = ["train.duration=20000", "train.checkpoint_every=1", "task.dropout=0.1", "train.eval_every=100"]
+    declared = ["train.duration=5000", "train.checkpoint_every=100", "task.dropout=0.1", "train.accumulate=2"]
     stopped = interrupt(tmp_path, number, *declared)
     assert stopped.code == code, stopped.err
     assert f"interrupted by {number.name}" in stopped.out
@@ -90,8 +90,12 @@ def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert weights(stopped.run)["state"]["step"] == made
     assert [r["step"] for r in steps(stopped.run) if r["kind"] == "step"] == list(range(made))
 
-    again = program(f"resume.from={stopped.run}", f"train.max_seconds={1e-9}", "train.watch_every=1")
-    assert "Traceback" not in again.err
+    rest = program(f"resume.from={stopped.run}")
+    assert rest.code == 0, rest.err
+    assert rest.run == stopped.run
+    whole = program(*declared)
+    assert same(weights(whole.run)["model"], weights(rest.run)["model"])
+    assert steps(whole.run) == steps(rest.run)
 
 
 def test_kill_9_loses_nothing_and_the_same_directory_goes_on(program: Program, tmp_path: Path) -> None:
@@ -125,9 +129,10 @@ def test_resume_with_a_changed_learning_rate_is_a_new_run(program: Program) -> N
 
 
 def test_resume_with_another_optimizer_starts_its_state_afresh(program: Program) -> None:
-    part = program("train.duration=20", "train.max_seconds=1e-9")
+    part = program("schedule=linear", "train.duration=20", "train.max_seconds=1e-9")
     other = program(f"resume.from={part.run}", "optimizer=adamw", "train.max_seconds=null")
     assert other.code == 0, other.err
+    assert json.loads((other.run / "result.json").read_text())["title"] == "adamw lr=0.001 linear w1"
     assert weights(other.run)["optimizer_class"] == "AdamW"
 
 

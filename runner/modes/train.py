@@ -18,7 +18,7 @@ from runner.errors import ConfigError, Problem
 from runner.records import Record, RunResult
 from runner.report.figures import curves
 from runner.tracking.directory import CURVES, git_commit, new_run_directory, versions
-from runner.tracking.jsonl import RESULT, RecordWriter, read_records, read_result, write_result
+from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.mlflow import Follower, start_follower
 from runner.tracking.terminal import Terminal
 from runner.train.checkpoint import FOLDER, Checkpoints
@@ -37,7 +37,7 @@ def run(config: Config, invocation: Invocation) -> RunResult:
     directory, earlier = _directory(config, invocation, experiment.plan.steps)
     result = _first_result(config, invocation, experiment)
     if earlier is not None:
-        result = replace(result, command=earlier.command, overrides=earlier.overrides, tags=earlier.tags)
+        result = replace(result, command=earlier.command, overrides=earlier.overrides)
     save_tree(invocation.tree, directory)
     write_result(directory, result)
     terminal = Terminal(experiment.plan.steps)
@@ -100,7 +100,7 @@ def _directory(config: Config, invocation: Invocation, steps: int) -> tuple[Path
     if source is None:
         return new_run_directory(invocation.directory, experiment), None
     directory = Path(source)
-    saved, earlier = saved_tree(directory), _earlier(directory)
+    saved, earlier = saved_tree(directory), find_result(directory)
     if saved is None or earlier is None or not same_run(invocation.tree, saved):
         return new_run_directory(invocation.directory, experiment), None
     if earlier.steps >= steps and config.resume.checkpoint == "last":
@@ -109,15 +109,12 @@ def _directory(config: Config, invocation: Invocation, steps: int) -> tuple[Path
     return directory, earlier
 
 
-def _earlier(directory: Path) -> RunResult | None:
-    return read_result(directory) if (directory / RESULT).is_file() else None
-
-
 def _first_result(config: Config, invocation: Invocation, experiment: Experiment) -> RunResult:
     """Return what is known before the first step."""
     choices, optimizer = invocation.choices, config.optimizer
     typed = any(text.lstrip("+").startswith("optimizer.lr=") for text in invocation.overrides)
-    tags = {group: choices[group] for group in ("task", "optimizer", "schedule", "warmup") if group in choices}
+    tags = {group: choices[group] for group in ("task", "optimizer", "schedule", "warmup")}
+    tags |= {"sweep": invocation.sweep} if invocation.sweep is not None else {}
     name = config.name or choices["task"]
     return RunResult(
         mode="train",
@@ -128,6 +125,7 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
         command=shlex.join(["python", "-m", "runner", *invocation.overrides]),
         seed=config.seed,
         overrides=invocation.overrides,
+        choices={group: option for group, option in choices.items() if not group.startswith("hydra")},
         tags={**tags, **{key: str(value) for key, value in config.tags.items()}},
         planned_steps=experiment.plan.steps,
         learning_rate={

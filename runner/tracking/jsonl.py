@@ -118,6 +118,14 @@ def read_result(directory: Path) -> RunResult:
         raise ValueError(f"{directory / RESULT}: {error}") from None
 
 
+def find_result(directory: Path) -> RunResult | None:
+    """Read `result.json`, None when there is none that can be read."""
+    try:
+        return read_result(directory)
+    except (OSError, ValueError):
+        return None
+
+
 def _last_steps(path: Path) -> dict[str, int]:
     """Cut off a torn last line; return the last step of each kind of record."""
     if not path.exists():

@@ -162,7 +162,7 @@ def main() -> int:
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the trainer still has to save
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.nice(19)
         threading.Thread(target=_listen, args=(ended, voice), daemon=True).start()
     return 0 if _follow_alone(arguments.directory, absolute(arguments.uri), ended, voice) else 1
 
