@@ -160,3 +160,28 @@ def test_seed_repeats_and_another_seed_differs(program: Program) -> None:
         for seed in (0, 0, 1)
     ]
     assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # MLflow leaves its sqlite connections open
+@pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # SQLAlchemy to MLflow
+def test_runs_reach_mlflow_with_status_verdict_curves_and_picture(program: Program) -> None:
+    good = program("train.duration=40", "param_groups=no_decay_1d", tracking="mlflow")
+    bad = program("optimizer.lr=30", tracking="mlflow")
+    assert (good.code, bad.code) == (0, 3)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{good.directory}/runs/mlflow.db")
+    results = [json.loads((done.run / "result.json").read_text()) for done in (good, bad)]
+    finished, failed = (client.get_run(result["mlflow_run_id"]) for result in results)
+    assert [run.info.status for run in (finished, failed)] == ["FINISHED", "FAILED"]
+    assert failed.data.tags["verdict"] == results[1]["verdict"]
+    assert failed.data.tags["verdict"].startswith("diverged: ")
+    assert failed.data.metrics["instability/events_total"] >= 1
+    assert finished.info.run_name == "sgd lr=0.1 cosine w2"
+    assert finished.data.params["optimizer.lr"] == "0.1"
+    assert finished.data.params["train.duration"] == "40"
+    assert len(client.get_metric_history(finished.info.run_id, "train/loss")) == 40
+    assert {"train/lr", "train/grad_norm", "val/loss", "val/accuracy"} <= finished.data.metrics.keys()
+    artifacts = {artifact.path for artifact in client.list_artifacts(finished.info.run_id)}
+    assert {"config.yaml", "curves.png", "dataset.json", "result.json"} <= artifacts
+    assert "python -m runner" in finished.data.tags["mlflow.note.content"]

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -162,7 +161,7 @@ def main() -> int:
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the trainer still has to save
-        os.nice(19)
+        os.nice(10)
         threading.Thread(target=_listen, args=(ended, voice), daemon=True).start()
     return 0 if _follow_alone(arguments.directory, absolute(arguments.uri), ended, voice) else 1
 
@@ -460,6 +459,8 @@ def _start_server(uri: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: IO[bytes], timeout_seconds: float) -> None:
+    import urllib.request
+
     deadline = time.monotonic() + timeout_seconds
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
@@ -537,15 +538,16 @@ def _unreachable(uri: str, error: Exception) -> str:
 def _reason(error: Exception) -> str:
     """Return what a person needs of an error that may be a page long."""
     text = " ".join(str(error).split())
-    if re.search(r"No module named 'psycopg", text):
-        return "pip install 'psycopg[binary]'"
+    driver = re.search(r"No module named 'psycopg(2?)'", text)
+    if driver:
+        return "pip install psycopg2-binary" if driver[1] else "pip install psycopg[binary]"
     errno = re.findall(r"\[Errno -?\d+\] ([^'\"()\]]+)", text)
     if errno:
-        return str(errno[-1]).strip()
+        return str(errno[-1]).strip(" :")
     known = re.search(r"timed out|FATAL: [^(]*|connection refused", text, re.IGNORECASE)
     if known:
         return known[0].strip()
-    return text[:150] or type(error).__name__
+    return text.partition(". ")[0][:150] or type(error).__name__
 
 
 def _number(text: str | None) -> float | None:
