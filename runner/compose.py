@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runner.errors import ConfigError, Problem, nearest
+from runner.tracking.directory import CONFIG
 
-CONFIG = "config.yaml"
 _PACKAGES = {"detector": "detectors", "remedy": "remedies"}
 
 

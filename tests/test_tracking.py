@@ -24,9 +24,13 @@ from mlflow.entities import Metric, Run
 
 from runner.errors import TrackingError
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
-from runner.tracking.follower import Counters, State, batches, lr_colour, metric_name, params, points
+from runner.tracking.address import absolute, shown
+from runner.tracking.follower import Follower, start_follower, upload
 from runner.tracking.jsonl import RecordWriter, write_result
-from runner.tracking.mlflow import Follower, absolute, newest_experiment, serve_ui, shown, start_follower, upload
+from runner.tracking.mapping import Counters, lr_colour, metric_name, params, points
+from runner.tracking.mlflow import newest_experiment
+from runner.tracking.transfer import State, batches
+from runner.tracking.ui import serve_ui
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),  # MLflow leaves its sqlite connections open
@@ -79,7 +83,7 @@ def write_run(directory: Path, records: list[Record], result: RunResult = RESULT
 
 
 def follower_process(directory: Path, uri: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "runner.tracking.mlflow", str(directory), "--uri", uri]
+    command = [sys.executable, "-m", "runner.tracking.follower", str(directory), "--uri", uri]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
 
@@ -274,7 +278,7 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(database: str, tmp_pa
 def test_the_run_of_a_killed_trainer_ends_as_killed(database: str, tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run", [step(0), step(1)], RUNNING)
     trainer = (
-        "import os, pathlib, sys; from runner.tracking.mlflow import start_follower;"
+        "import os, pathlib, sys; from runner.tracking.follower import start_follower;"
         "start_follower(pathlib.Path(sys.argv[1]), uri=sys.argv[2]);"
         "assert 'mlflow' not in sys.modules; os.kill(os.getpid(), 9)"
     )
@@ -468,8 +472,8 @@ def test_a_run_without_config_has_no_params(tmp_path: Path) -> None:
 
 
 def test_colours_go_from_blue_to_red_and_stay_there() -> None:
-    assert [lr_colour(lr) for lr in (0.0, 1e-9, 1e-6)] == ["#0647c1"] * 3
-    assert [lr_colour(lr) for lr in (10.0, 1e3)] == ["#f04f40"] * 2
+    assert [lr_colour(lr) for lr in (0.0, 1e-9, 1e-6)] == ["#3b2fb8"] * 3
+    assert [lr_colour(lr) for lr in (10.0, 1e3)] == ["#b0122b"] * 2
     reds = [int(lr_colour(10**exponent)[1:3], 16) for exponent in range(-6, 2)]
     assert reds == sorted(set(reds))
 

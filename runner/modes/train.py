@@ -18,8 +18,8 @@ from runner.errors import ConfigError, Problem
 from runner.records import Record, RunResult
 from runner.report.figures import curves
 from runner.tracking.directory import CURVES, git_commit, new_run_directory, versions
+from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
-from runner.tracking.mlflow import Follower, start_follower
 from runner.tracking.terminal import Terminal
 from runner.train.checkpoint import FOLDER, Checkpoints
 from runner.train.interrupt import listen

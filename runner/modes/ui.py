@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
-from runner.tracking.mlflow import serve_ui
+from runner.tracking.ui import serve_ui
 from runner.train.interrupt import listen
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
-from runner.tracking.jsonl import RECORDS
-from runner.tracking.mlflow import upload
+from runner.tracking.directory import RECORDS
+from runner.tracking.follower import upload
 from runner.wording import shown
 
 

@@ -1,4 +1,4 @@
-"""Run directories: where they lie and what is known about their surroundings."""
+"""Run directories: where they lie, what is in them, and what is known about their surroundings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from pathlib import Path
 from runner.errors import RunnerError
 
 ROOT = "runs"
+CONFIG = "config.yaml"  # resolved
+RECORDS = "records.jsonl"  # the truth
+RESULT = "result.json"
 CURVES = "curves.png"
+STATE = "mlflow.json"  # what has been sent
+LOG = "tracking.log"  # what MLflow's libraries say
+LOCK = ".mlflow.lock"
+DATASET = "dataset.json"  # an artifact only
 
 
 def new_run_directory(root: Path, experiment: str) -> Path:

@@ -1,313 +1,180 @@
-"""A run directory in MLflow's words (points, params, tags), and the loop that sends it. MLflow is not known here."""
+"""The process that follows a run directory, and upload.
+
+The trainer starts `python -m runner.tracking.follower <run directory> --uri <uri>` and never imports mlflow itself.
+The end of the run is a line on the follower's stdin: how many seconds the trainer will wait. An end without a line
+is the death of the trainer.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import argparse
+import contextlib
+import gc
 import os
-import re
+import signal
+import subprocess
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+import threading
+import time
 from pathlib import Path
-from threading import Event
-from typing import Any, NamedTuple, Protocol
+from typing import IO
 
-from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord, from_json
-from runner.tracking.jsonl import RECORDS
-
-STATE = "mlflow.json"
-CONFIG = "config.yaml"
-EVENTS = "instability/events_total"
-FIRST_EVENT = "instability/first_step"
-FIRST_NON_FINITE = "instability/first_nonfinite_step"
-LARGEST_BATCH = 1000
-LONGEST_PARAM = 500
-LONGEST_TAG = 5000
-POLL_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 30.0
-
-# a colour a decade of learning rate from 1e-6 to 10: even steps of OKLCh, lightness 0.45 to 0.65, hue 262 to 389
-_COLOURS = ("#0647c1", "#4f42c9", "#773dc5", "#993ab9", "#b738a4", "#d03989", "#e44069", "#f04f40")
-_LOWEST_DECADE = -6
+from runner.errors import TrackingError
+from runner.tracking.address import absolute, child_environment, shown, unreachable
+from runner.tracking.directory import LOCK, LOG, RECORDS, RESULT
+from runner.tracking.mlflow import MlflowSender
+from runner.tracking.transfer import follow, read_state
 
 
-class Point(NamedTuple):
-    """One value of one metric."""
-
-    key: str
-    value: float
-    time_ms: int
-    step: int
-
-
-class Counters(NamedTuple):
-    """What the points of the next record depend on, besides that record.
+class Follower:
+    """The process that sends a run's records to MLflow.
 
     Attributes:
-        time_ms: time of the last step or evaluation; alarms have none of their own.
-        step: the last step seen; -1 before the first record.
-        events: alarms so far.
-        events_step: the last step with a point of `instability/events_total`.
-        lr_scale: that of the last step.
-        is_finite: whether every number so far was finite.
+        delivered: whether everything has arrived; known after `finish`.
     """
 
-    time_ms: int = 0
-    step: int = -1
-    events: int = 0
-    events_step: int = -1
-    lr_scale: float = 1.0
-    is_finite: bool = True
+    def __init__(self, process: subprocess.Popen[bytes] | None, directory: Path, *, uri: str) -> None:
+        self.delivered = False
+        self._process = process
+        self._directory = directory
+        self._uri = uri
+
+    def finish(self, timeout_seconds: float) -> str | None:
+        """Say that the run is over and `result.json` final, and wait for the last records to arrive.
+
+        After the timeout the process goes on alone and ends by itself. Never raises.
+
+        Returns:
+            The id of the MLflow run, None when there is none.
+        """
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(f"{timeout_seconds}\n".encode())
+                self._process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                self.delivered = self._process.wait(timeout_seconds) == 0
+        state = read_state(self._directory, shown(self._uri))
+        return state.run_id if state is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """`mlflow.json`: where the records went and how many of their bytes have arrived.
+def start_follower(directory: Path, *, uri: str) -> Follower:
+    """Start to send the records of a run directory while they are written.
 
-    Attributes:
-        uri: absolute, with a password hidden.
-        experiment_id: MLflow experiment; None before one is found.
-        run_id: MLflow run; None before it is made.
-        sent: bytes of records.jsonl that the server has.
-        counters: what the next points depend on.
-    """
-
-    uri: str
-    experiment_id: str | None = None
-    run_id: str | None = None
-    sent: int = 0
-    counters: Counters = field(default_factory=Counters)
-
-
-class Sender(Protocol):
-    """The place that records are sent to. Each method may raise anything; it is then called again later."""
-
-    def open(self, state: State) -> State:
-        """Find or make the run; return the state to go on from."""
-
-    def send(self, state: State, points: list[Point]) -> None:
-        """Send points; the same points may be sent again."""
-
-    def close(self, state: State) -> None:
-        """Send what is known only at the end."""
-
-
-class Batch(NamedTuple):
-    """Points of whole lines, and the state once they have arrived."""
-
-    points: list[Point]
-    after: State
-
-
-def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_problem: Callable[[Exception], None]) -> bool:
-    """Send records as they are written, until the run has ended and all of them have arrived.
-
-    After a failure the state on disk is taken up again, after a pause that doubles up to 30 s while the run lives.
+    Returns within milliseconds and never raises; whatever goes wrong with the server is one line on stderr.
 
     Args:
-        directory: the run directory.
-        sender: where to.
-        uri: its name in mlflow.json.
-        ended: set once nothing more will be written; one last try is made then.
-        on_problem: called with every failure.
-    Returns:
-        Whether everything has arrived.
+        directory: the run directory; must exist.
+        uri: `sqlite:///file.db`, `http://host:port` or `postgresql://...`.
     """
-    state: State | None = None
-    pause = POLL_SECONDS
-    failures = 0
-    while True:
-        is_last = ended.is_set()
-        try:
-            state = state or sender.open(read_state(directory, uri) or State(uri))
-            state = _drain(directory, sender, state)
-            pause = POLL_SECONDS
-            if is_last:
-                _end(directory, sender, state)
-                return True
-        except Exception as error:
-            if failures == 0:
-                traceback.print_exc()
-            failures += 1
-            on_problem(error)
-            if is_last:
-                return False
-            state, pause = None, min(2 * pause, LONGEST_PAUSE_SECONDS)
-        ended.wait(pause)
-
-
-def _drain(directory: Path, sender: Sender, state: State) -> State:
-    for batch in batches(directory / RECORDS, state):
-        sender.send(batch.after, batch.points)
-        state = batch.after
-        write_state(directory, state)
-    return state
-
-
-def _end(directory: Path, sender: Sender, state: State) -> None:
-    counters = state.counters
-    if counters.step > counters.events_step:  # draw the staircase up to the last step
-        sender.send(state, [Point(EVENTS, counters.events, counters.time_ms, counters.step)])
-        write_state(directory, replace(state, counters=counters._replace(events_step=counters.step)))
-    sender.close(state)
-
-
-def batches(path: Path, state: State) -> Iterator[Batch]:
-    """Yield what lies behind `state.sent`, whole lines only, at most 1,000 points at once."""
-    if not path.exists():
-        return
-    found: list[Point] = []
-    sent, counters = state.sent, state.counters
-    with path.open("rb") as lines:
-        lines.seek(sent)
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            more, after = _points_of_line(line, counters)
-            if found and len(found) + len(more) > LARGEST_BATCH:
-                yield Batch(found, replace(state, sent=sent, counters=counters))
-                found = []
-            found += more
-            sent, counters = sent + len(line), after
-    if sent > state.sent:
-        yield Batch(found, replace(state, sent=sent, counters=counters))
-
-
-def _points_of_line(line: bytes, counters: Counters) -> tuple[list[Point], Counters]:
+    uri = absolute(uri)
     try:
-        return points(from_json(line.decode()), counters)
-    except ValueError as error:
-        print(f"left out: {error}", file=sys.stderr)
-        return [], counters
+        with (directory / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                _command(directory, uri),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                env=child_environment(),
+                start_new_session=True,
+            )
+    except OSError as error:
+        print(_warning(uri, directory, error), file=sys.stderr)
+        return Follower(None, directory, uri=uri)
+    return Follower(process, directory, uri=uri)
 
 
-def points(record: Record, counters: Counters) -> tuple[list[Point], Counters]:
-    """Return the record as points, and the counters for the next one.
+def upload(directory: Path, *, uri: str) -> str:
+    """Send what MLflow does not have yet of a run directory, and return the id of the MLflow run.
 
-    MLflow stores an infinite number as 1.797e308, so it becomes nan here, and
-    `instability/first_nonfinite_step` says where that first happened.
+    Records go to the MLflow run that `mlflow.json` names, if it was made at the same uri, otherwise to a new one.
+
+    Raises:
+        TrackingError: the server cannot be reached, or this is not a run directory, or it is being sent.
     """
-    if isinstance(record, Alarm):
-        return _event(record, counters)
-    if isinstance(record, Action):
-        return [], counters
-    step, time_ms = record.step, record.time_ms
-    values = _step_values(record, counters.lr_scale) if isinstance(record, StepRecord) else _eval_values(record)
-    found = [Point(k, v if math.isfinite(v) else math.nan, time_ms, step) for k, v in values.items()]
-    if counters.step < 0:  # the chart exists from the first step on
-        found.append(Point(EVENTS, 0, time_ms, step))
-        counters = counters._replace(events_step=step)
-    if counters.is_finite and not all(map(math.isfinite, values.values())):
-        found.append(Point(FIRST_NON_FINITE, step, time_ms, step))
-        counters = counters._replace(is_finite=False)
-    lr_scale = record.lr_scale if isinstance(record, StepRecord) else counters.lr_scale
-    return found, counters._replace(time_ms=time_ms, step=max(step, counters.step), lr_scale=lr_scale)
+    uri = absolute(uri)
+    missing = [name for name in (RECORDS, RESULT) if not (directory / name).is_file()]
+    if missing:
+        raise TrackingError(f"source: must be a run directory, got {directory} without {' and '.join(missing)}.")
+    with (directory / LOG).open("ab") as log:
+        done = subprocess.run(
+            _command(directory, uri, "--once"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            check=False,
+        )
+    state = read_state(directory, shown(uri))
+    if done.returncode != 0 or state is None or state.run_id is None:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise TrackingError(said[-1] if said else f"source: could not be sent, {directory / LOG} says why.")
+    return state.run_id
 
 
-def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
-    values = {"train/loss": record.loss, "train/lr": record.lr, "train/grad_norm": record.grad_norm}
-    for group, lr in (record.lrs or {}).items():
-        values[metric_name("train/lr", group)] = lr
-    if record.lr_scale != 1.0 or record.lr_scale != last_lr_scale:
-        values["train/lr_scale"] = record.lr_scale
-    if record.clipped is not None:
-        values["train/clipped"] = float(record.clipped)
-    if record.skipped is not None:
-        values["train/skipped"] = float(record.skipped)
-    if record.prev_update_norm is not None:
-        values["train/prev_update_norm"] = record.prev_update_norm
-    for name, value in (record.signals or {}).items():
-        values[metric_name("signals", name)] = value
-    return values
+def main() -> int:
+    """Follow a run directory until the end of stdin; return 0 when all has arrived, otherwise 1."""
+    parser = argparse.ArgumentParser(prog="python -m runner.tracking.follower")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--uri", required=True)
+    parser.add_argument("--once", action="store_true", help="send what is there, and end")
+    arguments = parser.parse_args()
+    voice = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(1, 2)  # what libraries say goes to tracking.log
+    gc.set_threshold(50_000, 20, 100)
+    ended = threading.Event()
+    if arguments.once:
+        ended.set()
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the trainer still has to save
+        os.nice(10)
+        threading.Thread(target=_listen, args=(ended, voice), daemon=True).start()
+    return 0 if _follow_alone(arguments.directory, absolute(arguments.uri), ended, voice) else 1
 
 
-def _eval_values(record: EvalRecord) -> dict[str, float]:
-    return {metric_name(record.split, name): value for name, value in record.metrics.items()}
+def _listen(ended: threading.Event, voice: IO[str]) -> None:
+    """Wait for the end of the run; let go of the terminal when the trainer waits no longer."""
+    line = sys.stdin.readline()
+    ended.set()
+    with contextlib.suppress(ValueError, OverflowError):
+        time.sleep(float(line))
+    voice.close()
 
 
-def _event(alarm: Alarm, counters: Counters) -> tuple[list[Point], Counters]:
-    """Return one stair: the old level up to the step before, the new one from here."""
-    step, time_ms, events = alarm.step, counters.time_ms, counters.events
-    found = [Point(EVENTS, events, time_ms, step - 1)] if step - 1 > counters.events_step else []
-    found.append(Point(EVENTS, events + 1, time_ms, step))
-    if events == 0:
-        found.append(Point(FIRST_EVENT, step, time_ms, step))
-    return found, counters._replace(events=events + 1, events_step=step, step=max(step, counters.step))
+def _follow_alone(directory: Path, uri: str, ended: threading.Event, voice: IO[str]) -> bool:
+    """Follow a run directory that no other process follows; say once what is wrong."""
+    from filelock import FileLock, Timeout
 
+    is_upload = ended.is_set()
+    warned = False
 
-@lru_cache(maxsize=4096)
-def metric_name(prefix: str, name: str) -> str:
-    """Return prefix/name with what MLflow refuses in a name replaced by "_", at most 250 characters."""
-    parts = re.sub(r"[^\w\-. :/]", "_", f"{prefix}/{name}").split("/")
-    return "/".join(part for part in parts if part.strip("."))[:250].rstrip("/")
-
-
-def read_state(directory: Path, uri: str) -> State | None:
-    """Return the state of earlier sending to the same place, None when there is none that fits."""
-    try:
-        data = json.loads((directory / STATE).read_text(encoding="utf-8"))
-        state = State(**{**data, "counters": Counters(**data["counters"])})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-    records = directory / RECORDS
-    size = records.stat().st_size if records.exists() else 0
-    return state if state.uri == uri and state.sent <= size else None
-
-
-def write_state(directory: Path, state: State) -> None:
-    """Write mlflow.json so that a reader sees the old one or the new one, never half."""
-    data = {**asdict(state), "counters": state.counters._asdict()}
-    temporary = directory / f".{STATE}.{os.getpid()}"
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / STATE)
-
-
-def params(directory: Path) -> dict[str, str]:
-    """Return config.yaml as dotted keys and short texts; {} when there is none."""
-    import yaml
+    def on_problem(error: Exception) -> None:
+        nonlocal warned
+        if not warned:
+            warned = True
+            with contextlib.suppress(OSError, ValueError):
+                print(_warning(uri, directory, error, is_upload=is_upload), file=voice)
 
     try:
-        tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return {metric_name("", key): _short(value) for key, value in _flat(tree if isinstance(tree, dict) else {}, "")}
+        with FileLock(directory / LOCK, timeout=1 if is_upload else -1):
+            return follow(directory, MlflowSender(directory, uri), uri=shown(uri), ended=ended, on_problem=on_problem)
+    except Timeout:
+        print(f"source: must be a run that nothing else is sending, got {directory}. Wait for its end.", file=voice)
+        return False
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _command(directory: Path, uri: str, *options: str) -> list[str]:
+    module = [sys.executable, "-P", "-m", "runner.tracking.follower"]
+    return [*module, str(directory.absolute()), "--uri", uri, *options]
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
-    return text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - 3] + "..."
+def _warning(uri: str, directory: Path, error: Exception, *, is_upload: bool = False) -> str:
+    if is_upload:
+        return f"{unreachable(uri, error)} Nothing is lost; try again later."
+    relative = os.path.relpath(directory)
+    source = directory if relative.startswith("..") else relative
+    later = f"send it later with: python -m runner mode=upload source={source}"
+    return f"{unreachable(uri, error)} The run goes on; {later}"
 
 
-def tags(result: RunResult, lr: float | None) -> dict[str, str]:
-    """Return the tags of a run: its own, verdict, status, and those that the MLflow UI reads (colour, note)."""
-    found = {**result.tags, "verdict": result.verdict, "status": result.status, "mlflow.note.content": note(result)}
-    if lr is not None:
-        found["mlflow.runColor"] = lr_colour(lr)
-    return {metric_name("", key): value[:LONGEST_TAG] for key, value in found.items()}
-
-
-def note(result: RunResult) -> str:
-    """Return the run's description in markdown: verdict, best evaluation, how to repeat it."""
-    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.best.items() if name != "step")
-    best = f"Best: {metrics} at step {result.best.get('step', math.nan):.0f}.\n\n" if metrics else ""
-    return f"**{result.verdict}**\n\n{best}Repeat it:\n\n```\n{result.command}\n```\n"
-
-
-def lr_colour(lr: float) -> str:
-    """Return a hex colour, blue for 1e-6 and less over purple to red for 10 and more, even in log10(lr)."""
-    last = len(_COLOURS) - 1
-    place = min(max(math.log10(lr) - _LOWEST_DECADE, 0.0), float(last)) if lr > 0 else 0.0
-    below = min(int(place), last - 1)
-    low, high = (bytes.fromhex(colour[1:]) for colour in _COLOURS[below : below + 2])
-    return "#" + bytes(round(a + (place - below) * (b - a)) for a, b in zip(low, high, strict=True)).hex()
+if __name__ == "__main__":
+    sys.exit(main())

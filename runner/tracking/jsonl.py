@@ -12,9 +12,8 @@ from typing import Self
 
 from runner.errors import RunnerError
 from runner.records import Record, RunResult, from_json, read_non_finite, spell_non_finite, to_json
+from runner.tracking.directory import RECORDS, RESULT
 
-RECORDS = "records.jsonl"
-RESULT = "result.json"
 FLUSH_SECONDS = 0.5
 
 

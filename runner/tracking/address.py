@@ -1,0 +1,70 @@
+"""Where MLflow is: its uri, the environment in which to talk to it, and what to say when it does not answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 retries take four minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "PGCONNECT_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def absolute(uri: str) -> str:
+    """Return the uri with the path of a sqlite file made absolute."""
+    if not uri.startswith("sqlite:///") or uri.startswith("sqlite:////"):
+        return uri
+    return "sqlite:///" + os.path.abspath(uri.removeprefix("sqlite:///"))
+
+
+def shown(uri: str) -> str:
+    """Return the uri with a password hidden."""
+    return re.sub(r"(://[^:/@]*):[^@]+@", r"\1:***@", uri)
+
+
+def database_path(uri: str) -> Path:
+    """Return the file of a sqlite uri."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def artifacts_root(uri: str, runs: Path) -> str | None:
+    """Return the folder for artifacts of a database without a server; a server knows its own."""
+    if uri.startswith("http"):
+        return None
+    root = database_path(uri).parent if uri.startswith("sqlite") else runs
+    return (root.absolute() / "mlartifacts").as_uri()
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a child: short waits, and `runner` importable from a checkout too."""
+    root = Path(__file__).resolve().parents[2]
+    found = {**ENVIRONMENT, **os.environ}
+    if root.name not in ("site-packages", "dist-packages"):
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return found
+
+
+def unreachable(uri: str, error: Exception) -> str:
+    """Return the first sentence about a server that cannot be reached."""
+    return f"tracking.uri: must be a reachable MLflow server, got {shown(uri)} ({_reason(error)})."
+
+
+def _reason(error: Exception) -> str:
+    """Return what a person needs of an error that may be a page long."""
+    text = " ".join(str(error).split())
+    driver = re.search(r"No module named 'psycopg(2?)'", text)
+    if driver:
+        return "pip install psycopg2-binary" if driver[1] else "pip install psycopg[binary]"
+    errno = re.findall(r"\[Errno -?\d+\] ([^'\"()\]]+)", text)
+    if errno:
+        return str(errno[-1]).strip(" :")
+    known = re.search(r"timed out|FATAL: [^(]*|connection refused", text, re.IGNORECASE)
+    if known:
+        return known[0].strip()
+    return text.partition(". ")[0][:150] or type(error).__name__

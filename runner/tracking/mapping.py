@@ -1,0 +1,162 @@
+"""A run directory in MLflow's words: records as points, config as params, result as tags."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord
+from runner.tracking.directory import CONFIG
+
+EVENTS = "instability/events_total"
+FIRST_EVENT = "instability/first_step"
+FIRST_NON_FINITE = "instability/first_nonfinite_step"
+LONGEST_PARAM = 500
+LONGEST_TAG = 5000
+
+# a colour a decade of learning rate from 1e-6 to 10, in the order of the rainbow, each apart from its neighbours
+_COLOURS = ("#3b2fb8", "#2a7fde", "#17a2a8", "#2f9e44", "#a39a12", "#e08c14", "#e0521c", "#b0122b")
+_LOWEST_DECADE = -6
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+class Counters(NamedTuple):
+    """What the points of the next record depend on, besides that record.
+
+    Attributes:
+        time_ms: time of the last step or evaluation; alarms have none of their own.
+        step: the last step seen; -1 before the first record.
+        events: alarms so far.
+        events_step: the last step with a point of `instability/events_total`.
+        lr_scale: that of the last step.
+        is_finite: whether every number so far was finite.
+    """
+
+    time_ms: int = 0
+    step: int = -1
+    events: int = 0
+    events_step: int = -1
+    lr_scale: float = 1.0
+    is_finite: bool = True
+
+
+def points(record: Record, counters: Counters) -> tuple[list[Point], Counters]:
+    """Return the record as points, and the counters for the next one.
+
+    MLflow stores an infinite number as 1.797e308, so it becomes nan here, and
+    `instability/first_nonfinite_step` says where that first happened.
+    """
+    if isinstance(record, Alarm):
+        return _event(record, counters)
+    if isinstance(record, Action):
+        return [], counters
+    step, time_ms = record.step, record.time_ms
+    values = _step_values(record, counters.lr_scale) if isinstance(record, StepRecord) else _eval_values(record)
+    found = [Point(k, v if math.isfinite(v) else math.nan, time_ms, step) for k, v in values.items()]
+    if counters.step < 0:  # the chart exists from the first step on
+        found.append(Point(EVENTS, 0, time_ms, step))
+        counters = counters._replace(events_step=step)
+    if counters.is_finite and not all(map(math.isfinite, values.values())):
+        found.append(Point(FIRST_NON_FINITE, step, time_ms, step))
+        counters = counters._replace(is_finite=False)
+    lr_scale = record.lr_scale if isinstance(record, StepRecord) else counters.lr_scale
+    return found, counters._replace(time_ms=time_ms, step=max(step, counters.step), lr_scale=lr_scale)
+
+
+def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
+    values = {"train/loss": record.loss, "train/lr": record.lr, "train/grad_norm": record.grad_norm}
+    for group, lr in (record.lrs or {}).items():
+        values[metric_name("train/lr", group)] = lr
+    if record.lr_scale != 1.0 or record.lr_scale != last_lr_scale:
+        values["train/lr_scale"] = record.lr_scale
+    if record.clipped is not None:
+        values["train/clipped"] = float(record.clipped)
+    if record.skipped is not None:
+        values["train/skipped"] = float(record.skipped)
+    if record.prev_update_norm is not None:
+        values["train/prev_update_norm"] = record.prev_update_norm
+    for name, value in (record.signals or {}).items():
+        values[metric_name("signals", name)] = value
+    return values
+
+
+def _eval_values(record: EvalRecord) -> dict[str, float]:
+    return {metric_name(record.split, name): value for name, value in record.metrics.items()}
+
+
+def _event(alarm: Alarm, counters: Counters) -> tuple[list[Point], Counters]:
+    """Return one stair: the old level up to the step before, the new one from here."""
+    step, time_ms, events = alarm.step, counters.time_ms, counters.events
+    found = [Point(EVENTS, events, time_ms, step - 1)] if step - 1 > counters.events_step else []
+    found.append(Point(EVENTS, events + 1, time_ms, step))
+    if events == 0:
+        found.append(Point(FIRST_EVENT, step, time_ms, step))
+    return found, counters._replace(events=events + 1, events_step=step, step=max(step, counters.step))
+
+
+@lru_cache(maxsize=4096)
+def metric_name(prefix: str, name: str) -> str:
+    """Return prefix/name with what MLflow refuses in a name replaced by "_", at most 250 characters."""
+    parts = re.sub(r"[^\w\-. :/]", "_", f"{prefix}/{name}").split("/")
+    return "/".join(part for part in parts if part.strip("."))[:250].rstrip("/")
+
+
+def params(directory: Path) -> dict[str, str]:
+    """Return config.yaml as dotted keys and short texts; {} when there is none."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {metric_name("", key): _short(value) for key, value in _flat(tree if isinstance(tree, dict) else {}, "")}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+    return text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - 3] + "..."
+
+
+def tags(result: RunResult, lr: float | None) -> dict[str, str]:
+    """Return the tags of a run: its own, verdict, status, and those that the MLflow UI reads (colour, note)."""
+    found = {**result.tags, "verdict": result.verdict, "status": result.status, "mlflow.note.content": note(result)}
+    if lr is not None:
+        found["mlflow.runColor"] = lr_colour(lr)
+    return {metric_name("", key): value[:LONGEST_TAG] for key, value in found.items()}
+
+
+def note(result: RunResult) -> str:
+    """Return the run's description in markdown: verdict, best evaluation, how to repeat it."""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.best.items() if name != "step")
+    best = f"Best: {metrics} at step {result.best.get('step', math.nan):.0f}.\n\n" if metrics else ""
+    return f"**{result.verdict}**\n\n{best}Repeat it:\n\n```\n{result.command}\n```\n"
+
+
+def lr_colour(lr: float) -> str:
+    """Return a hex colour, blue for 1e-6 and less over purple to red for 10 and more, even in log10(lr)."""
+    last = len(_COLOURS) - 1
+    place = min(max(math.log10(lr) - _LOWEST_DECADE, 0.0), float(last)) if lr > 0 else 0.0
+    below = min(int(place), last - 1)
+    low, high = (bytes.fromhex(colour[1:]) for colour in _COLOURS[below : below + 2])
+    return "#" + bytes(round(a + (place - below) * (b - a)) for a, b in zip(low, high, strict=True)).hex()

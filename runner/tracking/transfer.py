@@ -1,0 +1,162 @@
+"""The loop that sends records as they are written, and what it remembers. MLflow is not known here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple, Protocol
+
+from runner.records import from_json
+from runner.tracking.directory import RECORDS, STATE
+from runner.tracking.mapping import EVENTS, Counters, Point, points
+
+LARGEST_BATCH = 1000
+POLL_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`mlflow.json`: where the records went and how many of their bytes have arrived.
+
+    Attributes:
+        uri: absolute, with a password hidden.
+        experiment_id: MLflow experiment; None before one is found.
+        run_id: MLflow run; None before it is made.
+        sent: bytes of records.jsonl that the server has.
+        counters: what the next points depend on.
+    """
+
+    uri: str
+    experiment_id: str | None = None
+    run_id: str | None = None
+    sent: int = 0
+    counters: Counters = field(default_factory=Counters)
+
+
+class Sender(Protocol):
+    """The place that records are sent to. Each method may raise anything; it is then called again later."""
+
+    def open(self, state: State) -> State:
+        """Find or make the run; return the state to go on from."""
+
+    def send(self, state: State, points: list[Point]) -> None:
+        """Send points; the same points may be sent again."""
+
+    def close(self, state: State) -> None:
+        """Send what is known only at the end."""
+
+
+class Batch(NamedTuple):
+    """Points of whole lines, and the state once they have arrived."""
+
+    points: list[Point]
+    after: State
+
+
+def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_problem: Callable[[Exception], None]) -> bool:
+    """Send records as they are written, until the run has ended and all of them have arrived.
+
+    After a failure the state on disk is taken up again, after a pause that doubles up to 30 s while the run lives.
+
+    Args:
+        directory: the run directory.
+        sender: where to.
+        uri: its name in mlflow.json.
+        ended: set once nothing more will be written; one last try is made then.
+        on_problem: called with every failure.
+    Returns:
+        Whether everything has arrived.
+    """
+    state: State | None = None
+    pause = POLL_SECONDS
+    failures = 0
+    while True:
+        is_last = ended.is_set()
+        try:
+            state = state or sender.open(read_state(directory, uri) or State(uri))
+            state = _drain(directory, sender, state)
+            pause = POLL_SECONDS
+            if is_last:
+                _end(directory, sender, state)
+                return True
+        except Exception as error:
+            if failures == 0:
+                traceback.print_exc()
+            failures += 1
+            on_problem(error)
+            if is_last:
+                return False
+            state, pause = None, min(2 * pause, LONGEST_PAUSE_SECONDS)
+        ended.wait(pause)
+
+
+def _drain(directory: Path, sender: Sender, state: State) -> State:
+    for batch in batches(directory / RECORDS, state):
+        sender.send(batch.after, batch.points)
+        state = batch.after
+        write_state(directory, state)
+    return state
+
+
+def _end(directory: Path, sender: Sender, state: State) -> None:
+    counters = state.counters
+    if counters.step > counters.events_step:  # draw the staircase up to the last step
+        sender.send(state, [Point(EVENTS, counters.events, counters.time_ms, counters.step)])
+        write_state(directory, replace(state, counters=counters._replace(events_step=counters.step)))
+    sender.close(state)
+
+
+def batches(path: Path, state: State) -> Iterator[Batch]:
+    """Yield what lies behind `state.sent`, whole lines only, at most 1,000 points at once."""
+    if not path.exists():
+        return
+    found: list[Point] = []
+    sent, counters = state.sent, state.counters
+    with path.open("rb") as lines:
+        lines.seek(sent)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            more, after = _points_of_line(line, counters)
+            if found and len(found) + len(more) > LARGEST_BATCH:
+                yield Batch(found, replace(state, sent=sent, counters=counters))
+                found = []
+            found += more
+            sent, counters = sent + len(line), after
+    if sent > state.sent:
+        yield Batch(found, replace(state, sent=sent, counters=counters))
+
+
+def _points_of_line(line: bytes, counters: Counters) -> tuple[list[Point], Counters]:
+    try:
+        return points(from_json(line.decode()), counters)
+    except ValueError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return [], counters
+
+
+def read_state(directory: Path, uri: str) -> State | None:
+    """Return the state of earlier sending to the same place, None when there is none that fits."""
+    try:
+        data = json.loads((directory / STATE).read_text(encoding="utf-8"))
+        state = State(**{**data, "counters": Counters(**data["counters"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    records = directory / RECORDS
+    size = records.stat().st_size if records.exists() else 0
+    return state if state.uri == uri and state.sent <= size else None
+
+
+def write_state(directory: Path, state: State) -> None:
+    """Write mlflow.json so that a reader sees the old one or the new one, never half."""
+    data = {**asdict(state), "counters": state.counters._asdict()}
+    temporary = directory / f".{STATE}.{os.getpid()}"
+    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / STATE)
