@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -474,8 +475,8 @@ def test_a_run_without_config_has_no_params(tmp_path: Path) -> None:
 def test_colours_go_from_blue_to_red_and_stay_there() -> None:
     assert [lr_colour(lr) for lr in (0.0, 1e-9, 1e-6)] == ["#3b2fb8"] * 3
     assert [lr_colour(lr) for lr in (10.0, 1e3)] == ["#b0122b"] * 2
-    reds = [int(lr_colour(10**exponent)[1:3], 16) for exponent in range(-6, 2)]
-    assert reds == sorted(set(reds))
+    decades = [bytes.fromhex(lr_colour(10.0**exponent)[1:]) for exponent in range(-6, 2)]
+    assert all(math.dist(one, other) > 60 for one, other in pairwise(decades))
 
 
 def test_a_relative_sqlite_uri_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
