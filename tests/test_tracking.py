@@ -476,7 +476,7 @@ def test_colours_go_from_blue_to_red_and_stay_there() -> None:
     assert [lr_colour(lr) for lr in (0.0, 1e-9, 1e-6)] == ["#3b2fb8"] * 3
     assert [lr_colour(lr) for lr in (10.0, 1e3)] == ["#b0122b"] * 2
     decades = [bytes.fromhex(lr_colour(10.0**exponent)[1:]) for exponent in range(-6, 2)]
-    assert all(math.dist(one, other) > 60 for one, other in pairwise(decades))
+    assert all(math.dist(one, other) > 50 for one, other in pairwise(decades))
 
 
 def test_a_relative_sqlite_uri_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
