@@ -143,6 +143,7 @@ def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: P
     assert "RuntimeError: the cat sat on the GPU" in short.stderr
     assert "Traceback" not in short.stderr
     run = next(tmp_path.glob("runs/digits/*"))
+    assert short.stdout.splitlines()[-1] == str(run.relative_to(tmp_path))
     assert json.loads((run / "result.json").read_text())["status"] == "failed"
     assert "Traceback" in (run / "traceback.txt").read_text()
     environment["HYDRA_FULL_ERROR"] = "1"

@@ -67,6 +67,16 @@ def test_optimizer_has_typical_ranges_with_their_source(name: str) -> None:
     assert len(optimizer.typical.source) > 20
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_takes_its_fastest_form_unless_told_otherwise(name: str) -> None:
+    fastest = "fused" if name in ("sgd", "nesterov", "adam", "adamw", "adagrad") else "foreach"
+    optimizer = build(checked(to_tree(compose("config", [f"optimizer={name}"])))).optimizer
+    assert optimizer.defaults[fastest] is True
+    told = build(checked(to_tree(compose("config", [f"optimizer={name}", "+optimizer.foreach=false"])))).optimizer
+    assert told.defaults["foreach"] is False
+    assert not told.defaults.get("fused")
+
+
 def test_every_torch_optimizer_that_steps_without_a_closure_is_there() -> None:
     text = "".join(path.read_text() for path in CONF.glob("optimizer/*.yaml"))
     targets = set(re.findall(r"^_target_: torch\.optim\.(\w+)", text, re.MULTILINE))

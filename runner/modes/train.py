@@ -57,6 +57,7 @@ def run(config: Config, invocation: Invocation) -> RunResult:
         _save_failure(directory, result)
         if follower is not None:
             follower.finish(config.tracking.wait_seconds)
+        print(_shown(directory), flush=True)
         raise
     seconds = seconds_before + time.monotonic() - started
     result = _final_result(result, state, seconds, signal)
