@@ -13,7 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import compose_leniently, conf_directory, continued, continued_choices, saved_tree, to_tree
+from runner.compose import (
+    cannot_compose,
+    compose_leniently,
+    conf_directory,
+    continued,
+    continued_choices,
+    page_of,
+    saved_tree,
+    to_tree,
+)
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.records import RunResult
@@ -31,8 +40,6 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself
     # threads that spin while they wait make a run up to 30 times slower when anything else uses the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # tags are free: a new one needs no + in front
-    sys.argv[1:] = [f"++{text}" if text.startswith("tags.") else text for text in sys.argv[1:]]
     results: list[RunResult | None] = []
     errors: list[Exception] = []
 
@@ -42,13 +49,21 @@ def main() -> int:
             results.append(run(config))
         except Exception as error:  # Hydra would print it in its own way
             errors.append(error)
+        if results and results[-1] is not None and results[-1].signal is not None:
+            raise KeyboardInterrupt  # ends a multirun too
 
     try:
-        job()
+        try:
+            job()
+        except Exception as error:
+            _rewrite_or_refuse(error)
+            job()
+    except RunnerError as refusal:
+        errors.append(refusal)
     except KeyboardInterrupt:
-        return 130
-    except Exception as error:  # the command line could not be composed
-        errors.append(_refusal(error))
+        if not results:
+            print("interrupted before training began", file=sys.stderr)
+            return 130
     if wants_traceback and errors:
         raise errors[0]
     codes = [report(error) for error in errors]
@@ -58,11 +73,12 @@ def main() -> int:
 def run(composed: DictConfig) -> RunResult | None:
     """Check one composed configuration and call its mode."""
     hydra_config = HydraConfig.get()
-    overrides = tuple(hydra_config.overrides.task)
+    overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
     tree = to_tree(composed)
     choices = dict(hydra_config.runtime.choices)
-    source = (tree.get("resume") or {}).get("from")
-    if isinstance(source, str) and (saved := saved_tree(Path(source))) is not None:
+    resume = tree.get("resume")
+    source = resume.get("from") if isinstance(resume, dict) else None
+    if isinstance(source, str) and source and (saved := saved_tree(Path(source))) is not None:
         tree = continued(tree, overrides, saved)
         earlier = find_result(Path(source))
         choices = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
@@ -70,7 +86,7 @@ def run(composed: DictConfig) -> RunResult | None:
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode is RunMode.MULTIRUN else None
-    invocation = Invocation(overrides, choices, tree, Path.cwd(), sweep)
+    invocation = Invocation(overrides, choices, tree, Path.cwd(), sweep, page_of(sys.argv[1:]))
     result: RunResult | None = mode(config, invocation, **config.mode.arguments)
     return result
 
@@ -98,16 +114,26 @@ def report(error: Exception) -> int:
     return 1
 
 
-def _refusal(error: Exception) -> Exception:
-    """Return all that is wrong with a command line that Hydra could not compose."""
+def _rewrite_or_refuse(error: Exception) -> None:
+    """Deal with a command line that Hydra could not compose.
+
+    Hydra wants a + before every key that the page lacks; where that is all, the command line is rewritten.
+
+    Raises:
+        RunnerError: with all that is wrong with it.
+    """
+    arguments = sys.argv[1:]
     try:
-        tree, problems = compose_leniently(sys.argv[1:])
+        tree, problems, overrides = compose_leniently(arguments)
         checked(tree, problems)
-    except RunnerError as refusal:
-        return refusal
+    except RunnerError:
+        raise
     except Exception as other:
-        error = other
-    return ConfigError([Problem("config", f"must compose, but {' '.join(str(error).split())}", "Check the overrides")])
+        raise ConfigError([cannot_compose(other)]) from None
+    accepted = {text.lstrip("+"): text for text in overrides}
+    sys.argv[1:] = [accepted.get(text.lstrip("+"), text) for text in arguments]
+    if sys.argv[1:] == arguments:
+        raise ConfigError([cannot_compose(error)]) from None
 
 
 def exit_code(results: list[RunResult | None]) -> int:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,17 +16,20 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.check_facts import Facts
-from runner.config import Config, Node, OptimizerNode, TaskNode, Train
+from runner.config import Config, Node, OptimizerNode, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.optim.apply import Schedules
 from runner.optim.groups import Group
 from runner.schedules.shape import product
-from runner.signatures import duration_arguments, locate
+from runner.signatures import PROVIDED, duration_arguments, locate
 from runner.tasks.protocol import Task
+from runner.train.checkpoint import FOLDER, find_misfit, steps_made
 from runner.train.plan import TrainPlan
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
+
+_DEFAULT_THREADS = torch.get_num_threads()
 
 
 class Experiment(NamedTuple):
@@ -40,17 +44,25 @@ class Experiment(NamedTuple):
     warmup_steps: int
 
 
-def find_facts(task: TaskNode, train: Train, seed: int) -> Facts:
+def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts:
     """Return what only the data and this machine can tell, for `check`.
 
     Raises:
         ConfigError: the task refuses its arguments or cannot get its data.
+        CheckpointError: the checkpoint to go on from cannot be read.
     """
+    source = checkpoint_source(resume)
     built = build_task(task, batch_size=train.batch_size, seed=seed)
     devices = available_devices()
     device = devices[0] if train.device == "auto" else train.device
     names = {*devices, *(name.partition(":")[0] for name in devices)}
-    return Facts(built.examples, built.goals, device.partition(":")[0] if device in names else None, devices)
+    there = device.partition(":")[0] if device in names else None
+    return Facts(built.examples, built.goals, there, devices, steps_made(source) if source is not None else None)
+
+
+def checkpoint_source(resume: Resume) -> Path | None:
+    """Return the checkpoint to go on from, None for a fresh start."""
+    return Path(resume.source) / FOLDER / f"{resume.checkpoint}.pt" if resume.source is not None else None
 
 
 def hardware(plan: TrainPlan) -> dict[str, str]:
@@ -74,15 +86,14 @@ def build(config: Config) -> Experiment:
         ConfigError: a factory refuses its arguments; all that do are named.
     """
     train = config.train
-    if train.threads is not None:
-        torch.set_num_threads(train.threads)
+    torch.set_num_threads(train.threads or _DEFAULT_THREADS)
     make_deterministic(train.deterministic)
     task = build_task(config.task, batch_size=train.batch_size, seed=config.seed)
     clock = Clock(train.batch_size, task.examples.get("train"))
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
     warmup_steps = to_steps(config.warmup_duration, clock)
-    known = {"total_steps": plan.steps, "warmup_steps": warmup_steps}
+    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps}
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
     nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule, "param_groups": config.param_groups}
@@ -90,13 +101,17 @@ def build(config: Config) -> Experiment:
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
         try:
-            parts[key] = _make(key, node, clock, known)
+            parts[key] = _make(key, node, clock, provided)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
     seed_everything(config.seed)
     model = task.model().to(plan.device)
+    source = checkpoint_source(config.resume)
+    if source is not None and (misfit := find_misfit(source, model)):
+        rule = f"must fit the model, but {misfit}"
+        raise ConfigError([Problem("resume.from", rule, "Go on with the model that it was trained with")])
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     schedule = product(parts["warmup"], parts["schedule"])
@@ -168,13 +183,14 @@ def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.devi
     return optimizer
 
 
-def _make(key: str, node: Node, clock: Clock, known: Mapping[str, Any]) -> Any:
-    """Call a node's target with its arguments, durations in steps, and what it asks for of `known`."""
-    wanted = inspect.signature(locate(node.target)).parameters
+def _make(key: str, node: Node, clock: Clock, provided: Mapping[str, Any]) -> Any:
+    """Call a node's target with its arguments, durations in steps, and what it asks for of `provided`."""
+    taken = inspect.signature(locate(node.target)).parameters.keys()
+    wanted = taken & PROVIDED.get(key.split(".")[0], frozenset())
     arguments = {
         **node.arguments,
         **{name: to_steps(duration, clock) for name, duration in duration_arguments(node).items()},
-        **{name: value for name, value in known.items() if name in wanted},
+        **{name: value for name, value in provided.items() if name in wanted},
     }
     try:
         return instantiate({"_target_": node.target, **arguments}, _convert_="all")

@@ -8,24 +8,19 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts
-from runner.config import Config, Node, OptimizerNode, nodes
+from runner.config import SAFE, Config, Node, OptimizerNode, Train, nodes
 from runner.errors import ConfigError, Problem, unknown_key
-from runner.signatures import as_written, hints_of, locate, needs_closure
+from runner.signatures import PROVIDED, as_written, has_fused, hints_of, locate, needs_closure
+from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
+from runner.tracking.jsonl import find_result
 from runner.wording import Findings, adapter, fix, rule, shown
-
-PROVIDED: Mapping[str, frozenset[str]] = {
-    "mode": frozenset({"config", "invocation"}),
-    "task": frozenset({"batch_size", "seed"}),
-    "optimizer": frozenset({"params"}),
-    "schedule": frozenset({"total_steps", "warmup_steps"}),
-}
-"""section -> arguments of its target that the runner fills in"""
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -33,8 +28,8 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
     Args:
         tree: plain YAML, interpolations resolved.
-        find_facts: task, training section and seed -> what the data and the machine can tell; may raise
-            ConfigError. Called only for a mode that trains, and when its arguments are sound.
+        find_facts: task, training section, resume and seed -> what the data and the machine can tell; may raise
+            RunnerError. The only thing called here that builds anything (the task); only for a mode that trains.
         problems: problems found before, to be reported together with the new ones.
     Raises:
         ConfigError: with every problem found.
@@ -44,8 +39,9 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     _check_finite(tree, found)
     for key, node in list(nodes(found.sections)):
         _check_node(key, node, found)
-    trains = "mode" in found.sections and found.sections["mode"].trains
-    if trains and not any(problem.key.startswith(("task", "train", "seed")) for problem in found.problems):
+    _check_paths(found)
+    _check_watch_every(found)
+    if {"mode", "task", "train", "resume"} <= found.sections.keys() and found.sections["mode"].trains:
         check_facts(found, find_facts)
     if found.problems:
         raise ConfigError(found.problems)
@@ -54,7 +50,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    return [text for text in (_unusual_lr(config), _deaf_optimizer(config)) if text]
+    return [text for text in (_unusual_lr(config), _deaf_optimizer(config), _double_warmup(config)) if text]
 
 
 def _unusual_lr(config: Config) -> str:
@@ -74,18 +70,29 @@ def _unusual_lr(config: Config) -> str:
 
 def _deaf_optimizer(config: Config) -> str:
     """Say that torch's Rprop takes its learning rate from the first update and never looks again."""
-    if config.optimizer.target != "torch.optim.Rprop" or config.warmup.target.endswith(".none"):
+    is_constant = config.schedule.target.endswith(".constant") and config.warmup.target.endswith(".none")
+    if config.optimizer.target != "torch.optim.Rprop" or is_constant:
         return ""
     return (
-        "optimizer: Rprop reads the learning rate at its first update only, so warmup sets its first step size and "
-        "schedule has no effect. Set warmup=none schedule=constant."
+        "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and "
+        "a schedule has no effect. Set warmup=none schedule=constant."
     )
+
+
+def _double_warmup(config: Config) -> str:
+    """Say that one-cycle rises by itself."""
+    if not config.schedule.target.endswith(".one_cycle") or config.warmup.target.endswith(".none"):
+        return ""
+    return "warmup: one_cycle rises by itself, and the warmup is multiplied with it. Set warmup=none."
 
 
 def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
     known = Config.model_fields
     for key in tree.keys() - known.keys():
-        found.problems.append(unknown_key(key, list(known)))
+        if key in Train.model_fields:
+            found.add(key, f"unknown key, did you mean train.{key}")
+        else:
+            found.problems.append(unknown_key(key, list(known)))
     for key, info in known.items():
         if key not in tree:
             found.add(key, "must be there, got nothing", "Do not delete it")
@@ -96,6 +103,22 @@ def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
         except ValidationError as error:
             for item in error.errors():
                 _add_invalid(found, item, (key, *item["loc"]), annotated)
+            if key in SAFE:
+                repaired = _repaired(tree[key], [item["loc"] for item in error.errors()], SAFE[key])
+                found.sections[key] = TypeAdapter(annotated).validate_python(repaired)
+
+
+def _repaired(value: Any, wrong: list[tuple[int | str, ...]], safe: Any) -> Any:
+    """Return a section with its wrong values replaced by safe ones, so that its other rules can be checked."""
+    if not isinstance(safe, Mapping) or not isinstance(value, Mapping) or () in wrong:
+        return safe
+    below: dict[str, list[tuple[int | str, ...]]] = {}
+    for first, *rest in wrong:
+        below.setdefault(str(first), []).append(tuple(rest))
+    return {
+        name: _repaired(value.get(name), below[name], substitute) if name in below else value[name]
+        for name, substitute in safe.items()
+    }
 
 
 def _add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annotation: Any) -> None:
@@ -140,6 +163,39 @@ def _check_finite(tree: Any, found: Findings, prefix: str = "") -> None:
         _check_finite(value, found, f"{prefix}.{key}" if prefix else str(key))
 
 
+def _check_paths(found: Findings) -> None:
+    """Whether the directories that are read are there, with what is read of them."""
+    resume, mode, source = (found.sections.get(name) for name in ("resume", "mode", "source"))
+    if resume is not None and resume.source is not None:
+        directory = Path(resume.source)
+        wanted = [CONFIG, RESULT, f"{CHECKPOINTS}/{resume.checkpoint}.pt"]
+        missing = [name for name in wanted if not (directory / name).is_file()]
+        given = f"got {resume.source!r}"
+        if not resume.source or not directory.is_dir():
+            found.add("resume.from", f"must be a run directory, {given}", "Give a path under runs/")
+        elif missing:
+            rule = f"must be a run directory with {', '.join(wanted)}, {given} without {', '.join(missing)}"
+            found.add("resume.from", rule, "Give a run that reached its first checkpoint, or start afresh")
+        elif find_result(directory) is None:
+            found.add("resume.from", f"must be a run directory with a readable {RESULT}, {given}", f"Mend its {RESULT}")
+    if mode is not None and mode.reads and (source is None or not (Path(source) / RECORDS).is_file()):
+        rule = f"must be a run directory with {RECORDS}, got {shown(source)}"
+        found.add("source", rule, "Set source=runs/<name>/<run>")
+    elif mode is not None and not mode.reads and source is not None:
+        found.add("source", f"must be null in a mode that reads none, got {source!r}", "Set mode=upload or resume.from")
+
+
+def _check_watch_every(found: Findings) -> None:
+    """Between two looks at the loss, only a fused optimizer can drop a bad update by itself."""
+    train, optimizer = found.sections.get("train"), found.sections.get("optimizer")
+    if train is None or optimizer is None or train.watch_every == 1:
+        return
+    chosen = {name for name in ("foreach", "differentiable") if optimizer.arguments.get(name)}
+    if not has_fused(optimizer.target) or chosen or optimizer.arguments.get("fused") is False:
+        rule = f"must be 1 with an optimizer that is not fused, got {train.watch_every}"
+        found.add("train.watch_every", rule, "Set train.watch_every=1, or optimizer=sgd, adam, adamw or adagrad")
+
+
 def _check_node(key: str, node: Node, found: Findings) -> None:
     """Bind the arguments of a node to the signature of its target, names and types."""
     try:
@@ -150,8 +206,9 @@ def _check_node(key: str, node: Node, found: Findings) -> None:
         fix = f"Set {key}._target_={close}" if close else "Give the dotted path of a class or function"
         found.add(f"{key}._target_", f"{rule}, got {node.target!r}", fix)
         return
-    if isinstance(node, OptimizerNode) and needs_closure(target):
-        found.add(f"{key}._target_", f"must step without a closure, got {node.target!r}", "Choose another optimizer")
+    wrong = _wrong_optimizer(target) if isinstance(node, OptimizerNode) else ""
+    if wrong:
+        found.add(f"{key}._target_", f"{wrong}, got {node.target!r}", "Choose another optimizer")
         return
     provided = PROVIDED.get(key.split(".")[0], frozenset())
     given = {**node.arguments, **({"lr": node.lr} if isinstance(node, OptimizerNode) else {})}
@@ -173,10 +230,17 @@ def _check_node(key: str, node: Node, found: Findings) -> None:
             found.add(f"{key}.{name}", "must be given, got nothing", f"Set {key}.{name}=...")
 
 
+def _wrong_optimizer(target: Any) -> str:
+    """Return the rule that an optimizer's target breaks, "" when it breaks none."""
+    if not inspect.isclass(target) or not issubclass(target, locate("torch.optim.Optimizer")):
+        return "must be a class of optimizers, like those of torch.optim"
+    return "must step without a closure" if needs_closure(target) else ""
+
+
 def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findings) -> None:
     hint = as_written(hint)
     try:
-        adapter(hint).validate_python(value)
+        adapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
     except PydanticSchemaGenerationError:
         return
     except ValidationError as error:

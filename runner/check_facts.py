@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-from runner.config import TaskNode, Train, nodes
+from runner.config import Resume, TaskNode, Train, nodes
 from runner.durations import Clock, to_steps
-from runner.errors import ConfigError, nearest
-from runner.signatures import duration_arguments, has_fused
+from runner.errors import CheckpointError, ConfigError, nearest
+from runner.signatures import duration_arguments
 from runner.wording import Findings, fix, shown
 
 
@@ -21,46 +20,57 @@ class Facts(NamedTuple):
         goals: metric of an evaluation -> whether less or more is better.
         device: type of the device that `train.device` stands for here; None when it is not there.
         devices: devices that are there.
+        steps_made: updates made by the checkpoint to go on from; None when a run starts afresh.
     """
 
     examples: Mapping[str, int]
     goals: Mapping[str, Literal["min", "max"]]
     device: str | None
     devices: tuple[str, ...]
+    steps_made: int | None = None
 
 
-FindFacts = Callable[[TaskNode, Train, int], Facts]
+FindFacts = Callable[[TaskNode, Train, Resume, int], Facts]
 
 
 def check_facts(found: Findings, find_facts: FindFacts) -> None:
-    """Rules that take the data and the machine to decide."""
-    train: Train = found.sections["train"]
+    """Check the rules that take facts, with safe values in place of what is known to be wrong."""
+    wrong = {problem.key for problem in found.problems}
+    train, resume = found.sections["train"], found.sections["resume"]
+    task = _without(found.sections["task"], wrong)
+    if "resume.from" in wrong:
+        resume = resume.model_copy(update={"source": None})
     try:
-        facts = find_facts(found.sections["task"], train, found.sections["seed"])
+        facts = find_facts(task, train, resume, found.sections.get("seed", 0))
     except ConfigError as error:
-        found.problems.extend(error.problems)
+        found.problems.extend(error.problems if not any(key.startswith("task") for key in wrong) else [])
+        return
+    except CheckpointError as error:
+        found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
         return
     _check_batches(train, facts, found)
-    _check_durations(train, facts, found)
-    if facts.device is None:
-        there = ", ".join(facts.devices)
-        found.add(
-            "train.device", f"must be a device of this machine ({there}), got {train.device!r}", "Set train.device=auto"
-        )
-    elif train.precision == "fp16" and facts.device == "cpu":
-        found.add("train.precision", "must be fp32 or bf16 on a CPU, got 'fp16'", "Set train.precision=bf16")
+    if not wrong & {"train.duration", "train.batch_size"}:
+        _check_durations(train, facts, found)
+    _check_device(train, facts, found)
     metric = train.early_stop.metric
     if facts.examples and metric not in facts.goals:
         close = nearest(metric, list(facts.goals))
         rule = f"must be a metric of the task ({', '.join(facts.goals)}), got {metric!r}"
         found.add("train.early_stop.metric", rule, f"Set train.early_stop.metric={close or 'loss'}")
-    optimizer = found.sections.get("optimizer")
-    if train.watch_every > 1 and optimizer is not None and not has_fused(optimizer.target):
-        rule = f"must be 1 with an optimizer that has no fused form, got {train.watch_every}"
-        found.add("train.watch_every", rule, "Set train.watch_every=1, or optimizer=sgd, adam, adamw or adagrad")
-    resume = found.sections.get("resume")
-    if resume is not None and resume.source is not None:
-        _check_resume(Path(resume.source), resume.checkpoint, found)
+
+
+def _without(task: TaskNode, wrong: set[str]) -> TaskNode:
+    """Return the task with its defaults in place of wrong arguments."""
+    kept = {name: value for name, value in task.arguments.items() if f"task.{name}" not in wrong}
+    return TaskNode(_target_=task.target, regime=task.regime, **kept)
+
+
+def _check_device(train: Train, facts: Facts, found: Findings) -> None:
+    if facts.device is None:
+        rule = f"must be a device of this machine ({', '.join(facts.devices)}), got {train.device!r}"
+        found.add("train.device", rule, "Set train.device=auto")
+    elif train.precision == "fp16" and facts.device == "cpu":
+        found.add("train.precision", "must be fp32 or bf16 on a CPU, got 'fp16'", "Set train.precision=bf16")
 
 
 def _check_batches(train: Train, facts: Facts, found: Findings) -> None:
@@ -78,6 +88,9 @@ def _check_durations(train: Train, facts: Facts, found: Findings) -> None:
     total = _resolve("train.duration", train.duration, clock, found)
     if total is None:
         return
+    if facts.steps_made is not None and facts.steps_made >= total:
+        rule = f"must be a run with steps left, got one that has made {facts.steps_made} of {total}"
+        found.add("resume.from", rule, "Set a longer train.duration to go on")
     clock = clock._replace(total_steps=total)
     for name in ("eval_every", "checkpoint_every"):
         if (duration := getattr(train, name)) is not None:
@@ -96,16 +109,6 @@ def _resolve(key: str, duration: str | int, clock: Clock, found: Findings) -> in
     try:
         return to_steps(duration, clock)
     except ValueError as error:
-        found.add(key, f"{error}, got {shown(duration)}", fix(key))
+        in_steps = f"Set {key}=500, in steps"
+        found.add(key, f"{error}, got {shown(duration)}", in_steps if clock.examples is None else fix(key))
         return None
-
-
-def _check_resume(directory: Path, checkpoint: str, found: Findings) -> None:
-    path = directory / "checkpoints" / f"{checkpoint}.pt"
-    if not directory.is_dir():
-        found.add(
-            "resume.from", f"must be a run directory, got {str(directory)!r} (not there)", "Give a path under runs/"
-        )
-    elif not path.is_file():
-        rule = f"must be a run directory with a checkpoint, got {str(directory)!r} without checkpoints/{path.name}"
-        found.add("resume.from", rule, "Give a run that reached its first checkpoint, or start afresh")

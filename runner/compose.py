@@ -21,6 +21,7 @@ from yaml import YAMLError
 from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
 
+_ABSENT = object()
 _PACKAGES = {"detector": "detectors", "remedy": "remedies"}
 
 
@@ -77,7 +78,14 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
     merged, fresh = OmegaConf.create(dict(saved)), OmegaConf.create(dict(tree))
     for key in _keys(overrides):
         key = _PACKAGES.get(key, key)
-        OmegaConf.update(merged, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
+        value = OmegaConf.select(fresh, key, default=_ABSENT)
+        if value is _ABSENT:
+            parent, _, name = key.rpartition(".")
+            holder = OmegaConf.select(merged, parent) if parent else merged
+            if holder is not None and name in holder:
+                del holder[name]
+        else:
+            OmegaConf.update(merged, key, value, merge=False, force_add=True)
     result = to_tree(merged)
     result["resume"] = tree["resume"]
     return result
@@ -98,7 +106,7 @@ def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     return {k: v for k, v in tree.items() if k not in aside} == {k: v for k, v in saved.items() if k not in aside}
 
 
-def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...], list[str]]:
     """Compose what can be composed of a command line that Hydra has refused.
 
     Unknown keys stay in the tree, where `check` finds them together with everything else.
@@ -107,7 +115,7 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
         arguments: the command line without the program.
 
     Returns:
-        the tree, and the overrides that had to be left out as problems.
+        the tree, the overrides that had to be left out as problems, and the others in a form that Hydra takes.
     """
     parsed = get_args_parser().parse_args(arguments)
     problems: list[Problem] = []
@@ -119,6 +127,8 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
                 override = OverridesParser.create().parse_override(text)
             except HydraException:
                 override = None
+            if override is not None and override.is_sweep_override():
+                continue
             if override is None or not key:
                 problems.append(
                     Problem(key, f"must be of the form key=value, got {value!r}", "Quote special characters")
@@ -130,12 +140,23 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
                 plain = override.is_delete() or _options(override.key_or_group)
                 kept.append(text if plain else f"++{text.lstrip('+')}")
         try:
-            return to_tree(compose(parsed.config_name or "config", kept)), tuple(problems)
+            return to_tree(compose(parsed.config_name or "config", kept)), tuple(problems), kept
         except (HydraException, OmegaConfBaseException) as error:
-            problems.append(
-                Problem("config", f"must compose, but {' '.join(str(error).split())}", "Check the overrides")
-            )
-            return to_tree(compose("config")), tuple(problems)
+            problems.append(cannot_compose(error))
+            return to_tree(compose("config")), tuple(problems), kept
+
+
+def cannot_compose(error: Exception) -> Problem:
+    """Return Hydra's complaint as a problem."""
+    text = " ".join(str(error).split()).replace("++", "").rstrip(".")
+    return Problem("config", f"must compose, but {text}", "Check the overrides")
+
+
+def page_of(arguments: list[str]) -> tuple[str, ...]:
+    """Return `--config-dir` and `--config-name` as given on a command line, for a command that repeats it."""
+    parsed = get_args_parser().parse_args(arguments)
+    options = {"--config-dir": parsed.config_dir, "--config-name": parsed.config_name}
+    return tuple(word for name, value in options.items() if value is not None for word in (name, value))
 
 
 @contextmanager

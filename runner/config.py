@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from runner.durations import Duration, PositiveDuration
 
 Finite = Field(allow_inf_nan=False)
-Positive = Annotated[float, Gt(0), Finite]
-NonNegative = Annotated[float, Ge(0), Finite]
-Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Strict(), Gt(0), Finite]
+NonNegative = Annotated[float, Strict(), Ge(0), Finite]
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, Strict(), Ge(1), BeforeValidator(_integral)]
 
 
 class Section(BaseModel):
@@ -60,9 +66,10 @@ class Typical(Section):
 
 
 class ModeNode(Node):
-    """A mode; `trains` says whether task, plan and device are checked for it."""
+    """A mode; `trains` says whether task, plan and device are checked for it, `reads` whether `source` is."""
 
     trains: bool = False
+    reads: bool = False
 
 
 class OptimizerNode(Node):
@@ -85,17 +92,18 @@ def _is_device(text: str) -> str:
 
 
 def _is_name(text: str) -> str:
-    if not re.fullmatch(r"\w[\w .+-]*", text):
-        raise ValueError("must be letters, digits, '.', '_', '+', '-' or spaces, beginning with a letter or digit")
+    if not re.fullmatch(r"\w[\w .+-]{0,99}", text):
+        raise ValueError("must be up to 100 letters, digits, '.', '_', '+', '-' or spaces, a letter or digit first")
     return text
 
 
-_URI_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+_URI_SCHEMES = ("http", "https", "postgresql", "mysql", "mssql")
 
 
 def _is_uri(text: str) -> str:
     scheme, separator, rest = text.partition("://")
-    if scheme.partition("+")[0] not in _URI_SCHEMES or not separator or not rest.strip("/"):
+    known = scheme == "sqlite" or scheme.partition("+")[0] in _URI_SCHEMES
+    if not known or not separator or not rest.strip("/"):
         raise ValueError(
             "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
         )
@@ -147,7 +155,7 @@ class Tracking(Section):
     wait_seconds: NonNegative
 
 
-Seed = Annotated[int, Ge(0), Lt(2**32)]
+Seed = Annotated[int, Strict(), Ge(0), Lt(2**32), BeforeValidator(_integral)]
 
 
 class Config(Section):
@@ -183,6 +191,7 @@ class Invocation:
         overrides: what was given on the command line.
         choices: config group -> option, such as {"optimizer": "sgd"}.
         sweep: id shared by the runs of a multirun, None for a single run.
+        page: `--config-dir` and `--config-name` as given, if they were.
         tree: the configuration as plain resolved YAML, saved beside the records.
         directory: where it was launched.
     """
@@ -192,6 +201,30 @@ class Invocation:
     tree: Mapping[str, Any]
     directory: Path
     sweep: str | None = None
+    page: tuple[str, ...] = ()
+
+
+SAFE: Mapping[str, Any] = {
+    "seed": 0,
+    "resume": {"from": None, "checkpoint": "last"},
+    "train": {
+        "duration": 1,
+        "batch_size": 1,
+        "accumulate": 1,
+        "clip_norm": None,
+        "precision": "fp32",
+        "compile": False,
+        "device": "cpu",
+        "deterministic": False,
+        "threads": None,
+        "eval_every": None,
+        "checkpoint_every": None,
+        "early_stop": {"metric": "loss", "patience": None, "min_delta": 0.0},
+        "max_seconds": None,
+        "watch_every": 1,
+    },
+}
+"""What stands in for a wrong value while the rest of its section is checked; never trained with."""
 
 
 def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:

@@ -10,9 +10,11 @@ import re
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
 _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(?P<unit>%|ep|ex)?", re.IGNORECASE)
+_EXAMPLES = "such as 500 (steps), 10%, 2ep or 64000ex"
+LONGEST = 10**12
 
 
 class Clock(NamedTuple):
@@ -32,7 +34,7 @@ class Clock(NamedTuple):
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the data, the last one possibly smaller."""
         if self.examples is None:
-            raise ValueError("this task has no epochs or examples to count; give it in steps, such as 500")
+            raise ValueError("must be in steps, this task has no epochs or examples to count")
         return math.ceil(self.examples / self.batch_size)
 
 
@@ -44,10 +46,12 @@ def parse(duration: str | int | float) -> tuple[Fraction, str]:
     """
     match = _PATTERN.fullmatch(str(duration).strip())
     if isinstance(duration, bool) or match is None:
-        raise ValueError("must be a duration >= 0 such as 500 (steps), 10%, 2ep or 64000ex")
+        raise ValueError(f"must be a duration >= 0 {_EXAMPLES}")
     number, unit = Fraction(match["number"]), (match["unit"] or "").lower()
     if unit in ("", "ex") and number.denominator != 1:
         raise ValueError(f"must be a whole number of {'examples' if unit else 'steps'}")
+    if number > LONGEST:
+        raise ValueError(f"must be a duration of at most {LONGEST:.0e}")
     return number, unit
 
 
@@ -78,16 +82,20 @@ def _well_formed(duration: str | int | float) -> str | int:
     return duration if isinstance(duration, str) and unit else int(number)
 
 
-def _positive(duration: str | int) -> str | int:
+def _positive(duration: str | int | float) -> str | int:
+    try:
+        positive = _well_formed(duration)
+    except ValueError as error:
+        raise ValueError(str(error).replace(">= 0", "> 0")) from None
     if parse(duration)[0] == 0:
-        raise ValueError("must be a duration > 0 such as 500 (steps), 10%, 2ep or 64000ex")
-    return duration
+        raise ValueError(f"must be a duration > 0 {_EXAMPLES}")
+    return positive
 
 
 Duration = Annotated[str | int, BeforeValidator(_well_formed)]
 """A field of the configuration that takes a duration."""
 
-PositiveDuration = Annotated[str | int, BeforeValidator(_well_formed), AfterValidator(_positive)]
+PositiveDuration = Annotated[str | int, BeforeValidator(_positive)]
 """A duration that must not be zero."""
 
 Steps = Annotated[int, PositiveDuration]

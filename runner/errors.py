@@ -4,7 +4,6 @@ RunnerError                    exit 1
 ├── ConfigError                exit 2, carries every problem found
 ├── TaskError                  exit 1, data or model of the task
 ├── CheckpointError            exit 1, a checkpoint that cannot be read or written
-├── DivergedError              exit 3, carries the alarm
 └── TrackingError              never fatal: reported, and the run goes on
 """
 
@@ -12,10 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
-
-if TYPE_CHECKING:
-    from runner.records import Alarm
+from typing import ClassVar, NamedTuple
 
 
 class RunnerError(Exception):
@@ -39,7 +35,8 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         end = "?" if "did you mean" in self.rule else "."
-        return f"{self.key}: {self.rule}{end}" + (f" {self.fix}." if self.fix else "")
+        question = self.fix.startswith("Did you mean")
+        return f"{self.key}: {self.rule}{end}" + (f" {self.fix}{'?' if question else '.'}" if self.fix else "")
 
 
 class ConfigError(RunnerError):
@@ -60,16 +57,6 @@ class TaskError(RunnerError):
 
 class CheckpointError(RunnerError):
     """A checkpoint cannot be read or written."""
-
-
-class DivergedError(RunnerError):
-    """Training was stopped because it diverged; `alarm` says when and by what evidence."""
-
-    exit_code = 3
-
-    def __init__(self, alarm: Alarm) -> None:
-        self.alarm = alarm
-        super().__init__(alarm.message)
 
 
 class TrackingError(RunnerError):

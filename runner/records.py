@@ -118,6 +118,7 @@ class RunResult:
         final: metrics at the end, as "train/loss", "val/loss" ...
         best: metrics of the best evaluation, with its "step"; empty without evaluation.
         alarms: number of alarms.
+        stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
         learning_rate: value, where it came from, typical range.
         dataset: name, number of examples by split, digest of the content.
@@ -144,6 +145,7 @@ class RunResult:
     final: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, float] = field(default_factory=dict)
     alarms: int = 0
+    stopped_by: Mapping[str, Any] | None = None
     actions: int = 0
     learning_rate: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)

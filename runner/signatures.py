@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from runner.config import Node
 from runner.durations import Steps, StepsOrZero
 from runner.errors import nearest
+
+PROVIDED: Mapping[str, frozenset[str]] = {
+    "mode": frozenset({"config", "invocation"}),
+    "task": frozenset({"batch_size", "seed"}),
+    "optimizer": frozenset({"params"}),
+    "schedule": frozenset({"total_steps", "warmup_steps"}),
+    "warmup": frozenset({"total_steps"}),
+}
+"""section -> arguments of its target that the runner fills in, and that a YAML must not set"""
 
 
 def hints_of(target: Any) -> dict[str, Any]:

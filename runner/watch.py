@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from runner.detectors.protocol import Detector
 from runner.records import Action, Alarm, EvalRecord, StepRecord
 from runner.remedies.protocol import History, Remedy
+
+_URGENCY = {"stop": 0, "warn": 1, "info": 2}
 
 WatchState = dict[str, Any]
 """name of the detector -> its state"""
@@ -42,22 +45,25 @@ class Watch:
         return state
 
     def observe(self, state: WatchState, record: StepRecord | EvalRecord) -> tuple[WatchState, tuple[Alarm, ...]]:
-        """Return the state after the record, and the alarms it sets off."""
+        """Return the state after the record, and the alarms it sets off, each under its detector's name here."""
         after: WatchState = {}
         alarms: tuple[Alarm, ...] = ()
         for name, detector in self.detectors.items():
             after[name], alarm = detector.update(state[name], record)
             if alarm is not None:
-                alarms = (*alarms, alarm)
+                alarms = (*alarms, replace(alarm, detector=name))
         return after, alarms
 
-    def decide(self, alarms: tuple[Alarm, ...], history: History) -> Action | None:
-        """Return what to do, or None to go on as planned."""
-        for alarm in alarms:
-            for remedy in self.remedies.values():
+    def decide(self, alarms: tuple[Alarm, ...], history: History) -> tuple[Action, Alarm] | None:
+        """Return what to do and the alarm that it answers, or None to go on as planned.
+
+        The most severe alarm is put to the remedies first; an action carries its remedy's name here and its cause.
+        """
+        for alarm in sorted(alarms, key=lambda alarm: _URGENCY[alarm.severity]):
+            for name, remedy in self.remedies.items():
                 action = remedy.propose(alarm, history)
                 if action is not None:
-                    return action
+                    return replace(action, remedy=name, cause=(alarm.detector, alarm.step)), alarm
         return None
 
 

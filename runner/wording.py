@@ -59,7 +59,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     if schema["type"] == "array":
         inner = schema.get("items") or schema.get("prefixItems", [{}])[0]
-        return f"a list, each item {_in_words(inner)}" if inner else "a list"
+        count = f" of {schema['minItems']}" if schema.get("minItems", 0) == schema.get("maxItems") else ""
+        return f"a list{count}, each item {_in_words(inner)}" if inner else "a list"
     if schema.get("minLength"):
         return "text that is not empty"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -85,4 +86,6 @@ def shown(value: Any) -> str:
     """Return a value as an error message shows it."""
     if isinstance(value, Mapping):
         return "a section"
-    return repr(value) if isinstance(value, str) else "null" if value is None else str(value)
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return repr(value) if isinstance(value, str) else str(value)

@@ -1,6 +1,7 @@
 """The program as a newcomer meets it."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ def test_run_directory_holds_config_records_result_curves_and_checkpoints(progra
     done = program("train.duration=30", "optimizer=adamw", "optimizer.lr=3e-3", "tags.note=first", "name=mine")
     assert done.code == 0, done.err
     assert done.run.parent == done.directory / "runs/mine"
-    names = {path.name for path in done.run.iterdir()}
+    names = {path.name for path in done.run.iterdir() if not path.name.startswith(".")}
     assert names == {"config.yaml", "records.jsonl", "result.json", "curves.png", "checkpoints"}
     config = yaml.safe_load((done.run / "config.yaml").read_text())
     assert config["optimizer"]["lr"] == 0.003
@@ -90,13 +91,32 @@ def test_the_command_in_result_json_repeats_the_run(program: Program) -> None:
     first = program("train.duration=20", "seed=3", "train.clip_norm=1.0")
     command = json.loads((first.run / "result.json").read_text())["command"]
     assert command.startswith("python -m runner ")
-    second = program(*command.split()[3:])
+    second = program(*shlex.split(command)[3:])
     losses = [
         [json.loads(line)["loss"] for line in (run / "records.jsonl").read_text().splitlines() if '"step"' in line[:16]]
         for run in (first.run, second.run)
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 20
+
+
+def test_argument_and_tag_that_the_page_lacks_need_no_plus(program: Program) -> None:
+    done = program("optimizer.fused=false", "tags.who=me", "train.duration=3")
+    assert done.code == 0, done.err
+    result = json.loads((done.run / "result.json").read_text())
+    assert result["tags"]["who"] == "me"
+    assert result["command"] == "python -m runner tracking=off optimizer.fused=false tags.who=me train.duration=3"
+
+
+def test_command_of_a_page_of_ones_own_names_the_page(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/mine.yaml").write_text("defaults: [config, _self_]\ntrain:\n  duration: 3\n")
+    done = program("--config-dir", "pages", "--config-name", "mine", "optimizer.lr=0.2")
+    assert done.code == 0, done.err
+    command = json.loads((done.run / "result.json").read_text())["command"]
+    assert command == "python -m runner --config-dir pages --config-name mine tracking=off optimizer.lr=0.2"
+    again = program(*shlex.split(command)[3:])
+    assert json.loads((again.run / "result.json").read_text())["planned_steps"] == 3
 
 
 def test_default_run_learns_the_digits(program: Program) -> None:
@@ -110,10 +130,15 @@ def test_diverged_run_says_when_why_and_what_to_try(program: Program) -> None:
     done = program("optimizer.lr=30", "seed=1")
     assert done.code == 3
     assert "diverged: " in done.out
-    assert "try a learning rate ten times lower: python -m runner tracking=off seed=1 optimizer.lr=3" in done.out
+    assert (
+        "try a learning rate ten times lower: python -m runner tracking=off seed=1 optimizer.lr=3"
+        in done.out.replace("\n", " ")
+    )
     assert "Traceback" not in done.err
     result = json.loads((done.run / "result.json").read_text())
     assert result["status"] == "diverged"
+    assert (result["stopped_by"]["detector"], result["stopped_by"]["step"]) == ("non_finite", result["steps"])
+    assert result["stopped_by"]["evidence"]["lr"] > 1
     records = [json.loads(line) for line in (done.run / "records.jsonl").read_text().splitlines()]
     alarm = next(r for r in records if r["kind"] == "alarm")
     assert alarm["evidence"]["lr"] > 0

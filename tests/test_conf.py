@@ -21,7 +21,9 @@ OPTIMIZERS = sorted(path.stem for path in CONF.glob("optimizer/*.yaml"))
 TORCH_WITHOUT_CLOSURE = {
     "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD", "Adafactor",
 }  # fmt: skip
-NEEDS = {"schedule=step": ["schedule.every=5"], "mode=upload": [], "mode=ui": []}
+NEEDS = {
+    "schedule=step": ["schedule.every=5"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +33,12 @@ def hydra() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_option_composes_checks_and_builds(option: str) -> None:
+def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").touch()
     group, name = option.split("=")
+    needs = [f"source={tmp_path}"] if option == "mode=upload" else NEEDS.get(option, [])
     value = f"{group}=[{name}]" if group in ("detector", "remedy") else option
-    config = checked(to_tree(compose("config", [value, "train.duration=30", *NEEDS.get(option, [])])))
+    config = checked(to_tree(compose("config", [value, "train.duration=30", *needs])))
     experiment = build(config)
     assert experiment.plan.steps == 30
     factors = [experiment.schedules[(group["name"], "lr")](0) for group in experiment.optimizer.param_groups]

@@ -17,6 +17,7 @@ from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.stop import Stop
 from runner.tasks.digits import Digits
 from runner.tasks.protocol import LossSum
+from runner.tasks.quadratic import Quadratic
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
 from runner.train.plan import TrainPlan
@@ -30,9 +31,10 @@ class Poisoned:
 
     goals: Mapping[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
 
-    def __init__(self, bad_step: int) -> None:
+    def __init__(self, bad_step: int, *, stays_bad: bool = False) -> None:
         self.inner = Digits(batch_size=64, seed=0, hidden=(16,))
-        self.examples, self.digest, self.bad_step = self.inner.examples, self.inner.digest, bad_step
+        self.examples, self.digest = self.inner.examples, self.inner.digest
+        self.bad_steps = range(bad_step, 10**9 if stays_bad else bad_step + 1)
         self.model, self.metrics = self.inner.model, self.inner.metrics
         self.step = -1
 
@@ -42,7 +44,7 @@ class Poisoned:
 
     def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> LossSum:
         loss = self.inner.loss(apply, batch)
-        return loss._replace(total=loss.total * float("nan")) if self.step == self.bad_step else loss
+        return loss._replace(total=loss.total * float("nan")) if self.step in self.bad_steps else loss
 
 
 def train(
@@ -92,9 +94,11 @@ def test_gradient_is_clipped_to_the_global_norm_and_recorded_before(tmp_path: Pa
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("stays_bad", [False, True])
 @pytest.mark.parametrize("watch_every", [1, 4])
-def test_non_finite_loss_never_reaches_the_weights(tmp_path: Path, watch_every: int) -> None:
-    state, model, records = train(Poisoned(5), tmp_path, TrainPlan(steps=20, watch_every=watch_every))
+def test_non_finite_loss_never_reaches_the_weights(tmp_path: Path, watch_every: int, stays_bad: bool) -> None:
+    task = Poisoned(5, stays_bad=stays_bad)
+    state, model, records = train(task, tmp_path, TrainPlan(steps=20, watch_every=watch_every))
     assert state.status == "diverged"
     assert state.alarm is not None
     assert (state.alarm.step, state.alarm.detector) == (5, "non_finite")
@@ -103,6 +107,14 @@ def test_non_finite_loss_never_reaches_the_weights(tmp_path: Path, watch_every: 
     assert [(r.type, r.cause) for r in records if isinstance(r, Action)] == [("Stop", ("non_finite", 5))]
     if watch_every == 1:
         assert state.step == 5
+
+
+def test_finite_numbers_beyond_float32_are_not_dropped_on_the_device(tmp_path: Path) -> None:
+    task = Quadratic(curvatures=[1.0], start=[1.0])
+    ends = [train(task, tmp_path, TrainPlan(steps=3, watch_every=n), lr=1e60, watch=Watch({}, {}))[1] for n in (1, 3)]
+    one, five = (next(model.parameters()) for model in ends)
+    assert torch.equal(one, five)
+    assert one.item() == pytest.approx(-1e180)
 
 
 def test_alarm_without_a_remedy_lets_the_run_go_on(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """N steps in one go equal k steps, an interruption, and N - k more: bit for bit."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,21 +58,42 @@ def interrupt(directory: Path, number: signal.Signals, *overrides: str) -> Done:
     return Done(process.returncode, out, err, directory)
 
 
+DYING = """
+import os, pathlib, signal
+from runner.tasks.digits import Digits
+
+class Dying(Digits):
+    def batch(self, step, split, part=(0, 1)):
+        if split == "train" and step == 47 and not pathlib.Path("has_died").exists():
+            pathlib.Path("has_died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step, split, part)
+"""
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, tmp_path: Path, optimizer: str) -> None:
-    declared = [*DECLARED, f"optimizer={optimizer}"]
-    whole = program(*declared)
-    # a run that stops after 40 of 60 steps: the same schedule, killed between two checkpoints
-    part = program(*declared, "train.max_seconds=1e-9")
-    assert part.code == 0, part.err
-    assert "reached train.max_seconds at step 1" in part.out
-    rest = program(f"resume.from={part.run}", "train.max_seconds=null")
+    """Killed at step 47 of 60, with a checkpoint of step 40 and records up to step 45 on disk."""
+    (tmp_path / "dying.py").write_text(DYING)
+    declared = [*DECLARED, f"optimizer={optimizer}", "task._target_=dying.Dying"]
+    killed = program(*declared)
+    assert killed.code == -signal.SIGKILL
+    run = next(tmp_path.glob("runs/digits/*"))
+    assert weights(run)["state"]["step"] == 40
+    before = steps(run)
+    assert [r["step"] for r in before if r["kind"] == "step"] == list(range(45))
+    assert [r["step"] for r in before if r["kind"] == "eval"] == [15, 30, 45]
+    with (run / "records.jsonl").open("a") as file:
+        file.write('{"kind":"step","st')  # what a power cut leaves
+    rest = program(f"resume.from={run}")
     assert rest.code == 0, rest.err
-    first, second = weights(whole.run), weights(rest.run)
-    assert second["state"]["step"] == 60
-    for key in ("model", "optimizer", "generators", "detectors"):
-        assert same(first[key], second[key]), key
-    assert steps(whole.run) == steps(part.run)[:1] + steps(rest.run)
+    assert rest.run == run
+    whole = program(*declared)
+    for key in ("model", "optimizer", "generators", "detectors", "state"):
+        assert same(weights(whole.run)[key], weights(run)[key]), key
+    assert steps(run) == steps(whole.run)
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["steps"]) == ("finished", 60)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -98,25 +119,6 @@ def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert steps(whole.run) == steps(rest.run)
 
 
-def test_kill_9_loses_nothing_and_the_same_directory_goes_on(program: Program, tmp_path: Path) -> None:
-    declared = ["train.duration=3000", "train.checkpoint_every=50", "train.eval_every=500"]
-    killed = interrupt(tmp_path, signal.SIGKILL, *declared)
-    run = next(tmp_path.glob("runs/digits/*"))
-    assert killed.code == -signal.SIGKILL
-    assert json.loads((run / "result.json").read_text())["status"] == "running"
-    with (run / "records.jsonl").open("a") as file:
-        file.write('{"kind":"step","st')  # what a power cut leaves
-    resumed = program(f"resume.from={run}")
-    assert resumed.code == 0, resumed.err
-    assert resumed.run == run
-    records = steps(run)
-    assert [r["step"] for r in records if r["kind"] == "step"] == list(range(3000))
-    assert [r["step"] for r in records if r["kind"] == "eval"] == list(range(500, 3001, 500))
-    fresh = program(*declared)
-    assert same(weights(fresh.run)["model"], weights(run)["model"])
-    assert [r for r in records if r["kind"] == "step"] == [r for r in steps(fresh.run) if r["kind"] == "step"]
-
-
 def test_resume_with_a_changed_learning_rate_is_a_new_run(program: Program) -> None:
     part = program("train.duration=20", "train.checkpoint_every=10", "train.max_seconds=1e-9")
     other = program(f"resume.from={part.run}", "optimizer.lr=0.01", "train.max_seconds=null")
@@ -138,6 +140,8 @@ def test_resume_with_another_optimizer_starts_its_state_afresh(program: Program)
 
 def test_finished_run_is_not_resumed_but_can_be_made_longer(program: Program) -> None:
     whole = program("train.duration=20")
+    for changed in ([], ["train.duration=10"]):
+        assert program(f"resume.from={whole.run}", *changed).code == 2
     again = program(f"resume.from={whole.run}")
     assert again.code == 2
     assert "resume.from: must be a run with steps left" in again.err
@@ -149,14 +153,59 @@ def test_finished_run_is_not_resumed_but_can_be_made_longer(program: Program) ->
 def test_checkpoint_of_another_model_is_refused_with_the_reason(program: Program) -> None:
     part = program("train.duration=20", "train.max_seconds=1e-9")
     other = program(f"resume.from={part.run}", "task.hidden=[32]")
-    assert other.code == 1
-    assert "does not fit this configuration" in other.err
-    assert "Traceback" not in other.err
+    assert other.code == 2
+    assert (
+        "resume.from: must fit the model, but 0.weight has shape [128, 64] in the checkpoint and [32, 64] here"
+        in other.err
+    )
+    assert len(list(part.run.parent.iterdir())) == 1, "no new run directory"
 
 
-def test_damaged_checkpoint_is_refused_by_name(program: Program) -> None:
-    part = program("train.duration=20", "train.max_seconds=1e-9")
-    os.truncate(part.run / "checkpoints/last.pt", 100)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("checkpoints/last.pt", "not a readable checkpoint"),
+        ("records.jsonl", "line 2 must be a record"),
+        ("result.json", "readable result.json"),
+        ("config.yaml", "readable config.yaml"),
+    ],
+)
+def test_damaged_file_is_named_and_nothing_else_is_touched(program: Program, name: str, message: str) -> None:
+    part = program("train.duration=20", "train.max_seconds=0.02", "train.eval_every=1")
+    path = part.run / name
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b"{gar[bage", *lines[2:]]) if name == "records.jsonl" else b"{gar[bage")
+    before = {file: file.read_bytes() for file in part.run.rglob("*") if file.is_file()}
     again = program(f"resume.from={part.run}")
-    assert again.code == 1
-    assert "not a readable checkpoint" in again.err
+    assert again.code in (1, 2)
+    assert message in again.err
+    assert {file: file.read_bytes() for file in part.run.rglob("*") if file.is_file()} == before
+
+
+def test_second_process_on_the_same_run_is_refused(program: Program, tmp_path: Path) -> None:
+    part = program(
+        "train.duration=2000000", "train.eval_every=null", "train.max_seconds=0.1", "train.checkpoint_every=null"
+    )
+    command = [sys.executable, "-m", "runner", "tracking=off", f"resume.from={part.run}"]
+    process = subprocess.Popen(
+        [*command, "train.max_seconds=null"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    # the first resume changes train.max_seconds, so it has a directory of its own: resume that one while it runs
+    deadline = time.monotonic() + 60
+    while len(runs := sorted(part.run.parent.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    live = next(run for run in runs if run != part.run)
+    time.sleep(2)
+    shutil.copytree(part.run / "checkpoints", live / "checkpoints", dirs_exist_ok=True)
+    second = program(f"resume.from={live}", "train.max_seconds=null")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert second.code == 2, second.out
+    assert "resume.from: must be a run that no other process is writing" in second.err
+
+
+def test_deleted_detector_stays_deleted_when_a_run_goes_on(program: Program) -> None:
+    part = program("train.duration=20", "train.max_seconds=1e-9")
+    other = program(f"resume.from={part.run}", "~detectors.divergence", "train.max_seconds=null")
+    assert other.code == 0, other.err
+    assert "divergence" not in (other.run / "config.yaml").read_text()

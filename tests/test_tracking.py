@@ -26,7 +26,7 @@ from mlflow.entities import Metric, Run
 from runner.errors import TrackingError
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.address import absolute, shown
-from runner.tracking.follower import Follower, start_follower, upload
+from runner.tracking.follower import URI_VARIABLE, Follower, start_follower, upload
 from runner.tracking.jsonl import RecordWriter, write_result
 from runner.tracking.mapping import Counters, lr_colour, metric_name, params, points
 from runner.tracking.mlflow import newest_experiment
@@ -84,9 +84,10 @@ def write_run(directory: Path, records: list[Record], result: RunResult = RESULT
 
 
 def follower_process(directory: Path, uri: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "runner.tracking.follower", str(directory), "--uri", uri]
+    command = [sys.executable, "-m", "runner.tracking.follower", str(directory)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+    environment = {**os.environ, URI_VARIABLE: uri}
+    return subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True, env=environment)
 
 
 def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
@@ -100,7 +101,7 @@ def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
 def state_of(directory: Path) -> dict[str, Any]:
     path = directory / "mlflow.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    return next(iter(found.values()), {})
 
 
 def log_of(directory: Path) -> str:

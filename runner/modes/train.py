@@ -6,25 +6,32 @@ import shlex
 import sys
 import time
 import traceback
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
 
+from filelock import FileLock, Timeout
+
 from runner import check
-from runner.build import Experiment, build, hardware
+from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
-from runner.records import Record, RunResult
+from runner.records import Record, RunResult, Status
 from runner.report.figures import curves
-from runner.tracking.directory import CURVES, git_commit, new_run_directory, versions
+from runner.tracking.address import shown
+from runner.tracking.directory import CURVES, WRITER_LOCK, git_commit, new_run_directory, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.terminal import Terminal
-from runner.train.checkpoint import FOLDER, Checkpoints
+from runner.train.checkpoint import Checkpoints
 from runner.train.interrupt import listen
 from runner.train.loop import fit
 from runner.train.state import TrainState
+
+PROGRAM = ("python", "-m", "runner")
 
 
 def run(config: Config, invocation: Invocation) -> RunResult:
@@ -34,96 +41,121 @@ def run(config: Config, invocation: Invocation) -> RunResult:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
-    directory, earlier = _directory(config, invocation, experiment.plan.steps)
-    result = _first_result(config, invocation, experiment)
-    if earlier is not None:
-        result = replace(result, command=earlier.command, overrides=earlier.overrides)
-    save_tree(invocation.tree, directory)
-    write_result(directory, result)
-    terminal = Terminal(experiment.plan.steps)
-    for text in check.warnings(config):
-        terminal.warn(text)
-    terminal.start(_headline(result, experiment, directory))
-    uri = config.tracking.uri
-    follower = start_follower(directory, uri=uri) if uri is not None else None
-    seconds_before = earlier.seconds if earlier is not None else 0.0
-    started = time.monotonic()
-    try:
-        state, signal = _train(config, experiment, directory, terminal)
-    except BaseException as error:
-        result = replace(
-            result, status="failed", verdict=f"failed: {_one_line(error)}", seconds=time.monotonic() - started
-        )
-        _save_failure(directory, result)
-        if follower is not None:
-            follower.finish(config.tracking.wait_seconds)
-        print(_shown(directory), flush=True)
-        raise
-    seconds = seconds_before + time.monotonic() - started
-    result = _final_result(result, state, seconds, signal)
-    return _finish(config, result, directory, follower, terminal)
+    directory, earlier = _directory(config, invocation)
+    with _alone_in(directory):
+        result = _first_result(config, invocation, experiment)
+        if earlier is None:
+            save_tree(invocation.tree, directory)
+        else:
+            result = replace(earlier, status="running", verdict="running", versions=result.versions)
+        with RecordWriter(directory) as writer:
+            write_result(directory, result)
+            checkpoints = Checkpoints(
+                directory,
+                source=checkpoint_source(config.resume),
+                continues=earlier is not None,
+                before_save=writer.sync,
+            )
+            return _train(config, experiment, checkpoints, result, writer)
 
 
 def _train(
-    config: Config, experiment: Experiment, directory: Path, terminal: Terminal
-) -> tuple[TrainState, Signals | None]:
-    """Call `fit` with everything that listens to it."""
-    resume = config.resume
-    source = Path(resume.source) / FOLDER / f"{resume.checkpoint}.pt" if resume.source is not None else None
-    with listen() as received, RecordWriter(directory) as writer:
+    config: Config, experiment: Experiment, checkpoints: Checkpoints, result: RunResult, writer: RecordWriter
+) -> RunResult:
+    """Call `fit` with everything that listens to it, and tell the end to everybody."""
+    directory = writer.path.parent
+    clock = _Clock(result.seconds)
+    terminal = Terminal(experiment.plan.steps)
+    for text in check.warnings(config):
+        terminal.warn(text)
+    terminal.start(_headline(result, experiment))
+    uri = config.tracking.uri
+    follower = start_follower(directory, uri=uri) if uri is not None else None
+    made = result.steps
 
-        def on_record(record: Record) -> None:
-            writer.write(record)
-            terminal.show(record)
+    def on_record(record: Record) -> None:
+        nonlocal made
+        writer.write(record)
+        terminal.show(record)
+        made = record.step
 
-        def interrupted() -> str | None:
-            signal = received()
-            return signal.name if signal is not None else None
+    with listen() as received:
+        try:
+            state = fit(
+                experiment.task,
+                experiment.model,
+                experiment.optimizer,
+                experiment.schedules,
+                plan=experiment.plan,
+                watch=experiment.watch,
+                checkpoints=checkpoints,
+                on_record=on_record,
+                interrupted=lambda: signal.name if (signal := received()) is not None else None,
+            )
+        except BaseException as error:
+            killed = isinstance(error, KeyboardInterrupt)
+            verdict = f"interrupted at step {made}" if killed else f"failed at step {made}: {_one_line(error)}"
+            status: Status = "interrupted" if killed else "failed"
+            result = replace(result, status=status, verdict=verdict, steps=made, seconds=clock.seconds())
+            _save_failure(directory, result)
+            if follower is not None:
+                follower.finish(config.tracking.wait_seconds)
+            print(_shown(directory), flush=True)
+            raise
+        result = _final_result(result, state, clock.seconds(), received())
+        writer.flush()
+        return _finish(config, result, directory, follower, terminal)
 
-        state = fit(
-            experiment.task,
-            experiment.model,
-            experiment.optimizer,
-            experiment.schedules,
-            plan=experiment.plan,
-            watch=experiment.watch,
-            checkpoints=Checkpoints(directory, source=source, before_save=writer.flush),
-            on_record=on_record,
-            interrupted=interrupted,
-        )
-        return state, received()
+
+class _Clock:
+    """Seconds of training, those of earlier launches of the same run included."""
+
+    def __init__(self, seconds_before: float) -> None:
+        self._started = time.monotonic() - seconds_before
+
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return round(time.monotonic() - self._started, 3)
 
 
-def _directory(config: Config, invocation: Invocation, steps: int) -> tuple[Path, RunResult | None]:
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Keep other processes from writing to the same run directory."""
+    lock = FileLock(directory / WRITER_LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        rule = f"must be a run that no other process is writing, got {str(directory)!r}"
+        raise ConfigError([Problem("resume.from", rule, "Wait for its end, or interrupt it")]) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _directory(config: Config, invocation: Invocation) -> tuple[Path, RunResult | None]:
     """Return where to write, and the result of the run that goes on there, if one does."""
     source = config.resume.source
-    experiment = config.name or invocation.choices["task"]
-    if source is None:
-        return new_run_directory(invocation.directory, experiment), None
-    directory = Path(source)
-    saved, earlier = saved_tree(directory), find_result(directory)
-    if saved is None or earlier is None or not same_run(invocation.tree, saved):
-        return new_run_directory(invocation.directory, experiment), None
-    if earlier.steps >= steps and config.resume.checkpoint == "last":
-        rule = f"must be a run with steps left, got {source!r} with {earlier.steps} of {steps} made"
-        raise ConfigError([Problem("resume.from", rule, "Set a longer train.duration to go on")])
-    return directory, earlier
+    if source is not None:
+        directory = Path(source).absolute()
+        saved, earlier = saved_tree(directory), find_result(directory)
+        if saved is not None and earlier is not None and same_run(invocation.tree, saved):
+            return directory, earlier
+    return new_run_directory(invocation.directory, config.name or invocation.choices["task"]), None
 
 
 def _first_result(config: Config, invocation: Invocation, experiment: Experiment) -> RunResult:
     """Return what is known before the first step."""
     choices, optimizer = invocation.choices, config.optimizer
-    typed = any(text.lstrip("+").startswith("optimizer.lr=") for text in invocation.overrides)
     tags = {group: choices[group] for group in ("task", "optimizer", "schedule", "warmup")}
     tags |= {"sweep": invocation.sweep} if invocation.sweep is not None else {}
-    name = config.name or choices["task"]
     return RunResult(
         mode="train",
         status="running",
         verdict="running",
         title=f"{choices['optimizer']} lr={optimizer.lr:g} {choices['schedule']} w{experiment.warmup_steps}",
-        experiment=name,
-        command=shlex.join(["python", "-m", "runner", *invocation.overrides]),
+        experiment=config.name or choices["task"],
+        command=shlex.join([*PROGRAM, *invocation.page, *invocation.overrides]),
         seed=config.seed,
         overrides=invocation.overrides,
         choices={group: option for group, option in choices.items() if not group.startswith("hydra")},
@@ -131,7 +163,7 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
         planned_steps=experiment.plan.steps,
         learning_rate={
             "optimizer.lr": optimizer.lr,
-            "from": "command line" if typed else f"conf/optimizer/{choices['optimizer']}.yaml",
+            "from": _origin_of_lr(config, invocation),
             "regime": config.task.regime,
             "typical": optimizer.typical.model_dump() if optimizer.typical is not None else None,
         },
@@ -145,6 +177,16 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
     )
 
 
+def _origin_of_lr(config: Config, invocation: Invocation) -> str:
+    """Return where the learning rate was written down."""
+    if any(text.startswith("optimizer.lr=") for text in invocation.overrides):
+        return "command line"
+    if config.resume.source is not None:
+        return config.resume.source
+    option = f"conf/optimizer/{invocation.choices['optimizer']}.yaml"
+    return " or ".join([option, *invocation.page[1::2]])
+
+
 def _final_result(result: RunResult, state: TrainState, seconds: float, signal: Signals | None) -> RunResult:
     final = {"train/loss": state.last_loss, **{f"val/{name}": value for name, value in state.last_eval.items()}}
     return replace(
@@ -156,7 +198,8 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         best=state.best,
         alarms=state.alarms,
         actions=len(state.actions),
-        seconds=round(seconds, 3),
+        stopped_by=asdict(state.alarm) if state.alarm is not None else None,
+        seconds=seconds,
         signal=int(signal) if signal is not None and state.status == "interrupted" else None,
     )
 
@@ -172,33 +215,38 @@ def _finish(
     except (OSError, ValueError) as error:
         notes.append(f"no picture: {_one_line(error)}")
     if follower is not None:
-        result = replace(result, mlflow_run_id=follower.finish(config.tracking.wait_seconds))
+        result = replace(result, mlflow_run_id=follower.finish(config.tracking.wait_seconds) or result.mlflow_run_id)
         write_result(directory, result)
+        where = [f"tracking.uri={shown(str(config.tracking.uri))}"] if _chose_tracking(result) else []
         if follower.delivered:
-            notes.append("curves: make ui, or python -m runner mode=ui")
+            notes.append(f"curves: {shlex.join([*PROGRAM, 'mode=ui', *where])}")
+        elif follower.is_sending:
+            notes.append("still being sent to MLflow in the background")
         else:
-            notes.append(f"not all sent to MLflow; later: python -m runner mode=upload source={_shown(directory)}")
+            later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
+            notes.append(f"not all sent to MLflow; later: {later}")
     terminal.end(result, notes)
     print(_shown(directory), flush=True)
     return result
 
 
+def _chose_tracking(result: RunResult) -> bool:
+    return any(text.startswith("tracking") for text in result.overrides)
+
+
 def _advice(config: Config, result: RunResult, directory: Path) -> list[str]:
+    """Return the next command worth trying."""
     if result.status == "diverged":
-        lower = shlex.join(
-            ["python", "-m", "runner", *_without_lr(result.overrides), f"optimizer.lr={config.optimizer.lr / 10:g}"]
-        )
+        kept = [word for word in shlex.split(result.command) if not word.startswith("optimizer.lr=")]
+        lower = shlex.join([*kept, f"optimizer.lr={config.optimizer.lr / 10:g}"])
         return [f"try a learning rate ten times lower: {lower}"]
-    if result.status == "interrupted" or result.steps < result.planned_steps:
-        return [f"go on with: python -m runner resume.from={_shown(directory)}"]
-    return []
+    go_on = f"go on with: {shlex.join([*PROGRAM, f'resume.from={_shown(directory)}'])}"
+    if result.status == "interrupted":
+        return [go_on]
+    return [f"{go_on} train.max_seconds=null"] if result.verdict.startswith("reached train.max_seconds") else []
 
 
-def _without_lr(overrides: tuple[str, ...]) -> list[str]:
-    return [text for text in overrides if not text.lstrip("+").startswith("optimizer.lr=")]
-
-
-def _headline(result: RunResult, experiment: Experiment, directory: Path) -> str:
+def _headline(result: RunResult, experiment: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     return (
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "

@@ -75,7 +75,9 @@ class Digits:
         """Return the cross entropy summed over the batch, in nats."""
         inputs, targets = batch
         logits = apply(inputs)
-        return LossSum(nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets), logits)
+        return LossSum(
+            nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets), len(targets), logits
+        )
 
     def metrics(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, float]]:
         """Return the number of right answers and of answers."""

@@ -17,11 +17,13 @@ class LossSum(NamedTuple):
     Attributes:
         total: sum of the loss over the batch, a scalar tensor that can be differentiated.
         weight: number of examples (or tokens) in the sum.
+        examples: number of examples in it.
         outputs: what the model returned, for `metrics`.
     """
 
     total: Tensor
     weight: float
+    examples: int
     outputs: Any
 
 

@@ -54,7 +54,7 @@ class Quadratic:
     def loss(self, apply: Callable[..., Any], batch: Tensor) -> LossSum:
         """Return f(w)."""
         point = apply()
-        return LossSum(0.5 * (batch * point * point).sum(), 1.0, point)
+        return LossSum(0.5 * (batch * point * point).sum(), 1.0, 1, point)
 
     def metrics(self, outputs: Any, batch: Tensor) -> dict[str, tuple[float, float]]:
         """Return nothing: the loss says it all."""

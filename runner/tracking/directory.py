@@ -15,10 +15,12 @@ ROOT = "runs"
 CONFIG = "config.yaml"  # resolved
 RECORDS = "records.jsonl"  # the truth
 RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
-LOCK = ".mlflow.lock"
+LOCK = ".mlflow.lock"  # held by the process that sends
+WRITER_LOCK = ".lock"  # held by the process that trains
 DATASET = "dataset.json"  # an artifact only
 
 

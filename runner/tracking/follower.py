@@ -1,6 +1,6 @@
 """The process that follows a run directory, and upload.
 
-The trainer starts `python -m runner.tracking.follower <run directory> --uri <uri>` and never imports mlflow itself.
+The trainer starts `python -m runner.tracking.follower <run directory>` and never imports mlflow itself.
 The end of the run is a line on the follower's stdin: how many seconds the trainer will wait. An end without a line
 is the death of the trainer.
 """
@@ -25,16 +25,20 @@ from runner.tracking.directory import LOCK, LOG, RECORDS, RESULT
 from runner.tracking.mlflow import MlflowSender
 from runner.tracking.transfer import follow, read_state
 
+URI_VARIABLE = "STEPSIZE_TRACKING_URI"  # not an argument: it may hold a password
+
 
 class Follower:
     """The process that sends a run's records to MLflow.
 
     Attributes:
         delivered: whether everything has arrived; known after `finish`.
+        is_sending: whether it goes on alone after `finish`.
     """
 
     def __init__(self, process: subprocess.Popen[bytes] | None, directory: Path, *, uri: str) -> None:
         self.delivered = False
+        self.is_sending = False
         self._process = process
         self._directory = directory
         self._uri = uri
@@ -53,6 +57,7 @@ class Follower:
                 self._process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 self.delivered = self._process.wait(timeout_seconds) == 0
+            self.is_sending = self._process.poll() is None
         state = read_state(self._directory, shown(self._uri))
         return state.run_id if state is not None else None
 
@@ -70,10 +75,10 @@ def start_follower(directory: Path, *, uri: str) -> Follower:
     try:
         with (directory / LOG).open("ab") as log:
             process = subprocess.Popen(
-                _command(directory, uri),
+                _command(directory),
                 stdin=subprocess.PIPE,
                 stdout=log,
-                env=child_environment(),
+                env={**child_environment(), URI_VARIABLE: uri},
                 start_new_session=True,
             )
     except OSError as error:
@@ -96,11 +101,11 @@ def upload(directory: Path, *, uri: str) -> str:
         raise TrackingError(f"source: must be a run directory, got {directory} without {' and '.join(missing)}.")
     with (directory / LOG).open("ab") as log:
         done = subprocess.run(
-            _command(directory, uri, "--once"),
+            _command(directory, "--once"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.PIPE,
-            env=child_environment(),
+            env={**child_environment(), URI_VARIABLE: uri},
             check=False,
         )
     state = read_state(directory, shown(uri))
@@ -114,7 +119,6 @@ def main() -> int:
     """Follow a run directory until the end of stdin; return 0 when all has arrived, otherwise 1."""
     parser = argparse.ArgumentParser(prog="python -m runner.tracking.follower")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--uri", required=True)
     parser.add_argument("--once", action="store_true", help="send what is there, and end")
     arguments = parser.parse_args()
     voice = os.fdopen(os.dup(2), "w", buffering=1)
@@ -128,7 +132,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the trainer still has to save
         os.nice(10)
         threading.Thread(target=_listen, args=(ended, voice), daemon=True).start()
-    return 0 if _follow_alone(arguments.directory, absolute(arguments.uri), ended, voice) else 1
+    return 0 if _follow_alone(arguments.directory, absolute(os.environ[URI_VARIABLE]), ended, voice) else 1
 
 
 def _listen(ended: threading.Event, voice: IO[str]) -> None:
@@ -162,9 +166,9 @@ def _follow_alone(directory: Path, uri: str, ended: threading.Event, voice: IO[s
         return False
 
 
-def _command(directory: Path, uri: str, *options: str) -> list[str]:
+def _command(directory: Path, *options: str) -> list[str]:
     module = [sys.executable, "-P", "-m", "runner.tracking.follower"]
-    return [*module, str(directory.absolute()), "--uri", uri, *options]
+    return [*module, str(directory.absolute()), *options]
 
 
 def _warning(uri: str, directory: Path, error: Exception, *, is_upload: bool = False) -> str:
@@ -172,7 +176,8 @@ def _warning(uri: str, directory: Path, error: Exception, *, is_upload: bool = F
         return f"{unreachable(uri, error)} Nothing is lost; try again later."
     relative = os.path.relpath(directory)
     source = directory if relative.startswith("..") else relative
-    later = f"send it later with: python -m runner mode=upload source={source}"
+    where = "" if uri.startswith("sqlite") else f" tracking.uri={shown(uri)}"
+    later = f"send it later with: python -m runner mode=upload source={source}{where}"
     return f"{unreachable(uri, error)} The run goes on; {later}"
 
 

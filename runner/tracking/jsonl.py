@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from runner.errors import RunnerError
-from runner.records import Record, RunResult, from_json, read_non_finite, spell_non_finite, to_json
+from runner.records import Record, RunResult, StepRecord, from_json, read_non_finite, spell_non_finite, to_json
 from runner.tracking.directory import RECORDS, RESULT
 
 FLUSH_SECONDS = 0.5
@@ -30,7 +30,7 @@ class RecordWriter:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / RECORDS
-        self._known = _last_steps(self.path)
+        self._last_step, self._others = _written(self.path)
         self._file = self.path.open("a", encoding="utf-8", buffering=1 << 16)
         self._flushed = time.monotonic()
 
@@ -40,7 +40,7 @@ class RecordWriter:
         Raises:
             RunnerError: the file cannot be written, for example on a full disk.
         """
-        if record.step <= self._known.get(record.kind, -1):
+        if self._is_there(record):
             return
         try:
             self._file.write(to_json(record) + "\n")
@@ -53,8 +53,23 @@ class RecordWriter:
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
+        self._flush(to_disk=False)
+
+    def sync(self) -> None:
+        """Have everything written so far on the disk, whatever happens to the machine."""
+        self._flush(to_disk=True)
+
+    def _is_there(self, record: Record) -> bool:
+        if isinstance(record, StepRecord):
+            return record.step <= self._last_step
+        fields = {name: getattr(record, name, None) for name in ("detector", "remedy", "split")}
+        return _key(record.kind, record.step, fields) in self._others
+
+    def _flush(self, *, to_disk: bool) -> None:
         try:
             self._file.flush()
+            if to_disk:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -125,22 +140,35 @@ def find_result(directory: Path) -> RunResult | None:
         return None
 
 
-def _last_steps(path: Path) -> dict[str, int]:
-    """Cut off a torn last line; return the last step of each kind of record."""
+def _key(kind: str, step: int, data: Mapping[str, Any]) -> tuple[str, int, str]:
+    """What makes a record the same as one written before."""
+    return kind, step, str(data.get("detector") or data.get("remedy") or data.get("split") or "")
+
+
+def _written(path: Path) -> tuple[int, set[tuple[str, int, str]]]:
+    """Cut off a torn last line; return the last step on disk, and the keys of all other records."""
+    last, others, whole = -1, set[tuple[str, int, str]](), 0
     if not path.exists():
-        return {}
-    last: dict[str, int] = {}
-    whole = 0
+        return last, others
     with path.open("rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break
             whole += len(line)
-            data = json.loads(line)
-            last[data["kind"]] = max(last.get(data["kind"], -1), data["step"])
+            try:
+                data = json.loads(line)
+                kind, step = data["kind"], int(data["step"])
+            except (ValueError, TypeError, KeyError):
+                raise RunnerError(
+                    f"{path}: line {number} must be a record, it is damaged. Mend or remove it."
+                ) from None
+            if kind == StepRecord.kind:
+                last = max(last, step)
+            else:
+                others.add(_key(kind, step, data))
     if whole < path.stat().st_size:
         os.truncate(path, whole)
-    return last
+    return last, others
 
 
 def _unwritable(path: Path, error: OSError) -> RunnerError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runner.records import from_json
 from runner.tracking.directory import RECORDS, STATE
@@ -23,7 +23,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`mlflow.json`: where the records went and how many of their bytes have arrived.
+    """An entry of `mlflow.json`, one for each place: where the records went and how many of their bytes have arrived.
 
     Attributes:
         uri: absolute, with a password hidden.
@@ -144,19 +144,27 @@ def _points_of_line(line: bytes, counters: Counters) -> tuple[list[Point], Count
 
 def read_state(directory: Path, uri: str) -> State | None:
     """Return the state of earlier sending to the same place, None when there is none that fits."""
+    data = _states(directory).get(uri)
     try:
-        data = json.loads((directory / STATE).read_text(encoding="utf-8"))
-        state = State(**{**data, "counters": Counters(**data["counters"])})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        state = State(**{**data, "counters": Counters(**data["counters"])})  # type: ignore[dict-item, index]
+    except (TypeError, KeyError):
         return None
     records = directory / RECORDS
     size = records.stat().st_size if records.exists() else 0
-    return state if state.uri == uri and state.sent <= size else None
+    return state if state.sent <= size else None
 
 
 def write_state(directory: Path, state: State) -> None:
-    """Write mlflow.json so that a reader sees the old one or the new one, never half."""
+    """Write mlflow.json, one entry a place, so that a reader sees the old one or the new one, never half."""
     data = {**asdict(state), "counters": state.counters._asdict()}
     temporary = directory / f".{STATE}.{os.getpid()}"
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({**_states(directory), state.uri: data}, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, directory / STATE)
+
+
+def _states(directory: Path) -> dict[str, dict[str, Any]]:
+    try:
+        data = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -30,14 +31,21 @@ class Checkpoints:
     Args:
         directory: run directory to write to.
         source: checkpoint to go on from; None starts afresh.
-        before_save: called first, so that no record is younger on disk than the checkpoint.
+        continues: whether it is the same run that goes on; otherwise its best evaluation belongs to the earlier one.
+        before_save: called first, so that the records of the steps in a checkpoint are on disk before it.
     """
 
     def __init__(
-        self, directory: Path, *, source: Path | None = None, before_save: Callable[[], None] = lambda: None
+        self,
+        directory: Path,
+        *,
+        source: Path | None = None,
+        continues: bool = True,
+        before_save: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = directory / FOLDER
         self.source = source
+        self.continues = continues
         self.before_save = before_save
 
     def save(
@@ -98,25 +106,52 @@ class Checkpoints:
             scaler.load_state_dict(content["scaler"])
         restore_generators(content["generators"])
         actions = tuple(Action(**{**saved, "cause": tuple(saved["cause"] or ())}) for saved in content["actions"])
-        return TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
+        state = TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
+        if not self.continues:
+            state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
+        return state
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load momenta and counters, but keep the hyperparameters that the optimizer has now."""
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
+
+    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded.
+    """
+    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "initial_lr"} - {"params"}
+    groups = [{k: v for k, v in group.items() if k in arguments} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, groups, strict=True):
         group.update(configured)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint, tensors on the CPU.
+def steps_made(path: Path) -> int:
+    """Return the updates that a checkpoint stands for, without reading its tensors.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    return int(read_checkpoint(path, mmap=True)["state"]["step"])
+
+
+def find_misfit(path: Path, model: nn.Module) -> str:
+    """Return the first weight of a checkpoint that does not fit a model, in words; "" when all fit."""
+    saved, wanted = read_checkpoint(path, mmap=True)["model"], model.state_dict()
+    for name in [*wanted, *saved]:
+        if name not in saved or name not in wanted:
+            return f"{name} is only in the {'model' if name in wanted else 'checkpoint'}"
+        if saved[name].shape != wanted[name].shape:
+            return f"{name} has shape {list(saved[name].shape)} in the checkpoint and {list(wanted[name].shape)} here"
+    return ""
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Return the content of a checkpoint, tensors on the CPU, mapped from the file instead of read with `mmap`.
 
     Raises:
         CheckpointError: there is no such file, or it is not a checkpoint of ours.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint.") from None
     except Exception as error:

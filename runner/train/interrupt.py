@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,9 +16,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def listen() -> Iterator[Callable[[], signal.Signals | None]]:
     """Catch SIGINT and SIGTERM while inside; yield a function that returns the first one received, or None.
 
-    A second signal acts at once, as without this. Outside the main thread nothing is caught.
+    A second signal, a second later or more, acts at once, as without this. Outside the main thread nothing is caught.
     """
     received: list[signal.Signals] = []
+    since: list[float] = []
     before: dict[signal.Signals, signal._HANDLER] = {}
 
     def restore() -> None:
@@ -25,8 +27,12 @@ def listen() -> Iterator[Callable[[], signal.Signals | None]]:
             signal.signal(number, handler)
 
     def catch(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        restore()
+        if not received:
+            received.append(signal.Signals(number))
+            since.append(time.monotonic())
+        elif time.monotonic() - since[0] > 1.0:
+            restore()
+            raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, catch) for number in SIGNALS}

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.records import Action, EvalRecord, Record, StepRecord
+from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
 from runner.train.checkpoint import BEST, LAST, Checkpoints
@@ -38,8 +38,8 @@ def fit(
     """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it.
 
     Args:
-        task: gives batches and the loss.
-        model: on `plan.device`; its weights are changed in place.
+        task: gives batches and loss.
+        model: on `plan.device`, changed in place.
         optimizer: every group has "name" and "initial_lr".
         schedules: (group, hyperparameter) -> factor of the step.
         plan: the run in steps.
@@ -54,6 +54,7 @@ def fit(
     state = checkpoints.resume(watch, model, optimizer, scaler) or TrainState(watch.start())
     apply = torch.compile(model) if plan.compile else model
     pending: list[_Pending] = []
+    has_updated = False
     deadline = time.monotonic() + (plan.max_seconds or float("inf"))
     model.train()
     while state.step < plan.steps and state.status == "running":
@@ -62,27 +63,46 @@ def fit(
         pending.append(_Pending.of(signals, state, optimizer))
         if plan.watch_every > 1:
             guard_on_device(optimizer, signals)
-        # an optimizer without state yet: torch's fused SGD fills its momentum with garbage when it drops a first update
-        if plan.looks_at(state.step) or not optimizer.state:
-            if _look(pending, state, plan, watch, on_record).type == "Stop":
+        # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
+        if plan.looks_at(state.step) or not has_updated:
+            _look(pending, state, plan, watch, on_record)
+            if state.alarm is not None:
                 break
-            update(optimizer, scaler, drop=state.last_skipped)
-        else:
-            update(optimizer, scaler, drop=False)
+        drop = state.last_skipped and not pending
+        update(optimizer, scaler, drop=drop)
+        has_updated = has_updated or not drop
         state.step += 1
         if plan.evaluates_at(state.step) and "val" in task.examples:
             _evaluate(task, model, apply, state, plan, watch, on_record)
             if state.best.get("step") == state.step:
                 checkpoints.save(BEST, state, model, optimizer, scaler)
-        if state.step < plan.steps and (reason := interrupted()) is not None:
-            state.end("interrupted", f"interrupted by {reason} at step {state.step}")
-        elif time.monotonic() > deadline:
-            state.end("finished", f"reached train.max_seconds at step {state.step}")
+        if state.step < plan.steps:
+            _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
         if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
             _look(pending, state, plan, watch, on_record)
             checkpoints.save(LAST, state, model, optimizer, scaler)
     state.end("finished", "finished")
     return state
+
+
+def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
+    if reason is not None:
+        state.end("interrupted", f"interrupted by {reason} at step {state.step}")
+    elif is_late:
+        state.end("finished", f"reached train.max_seconds at step {state.step}")
+
+
+def act(action: Action, alarm: Alarm, state: TrainState) -> None:
+    """Carry out an action; deliberately the only closed list.
+
+    Raises:
+        ValueError: an action of a type that the loop does not know.
+    """
+    if action.type == "Stop":
+        state.alarm = alarm
+        state.end("diverged", f"diverged: {alarm.message}")
+    elif action.type != "UpdateWeights":
+        raise ValueError(f"remedy {action.remedy}: must ask for UpdateWeights or Stop, got {action.type!r}")
 
 
 class _Pending(NamedTuple):
@@ -116,38 +136,36 @@ class _Pending(NamedTuple):
         )
 
 
-def _look(pending: list[_Pending], state: TrainState, plan: TrainPlan, watch: Watch, on_record: OnRecord) -> Action:
-    """Bring what is pending to the host, show it to the watch, and return what to do."""
-    action = Action(state.step, "none", "UpdateWeights")
-    if pending:
-        pairs = [value for step in pending for value in (step.signals.loss, step.signals.grad_norm)]
-        numbers = [pairs[0].item(), pairs[1].item()] if len(pairs) == 2 else torch.stack(pairs).tolist()
-        for index, step in enumerate(pending):
-            state.examples += int(step.signals.weight)
-            record = step.record(state, plan, numbers[2 * index], numbers[2 * index + 1])
-            state.last_loss, state.last_skipped = record.loss, bool(record.skipped)
-            asked = _observe(record, state, watch, on_record)
-            action = asked if asked.type != "UpdateWeights" else action
-        pending.clear()
-    return action
+def _look(pending: list[_Pending], state: TrainState, plan: TrainPlan, watch: Watch, on_record: OnRecord) -> None:
+    """Bring what is pending to the host, show it to the watch, and do what it asks for."""
+    if not pending:
+        return
+    pairs = [value for step in pending for value in (step.signals.loss, step.signals.grad_norm)]
+    numbers = [pairs[0].item(), pairs[1].item()] if len(pairs) == 2 else torch.stack(pairs).tolist()
+    for index, step in enumerate(pending):
+        state.examples += step.signals.examples
+        record = step.record(state, plan, numbers[2 * index], numbers[2 * index + 1])
+        state.last_loss, state.last_skipped = record.loss, bool(record.skipped)
+        if state.status == "diverged":
+            on_record(record)  # its update was made before the host knew
+        else:
+            _observe(record, state, watch, on_record)
+    pending.clear()
 
 
-def _observe(record: StepRecord | EvalRecord, state: TrainState, watch: Watch, on_record: OnRecord) -> Action:
-    """Write the record, its alarms and the action; an action that ends the run is carried out here."""
+def _observe(record: StepRecord | EvalRecord, state: TrainState, watch: Watch, on_record: OnRecord) -> None:
+    """Show a record to the watch; write it, its alarms and the action, and carry the action out."""
     state.watch, alarms = watch.observe(state.watch, record)
     on_record(record)
     for alarm in alarms:
         on_record(alarm)
     state.alarms += len(alarms)
-    action = watch.decide(alarms, History(state.actions, state.lr_scale))
-    if action is None:
-        return Action(record.step, "none", "UpdateWeights")
-    on_record(action)
-    state.actions = (*state.actions, action)
-    if action.type == "Stop":
-        state.alarm = next(alarm for alarm in alarms if (alarm.detector, alarm.step) == action.cause)
-        state.end("diverged", f"diverged: {state.alarm.message}")
-    return action
+    decision = watch.decide(alarms, History(state.actions, state.lr_scale))
+    if decision is not None:
+        action, alarm = decision
+        on_record(action)
+        state.actions = (*state.actions, action)
+        act(action, alarm, state)
 
 
 def _evaluate(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from runner.errors import TaskError
 from runner.tasks.protocol import Task
 from runner.train.plan import TrainPlan
 
@@ -22,12 +23,12 @@ class Signals(NamedTuple):
     Attributes:
         loss: mean loss over the batch, scalar.
         grad_norm: global L2 norm of the gradient before clipping, scalar.
-        weight: examples (or tokens) in the batch.
+        examples: examples in the batch.
     """
 
     loss: Tensor
     grad_norm: Tensor
-    weight: float
+    examples: int
 
 
 def autocast(plan: TrainPlan) -> AbstractContextManager[Any]:
@@ -48,24 +49,28 @@ def gradients(
     gradient = sum over micro-batches of grad(loss sum) / sum of weights, so ragged micro-batches count right.
 
     Raises:
-        ValueError: the whole batch is empty.
+        TaskError: the whole batch is empty or weighs nothing.
     """
     optimizer.zero_grad()
     total: Tensor | None = None
     weight = reference = 0.0
+    examples = 0
     for index in range(plan.accumulate):
         batch = task.batch(step, "train", (index, plan.accumulate))
         if batch is None:
             continue
         with autocast(plan):
             part = task.loss(apply, to_device(batch, plan.device))
+        examples += part.examples
+        if part.weight == 0:
+            continue
         # the total weight is known only after the last part: scale by a guess, correct at the end
         reference = reference or part.weight * plan.accumulate
         scaler.scale(part.total / reference).backward()  # type: ignore[no-untyped-call]
         total = part.total.detach() if total is None else total + part.total.detach()
         weight += part.weight
     if total is None:
-        raise ValueError(f"the task gave no training data at step {step}")
+        raise TaskError(f"task: must give training data with a weight at every step, got none at step {step}.")
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     grads = [p.grad for p in parameters if p.grad is not None]
@@ -75,7 +80,7 @@ def gradients(
     norm = torch.nn.utils.get_total_norm(grads)
     if plan.clip_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, plan.clip_norm, norm)
-    return Signals(total / weight, norm, weight)
+    return Signals(total / weight, norm, examples)
 
 
 def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, *, drop: bool) -> None:
@@ -93,8 +98,8 @@ def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, *, drop: bool) ->
 
 def guard_on_device(optimizer: Optimizer, signals: Signals) -> None:
     """Make a fused optimizer drop this update by itself when loss or gradient is not finite, without a host sync."""
-    bad = ~torch.isfinite(signals.loss.float() + signals.grad_norm.float())
-    optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    good = torch.isfinite(signals.loss) & torch.isfinite(signals.grad_norm)
+    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
@@ -106,6 +111,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(item, device) for item in batch))
     if isinstance(batch, tuple | list):
         return type(batch)(to_device(item, device) for item in batch)
     return batch
@@ -128,4 +135,4 @@ def evaluate(task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str)
             before = sums.get(name, (0.0, 0.0))
             sums[name] = (before[0] + total, before[1] + weight)
         index += 1
-    return {name: total / weight for name, (total, weight) in sums.items()}
+    return {name: total / weight if weight else float("nan") for name, (total, weight) in sums.items()}

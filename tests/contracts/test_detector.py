@@ -115,7 +115,9 @@ def test_watch_takes_the_first_answer_in_the_order_of_the_remedies(make: Make) -
     watch = make().watch
     assert isinstance(watch, Watch)
     _, alarms = watch.observe(watch.start(), record(0, math.nan))
-    action = watch.decide(alarms, History())
-    assert action is not None
-    assert (action.type, action.remedy) == ("Stop", "stop")
+    decision = watch.decide(alarms, History())
+    assert decision is not None
+    action, alarm = decision
+    assert (action.type, action.remedy, action.cause) == ("Stop", "stop", ("non_finite", 0))
+    assert alarm.detector == "non_finite"
     assert watch.decide((), History()) is None
