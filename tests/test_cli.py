@@ -108,15 +108,14 @@ def test_argument_and_tag_that_the_page_lacks_need_no_plus(program: Program) -> 
     assert result["command"] == "python -m runner tracking=off optimizer.fused=false tags.who=me train.duration=3"
 
 
-def test_command_of_a_page_of_ones_own_names_the_page(program: Program, tmp_path: Path) -> None:
+def test_command_of_a_page_of_ones_own_names_the_page(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/mine.yaml").write_text("defaults: [config, _self_]\ntrain:\n  duration: 3\n")
-    done = program("--config-dir", "pages", "--config-name", "mine", "optimizer.lr=0.2")
-    assert done.code == 0, done.err
-    command = json.loads((done.run / "result.json").read_text())["command"]
-    assert command == "python -m runner --config-dir pages --config-name mine tracking=off optimizer.lr=0.2"
-    again = program(*shlex.split(command)[3:])
-    assert json.loads((again.run / "result.json").read_text())["planned_steps"] == 3
+    words = ["--config-dir", "pages", "--config-name", "mine", "tracking=off", "optimizer.lr=0.2"]
+    done = call(*words, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / done.stdout.splitlines()[-1] / "result.json").read_text())
+    assert (result["command"], result["planned_steps"]) == (shlex.join(["python", "-m", "runner", *words]), 3)
 
 
 def test_default_run_learns_the_digits(program: Program) -> None:

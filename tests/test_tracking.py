@@ -231,7 +231,7 @@ def test_sending_twice_leaves_one_point_a_step(database: str, tmp_path: Path) ->
     run_id = upload(directory, uri=database)
     first = run_of(database, run_id)
     forgetful = {**state_of(directory), "sent": 0, "counters": Counters()._asdict()}
-    (directory / "mlflow.json").write_text(json.dumps(forgetful), encoding="utf-8")
+    (directory / "mlflow.json").write_text(json.dumps({forgetful["uri"]: forgetful}), encoding="utf-8")
     assert upload(directory, uri=database) == run_id
     again = run_of(database, run_id)
     assert (again.data.params, again.data.tags) == (first.data.params, first.data.tags)
@@ -310,7 +310,7 @@ def test_an_unreachable_server_costs_one_line_and_loses_nothing(database: str, t
     warning = process.stderr.readline()
     assert warning == (
         f"tracking.uri: must be a reachable MLflow server, got {uri} (Connection refused). The run goes on; "
-        f"send it later with: python -m runner mode=upload source={directory}\n"
+        f"send it later with: python -m runner mode=upload source={directory} tracking.uri={uri}\n"
     )
     write_result(directory, RESULT)
     _, more = process.communicate("60\n", timeout=30)
@@ -320,6 +320,14 @@ def test_an_unreachable_server_costs_one_line_and_loses_nothing(database: str, t
     run_id = upload(directory, uri=database)
     assert len(history(database, run_id, "train/loss")) == 2
     assert run_of(database, run_id).info.status == "FINISHED"
+
+
+def test_a_run_sent_elsewhere_and_back_is_still_one_run(database: str, tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "run", [step(0), step(1)])
+    elsewhere = f"sqlite:///{tmp_path}/other.db"
+    first, second = upload(directory, uri=database), upload(directory, uri=elsewhere)
+    assert upload(directory, uri=database) == first != second
+    assert len(history(elsewhere, second, "train/loss")) == 2
 
 
 def test_a_trainer_waits_no_longer_than_it_wants(tmp_path: Path) -> None:

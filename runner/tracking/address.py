@@ -41,6 +41,12 @@ def artifacts_root(uri: str, runs: Path) -> str | None:
     return (root.absolute() / "mlartifacts").as_uri()
 
 
+def set_environment() -> None:
+    """Make MLflow in this process give up soon, unless the user wants otherwise; before it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def child_environment() -> dict[str, str]:
     """Return the environment of a child: short waits, and `runner` importable from a checkout too."""
     root = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from runner.errors import TrackingError
-from runner.tracking.address import absolute, child_environment, shown, unreachable
+from runner.tracking.address import absolute, child_environment, set_environment, shown, unreachable
 from runner.tracking.directory import LOCK, LOG, RECORDS, RESULT
 from runner.tracking.mlflow import MlflowSender
 from runner.tracking.transfer import follow, read_state
@@ -121,6 +121,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--once", action="store_true", help="send what is there, and end")
     arguments = parser.parse_args()
+    set_environment()
     voice = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(1, 2)  # what libraries say goes to tracking.log
     gc.set_threshold(50_000, 20, 100)

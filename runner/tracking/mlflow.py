@@ -6,7 +6,6 @@ import contextlib
 import gc
 import getpass
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import TrackingError
 from runner.records import RunResult, spell_non_finite
-from runner.tracking.address import ENVIRONMENT, absolute, artifacts_root, database_path, unreachable
+from runner.tracking.address import absolute, artifacts_root, database_path, set_environment, unreachable
 from runner.tracking.directory import CONFIG, CURVES, DATASET, RECORDS, RESULT
 from runner.tracking.jsonl import read_result
 from runner.tracking.mapping import Point, params, tags
@@ -211,7 +210,7 @@ def newest_experiment(uri: str) -> str | None:
     uri = absolute(uri)
     if uri.startswith("sqlite") and not database_path(uri).exists():
         return None
-    _set_environment()
+    set_environment()
     from mlflow import MlflowClient
 
     try:
@@ -221,11 +220,6 @@ def newest_experiment(uri: str) -> str | None:
     except Exception as error:
         raise TrackingError(unreachable(uri, error)) from None
     return str(runs[0].info.experiment_id) if runs else None
-
-
-def _set_environment() -> None:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
 
 
 def _number(text: str | None) -> float | None:
