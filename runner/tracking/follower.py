@@ -177,8 +177,7 @@ def _warning(uri: str, directory: Path, error: Exception, *, is_upload: bool = F
         return f"{unreachable(uri, error)} Nothing is lost; try again later."
     relative = os.path.relpath(directory)
     source = directory if relative.startswith("..") else relative
-    where = "" if uri.startswith("sqlite") else f" tracking.uri={shown(uri)}"
-    later = f"send it later with: python -m runner mode=upload source={source}{where}"
+    later = f"send it later with: python -m runner mode=upload source={source} tracking.uri={shown(uri)}"
     return f"{unreachable(uri, error)} The run goes on; {later}"
 
 

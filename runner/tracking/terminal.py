@@ -64,14 +64,19 @@ class Terminal:
         width = len(f"{self._planned_steps:,}")
         parts = [f"step {record.step:>{width},}/{self._planned_steps:,}"]
         if self._last_step is not None:
-            parts += [f"loss {self._last_step.loss:.4f}", f"lr {self._last_step.lr:.3g}"]
-        parts += [f"{record.split}/{name} {value:.4f}" for name, value in record.metrics.items()]
+            parts += [f"loss {_number(self._last_step.loss)}", f"lr {self._last_step.lr:.3g}"]
+        parts += [f"{record.split}/{name} {_number(value)}" for name, value in record.metrics.items()]
         return "  ".join(parts) + ("  [green]best[/]" if record.best else "")
+
+
+def _number(value: float) -> str:
+    """Return four decimals, or four digits where that would be long or all zeros."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4g}"
 
 
 def _best(result: RunResult) -> str:
     numbers = {name: value for name, value in result.best.items() if name != "step"}
     if not numbers:
         return ""
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+    metrics = ", ".join(f"{name} {_number(value)}" for name, value in numbers.items())
     return f"best {metrics} at step {result.best['step']:,.0f}; "
