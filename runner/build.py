@@ -1,4 +1,4 @@
-"""Config -> objects. The only caller of hydra.utils.instantiate."""
+"""Config -> objects."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
 
+from runner.assemble import make, refusal
 from runner.check_facts import Facts
 from runner.config import Config, Node, OptimizerNode, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
-from runner.errors import ConfigError, Problem, RunnerError
+from runner.errors import ConfigError, Problem
 from runner.optim.apply import Schedules
 from runner.optim.groups import Group
 from runner.schedules.shape import product
-from runner.signatures import PROVIDED, duration_arguments, locate
+from runner.signatures import locate
 from runner.tasks.protocol import Task
 from runner.train.checkpoint import FOLDER, find_misfit, steps_made
 from runner.train.plan import TrainPlan
@@ -101,7 +100,7 @@ def build(config: Config) -> Experiment:
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
         try:
-            parts[key] = _make(key, node, clock, provided)
+            parts[key] = make(key, node, clock, provided)
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -160,7 +159,7 @@ def build_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
 @functools.lru_cache(maxsize=2)
 def _cached_task(node_json: str, batch_size: int, seed: int) -> Task:
     node = TaskNode.model_validate(json.loads(node_json))
-    task: Task = _make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
+    task: Task = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
     return task
 
 
@@ -171,41 +170,15 @@ def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.devi
         ConfigError: the class refuses its arguments.
     """
     parameters = inspect.signature(locate(node.target)).parameters
-    arguments = {**node.arguments, "lr": node.lr}
+    arguments = node.arguments
     if not {"fused", "foreach"} & arguments.keys() and device.type in ("cpu", "cuda", "mps"):
         faster = next((name for name in ("fused", "foreach") if name in parameters), None)
         arguments |= {faster: True} if faster else {}
-    call = {"_target_": node.target, "_partial_": True, **arguments}
     try:
-        optimizer: Optimizer = instantiate(call, _convert_="all")([group.as_dict(node.lr) for group in groups])
-    except (InstantiationException, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError([_refusal("optimizer", node, error.__cause__ or error)]) from error
+        optimizer: Optimizer = locate(node.target)([group.as_dict(node.lr) for group in groups], **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError([refusal("optimizer", node, error)]) from error
     return optimizer
-
-
-def _make(key: str, node: Node, clock: Clock, provided: Mapping[str, Any]) -> Any:
-    """Call a node's target with its arguments, durations in steps, and what it asks for of `provided`."""
-    taken = inspect.signature(locate(node.target)).parameters.keys()
-    wanted = taken & PROVIDED.get(key.split(".")[0], frozenset())
-    arguments = {
-        **node.arguments,
-        **{name: to_steps(duration, clock) for name, duration in duration_arguments(node).items()},
-        **{name: value for name, value in provided.items() if name in wanted},
-    }
-    try:
-        return instantiate({"_target_": node.target, **arguments}, _convert_="all")
-    except InstantiationException as error:
-        raise ConfigError([_refusal(key, node, error.__cause__ or error)]) from error
-
-
-def _refusal(key: str, node: Node, error: BaseException) -> Problem:
-    """Say under which dotted key a factory refused: its messages begin with the argument's name."""
-    if isinstance(error, RunnerError):
-        return Problem(key, str(error).removeprefix(f"{key}: ").rstrip("."), "")
-    name, separator, rule = str(error).partition(": ")
-    if separator and name in node.arguments:
-        return Problem(f"{key}.{name}", rule.rstrip("."), f"Change {key}.{name}")
-    return Problem(key, f"must be accepted by {node.target}, which says: {str(error).rstrip('.')}", f"Change {key}")
 
 
 def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:

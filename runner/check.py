@@ -17,7 +17,16 @@ from pydantic.fields import FieldInfo
 from runner.check_facts import FindFacts, check_facts
 from runner.config import SAFE, Config, Node, OptimizerNode, Train, nodes
 from runner.errors import ConfigError, Problem, unknown_key
-from runner.signatures import PROVIDED, as_written, has_fused, hints_of, locate, needs_closure
+from runner.signatures import (
+    PROVIDED,
+    as_written,
+    has_fused,
+    hint_at,
+    hints_of,
+    is_bound_later,
+    locate,
+    needs_closure,
+)
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
 from runner.wording import Findings, adapter, fix, rule, shown
@@ -196,8 +205,8 @@ def _check_watch_every(found: Findings) -> None:
         found.add("train.watch_every", rule, "Set train.watch_every=1, or optimizer=sgd, adam, adamw or adagrad")
 
 
-def _check_node(key: str, node: Node, found: Findings) -> None:
-    """Bind the arguments of a node to the signature of its target, names and types."""
+def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> None:
+    """Bind the arguments of a node to the signature of its target, names and types, and those of its parts."""
     try:
         target = locate(node.target)
         parameters = inspect.signature(target).parameters
@@ -210,24 +219,39 @@ def _check_node(key: str, node: Node, found: Findings) -> None:
     if wrong:
         found.add(f"{key}._target_", f"{wrong}, got {node.target!r}", "Choose another optimizer")
         return
-    provided = PROVIDED.get(key.split(".")[0], frozenset())
-    given = {**node.arguments, **({"lr": node.lr} if isinstance(node, OptimizerNode) else {})}
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = [
-        n for n, p in parameters.items() if n not in provided and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
     hints = hints_of(target)
-    for name, value in given.items():
-        if name in provided:
-            found.add(f"{key}.{name}", f"must not be set, the runner fills it in, got {shown(value)}", "Remove it")
-        elif name not in known and not accepts_any:
-            reserved = [n for n in type(node).model_fields if n not in ("target", "partial")]
-            found.problems.append(unknown_key(f"{key}.{name}", sorted({*known, *reserved})))
-        elif name in hints:
+    known = _check_names(key, node, parameters, found)
+    for name, value in node.arguments.items():
+        if name in known and name in hints and not any(path.split(".")[0] == name for path in node.parts):
             _check_argument(f"{key}.{name}", value, hints[name], parameters[name].default, found)
+    for path, written in node.parts.items():
+        part_key, part_hint = f"{key}.{path}", hint_at(hints, path)
+        try:
+            _check_node(part_key, Node.model_validate(written), found, hint=part_hint)
+        except ValidationError as error:
+            for item in error.errors():
+                _add_invalid(found, item, (part_key, *item["loc"]), Node)
+    if is_bound_later(target, hint, partial=node.partial and hint is not None):
+        return
+    given = {*node.arguments, *known[: len(node.positional)]}
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in given:
             found.add(f"{key}.{name}", "must be given, got nothing", f"Set {key}.{name}=...")
+
+
+def _check_names(key: str, node: Node, parameters: Mapping[str, inspect.Parameter], found: Findings) -> list[str]:
+    """Check that the target takes what the node gives, by name; return the names that it takes from a YAML."""
+    provided = PROVIDED.get(key, frozenset())
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [name for name, p in parameters.items() if p.kind in named and name not in provided]
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name, value in node.arguments.items():
+        if name in provided:
+            found.add(f"{key}.{name}", f"must not be set, the runner fills it in, got {shown(value)}", "Remove it")
+        elif name not in known and not accepts_any:
+            reserved = [n for n in type(node).model_fields if n not in ("target", "partial", "positional")]
+            found.problems.append(unknown_key(f"{key}.{name}", sorted({*known, *reserved})))
+    return known
 
 
 def _wrong_optimizer(target: Any) -> str:

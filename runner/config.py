@@ -41,11 +41,29 @@ class Node(BaseModel):
 
     target: str = Field(alias="_target_")
     partial: bool = Field(default=False, alias="_partial_")
+    positional: list[Any] = Field(default_factory=list, alias="_args_")
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The keys that are arguments of the target."""
         return dict(self.model_extra or {})
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What names a target of its own inside this node: path below it -> what is written there."""
+        return dict(_parts({**self.arguments, "_args_": self.positional}))
+
+
+def is_node(value: Any) -> bool:
+    """Whether a value of the YAML names a target."""
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        below = f"{path}.{name}" if path else str(name)
+        yield from [(below, item)] if is_node(item) else _parts(item, below)
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -77,6 +95,11 @@ class OptimizerNode(Node):
 
     lr: Positive
     typical: Typical | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that are arguments of the class, `lr` included."""
+        return {**super().arguments, "lr": self.lr}
 
 
 class TaskNode(Node):
@@ -228,7 +251,7 @@ SAFE: Mapping[str, Any] = {
 
 
 def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
-    """Yield (dotted key, node) for every part that names a target."""
+    """Yield (dotted key, node) for every part of the page that names a target; its own parts are left to it."""
     for key, section in sections.items():
         if isinstance(section, Node):
             yield key, section

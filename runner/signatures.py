@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from runner.config import Node
 from runner.durations import Steps, StepsOrZero
@@ -28,6 +29,39 @@ def hints_of(target: Any) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):
         return {}
+
+
+def hint_at(hints: Mapping[str, Any], path: str) -> Any:
+    """Return the annotation of what lies at a dotted path below the arguments, without "or None"."""
+    name, *below = path.split(".")
+    hint = _present(hints.get(name, Any))
+    for _ in below:
+        hint = _present(get_args(hint)[-1]) if get_args(hint) else Any
+    return hint
+
+
+def _present(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        members = [member for member in get_args(hint) if member is not NoneType]
+        return members[0] if len(members) == 1 else hint
+    return hint
+
+
+def form(hint: Any) -> Literal["value", "factory", "function"]:
+    """Return in which form an argument takes a part that names a target.
+
+    `Callable[[], T]` takes a factory, which makes the part anew at every call (a model, once the seed is set). Any
+    other `Callable` takes a function: a class is called to get it, a function is handed over with the given arguments
+    bound. All else takes what the target returns.
+    """
+    if get_origin(hint) is not Callable:
+        return "value"
+    return "factory" if get_args(hint)[0] == [] else "function"
+
+
+def is_bound_later(target: Any, hint: Any, *, partial: bool) -> bool:
+    """Whether a part is handed over as a function, so that its remaining arguments come later."""
+    return partial or (form(hint) == "function" and not inspect.isclass(target))
 
 
 def duration_arguments(node: Node) -> dict[str, str | int]:

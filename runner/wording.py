@@ -36,6 +36,8 @@ def rule(item: Any, annotation: Any) -> str:
     """Return the rule that a pydantic error is about, for a value of this type."""
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
+    if item["type"] == "callable_type":
+        return "must be a section with a _target_"
     try:
         return "must be " + _in_words(adapter(annotation).json_schema())
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):

@@ -15,11 +15,13 @@ from pydantic import validate_call
 from torch import Tensor, nn
 
 from runner.errors import TaskError
-from runner.tasks.order import EpochOrder, in_order
-from runner.tasks.protocol import LossSum
+from runner.tasks.protocol import LossSum, Scores
+from runner.tasks.scores import accuracy
+from runner.tasks.tensors import TensorData, entropy
 
 TRAIN_EXAMPLES = 1400
 SPLIT_SEED = 0
+CLASSES = 10
 
 
 class Digits:
@@ -53,25 +55,20 @@ class Digits:
         self.architecture = model
         self.hidden = tuple(hidden)
         self.dropout = dropout
-        self.batch_size = batch_size
-        self._data, self.digest = _load()
-        self.examples = {split: len(targets) for split, (_, targets) in self._data.items()}
-        self._order = EpochOrder(self.examples["train"], batch_size=batch_size, seed=seed)
+        splits, self.digest = _load()
+        self._data = TensorData(splits, batch_size=batch_size, seed=seed)
+        self.examples = self._data.examples
+        self.prior_entropy = entropy(splits["train"][1])
 
     def model(self) -> nn.Module:
         """Return a freshly initialised network: (n, 64) pixels -> (n, 10) logits."""
         return _cnn(self.dropout) if self.architecture == "cnn" else _mlp(self.hidden, self.dropout)
 
-    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor] | None:
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> tuple[Tensor, ...] | None:
         """Return (pixels float32 (n, 64), classes int64 (n,)) of a slice of a batch, None when it is empty."""
-        inputs, targets = self._data[split]
-        if split == "train":
-            indices = self._order.indices(step, part)
-        else:
-            indices = in_order(len(targets), step, batch_size=self.batch_size, part=part)
-        return (inputs[indices], targets[indices]) if len(indices) else None
+        return self._data.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> LossSum:
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
         """Return the cross entropy summed over the batch, in nats."""
         inputs, targets = batch
         logits = apply(inputs)
@@ -79,10 +76,9 @@ class Digits:
             nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets), len(targets), logits
         )
 
-    def metrics(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, float]]:
-        """Return the number of right answers and of answers."""
-        targets = batch[1]
-        return {"accuracy": (float((outputs.argmax(dim=-1) == targets).sum()), float(len(targets)))}
+    def scores(self) -> Scores:
+        """Return the share of right answers."""
+        return accuracy(CLASSES)
 
 
 def _load() -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
@@ -107,7 +103,7 @@ def _mlp(hidden: tuple[int, ...], dropout: float) -> nn.Module:
         layers += [nn.Linear(width, size), nn.ReLU()]
         layers += [nn.Dropout(dropout)] if dropout else []
         width = size
-    return nn.Sequential(*layers, nn.Linear(width, 10))
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
 
 
 def _cnn(dropout: float) -> nn.Module:
@@ -122,5 +118,5 @@ def _cnn(dropout: float) -> nn.Module:
         nn.MaxPool2d(2),
         nn.Flatten(),
         *drop,
-        nn.Linear(128, 10),
+        nn.Linear(128, CLASSES),
     )

@@ -18,13 +18,25 @@ class LossSum(NamedTuple):
         total: sum of the loss over the batch, a scalar tensor that can be differentiated.
         weight: number of examples (or tokens) in the sum.
         examples: number of examples in it.
-        outputs: what the model returned, for `metrics`.
+        outputs: what the model returned, for `Scores.update`.
     """
 
     total: Tensor
     weight: float
     examples: int
     outputs: Any
+
+
+class Scores(Protocol):
+    """Metrics of one pass over a split, gathered batch by batch: F1 or AUROC are no means over batches."""
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Take in the outputs of one batch."""
+        ...
+
+    def compute(self, loss: float) -> dict[str, float]:
+        """Return metric -> value over all batches, without the loss; `loss` is the mean over the split."""
+        ...
 
 
 class Task(Protocol):
@@ -34,6 +46,8 @@ class Task(Protocol):
         examples: split -> number of examples; empty when the task has no data set (then no epochs either).
         goals: metrics that an evaluation reports -> whether less or more is better; always has "loss".
         digest: fingerprint of the data.
+        prior_entropy: entropy of the training targets in nats: the loss of a model that has learned nothing but how
+            often each target comes; None where that is unknown or means nothing.
     """
 
     @property
@@ -44,6 +58,9 @@ class Task(Protocol):
 
     @property
     def digest(self) -> str: ...
+
+    @property
+    def prior_entropy(self) -> float | None: ...
 
     def model(self) -> nn.Module:
         """Return a freshly initialised model; draws from torch's global generator."""
@@ -61,6 +78,6 @@ class Task(Protocol):
         """Return the summed loss; calls `apply` (the model, wrapped or not) exactly once."""
         ...
 
-    def metrics(self, outputs: Any, batch: Batch) -> dict[str, tuple[float, float]]:
-        """Return metric -> (sum, weight) for one batch; without the loss."""
+    def scores(self) -> Scores:
+        """Return fresh metrics for one pass over a split."""
         ...

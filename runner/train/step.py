@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -120,19 +121,20 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 @torch.no_grad()
 def evaluate(task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str) -> dict[str, float]:
-    """Return the mean loss and metrics over a whole split; the caller puts the model into evaluation mode.
+    """Return loss and metrics over a whole split; the caller puts the model into evaluation mode.
 
-    Each is sum / weight over all batches, not a mean of means.
+    loss = sum of sums / sum of weights over all batches, not a mean of means.
     """
-    sums: dict[str, tuple[float, float]] = {}
-    index = 0
+    scores = task.scores()
+    totals: list[Tensor] = []
+    weight, index = 0.0, 0
     while (batch := task.batch(index, split)) is not None:
         batch = to_device(batch, plan.device)
         with autocast(plan):
             part = task.loss(apply, batch)
-        found = {"loss": (part.total.item(), part.weight), **task.metrics(part.outputs, batch)}
-        for name, (total, weight) in found.items():
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = (before[0] + total, before[1] + weight)
+        totals.append(part.total)
+        weight += part.weight
+        scores.update(part.outputs, batch)
         index += 1
-    return {name: total / weight if weight else float("nan") for name, (total, weight) in sums.items()}
+    loss = math.fsum(torch.stack(totals).tolist()) / weight if weight else float("nan")
+    return {"loss": loss, **scores.compute(loss)}

@@ -69,4 +69,7 @@ def test_metrics_are_those_that_the_task_announces(make: Make, name: str) -> Non
     task, model = experiment.task, experiment.model
     batch = task.batch(0, "train")
     loss = task.loss(model, batch)
-    assert {"loss", *task.metrics(loss.outputs, batch)} == set(task.goals)
+    scores = task.scores()
+    scores.update(loss.outputs, batch)
+    assert {"loss", *scores.compute(loss.total.item() / loss.weight)} == set(task.goals)
+    assert task.prior_entropy is None or task.prior_entropy > 0
