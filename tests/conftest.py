@@ -33,17 +33,40 @@ Program = Callable[..., Done]
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """Call `python -m runner ...` in a fresh directory; tracking is off unless asked for."""
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Program:
+    """Call `python -m runner ...` in a fresh directory; tracking is off unless asked for.
 
-    def call(*overrides: str, directory: Path = tmp_path, tracking: str = "off", timeout: float = 120) -> Done:
-        command = [sys.executable, "-m", "runner", f"tracking={tracking}", *overrides]
-        done = subprocess.run(
-            command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr, directory)
+    The program's `main` runs in this process, which saves the import of torch; `spawn=True` starts a process of its
+    own, for runs that import modules of the test, are killed, or print from several processes.
+    """
+
+    def call(
+        *overrides: str, directory: Path = tmp_path, tracking: str = "off", spawn: bool = False, timeout: float = 120
+    ) -> Done:
+        words = [f"tracking={tracking}", *overrides]
+        if spawn:
+            command = [sys.executable, "-m", "runner", *words]
+            done = subprocess.run(
+                command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+            )
+            return Done(done.returncode, done.stdout, done.stderr, directory)
+        code = call_main(words, directory, monkeypatch)
+        out, err = capfd.readouterr()
+        return Done(code, out, err, directory)
 
     return call
+
+
+def call_main(words: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Call the program's `main` in this process as if started in a directory; return its exit code."""
+    from runner.__main__ import main
+
+    with monkeypatch.context() as patch:
+        patch.chdir(directory)
+        patch.setattr(sys, "argv", ["runner", *words])
+        patch.setenv("NO_COLOR", "1")
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        return main()
 
 
 class Refusal(NamedTuple):
@@ -59,14 +82,9 @@ def refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Refusal]:
     """Call the program's `main` in this process, for mistakes that never get as far as training."""
-    monkeypatch.chdir(tmp_path)
 
     def call(*overrides: str) -> Refusal:
-        from runner.__main__ import main
-
-        monkeypatch.setattr(sys, "argv", ["runner", *overrides])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        code = main()
+        code = call_main(list(overrides), tmp_path, monkeypatch)
         return Refusal(code, capsys.readouterr().err, list(tmp_path.iterdir()))
 
     return call

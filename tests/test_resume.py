@@ -76,7 +76,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
     """Killed at step 47 of 60, with a checkpoint of step 40 and records up to step 45 on disk."""
     (tmp_path / "dying.py").write_text(DYING)
     declared = [*DECLARED, f"optimizer={optimizer}", "task._target_=dying.Dying"]
-    killed = program(*declared)
+    killed = program(*declared, spawn=True)
     assert killed.code == -signal.SIGKILL
     run = next(tmp_path.glob("runs/digits/*"))
     assert weights(run)["state"]["step"] == 40
@@ -85,10 +85,10 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
     assert [r["step"] for r in before if r["kind"] == "eval"] == [15, 30, 45]
     with (run / "records.jsonl").open("a") as file:
         file.write('{"kind":"step","st')  # what a power cut leaves
-    rest = program(f"resume.from={run}")
+    rest = program(f"resume.from={run}", spawn=True)
     assert rest.code == 0, rest.err
     assert rest.run == run
-    whole = program(*declared)
+    whole = program(*declared, spawn=True)
     for key in ("model", "optimizer", "generators", "detectors", "state"):
         assert same(weights(whole.run)[key], weights(run)[key]), key
     assert steps(run) == steps(whole.run)
