@@ -43,8 +43,7 @@ class CharLM:
         batch_size: windows per optimizer step, from the run.
         seed: order of the windows, from the run.
     Raises:
-        ConfigError: the text cannot be read, or is too short for the context.
-        ValueError: heads does not divide width.
+        ConfigError: the text cannot be read or is too short for the context; heads does not divide width.
         TaskError: this Python comes without its help topics.
     """
 
@@ -65,9 +64,7 @@ class CharLM:
         norm: Literal["pre", "post"] = "pre",
         qk_norm: bool = False,
     ) -> None:
-        if width % heads:
-            raise ValueError(f"heads: must divide task.width={width}, got {heads}")
-        content = _help_topics() if text is None else _read(text)
+        content = _content(text, width=width, heads=heads)
         ids, self._vocabulary = _encode(content)
         self.digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         splits = _windows(ids, context=context)
@@ -110,6 +107,21 @@ class BitsPerChar:
         return {"bits_per_char": loss / math.log(2)}
 
 
+def _content(text: str | None, *, width: int, heads: int) -> str:
+    """Return the text, or raise with all that is wrong."""
+    problems: list[Problem] = []
+    if width % heads:
+        rule = f"must divide task.width={width}, got {heads}"
+        problems.append(Problem("task.heads", rule, f"Set task.heads=1 or task.width={width // heads * heads + heads}"))
+    try:
+        content = _help_topics() if text is None else _read(text)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return content
+
+
 def _help_topics() -> str:
     try:
         from pydoc_data.topics import topics
@@ -122,7 +134,7 @@ def _read(text: str) -> str:
     """Return the content of a text file, without a byte order mark, line ends as newlines."""
     path = Path(text).expanduser()
     if not path.is_file():
-        what = "a directory" if path.is_dir() else "no such file"
+        what = "a directory" if path.is_dir() else "not a file" if path.exists() else "no such file"
         raise _refusal(f"must be a text file, got {text!r} ({what})")
     try:
         content = path.read_text(encoding="utf-8-sig")
