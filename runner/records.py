@@ -121,7 +121,7 @@ class RunResult:
         stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
         learning_rate: value, where it came from, typical range.
-        dataset: name, number of examples by split, digest of the content.
+        dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.
         versions: library versions and the machine's device.
         commit: git commit of the working directory, if any.

@@ -171,6 +171,7 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
             "name": choices["task"],
             "examples": dict(experiment.task.examples),
             "digest": experiment.task.digest,
+            "prior_entropy": experiment.task.prior_entropy,
         },
         versions={**versions(), **hardware(experiment.plan)},
         commit=git_commit(invocation.directory),
