@@ -69,15 +69,13 @@ class Digits:
             indices = self._order.indices(step, part)
         else:
             indices = in_order(len(targets), step, batch_size=self.batch_size, part=part)
-        return (inputs[indices], targets[indices]) if len(indices) else None
+        return (inputs.index_select(0, indices), targets.index_select(0, indices)) if indices.numel() else None
 
     def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> LossSum:
         """Return the cross entropy summed over the batch, in nats."""
         inputs, targets = batch
-        logits = apply(inputs)
-        return LossSum(
-            nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets), len(targets), logits
-        )
+        logits, examples = apply(inputs), targets.numel()
+        return LossSum(nn.functional.cross_entropy(logits, targets, reduction="sum"), examples, examples, logits)
 
     def metrics(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, float]]:
         """Return the number of right answers and of answers."""
