@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from runner.detectors.divergence import Divergence
 from runner.detectors.non_finite import NonFinite
-from runner.errors import CheckpointError
+from runner.errors import CheckpointError, TaskError
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.stop import Stop
 from runner.tasks.digits import Digits
@@ -23,6 +23,7 @@ from runner.train.loop import fit
 from runner.train.plan import TrainPlan
 from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
+from runner.train.step import clip
 from runner.watch import Watch
 
 
@@ -93,6 +94,28 @@ def test_gradient_is_clipped_to_the_global_norm_and_recorded_before(tmp_path: Pa
     start = task.model()
     moved = torch.cat([(a - b).flatten() for a, b in zip(start.parameters(), model.parameters(), strict=True)])
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("clip_norm", [0.1, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_clipping_gives_the_bits_of_torch(clip_norm: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grads = [torch.randn(5, 3, generator=generator), torch.randn(7, generator=generator).to(dtype)]
+    parameters = [nn.Parameter(torch.zeros_like(grad)) for grad in grads]
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad.clone()
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    assert torch.equal(clip(grads, clip_norm), norm)
+    assert all(torch.equal(grad, p.grad) for grad, p in zip(grads, parameters, strict=True) if p.grad is not None)
+
+
+def test_loss_that_reaches_no_trained_parameter_is_an_error(tmp_path: Path) -> None:
+    class Elsewhere(Poisoned):
+        def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
+            return LossSum(torch.ones((), requires_grad=True) * 2, 1, 1, None)
+
+    with pytest.raises(TaskError, match="must give a loss that depends on a trained parameter, got none at step 0"):
+        train(Elsewhere(-1), tmp_path, TrainPlan(steps=1))
 
 
 @pytest.mark.parametrize("stays_bad", [False, True])

@@ -71,10 +71,8 @@ class Digits:
     def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
         """Return the cross entropy summed over the batch, in nats."""
         inputs, targets = batch
-        logits = apply(inputs)
-        return LossSum(
-            nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets), len(targets), logits
-        )
+        logits, examples = apply(inputs), targets.numel()
+        return LossSum(nn.functional.cross_entropy(logits, targets, reduction="sum"), examples, examples, logits)
 
     def scores(self) -> Scores:
         """Return the share of right answers."""

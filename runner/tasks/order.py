@@ -26,7 +26,7 @@ class EpochOrder:
         self.seed = seed
         self.steps_per_epoch = math.ceil(examples / batch_size)
         self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64)
+        self._batches: tuple[Tensor, ...] = ()
 
     def indices(self, step: int, part: tuple[int, int] = (0, 1)) -> Tensor:
         """Return the examples of slice i of n of the batch at this step, int64, shape (k,)."""
@@ -35,9 +35,9 @@ class EpochOrder:
             # seed + epoch would give seed 1 the orders of seed 0, one epoch late
             mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
             generator = torch.Generator().manual_seed(mixed)
-            self._permutation = torch.randperm(self.examples, generator=generator)
+            self._batches = torch.split(torch.randperm(self.examples, generator=generator), self.batch_size)
             self._epoch = epoch
-        return _slice(self._permutation[batch * self.batch_size : (batch + 1) * self.batch_size], part)
+        return _slice(self._batches[batch], part)
 
 
 def in_order(examples: int, step: int, *, batch_size: int, part: tuple[int, int] = (0, 1)) -> Tensor:

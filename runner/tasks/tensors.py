@@ -33,7 +33,9 @@ class TensorData:
             indices = self._order.indices(step, part)
         else:
             indices = in_order(self.examples[split], step, batch_size=self._batch_size, part=part)
-        return tuple(tensor[indices] for tensor in self._splits[split]) if len(indices) else None
+        if not indices.numel():
+            return None
+        return tuple([tensor.index_select(0, indices) for tensor in self._splits[split]])
 
 
 def fingerprint(*tensors: Tensor) -> str:

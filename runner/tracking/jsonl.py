@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -31,7 +32,8 @@ class RecordWriter:
     def __init__(self, directory: Path) -> None:
         self.path = directory / RECORDS
         self._last_step, self._others = _written(self.path)
-        self._file = self.path.open("a", encoding="utf-8", buffering=1 << 16)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._waiting: list[Record] = []
         self._flushed = time.monotonic()
 
     def write(self, record: Record) -> None:
@@ -42,13 +44,9 @@ class RecordWriter:
         """
         if self._is_there(record):
             return
-        try:
-            self._file.write(to_json(record) + "\n")
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        now = time.monotonic()
-        if record.kind != "step" or now - self._flushed > FLUSH_SECONDS:
-            self._flushed = now
+        # encoding a line between training steps, with cold caches, takes several times as long as in one go
+        self._waiting.append(record)
+        if record.kind != "step" or time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -66,7 +64,11 @@ class RecordWriter:
         return _key(record.kind, record.step, fields) in self._others
 
     def _flush(self, *, to_disk: bool) -> None:
+        lines = "".join(to_json(record) + "\n" for record in self._waiting)
+        self._waiting.clear()
+        self._flushed = time.monotonic()
         try:
+            self._file.write(lines)
             self._file.flush()
             if to_disk:
                 os.fsync(self._file.fileno())
@@ -76,9 +78,10 @@ class RecordWriter:
     def close(self) -> None:
         """Flush and close."""
         try:
-            self._file.close()
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+            self.flush()
+        finally:
+            with contextlib.suppress(OSError):  # the flush has said it
+                self._file.close()
 
     def __enter__(self) -> Self:
         return self

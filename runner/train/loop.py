@@ -140,11 +140,12 @@ def _look(pending: list[_Pending], state: TrainState, plan: TrainPlan, watch: Wa
     """Bring what is pending to the host, show it to the watch, and do what it asks for."""
     if not pending:
         return
-    pairs = [value for step in pending for value in (step.signals.loss, step.signals.grad_norm)]
-    numbers = [pairs[0].item(), pairs[1].item()] if len(pairs) == 2 else torch.stack(pairs).tolist()
+    tensors = [value for step in pending for value in (step.signals.total, step.signals.grad_norm)]
+    # one transfer for many steps; for one step two reads are cheaper than a stack
+    numbers = torch.stack(tensors).tolist() if len(pending) > 1 else [tensor.item() for tensor in tensors]
     for index, step in enumerate(pending):
         state.examples += step.signals.examples
-        record = step.record(state, plan, numbers[2 * index], numbers[2 * index + 1])
+        record = step.record(state, plan, numbers[2 * index] / step.signals.weight, numbers[2 * index + 1])
         state.last_loss, state.last_skipped = record.loss, bool(record.skipped)
         if state.status == "diverged":
             on_record(record)  # its update was made before the host knew
@@ -157,6 +158,8 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, watch: Watch, o
     """Show a record to the watch; write it, its alarms and the action, and carry the action out."""
     state.watch, alarms = watch.observe(state.watch, record)
     on_record(record)
+    if not alarms:
+        return
     for alarm in alarms:
         on_record(alarm)
     state.alarms += len(alarms)
