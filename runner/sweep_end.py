@@ -20,7 +20,6 @@ from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_resume import KEY
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, git_commit, versions
-from runner.tracking.follower import start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.sweep_file import STOP, JobState, Sweep, outcome, write_sweep
 from runner.tracking.sweep_table import print_settings
@@ -49,6 +48,8 @@ def finish(
     result = _result(directory, sweep, states, settings, status)
     _record(directory, result, settings, statuses)
     if tracking.uri is not None:
+        from runner.tracking.follower import start_follower
+
         follower = start_follower(directory, uri=tracking.uri)
         run_id = follower.finish(tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))

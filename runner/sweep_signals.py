@@ -62,7 +62,7 @@ def caught(stop: Path, *, has_workers: bool) -> Iterator[None]:
     over = threading.Event()
     receiver = threading.Thread(target=_receive, args=(catch, over), daemon=True)
     if has_workers:
-        _start_resource_tracker()
+        _start_resource_trackers()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the workers
         receiver.start()
     try:
@@ -83,11 +83,14 @@ def _receive(catch: Callable[[int], None], over: threading.Event) -> None:
             catch(received.si_signo)
 
 
-def _start_resource_tracker() -> None:
-    """Start loky's resource tracker, which would unblock the signals if it started later."""
-    from joblib.externals.loky.backend import resource_tracker
+def _start_resource_trackers() -> None:
+    """Start the resource trackers of loky and Python, which would unblock the signals if they started later."""
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as loky_tracker
 
     resource_tracker.ensure_running()
+    loky_tracker.ensure_running()
 
 
 def _pass_on(number: int) -> None:

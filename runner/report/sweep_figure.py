@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runner.curves import AxisRange, axis_range, labels, ticks
+from runner.curves import AxisRange, axis_range, labels, number, ticks
 from runner.report.style import (
     BLACK,
     BLUE,
@@ -132,15 +132,17 @@ def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 
 def _draw_diverged(ax: Axes, lost: dict[str, list[Dot]], looks: dict[str, tuple[str, Any, str]], strip: float) -> None:
     """Draw a cross where any run of a setting diverged, in a strip at the top edge."""
+    from matplotlib.patches import Rectangle
+
     across = ax.get_xaxis_transform()
-    ax.axhspan(1 - strip, 1, transform=ax.transAxes, facecolor=RED, alpha=0.08, lw=0, zorder=1)
-    ax.text(
-        0.006, 1 - 0.5 * strip, "diverged", transform=ax.transAxes, rotation=0, va="center", color=RED, fontsize=SMALL
-    )
+    shade: dict[str, Any] = {"facecolor": RED, "alpha": 0.08, "lw": 0, "zorder": 1}
+    ax.add_patch(Rectangle((0, 1 - strip), 1, strip, transform=ax.transAxes, **shade))
+    look: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "center", "color": RED, "fontsize": SMALL}
+    ax.text(-0.01, 1 - 0.5 * strip, "diverged", **look)
     for row, (label, runs) in enumerate(lost.items(), start=1):
         rates = sorted({dot.lr for dot in runs if dot.status == "diverged"})
         height = 1 - strip * row / (len(lost) + 1)
-        look: dict[str, Any] = {"ls": "none", "marker": "x", "ms": 6, "mew": 1.6, "color": looks[label][0], "zorder": 5}
+        look = {"ls": "none", "marker": "x", "ms": 6, "mew": 1.6, "color": looks[label][0], "zorder": 5}
         ax.plot(rates, [height] * len(rates), transform=across, **look)
 
 
@@ -158,7 +160,7 @@ def _set_x(ax: Axes, rates: Sequence[float]) -> None:
         places = ticks(shown, most=8)
     ax.set_xscale("log")
     ax.set_xlim(shown.low, shown.high)
-    ax.set_xticks(places, labels=[f"{place:g}" for place in places])
+    ax.set_xticks(places, labels=[number(place, digits=6) for place in places])
     ax.tick_params(which="minor", labelbottom=False, bottom=False)
     ax.set_xlabel("optimizer.lr", fontsize=TEXT)
 
