@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import (
-    cannot_compose,
-    compose_leniently,
-    conf_directory,
-    continued,
-    continued_choices,
-    page_of,
-    saved_tree,
-    to_tree,
-)
-from runner.config import Config, Invocation
-from runner.errors import ConfigError, Problem, RunnerError
+from runner.compose import cannot_compose, compose_leniently, conf_directory, is_multirun
+from runner.errors import ConfigError, RunnerError, SweepError, in_words
+from runner.job import checked, run
 from runner.records import RunResult
-from runner.tracking.jsonl import find_result
+from runner.sweep_resume import expand_resumed_sweep
 
 EXIT_CODES = {"finished": 0, "diverged": 3, "failed": 1}
 
@@ -40,6 +27,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself
     # threads that spin while they wait make a run up to 30 times slower when anything else uses the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _extend_path()
     results: list[RunResult | None] = []
     errors: list[Exception] = []
 
@@ -53,8 +41,11 @@ def main() -> int:
             raise KeyboardInterrupt  # ends a multirun too
 
     try:
+        sys.argv[1:] = expand_resumed_sweep(sys.argv[1:])
         try:
             job()
+        except RunnerError:
+            raise
         except Exception as error:
             _rewrite_or_refuse(error)
             job()
@@ -62,54 +53,29 @@ def main() -> int:
         errors.append(refusal)
     except KeyboardInterrupt:
         if not results:
-            print("interrupted before training began", file=sys.stderr)
+            print("interrupted", file=sys.stderr)
             return 130
-    if wants_traceback and errors:
+    if wants_traceback and errors and not isinstance(errors[0], SweepError):
         raise errors[0]
     codes = [report(error) for error in errors]
     return exit_code(results) if results else max(codes, default=0)
 
 
-def run(composed: DictConfig) -> RunResult | None:
-    """Check one composed configuration and call its mode."""
-    hydra_config = HydraConfig.get()
-    overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
-    tree = to_tree(composed)
-    choices = dict(hydra_config.runtime.choices)
-    resume = tree.get("resume")
-    source = resume.get("from") if isinstance(resume, dict) else None
-    if isinstance(source, str) and source and (saved := saved_tree(Path(source))) is not None:
-        tree = continued(tree, overrides, saved)
-        earlier = find_result(Path(source))
-        choices = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
-    config = checked(tree)
-    tree = config.model_dump(mode="json", by_alias=True)
-    mode = hydra.utils.get_method(config.mode.target)
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode is RunMode.MULTIRUN else None
-    invocation = Invocation(overrides, choices, tree, Path.cwd(), sweep, page_of(sys.argv[1:]))
-    result: RunResult | None = mode(config, invocation, **config.mode.arguments)
-    return result
-
-
-def checked(tree: dict[str, Any], problems: tuple[Problem, ...] = ()) -> Config:
-    """Return the checked configuration, or raise ConfigError with everything wrong in it."""
-    from runner.check import check
-
-    def find_facts(*arguments: Any) -> Any:
-        from runner.build import find_facts  # imports torch
-
-        return find_facts(*arguments)
-
-    return check(tree, find_facts=find_facts, problems=problems)
+def _extend_path() -> None:
+    """Make the user's own modules and our Hydra plugin importable."""
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):  # `python -m runner` does this, the console script does not
+        sys.path.insert(0, here)
+    plugins = str(Path(__file__).resolve().parent / "plugins")
+    if plugins not in sys.path:
+        sys.path.append(plugins)
 
 
 def report(error: Exception) -> int:
     """Print an error as a person wants it, and return its exit code."""
+    print(in_words(error), file=sys.stderr)
     if isinstance(error, RunnerError):
-        print(error, file=sys.stderr)
         return error.exit_code
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    print(f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})", file=sys.stderr)
     print("Set HYDRA_FULL_ERROR=1 to see the traceback.", file=sys.stderr)
     return 1
 
@@ -125,7 +91,8 @@ def _rewrite_or_refuse(error: Exception) -> None:
     arguments = sys.argv[1:]
     try:
         tree, problems, overrides = compose_leniently(arguments)
-        checked(tree, problems)
+        if problems or not is_multirun(arguments):  # the jobs of a multirun are checked one by one
+            checked(tree, problems)
     except RunnerError:
         raise
     except Exception as other:

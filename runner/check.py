@@ -187,6 +187,9 @@ def _check_paths(found: Findings) -> None:
             found.add("resume.from", rule, "Give a run that reached its first checkpoint, or start afresh")
         elif find_result(directory) is None:
             found.add("resume.from", f"must be a run directory with a readable {RESULT}, {given}", f"Mend its {RESULT}")
+    if resume is not None and resume.sweep is not None:
+        rule = f"must be given on the command line, got {resume.sweep!r}"
+        found.add("resume.sweep", rule, "Set resume.sweep=runs/sweeps/<sweep> there")
     if mode is not None and mode.reads and (source is None or not (Path(source) / RECORDS).is_file()):
         rule = f"must be a run directory with {RECORDS}, got {shown(source)}"
         found.add("source", rule, "Set source=runs/<name>/<run>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,14 +131,12 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
             if override is not None and override.is_sweep_override():
                 continue
             if override is None or not key:
-                problems.append(
-                    Problem(key, f"must be of the form key=value, got {value!r}", "Quote special characters")
-                )
+                problems.append(not_an_override(key, value))
                 continue
             found = _wrong_options(override)
             problems += found
             if not found:
-                plain = override.is_delete() or _options(override.key_or_group)
+                plain = override.is_delete() or override.is_hydra_override() or _options(override.key_or_group)
                 kept.append(text if plain else f"++{text.lstrip('+')}")
         try:
             return to_tree(compose(parsed.config_name or "config", kept)), tuple(problems), kept
@@ -157,6 +156,41 @@ def page_of(arguments: list[str]) -> tuple[str, ...]:
     parsed = get_args_parser().parse_args(arguments)
     options = {"--config-dir": parsed.config_dir, "--config-name": parsed.config_name}
     return tuple(word for name, value in options.items() if value is not None for word in (name, value))
+
+
+def is_multirun(arguments: list[str]) -> bool:
+    """Whether a command line asks for several runs."""
+    return bool(get_args_parser().parse_args(arguments).multirun)
+
+
+def overrides_of(arguments: list[str]) -> list[str]:
+    """Return the overrides of a command line, those of Hydra included."""
+    return list(get_args_parser().parse_args(arguments).overrides)
+
+
+def value_of(override: str) -> Any:
+    """Return the value of one override.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        key, _, value = override.lstrip("+").partition("=")
+        raise ConfigError([not_an_override(key, value)]) from None
+
+
+def not_an_override(key: str, value: str) -> Problem:
+    """Return the problem of a text that Hydra cannot read."""
+    return Problem(key, f"must be of the form key=value, got {value!r}", "Quote special characters")
+
+
+def quoted(value: str) -> str:
+    """Return a text so that Hydra reads it as one value."""
+    if re.fullmatch(r"[\w./+-]*[A-Za-z/][\w./+-]*", value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @contextmanager

@@ -168,6 +168,7 @@ class Resume(Section):
     """What to go on from."""
 
     source: str | None = Field(alias="from")
+    sweep: str | None
     checkpoint: Literal["last", "best"]
 
 
@@ -229,7 +230,7 @@ class Invocation:
 
 SAFE: Mapping[str, Any] = {
     "seed": 0,
-    "resume": {"from": None, "checkpoint": "last"},
+    "resume": {"from": None, "sweep": None, "checkpoint": "last"},
     "train": {
         "duration": 1,
         "batch_size": 1,

@@ -4,20 +4,22 @@ RunnerError                    exit 1
 ├── ConfigError                exit 2, carries every problem found
 ├── TaskError                  exit 1, data or model of the task
 ├── CheckpointError            exit 1, a checkpoint that cannot be read or written
+├── SweepError                 exit 1, 3 or 128 + signal: no job of a sweep finished, or it was interrupted
 └── TrackingError              never fatal: reported, and the run goes on
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 
 class RunnerError(Exception):
     """Root of all errors that end as text and an exit code, never as a traceback."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class Problem(NamedTuple):
@@ -40,15 +42,21 @@ class Problem(NamedTuple):
 
 
 class ConfigError(RunnerError):
-    """The configuration is refused, with every problem in it at once."""
+    """The configuration is refused, with every problem in it at once.
+
+    Args:
+        problems: what is wrong.
+        places: problem -> which jobs of a sweep have it.
+    """
 
     exit_code = 2
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], *, places: Mapping[Problem, str] | None = None) -> None:
         self.problems = tuple(sorted(set(problems)))
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+        ends = {problem: f" [{place}]" for problem, place in (places or {}).items()}
+        super().__init__("\n".join([head, *(f"  {problem}{ends.get(problem, '')}" for problem in self.problems)]))
 
 
 class TaskError(RunnerError):
@@ -59,8 +67,24 @@ class CheckpointError(RunnerError):
     """A checkpoint cannot be read or written."""
 
 
+class SweepError(RunnerError):
+    """No job of a sweep finished, or a signal ended it; what is done is kept."""
+
+    def __init__(self, text: str, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(text)
+
+
 class TrackingError(RunnerError):
     """A tracking server cannot be reached; the records on disk stay complete."""
+
+
+def in_words(error: Exception) -> str:
+    """Return an error as a person wants it."""
+    if isinstance(error, RunnerError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

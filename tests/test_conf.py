@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from runner.__main__ import checked
 from runner.build import build
 from runner.compose import to_tree
+from runner.job import checked
 from tests.conftest import ENVIRONMENT, ROOT, Program
 
 CONF = ROOT / "conf"

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.records import Action, Alarm, EvalRecord, Record, Severity, StepRecord
-from runner.report.figures import DPI, WIDTH_INCHES, curves
+from runner.report.figures import curves
+from runner.report.style import DPI, WIDTH_INCHES
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN, INF = math.nan, math.inf

@@ -10,25 +10,29 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "errors": 0, "records": 0,
     "durations": 1, "curves": 1, "schedules": 1, "detectors": 1, "remedies": 1, "watch": 1, "diagnose": 1,
+    "sweep_summary": 1,
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4,
     "config": 5, "compose": 5, "check": 5, "check_facts": 5, "signatures": 5, "wording": 5, "assemble": 5, "build": 5,
     "search": 5,
     "modes": 6,
-    "__main__": 7, "plugins": 7,
+    "sweep_signals": 6, "sweep_resume": 6,
+    "__main__": 7, "job": 7, "sweep": 7, "sweep_check": 7, "sweep_end": 7, "plugins": 7,
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
     "torch": {"optim", "tasks", "train", "lanes", "range_test", "build"},
-    "hydra": {"compose", "search", "modes", "__main__", "plugins"},
-    "omegaconf": {"compose", "search", "modes", "__main__", "plugins"},
+    "hydra": {"compose", "search", "modes", "__main__", "job", "sweep", "sweep_check", "plugins"},
+    "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweep", "sweep_check", "plugins"},
     "optuna": {"search"},
     "mlflow": {"tracking.mlflow"},
     "matplotlib": {"report"},
     "plotly": {"report"},
+    "joblib": {"sweep", "sweep_signals"},
+    "psutil": {"sweep_signals"},
 }
-LAZY = {"mlflow", "matplotlib", "plotly", "optuna", "sklearn", "torchmetrics", "pandas"}
+LAZY = {"mlflow", "matplotlib", "plotly", "optuna", "sklearn", "torchmetrics", "pandas", "joblib", "psutil"}
 
 
 @functools.cache

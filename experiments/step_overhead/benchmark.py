@@ -16,9 +16,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from runner.__main__ import checked
 from runner.build import Experiment, build
 from runner.compose import conf_directory, to_tree
+from runner.job import checked
 from runner.tasks.digits import Digits
 from runner.tracking.jsonl import RecordWriter
 from runner.train.checkpoint import Checkpoints

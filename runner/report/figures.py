@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.curves import AxisRange, axis_range, downsample, ema, hugs_zero, labels, number, roughness, spells, ticks
+from runner.curves import AxisRange, axis_range, downsample, ema, hugs_zero, number, roughness, spells, ticks
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
+from runner.report.style import (
+    BLACK,
+    BLUE,
+    DPI,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    RED,
+    SKY,
+    SMALL,
+    TEXT,
+    WIDTH_INCHES,
+    Handles,
+    draw_legend,
+    save,
+    set_y,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_INCHES, DPI = 7.5, 200
-# The palette of Okabe and Ito, which colour-blind readers can tell apart.
-_BLUE, _GREEN, _PURPLE, _ORANGE, _RED, _SKY = "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#D55E00", "#56B4E9"
-_BLACK, _GREY, _PALE = "#222222", "#6B6B6B", "#DDDDDD"
-_SEVERITIES = {"stop": _RED, "warn": _ORANGE, "info": _SKY}
-_SPLITS = ((_GREEN, "o"), (_BLACK, "s"), (_ORANGE, "^"))
-_GROUPS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _BLACK, _SKY)
+_SEVERITIES = {"stop": RED, "warn": ORANGE, "info": SKY}
+_SPLITS = ((GREEN, "o"), (BLACK, "s"), (ORANGE, "^"))
+_GROUPS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
 _ACTIONS = {"Stop": "X", "Rollback": "<", "ScaleLR": "v", "Rewarm": "^", "SkipUpdate": "o"}
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))  # one a detector
 
 _LEFT_INCHES, _RIGHT_INCHES, _RIGHT_AXIS_INCHES = 0.8, 0.2, 0.7
 _PANEL_INCHES = (2.7, 1.1, 1.3)
-_TEXT, _SMALL = 9.5, 8.5  # points
 _POINTS = 6000  # of one line, at most
 _PLACES = 400  # for marks along the step axis
 _FEW = 25  # values or fewer are drawn as points
@@ -36,7 +49,6 @@ _ROUGH = 4.0  # an average is drawn where the curve is rougher
 
 Steps = Sequence[int]
 Floats = Sequence[float]
-Handles = list[Any]  # of a legend
 
 
 def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -> None:
@@ -71,14 +83,9 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
     _draw_rates(panels[1], steps)
     _draw_norms(panels[2], steps)
     if events := _draw_events(panels, history):
-        _legend(figure.legend, events, inches=WIDTH_INCHES - 2 * _RIGHT_INCHES)
+        draw_legend(figure.legend, events, inches=WIDTH_INCHES - 2 * _RIGHT_INCHES)
     _arrange(figure, panels, title=title, verdict=verdict)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format="png", dpi=DPI)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save(figure, path)
 
 
 def _draw_loss(ax: Axes, steps: Sequence[StepRecord], *, evals: Sequence[EvalRecord], accuracy: str) -> None:
@@ -88,7 +95,7 @@ def _draw_loss(ax: Axes, steps: Sequence[StepRecord], *, evals: Sequence[EvalRec
     at, train = [r.step for r in steps], [r.loss for r in steps]
     shown = axis_range([train, *([r.metrics["loss"] for r in found] for found in splits.values())])
     lines = _draw_curve(ax, at, train, shown=shown, name="train loss")
-    strays = _draw_strays(ax, at, train, shown=shown, color=_BLUE, name="")
+    strays = _draw_strays(ax, at, train, shown=shown, color=BLUE, name="")
     for (split, found), (color, marker) in zip(splits.items(), _SPLITS, strict=False):
         at, losses = [r.step for r in found], [r.metrics["loss"] for r in found]
         look: dict[str, Any] = {"marker": marker, "ms": 4.5 if len(found) <= 60 else 0, "lw": 1.4, "zorder": 4}
@@ -97,9 +104,9 @@ def _draw_loss(ax: Axes, steps: Sequence[StepRecord], *, evals: Sequence[EvalRec
     finite = [r for r in evals if math.isfinite(r.metrics.get("loss", math.nan))]
     if finite:
         best = next((r for r in reversed(finite) if r.best), min(finite, key=lambda r: r.metrics["loss"]))
-        color = dict(zip(splits, _SPLITS, strict=False)).get(best.split, (_BLACK, ""))[0]
+        color = dict(zip(splits, _SPLITS, strict=False)).get(best.split, (BLACK, ""))[0]
         label = f"best {best.split} loss {number(best.metrics['loss'], 4)}, step {best.step:,}"
-        look = {"marker": "*", "ms": 13, "mec": _BLACK, "mew": 0.7, "ls": "none", "zorder": 6}
+        look = {"marker": "*", "ms": 13, "mec": BLACK, "mew": 0.7, "ls": "none", "zorder": 6}
         lines += _plot(ax, [best.step], shown.clamp([best.metrics["loss"]]), color=color, label=label, **look)
     if accuracy:
         lines += _draw_accuracy(ax, evals, name=accuracy)
@@ -114,10 +121,10 @@ def _draw_accuracy(ax: Axes, evals: Sequence[EvalRecord], *, name: str) -> Handl
     values = [r.metrics[name] for r in found]
     twin = ax.twinx()
     twin.spines[["top", "left"]].set_visible(False)
-    twin.set_ylabel(f"{split} {name}", fontsize=_TEXT, color=_PURPLE)
-    twin.tick_params(labelsize=_SMALL, colors=_PURPLE)
-    _set_y(twin, axis_range([[value] for value in (*values, 1.0)], log=False))  # one by one, none of them is far out
-    look: dict[str, Any] = {"color": _PURPLE, "ls": (0, (4, 1.5)), "lw": 1.1, "marker": ".", "ms": 3}
+    twin.set_ylabel(f"{split} {name}", fontsize=TEXT, color=PURPLE)
+    twin.tick_params(labelsize=SMALL, colors=PURPLE)
+    set_y(twin, axis_range([[value] for value in (*values, 1.0)], log=False))  # one by one, none of them is far out
+    look: dict[str, Any] = {"color": PURPLE, "ls": (0, (4, 1.5)), "lw": 1.1, "marker": ".", "ms": 3}
     return _plot(twin, [r.step for r in found], values, label=f"{split} {name} (right axis)", **look)
 
 
@@ -145,11 +152,11 @@ def _draw_norms(ax: Axes, steps: Sequence[StepRecord]) -> None:
     at, norms = [r.step for r in steps], [r.grad_norm for r in steps]
     shown = axis_range([norms], log=True)
     handles = _draw_curve(ax, at, norms, shown=shown, name="gradient norm") if shown.log else []
-    handles += _draw_strays(ax, at, norms, shown=shown, color=_BLUE, name="")
+    handles += _draw_strays(ax, at, norms, shown=shown, color=BLUE, name="")
     clipped = [r.step for r in steps if r.clipped]
     if clipped:
         label = f"clipped in {number(100 * len(clipped) / sum(r.clipped is not None for r in steps))}% of the steps"
-        handles.append(_mark(ax, clipped, 0.03, marker="|", color=_GREY, label=label))
+        handles.append(_mark(ax, clipped, 0.03, marker="|", color=GREY, label=label))
     empty = "no gradient norm above 0" if any(map(math.isfinite, norms)) else "no finite gradient norm"
     _finish(ax, shown, label="gradient norm", handles=handles, empty="" if shown.log else empty)
 
@@ -166,8 +173,8 @@ def _draw_events(panels: Sequence[Axes], history: Sequence[Record]) -> Handles:
     handles: Handles = []
     for nth, ((_, kind, name), at) in enumerate(sorted(found.items())):
         if kind == "action":
-            _draw_spells(panels, at, color=_BLACK, lw=0.9, ls=":")
-            handles.append(_mark(panels[0], at, 1.0, marker=_ACTIONS.get(name, "D"), color=_BLACK))
+            _draw_spells(panels, at, color=BLACK, lw=0.9, ls=":")
+            handles.append(_mark(panels[0], at, 1.0, marker=_ACTIONS.get(name, "D"), color=BLACK))
         else:
             look: dict[str, Any] = {"color": _SEVERITIES[kind], "ls": _DASHES[nth % len(_DASHES)]}
             handles.append(_draw_spells(panels, at, lw=1.8 if kind == "stop" else 1.2, **look))
@@ -195,14 +202,14 @@ def _plot(ax: Axes, steps: Steps, values: Floats, **look: Any) -> Handles:
 def _draw_curve(ax: Axes, steps: Steps, values: Floats, *, shown: AxisRange, name: str) -> Handles:
     """Draw every value, faintly with the average over it where the values are noisy."""
     near = [(step, value) for step, value in zip(steps, values, strict=True) if shown.shows(value)]
-    look: dict[str, Any] = {"color": _BLUE, "lw": 1.5, "zorder": 3}
+    look: dict[str, Any] = {"color": BLUE, "lw": 1.5, "zorder": 3}
     if not near:
         return []
     if roughness([math.log10(value) if shown.log else value for _, value in near]) < _ROUGH:
         return _plot(ax, steps, shown.clamp(values), marker="." if len(near) <= _FEW else "", label=name, **look)
     decay = max(0.8, 1 - float(f"{150 / len(near):.1g}"))
     averages = ema([value for _, value in near], decay=decay)
-    handles = _plot(ax, steps, shown.clamp(values), color=_BLUE, lw=0.7, alpha=0.35, label=name, zorder=2)
+    handles = _plot(ax, steps, shown.clamp(values), color=BLUE, lw=0.7, alpha=0.35, label=name, zorder=2)
     return handles + _plot(ax, [step for step, _ in near], averages, label=f"EMA {decay:.6g}", **look)
 
 
@@ -216,24 +223,24 @@ def _draw_strays(ax: Axes, steps: Steps, values: Floats, *, shown: AxisRange, co
             handles.append(_mark(ax, [step for step, _ in far], height, marker=marker, color=color, label=label))
     if lost:
         label = f"{name}not finite ({len(lost):,})"
-        handles.append(_mark(ax, [step for step, _ in lost], 0.0, marker="x", color=_RED, label=label))
+        handles.append(_mark(ax, [step for step, _ in lost], 0.0, marker="x", color=RED, label=label))
     return handles
 
 
 def _finish(ax: Axes, shown: AxisRange, *, label: str, handles: Handles, empty: str) -> None:
     """Set the y axis, its label and the legend above the panel; `empty` is written where no curve is."""
     width_inches = WIDTH_INCHES * ax.get_position().width
-    ax.set_ylabel(label, fontsize=_TEXT)
+    ax.set_ylabel(label, fontsize=TEXT)
     ax.yaxis.set_label_coords(-0.6 / width_inches, 0.5)
-    ax.tick_params(labelsize=_SMALL)
+    ax.tick_params(labelsize=SMALL)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color=_PALE, lw=0.6)
-    _set_y(ax, shown)
+    ax.grid(color=PALE, lw=0.6)
+    set_y(ax, shown)
     if empty:
-        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha="center", va="center", color=_GREY, fontsize=_TEXT)
+        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=TEXT)
         ax.set_yticks([])
     if handles:
-        _legend(ax.legend, handles, inches=width_inches)
+        draw_legend(ax.legend, handles, inches=width_inches)
 
 
 def _set_x(ax: Axes, steps: Steps) -> None:
@@ -244,29 +251,7 @@ def _set_x(ax: Axes, steps: Steps) -> None:
     places = [step for step in ticks(shown, most=8) if step == round(step)]
     ax.set_xlim(shown.low, shown.high)
     ax.set_xticks(places, labels=[f"{step:,.0f}" for step in places])
-    ax.set_xlabel("optimizer step", fontsize=_TEXT)
-
-
-def _set_y(ax: Axes, shown: AxisRange) -> None:
-    """Set scale, range and ticks of a y axis."""
-    ax.set_yscale("log" if shown.log else "linear")
-    ax.set_ylim(shown.low, shown.high)
-    places = ticks(shown, most=8 if ax.get_position().height > 0.3 else 5)
-    ax.set_yticks(places, labels=labels(places))
-    ax.tick_params(which="minor", labelleft=False, left=shown.high >= 10 * shown.low)
-
-
-def _legend(make: Callable[..., Any], handles: Handles, *, inches: float) -> None:
-    """Make a legend in as many columns as fit, standing on the upper edge of its axes."""
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0.1, "borderaxespad": 0.4}
-    look: dict[str, Any] = {"fontsize": _SMALL, "frameon": False, "columnspacing": 1.4, "labelspacing": 0.3}
-    for columns in range(len(handles), 0, -1):
-        legend = make(handles=handles, ncols=columns, handlelength=1.6, handletextpad=0.5, **place, **look)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-        if columns == 1 or legend.get_window_extent().width <= inches * DPI:
-            break
-        legend.remove()
+    ax.set_xlabel("optimizer step", fontsize=TEXT)
 
 
 def _arrange(figure: Figure, panels: Sequence[Axes], *, title: str, verdict: str) -> None:
@@ -288,7 +273,7 @@ def _arrange(figure: Figure, panels: Sequence[Axes], *, title: str, verdict: str
     name = textwrap.wrap(title, 66, max_lines=1, placeholder=" …") or [""]
     look: dict[str, Any] = {"x": 0.15 / WIDTH_INCHES, "va": "top", "parse_math": False}
     figure.text(y=1 - 0.12 / total, s=name[0], fontsize=11.5, fontweight="bold", **look)
-    figure.text(y=1 - 0.36 / total, s="\n".join(lines), fontsize=_TEXT, color=_GREY, **look)
+    figure.text(y=1 - 0.36 / total, s="\n".join(lines), fontsize=TEXT, color=GREY, **look)
 
 
 def _mark(ax: Axes, steps: Steps, height: float, *, marker: str, color: str, label: str = "") -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import TrackingError
 from runner.records import RunResult, spell_non_finite
 from runner.tracking.address import absolute, artifacts_root, database_path, set_environment, unreachable
-from runner.tracking.directory import CONFIG, CURVES, DATASET, RECORDS, RESULT
+from runner.tracking.directory import CONFIG, CURVES, DATASET, RECORDS, RESULT, SWEEP, SWEEP_FIGURE
 from runner.tracking.jsonl import read_result
 from runner.tracking.mapping import Point, params, tags
 from runner.tracking.transfer import LARGEST_BATCH, State, batches, write_state
@@ -124,9 +124,11 @@ class MlflowSender:
             self.client.log_text(run_id, self._hidden(config.read_text(encoding="utf-8")), CONFIG)
         data = spell_non_finite(asdict(replace(result, mlflow_run_id=run_id)))
         self.client.log_text(run_id, self._hidden(json.dumps(data, indent=2)), RESULT)
-        self.client.log_text(run_id, json.dumps(spell_non_finite(result.dataset), indent=2), DATASET)
-        if (self._directory / CURVES).is_file():
-            self.client.log_artifact(run_id, str(self._directory / CURVES))
+        if result.dataset:
+            self.client.log_text(run_id, json.dumps(spell_non_finite(result.dataset), indent=2), DATASET)
+        for name in (CURVES, SWEEP, SWEEP_FIGURE):
+            if (self._directory / name).is_file():
+                self.client.log_artifact(run_id, str(self._directory / name))
 
     def _log_dataset(self, run_id: str, result: RunResult) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from hydra import compose, initialize_config_dir
 
-from runner.__main__ import checked
 from runner.build import Experiment, build
 from runner.compose import to_tree
+from runner.job import checked
 from tests.conftest import ROOT
 
 Make = Callable[..., Experiment]

@@ -1,0 +1,201 @@
+"""The picture of a sweep: final loss against the learning rate. matplotlib is imported only when it is drawn."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runner.curves import AxisRange, axis_range, labels, number, ticks
+from runner.report.style import (
+    BLACK,
+    BLUE,
+    DPI,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    RED,
+    SKY,
+    SMALL,
+    TEXT,
+    WIDTH_INCHES,
+    draw_legend,
+    save,
+    set_y,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
+_LOOKS = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # one for each round of colours
+_MOST_SETTINGS = len(_COLOURS) * len(_LOOKS)
+_LEFT_INCHES, _RIGHT_INCHES, _BOTTOM_INCHES = 0.85, 0.2, 0.55
+_PANEL_INCHES = 3.4
+_ROW_INCHES = 0.13  # of crosses
+
+
+class Dot(NamedTuple):
+    """One run.
+
+    Attributes:
+        label: what else varied, as the legend shows it; "" when nothing did.
+        lr: base learning rate.
+        loss: at the end.
+        status: only those that are finished or diverged are drawn.
+    """
+
+    label: str
+    lr: float
+    loss: float
+    status: str
+
+
+def sweep_figure(dots: Sequence[Dot], path: Path, *, title: str, verdict: str, loss: str, legend: str = "") -> None:
+    """Draw final losses over the learning rate on a log axis, a line through the means of each setting, as a PNG.
+
+    Losses that span more than 1.5 decades get a log axis. Diverged runs are crosses in a strip at the top, a row for
+    each setting that has any. At most 24 settings are drawn, those with the smallest losses.
+
+    Args:
+        dots: the runs.
+        path: the PNG to write; it appears whole or not at all.
+        title: what was swept.
+        verdict: how the runs ended.
+        loss: name of the loss.
+        legend: names of what the labels are values of.
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, _PANEL_INCHES + 1.2), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    ax = figure.add_axes((_LEFT_INCHES / WIDTH_INCHES, 0.1, 1 - (_LEFT_INCHES + _RIGHT_INCHES) / WIDTH_INCHES, 0.7))
+    settings = _settings(dots)
+    looks = {
+        label: (_COLOURS[i % len(_COLOURS)], *_LOOKS[i // len(_COLOURS)]) for i, label in enumerate(sorted(settings))
+    }
+    finished = [dot.loss for runs in settings.values() for dot in runs if _counts(dot)]
+    lost = [label for label, runs in settings.items() if any(dot.status == "diverged" for dot in runs)]
+    strip = _ROW_INCHES * (len(lost) + 1) / _PANEL_INCHES if lost else 0.0
+    _set_x(ax, [dot.lr for dot in dots])
+    handles = [_draw_setting(ax, runs, looks[label], label) for label, runs in sorted(settings.items())]
+    _set_loss_axis(ax, finished, loss=loss, strip=strip)
+    if lost:
+        _draw_diverged(ax, {label: settings[label] for label in sorted(lost)}, looks, strip)
+    if len(settings) > 1:
+        draw_legend(ax.legend, handles, inches=WIDTH_INCHES * ax.get_position().width)
+    hidden = len({dot.label for dot in dots}) - len(settings)
+    notes = [verdict, *([f"lines: {legend}"] if legend else []), *([f"{hidden} settings not drawn"] if hidden else [])]
+    _arrange(figure, ax, title=title, note="; ".join(notes))
+    save(figure, path)
+
+
+def _counts(dot: Dot) -> bool:
+    return dot.status == "finished" and math.isfinite(dot.loss)
+
+
+def _settings(dots: Sequence[Dot]) -> dict[str, list[Dot]]:
+    """Return label -> runs, the settings with the smallest losses."""
+    found: dict[str, list[Dot]] = {}
+    for dot in dots:
+        found.setdefault(dot.label, []).append(dot)
+    best = {label: min([dot.loss for dot in runs if _counts(dot)], default=math.inf) for label, runs in found.items()}
+    return {label: found[label] for label in sorted(found, key=best.__getitem__)[:_MOST_SETTINGS]}
+
+
+def _draw_setting(ax: Axes, runs: Sequence[Dot], look: tuple[str, Any, str], label: str) -> Any:
+    """Draw a dot for every run and a line through the means; return the line."""
+    color, line, marker = look
+    by_lr: dict[float, list[float]] = {}
+    for dot in sorted(runs, key=lambda dot: dot.lr):
+        if _counts(dot):
+            by_lr.setdefault(dot.lr, []).append(dot.loss)
+    several = [(lr, loss) for lr, losses in by_lr.items() if len(losses) > 1 for loss in losses]
+    ax.plot(*_columns(several), ls="none", marker="o", ms=3.5, mew=0, color=color, alpha=0.45, zorder=3)
+    means = [(lr, statistics.fmean(losses)) for lr, losses in by_lr.items()]
+    style: dict[str, Any] = {"ls": line, "lw": 1.6, "marker": marker, "ms": 5, "color": color, "zorder": 4}
+    return ax.plot(*_columns(means), label=label, **style)[0]
+
+
+def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _draw_diverged(ax: Axes, lost: dict[str, list[Dot]], looks: dict[str, tuple[str, Any, str]], strip: float) -> None:
+    """Draw a cross where any run of a setting diverged, in a strip at the top edge."""
+    from matplotlib.patches import Rectangle
+
+    across = ax.get_xaxis_transform()
+    shade: dict[str, Any] = {"facecolor": RED, "alpha": 0.08, "lw": 0, "zorder": 1}
+    ax.add_patch(Rectangle((0, 1 - strip), 1, strip, transform=ax.transAxes, **shade))
+    look: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "center", "color": RED, "fontsize": SMALL}
+    ax.text(-0.01, 1 - 0.5 * strip, "diverged", **look)
+    for row, (label, runs) in enumerate(lost.items(), start=1):
+        rates = sorted({dot.lr for dot in runs if dot.status == "diverged"})
+        height = 1 - strip * row / (len(lost) + 1)
+        look = {"ls": "none", "marker": "x", "ms": 6, "mew": 1.6, "color": looks[label][0], "zorder": 5}
+        ax.plot(rates, [height] * len(rates), transform=across, **look)
+
+
+def _set_x(ax: Axes, rates: Sequence[float]) -> None:
+    """Set the axis of learning rates: ticks at the rates that were used, where they can be told apart."""
+    used = sorted(set(rates)) or [1.0]
+    room = max(1.35, (used[-1] / used[0]) ** 0.06)
+    shown = AxisRange(used[0] / room, used[-1] * room, log=True)
+    apart = math.log(shown.high / shown.low) / 11
+    places: list[float] = []
+    for rate in used:
+        if not places or math.log(rate / places[-1]) > apart:
+            places.append(rate)
+    if len(places) > 9:
+        places = ticks(shown, most=8)
+    ax.set_xscale("log")
+    ax.set_xlim(shown.low, shown.high)
+    ax.set_xticks(places, labels=[number(place, digits=6) for place in places])
+    ax.tick_params(which="minor", labelbottom=False, bottom=False)
+    ax.set_xlabel("optimizer.lr", fontsize=TEXT)
+
+
+def _set_loss_axis(ax: Axes, losses: Sequence[float], *, loss: str, strip: float) -> None:
+    """Set the axis of losses so that the strip at the top stays free."""
+    shown = axis_range([[value] for value in losses])
+    share = strip / (1 - strip)
+    if shown.log:
+        high = shown.high * (shown.high / shown.low) ** share
+    else:
+        high = shown.high + share * (shown.high - shown.low)
+    set_y(ax, shown._replace(high=high))
+    places = ticks(shown, most=8)
+    ax.set_yticks(places, labels=labels(places))
+    ax.set_ylabel(f"final {loss}", fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color=PALE, lw=0.6)
+    ax.set_axisbelow(True)
+    if not losses:
+        ax.set_yticks([])
+        ax.text(0.5, 0.45, "no run finished", transform=ax.transAxes, ha="center", color=GREY, fontsize=TEXT)
+
+
+def _arrange(figure: Figure, ax: Axes, *, title: str, note: str) -> None:
+    """Write title and note, put the panel below its legend, and give the figure the height this takes."""
+    lines = textwrap.wrap(note, 105, max_lines=2, placeholder=" …")
+    legend = ax.get_legend()
+    top = 0.5 + 0.17 * len(lines) + (legend.get_window_extent().height / DPI if legend else 0)
+    total = round(top + _PANEL_INCHES + _BOTTOM_INCHES, 2)
+    box = ax.get_position()
+    figure.set_size_inches(WIDTH_INCHES, total)
+    ax.set_position((box.x0, _BOTTOM_INCHES / total, box.width, _PANEL_INCHES / total))
+    name = textwrap.wrap(title, 66, max_lines=1, placeholder=" …") or [""]
+    look: dict[str, Any] = {"x": 0.15 / WIDTH_INCHES, "va": "top", "parse_math": False}
+    figure.text(y=1 - 0.12 / total, s=name[0], fontsize=11.5, fontweight="bold", **look)
+    figure.text(y=1 - 0.36 / total, s="\n".join(lines), fontsize=TEXT, color=GREY, **look)

@@ -1,0 +1,151 @@
+"""The jobs of a multirun: the grid expanded, and every job composed and checked before the first one starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.compose import cannot_compose, compose_leniently, not_an_override, to_tree
+from runner.config import Config
+from runner.errors import ConfigError, Problem
+from runner.job import checked, resumed
+
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+class Point(NamedTuple):
+    """One point of the grid: all overrides of a job, and those that vary."""
+
+    overrides: tuple[str, ...]
+    varied: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What varied, as on the command line."""
+        return " ".join(f"{key}={value}" for key, value in self.varied.items())
+
+
+class CheckedJob(NamedTuple):
+    """A job that may start."""
+
+    point: Point
+    config: Config
+    experiment: str
+
+
+def expand(arguments: Iterable[str], config_loader: ConfigLoader) -> list[Point]:
+    """Return the points of the grid, the last override varying fastest.
+
+    Raises:
+        ConfigError: an override cannot be read, or has no list of values.
+    """
+    parser = OverridesParser.create(config_loader=config_loader)
+    lists: dict[str, list[str]] = {}
+    problems = []
+    for text in arguments:
+        key, _, given = text.lstrip("+~").partition("=")
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            problems.append(not_an_override(key, given))
+            continue
+        name = override.get_key_element()
+        if not override.is_sweep_override():
+            lists[name] = [text]
+        elif override.is_discrete_sweep():
+            lists[name] = [f"{name}={value}" for value in override.sweep_string_iterator()]
+        if not lists.get(name):
+            rule = f"must be a list such as 1e-3,1e-2 or range(1,4) in a multirun, got {given}"
+            problems.append(Problem(key, rule, f"Give the values of {key}"))
+    if problems:
+        raise ConfigError(problems)
+    varying = {values[0].partition("=")[0] for values in lists.values() if len(values) > 1}
+    return [Point(combination, _varied(combination, varying)) for combination in itertools.product(*lists.values())]
+
+
+def _varied(overrides: Iterable[str], varying: set[str]) -> dict[str, str]:
+    pairs = [text.partition("=")[::2] for text in overrides]
+    return {key.lstrip("+"): value for key, value in pairs if key in varying}
+
+
+def check_all(points: Sequence[Point], compose: Compose, page: Sequence[str]) -> list[CheckedJob]:
+    """Compose and check every point.
+
+    Args:
+        points: the grid.
+        compose: overrides -> what Hydra composes.
+        page: `--config-dir` and `--config-name` as given.
+    Raises:
+        ConfigError: with all problems of all jobs; each says which jobs have it.
+    """
+    jobs: list[CheckedJob] = []
+    found: dict[Problem, list[int]] = {}
+    for number, point in enumerate(points, start=1):
+        try:
+            jobs.append(check_job(point, compose, page))
+        except ConfigError as error:
+            for problem in error.problems:
+                found.setdefault(problem, []).append(number)
+    if found:
+        places = {problem: _place(numbers, points) for problem, numbers in found.items() if len(points) > 1}
+        raise ConfigError(found, places=places)
+    trains = {job.config.mode.trains for job in jobs}
+    if len(trains) > 1:
+        rule = "must train in all jobs of a multirun or in none"
+        raise ConfigError([Problem("mode", rule, "Call the program once for each")])
+    return jobs
+
+
+def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob:
+    """Compose and check one point; a missing `+` before a key is put there.
+
+    Raises:
+        ConfigError: with all its problems.
+    """
+    try:
+        composed = compose(point.overrides)
+    except (HydraException, OmegaConfBaseException):
+        try:
+            tree, problems, overrides = compose_leniently([*page, *point.overrides])
+            if problems:
+                checked(tree, problems)
+            point = point._replace(overrides=tuple(overrides))
+            composed = compose(point.overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError([cannot_compose(error)]) from None
+    choices: dict[str, Any] = dict(composed.hydra.runtime.choices)
+    plain = tuple(text.lstrip("+") for text in point.overrides)
+    tree, choices = resumed(to_tree(composed), choices, plain)
+    config = checked(tree)
+    return CheckedJob(point, config, config.name or str(choices["task"]))
+
+
+def _place(numbers: Sequence[int], points: Sequence[Point]) -> str:
+    """Say which jobs have a problem."""
+    total, first = len(points), numbers[0]
+    if len(numbers) == total:
+        return f"all {total} jobs"
+    name = points[first - 1].name
+    if len(numbers) == 1:
+        return f"job {first} of {total}: {name}"
+    return f"{len(numbers)} of {total} jobs, first job {first}: {name}"
+
+
+def unique(jobs: Sequence[CheckedJob]) -> tuple[list[CheckedJob], list[str]]:
+    """Return the jobs without those whose configuration an earlier one has, and a sentence for each left out."""
+    first: dict[str, int] = {}
+    kept, notes = [], []
+    for number, job in enumerate(jobs, start=1):
+        earlier = first.setdefault(job.config.model_dump_json(by_alias=True), number)
+        if earlier == number:
+            kept.append(job)
+        else:
+            notes.append(f"job {number} ({job.point.name}) is the same as job {earlier} and runs once.")
+    return kept, notes

@@ -1,0 +1,138 @@
+"""The end of a sweep: table, sweep.json, sweep.png, and its summary in MLflow."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from signal import Signals
+
+from runner.config import Tracking
+from runner.errors import SweepError
+from runner.job import PROGRAM
+from runner.records import EvalRecord, RunResult, Status
+from runner.report.sweep_figure import Dot, sweep_figure
+from runner.sweep_resume import KEY
+from runner.sweep_summary import SEED, Setting, in_numbers, summarise
+from runner.tracking.directory import RECORDS, SWEEP_FIGURE, git_commit, versions
+from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
+from runner.tracking.sweep_file import STOP, JobState, Sweep, outcome, write_sweep
+from runner.tracking.sweep_table import print_settings
+
+
+def finish(
+    directory: Path, sweep: Sweep, states: Sequence[JobState], *, tracking: Tracking, signal: Signals | None
+) -> None:
+    """Write and print what came of a sweep, its directory last.
+
+    Raises:
+        SweepError: no job finished, or a signal ended it.
+    """
+    settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
+    statuses = Counter(state.status for state in states)
+    is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
+    status = _status(statuses, signal if is_cut else None)
+    loss_name = _loss_name(states)
+    write_sweep(directory, sweep, states, status=status, settings=settings)
+    (directory / STOP).unlink(missing_ok=True)
+    _draw(directory, sweep, states, loss_name, in_numbers(statuses))
+    print_settings(settings, loss_name)
+    for job, state in zip(sweep.jobs, states, strict=True):
+        if state.status == "failed":
+            print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
+    result = _result(directory, sweep, states, settings, status)
+    _record(directory, result, settings, statuses)
+    if tracking.uri is not None:
+        from runner.tracking.follower import start_follower
+
+        follower = start_follower(directory, uri=tracking.uri)
+        run_id = follower.finish(tracking.wait_seconds)
+        write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
+    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
+    if status != "finished" or is_cut:
+        print(f"go on with: {go_on}")
+    print(directory, flush=True)
+    if status == "interrupted" and signal is not None:
+        raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
+    if status != "finished":
+        raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
+
+
+def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
+    if signal is not None:
+        return "interrupted"
+    if statuses.get("finished"):
+        return "finished"
+    return "diverged" if set(statuses) == {"diverged"} else "failed"
+
+
+def _loss_name(states: Sequence[JobState]) -> str:
+    has_val = {"val/loss" in state.metrics for state in states if state.status == "finished"}
+    if len(has_val) != 1:
+        return "loss"
+    return "val loss" if True in has_val else "train loss"
+
+
+def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: str, verdict: str) -> None:
+    dots = []
+    for job, state in zip(sweep.jobs, states, strict=True):
+        others = {key: value for key, value in job.varied.items() if key not in ("optimizer.lr", SEED)}
+        label = " ".join(others.values())
+        dots.append(Dot(label, job.lr, state.final_loss, state.status))
+    keys = [key for key in sweep.jobs[0].varied if key not in ("optimizer.lr", SEED)]
+    title = f"{sweep.jobs[0].experiment}: {' x '.join(sweep.jobs[0].varied) or 'one setting'}"
+    try:
+        sweep_figure(
+            dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss_name, legend=", ".join(keys)
+        )
+    except (OSError, ValueError) as error:
+        print(f"warning {SWEEP_FIGURE}: no picture ({error})", file=sys.stderr)
+
+
+def _result(
+    directory: Path, sweep: Sweep, states: Sequence[JobState], settings: Sequence[Setting], status: Status
+) -> RunResult:
+    """Return the sweep in the words of a run, so that its directory can be sent to MLflow like one."""
+    best = settings[0] if settings and not math.isnan(settings[0].final.mean) else None
+    earlier = find_result(directory)
+    verdict = in_numbers(Counter(state.status for state in states))
+    if best is not None and best.varied:
+        verdict += "; best " + " ".join(f"{key}={value}" for key, value in best.varied.items())
+    return RunResult(
+        mode="sweep",
+        status=status,
+        verdict=verdict,
+        title=f"sweep {sweep.id}",
+        experiment=sweep.jobs[0].experiment,
+        command=sweep.command,
+        seed=sweep.jobs[0].seed,
+        overrides=sweep.overrides,
+        tags={"kind": "summary", "sweep": sweep.id},
+        steps=sum(state.steps for state in states),
+        planned_steps=sum(state.planned_steps for state in states),
+        final={"final_loss": best.final.mean} if best is not None else {},
+        seconds=round(sum(state.seconds for state in states), 3),
+        versions=versions(),
+        commit=git_commit(Path.cwd()),
+        mlflow_run_id=earlier.mlflow_run_id if earlier is not None else None,
+    )
+
+
+def _record(directory: Path, result: RunResult, settings: Sequence[Setting], statuses: Mapping[str, int]) -> None:
+    """Append the numbers of the sweep as one record, its step the number of earlier launches."""
+    metrics = {name: float(statuses.get(name, 0)) for name in ("finished", "diverged", "failed", "interrupted")}
+    metrics["jobs"] = float(sum(statuses.values()))
+    best = [setting.best.mean for setting in settings if not math.isnan(setting.best.mean)]
+    final = [setting.final.mean for setting in settings if not math.isnan(setting.final.mean)]
+    metrics |= {"best_val_loss": min(best)} if best else {}
+    metrics |= {"final_loss": min(final)} if final else {}
+    path = directory / RECORDS
+    launches = sum(1 for _ in read_records(directory)) if path.exists() else 0
+    with RecordWriter(directory) as writer:
+        writer.write(EvalRecord(launches, time.time_ns() // 1_000_000, "sweep", metrics))
+    write_result(directory, result)

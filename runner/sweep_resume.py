@@ -1,0 +1,104 @@
+"""`resume.sweep=<directory>`: the command line of an earlier sweep, and what of it is left to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from runner.compose import overrides_of, page_of, quoted, value_of
+from runner.errors import ConfigError, Problem
+from runner.tracking.directory import CHECKPOINTS, SWEEP
+from runner.tracking.sweep_file import Job, JobState, Sweep, is_locked, read_sweep
+from runner.tracking.sweep_runs import DONE
+
+KEY = "resume.sweep"
+
+
+def expand_resumed_sweep(arguments: list[str]) -> list[str]:
+    """Return the command line of the sweep that `resume.sweep=` names; unchanged when none is named.
+
+    Raises:
+        ConfigError: there is no such sweep, or other overrides are given than it has.
+    """
+    if not any(text.lstrip("+").startswith(f"{KEY}=") for text in arguments):
+        return arguments
+    directory = resumed_directory(overrides_of(arguments))
+    if directory is None:
+        return arguments
+    sweep = read_resumed(directory)
+    given = [text for text in overrides_of(arguments) if not text.lstrip("+").startswith(f"{KEY}=")]
+    hydra = [text for text in given if _is_hydra(text)]  # where jobs run may change
+    stored = {text.lstrip("+") for text in sweep.overrides}
+    other = [text for text in given if not _is_hydra(text) and text.lstrip("+") not in stored]
+    page = page_of(arguments)
+    if other or page not in ((), sweep.page):
+        rule = f"must be the overrides of the sweep, got also {' '.join(other or page)}"
+        raise ConfigError([Problem(KEY, rule, "Leave them out, or start a new sweep")])
+    kept = [text for text in sweep.overrides if not (hydra and _is_hydra(text))]
+    return [*sweep.page, "--multirun", *kept, *hydra, f"{KEY}={quoted(str(directory))}"]
+
+
+def resumed_directory(overrides: list[str]) -> Path | None:
+    """Return the directory that `resume.sweep=` names, None when it is not given or null.
+
+    Raises:
+        ConfigError: it is not one path.
+    """
+    values = [value_of(text) for text in overrides if text.lstrip("+").startswith(f"{KEY}=")]
+    if not values or values[-1] is None:
+        return None
+    if not isinstance(values[-1], str) or not values[-1]:
+        rule = f"must be the directory of a sweep, got {str(values[-1])!r}"
+        raise ConfigError([Problem(KEY, rule, "Give a path under runs/sweeps/")])
+    return Path(values[-1])
+
+
+def read_resumed(directory: Path) -> Sweep:
+    """Read the sweep to go on with.
+
+    Raises:
+        ConfigError: there is none, or it was started elsewhere.
+    """
+    try:
+        sweep = read_sweep(directory)
+    except OSError:
+        rule = f"must be the directory of a sweep with a readable {SWEEP}, got {str(directory)!r}"
+        raise ConfigError([Problem(KEY, rule, "Give a path under runs/sweeps/")]) from None
+    except ValueError as error:
+        rule = f"must be the directory of a sweep with a sound {SWEEP}, got {str(directory)!r} ({error})"
+        raise ConfigError([Problem(KEY, rule, "Restore the file, or start a new sweep")]) from None
+    home = (directory / sweep.launched_from).resolve()
+    if home != Path.cwd().resolve():
+        rule = f"must be resumed where it was started, in {home}, got {Path.cwd()}"
+        raise ConfigError([Problem(KEY, rule, f"Call cd {os.path.relpath(home)} first")])
+    return sweep
+
+
+def refuse_if_alive(directory: Path, runs: Iterable[Path]) -> None:
+    """Refuse a sweep when one of its runs is being written, by a worker that outlived its parent.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    alive = next((run for run in runs if is_locked(run)), None)
+    if alive is not None:
+        rule = f"must be a sweep that no other process is running, got {str(directory)!r}, whose {alive} goes on"
+        raise ConfigError([Problem(KEY, rule, "Wait for its end, or interrupt it")])
+
+
+def jobs_left(sweep: Sweep, states: Sequence[JobState]) -> list[tuple[Job, str | None]]:
+    """Return the jobs that are not done, each with the run that it goes on with, if that has a checkpoint."""
+    return [
+        (job, state.run if state.status == "interrupted" and _has_checkpoint(state.run) else None)
+        for job, state in zip(sweep.jobs, states, strict=True)
+        if state.status not in DONE
+    ]
+
+
+def _has_checkpoint(run: str | None) -> bool:
+    return run is not None and (Path(run) / CHECKPOINTS / "last.pt").is_file()
+
+
+def _is_hydra(override: str) -> bool:
+    return override.lstrip("+~").startswith(("hydra.", "hydra/"))

@@ -1,0 +1,98 @@
+"""What a sweep found: jobs grouped over seeds, with mean and standard deviation, best settings first."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SEED = "seed"
+
+
+class Outcome(NamedTuple):
+    """What one job came to.
+
+    Attributes:
+        varied: override key -> value, for the keys that differ between jobs.
+        status: finished, diverged, interrupted, failed or waiting.
+        final: loss at the end, in the task's unit; nan when there is none.
+        best: smallest loss of an evaluation; nan when there is none.
+    """
+
+    varied: Mapping[str, str]
+    status: str
+    final: float = math.nan
+    best: float = math.nan
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (n - 1) of the finite values; nan where there are too few."""
+
+    mean: float
+    sd: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Return the spread of the values that are finite."""
+        finite = [value for value in values if math.isfinite(value)]
+        mean = statistics.fmean(finite) if finite else math.nan
+        return cls(mean, statistics.stdev(finite) if len(finite) > 1 else math.nan)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Jobs that differ in their seed only.
+
+    Attributes:
+        varied: override key -> value, the seed left out.
+        seeds: number of jobs.
+        final: loss at the end, over the jobs that finished.
+        best: smallest loss of an evaluation, over the jobs that finished.
+        statuses: status -> number of jobs.
+    """
+
+    varied: Mapping[str, str]
+    seeds: int
+    final: Spread
+    best: Spread
+    statuses: Mapping[str, int]
+
+    @property
+    def verdict(self) -> str:
+        """How the jobs ended, such as "2 finished, 1 diverged"."""
+        return in_numbers(self.statuses)
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[Setting]:
+    """Group jobs over their seeds and sort the settings: smallest final loss first.
+
+    Only finished jobs enter the numbers. Settings with a job that diverged or failed come after those without,
+    settings without a number last; equals keep their order.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(tuple((k, v) for k, v in outcome.varied.items() if k != SEED), []).append(outcome)
+    settings = [_setting(dict(key), jobs) for key, jobs in groups.items()]
+    return sorted(settings, key=_rank)
+
+
+def in_numbers(statuses: Mapping[str, int]) -> str:
+    """Return how many jobs ended how, the good ones first."""
+    order = ("finished", "diverged", "failed", "interrupted", "running", "waiting")
+    words = {"waiting": "not started"}
+    return ", ".join(f"{statuses[name]} {words.get(name, name)}" for name in order if statuses.get(name))
+
+
+def _setting(varied: Mapping[str, str], jobs: Sequence[Outcome]) -> Setting:
+    done = [job for job in jobs if job.status == "finished"]
+    final, best = Spread.of(job.final for job in done), Spread.of(job.best for job in done)
+    return Setting(varied, len(jobs), final, best, Counter(job.status for job in jobs))
+
+
+def _rank(setting: Setting) -> tuple[bool, bool, float]:
+    mean = setting.final.mean
+    is_bad = bool({"diverged", "failed"} & setting.statuses.keys())
+    return math.isnan(mean), is_bad, 0.0 if math.isnan(mean) else mean

@@ -1,0 +1,183 @@
+"""`sweep.json`: the jobs of a sweep, written when it starts, and what they came to, written when it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from runner.records import spell_non_finite
+from runner.sweep_summary import Outcome, Setting
+from runner.tracking.directory import SWEEP, WRITER_LOCK
+
+STOP = ".stop"  # number of the signal after which no further job starts
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One point of the grid.
+
+    Attributes:
+        number: 1-based.
+        overrides: what composes its configuration.
+        varied: override key -> value, for the keys that differ between jobs.
+        experiment: MLflow experiment and folder of its run.
+        lr: base learning rate.
+        seed: the seed.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    varied: Mapping[str, str]
+    experiment: str
+    lr: float
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What its run is known by: the overrides as `result.json` has them."""
+        return tuple(text.lstrip("+") for text in self.overrides)
+
+    @property
+    def name(self) -> str:
+        """What varied, as on the command line."""
+        return " ".join(f"{key}={value}" for key, value in self.varied.items())
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep is, without what came of it.
+
+    Attributes:
+        id: name of its directory, and tag of its runs.
+        command: the command line that repeats it.
+        page: `--config-dir` and `--config-name` as given, if they were.
+        overrides: the command line, Hydra's own overrides included.
+        jobs: in the order in which they start.
+        launched_from: the directory of launch, relative to that of the sweep.
+    """
+
+    id: str
+    command: str
+    page: tuple[str, ...]
+    overrides: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    launched_from: str
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How far a job is, or what it came to.
+
+    Attributes:
+        status: waiting, running, finished, diverged, interrupted or failed.
+        verdict: one phrase a person can read.
+        run: its run directory, relative to the directory of launch.
+        steps: updates made.
+        planned_steps: updates declared; 0 before the run has begun.
+        loss: last training loss.
+        val_loss: last loss of the val split.
+        best_val_loss: smallest loss of the val split.
+        metrics: final metrics, as in `result.json`.
+        seconds: wall time of training.
+    """
+
+    status: str = "waiting"
+    verdict: str = ""
+    run: str | None = None
+    steps: int = 0
+    planned_steps: int = 0
+    loss: float = math.nan
+    val_loss: float = math.nan
+    best_val_loss: float = math.nan
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def final_loss(self) -> float:
+        """Loss of the val split at the end, of the last training batch when the task has no val split."""
+        return self.metrics.get("val/loss", self.metrics.get("train/loss", math.nan))
+
+
+def outcome(job: Job, state: JobState) -> Outcome:
+    """Return what a job came to, for `summarise`."""
+    return Outcome(job.varied, state.status, state.final_loss, state.best_val_loss)
+
+
+def write_sweep(
+    directory: Path, sweep: Sweep, states: Sequence[JobState], *, status: str, settings: Sequence[Setting] = ()
+) -> None:
+    """Write sweep.json so that a reader sees the old one or the new one, never half."""
+    data = {
+        "version": _VERSION,
+        **asdict(sweep),
+        "status": status,
+        "jobs": [{**asdict(job), **asdict(state)} for job, state in zip(sweep.jobs, states, strict=True)],
+        "settings": [
+            {
+                "varied": dict(setting.varied),
+                "seeds": setting.seeds,
+                "final_loss": setting.final._asdict(),
+                "best_val_loss": setting.best._asdict(),
+                "verdict": setting.verdict,
+            }
+            for setting in settings
+        ],
+    }
+    temporary = directory / f".{SWEEP}.{os.getpid()}"
+    temporary.write_text(json.dumps(spell_non_finite(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / SWEEP)
+
+
+def read_sweep(directory: Path) -> Sweep:
+    """Read sweep.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of another version; says how.
+    """
+    try:
+        data = json.loads((directory / SWEEP).read_text(encoding="utf-8"))
+        if data["version"] != _VERSION:
+            raise ValueError(f"version {data['version']}, this program reads {_VERSION}")
+        jobs = tuple(
+            Job(
+                int(job["number"]),
+                tuple(map(str, job["overrides"])),
+                dict(job["varied"]),
+                str(job["experiment"]),
+                float(job["lr"]),
+                int(job["seed"]),
+            )
+            for job in data["jobs"]
+        )
+        page, overrides = tuple(map(str, data["page"])), tuple(map(str, data["overrides"]))
+        return Sweep(str(data["id"]), str(data["command"]), page, overrides, jobs, str(data["launched_from"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def find_sweep(directory: Path) -> Sweep | None:
+    """Read sweep.json, None when there is none that can be read."""
+    try:
+        return read_sweep(directory)
+    except (OSError, ValueError):
+        return None
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a process is writing to the directory of a run or a sweep."""
+    from filelock import FileLock, Timeout
+
+    path = directory / WRITER_LOCK
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True

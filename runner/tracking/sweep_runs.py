@@ -1,0 +1,155 @@
+"""The runs of a sweep, found on disk by their tag and their overrides."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from runner.records import RunResult, read_non_finite
+from runner.tracking.directory import RECORDS, RESULT, ROOT
+from runner.tracking.jsonl import find_result
+from runner.tracking.sweep_file import Job, JobState, Sweep
+
+DONE = ("finished", "diverged")  # nothing is left to do
+
+
+class SweepRuns:
+    """Looks again and again at what the jobs of a sweep have written.
+
+    Args:
+        sweep: its jobs.
+        launch_directory: where `runs/` lies.
+    """
+
+    def __init__(self, sweep: Sweep, launch_directory: Path) -> None:
+        self._sweep = sweep
+        self._root = launch_directory
+        self._foreign: set[Path] = set()
+        self._views: dict[Path, _RunView] = {}
+        self._look()
+        for view in self._views.values():
+            view.is_dead = view.result.status == "running"  # until it is written again
+
+    def states(self, *, is_over: bool = False) -> list[JobState]:
+        """Return the state of every job, in order.
+
+        Args:
+            is_over: whether no job runs any more, so that one that says so was killed.
+        """
+        self._look()
+        by_key: dict[tuple[str, ...], _RunView] = {}
+        for view in sorted(self._views.values(), key=lambda view: (view.result.status in DONE, view.directory.name)):
+            by_key[view.result.overrides] = view  # the latest, one that is done before all others
+        return [self._state(by_key.get(job.key), is_over=is_over) for job in self._sweep.jobs]
+
+    def directories(self) -> list[Path]:
+        """Return the directories of all runs found."""
+        return list(self._views)
+
+    def _state(self, view: _RunView | None, *, is_over: bool) -> JobState:
+        if view is None:
+            return JobState()
+        state = view.state(os.path.relpath(view.directory, self._root))
+        was_killed = state.status == "running" and (is_over or view.is_dead)
+        return replace(state, status="interrupted", verdict="killed") if was_killed else state
+
+    def _look(self) -> None:
+        for experiment in dict.fromkeys(job.experiment for job in self._sweep.jobs):
+            folder = self._root / ROOT / experiment
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if path in self._foreign or path in self._views:
+                    continue
+                result = find_result(path)
+                if result is not None and result.tags.get("sweep") == self._sweep.id:
+                    self._views[path] = _RunView(path, result)
+                elif result is not None:
+                    self._foreign.add(path)
+        for view in self._views.values():
+            view.update()
+
+
+class _RunView:
+    """One run directory, read again only where it has grown."""
+
+    def __init__(self, directory: Path, result: RunResult) -> None:
+        self.directory = directory
+        self.result = result
+        self.is_dead = False
+        self._stamp = 0
+        self._offset = 0
+        self._steps = 0
+        self._loss = self._val_loss = self._best = math.nan
+
+    def update(self) -> None:
+        """Read what is new."""
+        try:
+            stamp = (self.directory / RESULT).stat().st_mtime_ns
+        except OSError:
+            return
+        if stamp != self._stamp:
+            self.is_dead = False
+            self._stamp = stamp
+            self.result = find_result(self.directory) or self.result
+        self._read_records()
+
+    def state(self, run: str) -> JobState:
+        """Return where the run stands."""
+        result = self.result
+        is_running = result.status == "running"
+        return JobState(
+            status=result.status,
+            verdict="" if is_running else result.verdict,
+            run=run,
+            steps=max(self._steps, result.steps) if is_running else result.steps,
+            planned_steps=result.planned_steps,
+            loss=self._loss,
+            val_loss=self._val_loss,
+            best_val_loss=self._best,
+            metrics=result.final,
+            seconds=result.seconds,
+        )
+
+    def _read_records(self) -> None:
+        try:
+            with (self.directory / RECORDS).open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        lines = whole.splitlines()
+        last_step = next((line for line in reversed(lines) if line.startswith(b'{"kind":"step"')), None)
+        if last_step is not None:
+            data = json.loads(last_step)
+            self._steps, self._loss = data["step"] + 1, read_non_finite(data["loss"])
+        for line in lines:
+            if line.startswith(b'{"kind":"eval"'):
+                self._add_evaluation(json.loads(line))
+
+    def _add_evaluation(self, data: dict[str, object]) -> None:
+        metrics = data.get("metrics")
+        loss = read_non_finite(metrics.get("loss")) if isinstance(metrics, dict) else None
+        if data.get("split") == "val" and isinstance(loss, int | float):
+            self._val_loss = loss
+            if math.isfinite(loss) and not loss >= self._best:
+                self._best = loss
+
+
+def job_errors(jobs: tuple[Job, ...], states: list[JobState], errors: dict[int, str]) -> list[JobState]:
+    """Return the states with the failures that left no run directory, or an older one.
+
+    Args:
+        jobs: in the order of the states.
+        states: as found on disk.
+        errors: job number -> why it failed.
+    """
+    return [
+        replace(state, status="failed", verdict=errors[job.number])
+        if job.number in errors and state.status in ("waiting", "interrupted")
+        else state
+        for job, state in zip(jobs, states, strict=True)
+    ]

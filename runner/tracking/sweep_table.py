@@ -1,0 +1,200 @@
+"""A sweep on the terminal: one live table while it runs, a row a job; one table of its settings at the end."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from runner.sweep_summary import Setting, Spread, in_numbers
+from runner.tracking.stderr import GatheredStderr
+from runner.tracking.sweep_file import Job, JobState, Sweep
+
+POLL_SECONDS = 0.5
+_WIDE = 200  # columns, where no terminal limits them
+_MOST_SETTINGS = 50
+_FRAME_LINES = 7  # title, head, rules, caption and the line of the cursor
+_COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "interrupted": "yellow"}
+
+
+class SweepTable:
+    """Shows how far the jobs are: on a terminal as a live table, elsewhere a line when a job ends.
+
+    Args:
+        sweep: its jobs.
+        states: returns the state of every job, in order.
+        stderr: what jobs say on standard error is shown above the table.
+    """
+
+    def __init__(self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr) -> None:
+        self._sweep = sweep
+        self._states = states
+        self._stderr = stderr
+        self._console = Console(file=sys.stdout, highlight=False)  # jobs send sys.stdout elsewhere meanwhile
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._started = time.monotonic()
+        self._ended = {job.number for job, state in zip(sweep.jobs, states(), strict=True) if _has_ended(state)}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._show()
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def _poll(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            self._show()
+
+    def _show(self) -> None:
+        states = self._states()
+        for line in self._stderr.new_lines():
+            if self._console.is_terminal and os.isatty(self._stderr.terminal):
+                self._console.print(escape(line), style="yellow")
+            else:
+                os.write(self._stderr.terminal, f"{line}\n".encode())
+        if self._console.is_terminal:
+            seconds = time.monotonic() - self._started
+            rows = max(3, self._console.height - _FRAME_LINES)
+            self._live.update(live_table(self._sweep, states, rows=rows, seconds=seconds), refresh=True)
+            return
+        for job, state in zip(self._sweep.jobs, states, strict=True):
+            if _has_ended(state) and job.number not in self._ended:
+                self._ended.add(job.number)
+                self._console.print(escape(_line(job, state, len(self._sweep.jobs))), soft_wrap=True)
+
+
+def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, seconds: float) -> Table:
+    """Return the table of jobs; when there are more than rows, the running ones, the best and the latest."""
+    shown = choose_rows(states, most=rows)
+    done = sum(_has_ended(state) for state in states)
+    table = Table(
+        title=f"sweep {escape(sweep.id)}: {done} of {len(states)} jobs in {_clock(seconds)}",
+        title_justify="left",
+        title_style="bold",
+        caption=in_numbers(Counter(state.status for state in states)) if len(shown) < len(states) else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    keys = _keys([job.varied for job in sweep.jobs])
+    has_val = any(not math.isnan(state.val_loss) for state in states)
+    table.add_column("job", justify="right")
+    for key in keys:
+        table.add_column(escape(key), overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for name in ("step", "loss", *(["val loss"] if has_val else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, overflow="ellipsis")
+    for index in shown:
+        job, state = sweep.jobs[index], states[index]
+        values = [escape(job.varied.get(key, "")) for key in keys]
+        status = f"[{_COLOURS.get(state.status, 'dim')}]{state.status}[/]"
+        numbers = [_steps(state), number(state.loss), *([number(state.val_loss)] if has_val else [])]
+        table.add_row(str(job.number), *values, status, *numbers, escape(_verdict(state)))
+    return table
+
+
+def choose_rows(states: Sequence[JobState], *, most: int) -> list[int]:
+    """Return which jobs to show, in order: all, or the running ones, then the best, the latest, and the next."""
+    indices = range(len(states))
+    if len(states) <= most:
+        return list(indices)
+    running = [i for i in indices if states[i].status == "running"]
+    finished = [i for i in indices if states[i].status == "finished"]
+    best = sorted(finished, key=lambda i: (math.isnan(states[i].final_loss), states[i].final_loss))
+    latest = [i for i in reversed(indices) if _has_ended(states[i])]
+    waiting = [i for i in indices if states[i].status == "waiting"]
+    order = [*running, *best[: most // 3], *latest[: most // 2], *waiting, *latest]
+    return sorted(list(dict.fromkeys(order))[:most])
+
+
+def print_settings(settings: Sequence[Setting], loss_name: str) -> None:
+    """Print what the sweep found, the best setting first."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    table = Table(box=box.SIMPLE_HEAD)
+    keys = _keys([setting.varied for setting in settings])
+    has_best = any(not math.isnan(setting.best.mean) for setting in settings)
+    for key in keys:
+        table.add_column(escape(key), overflow="fold")
+    table.add_column("seeds", justify="right")
+    for name in (f"final {loss_name}", *([f"best {loss_name}"] if has_best else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for setting in settings[:_MOST_SETTINGS]:
+        values = [escape(setting.varied.get(key, "")) for key in keys]
+        spreads = [setting.final, *([setting.best] if has_best else [])]
+        is_bad = bool({"diverged", "failed"} & setting.statuses.keys())
+        table.add_row(
+            *values, str(setting.seeds), *map(_spread, spreads), setting.verdict, style="red" if is_bad else ""
+        )
+    console.print(table)
+    if len(settings) > _MOST_SETTINGS:
+        console.print(f"… and {len(settings) - _MOST_SETTINGS:,} more in sweep.json")
+
+
+def number(value: float) -> str:
+    """Return a loss in four digits; "" for nan."""
+    if math.isnan(value):
+        return ""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4g}"
+
+
+def _spread(spread: Spread) -> str:
+    if math.isnan(spread.mean):
+        return "-"
+    return number(spread.mean) if math.isnan(spread.sd) else f"{number(spread.mean)} ± {number(spread.sd)}"
+
+
+def _has_ended(state: JobState) -> bool:
+    return state.status in ("finished", "diverged", "failed")
+
+
+def _keys(varied: Sequence[Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(key for one in varied for key in one))
+
+
+def _steps(state: JobState) -> str:
+    return f"{state.steps:,}/{state.planned_steps:,}" if state.planned_steps else ""
+
+
+def _verdict(state: JobState) -> str:
+    return f"{_clock(state.seconds)}" if state.status == "finished" else state.verdict.removeprefix("diverged: ")
+
+
+def _line(job: Job, state: JobState, jobs: int) -> str:
+    name = f" ({job.name})" if job.name else ""
+    loss = f", loss {number(state.final_loss)}" if state.status == "finished" else ""
+    return f"job {job.number}/{jobs}{name}: {state.verdict}{loss}, {_steps(state)} steps in {state.seconds:.1f} s"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02} min"
