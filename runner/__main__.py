@@ -17,16 +17,13 @@ from runner.compose import (
     cannot_compose,
     compose_leniently,
     conf_directory,
-    continued,
-    continued_choices,
     page_of,
-    saved_tree,
     to_tree,
+    with_saved,
 )
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.records import RunResult
-from runner.tracking.jsonl import find_result
 
 EXIT_CODES = {"finished": 0, "diverged": 3, "failed": 1}
 
@@ -74,14 +71,7 @@ def run(composed: DictConfig) -> RunResult | None:
     """Check one composed configuration and call its mode."""
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
-    tree = to_tree(composed)
-    choices = dict(hydra_config.runtime.choices)
-    resume = tree.get("resume")
-    source = resume.get("from") if isinstance(resume, dict) else None
-    if isinstance(source, str) and source and (saved := saved_tree(Path(source))) is not None:
-        tree = continued(tree, overrides, saved)
-        earlier = find_result(Path(source))
-        choices = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
+    tree, choices = with_saved(to_tree(composed), overrides, hydra_config.runtime.choices)
     config = checked(tree)
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
@@ -125,7 +115,7 @@ def _rewrite_or_refuse(error: Exception) -> None:
     arguments = sys.argv[1:]
     try:
         tree, problems, overrides = compose_leniently(arguments)
-        checked(tree, problems)
+        checked(with_saved(tree, [text.lstrip("+") for text in overrides], {})[0], problems)
     except RunnerError:
         raise
     except Exception as other:

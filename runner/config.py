@@ -84,10 +84,18 @@ class Typical(Section):
 
 
 class ModeNode(Node):
-    """A mode; `trains` says whether task, plan and device are checked for it, `reads` whether `source` is."""
+    """A mode.
+
+    Attributes:
+        trains: whether task, plan and device are checked for it.
+        reads: whether `source` must be a run directory.
+        rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
+            checked.
+    """
 
     trains: bool = False
     reads: bool = False
+    rebuilds: bool = False
 
 
 class OptimizerNode(Node):

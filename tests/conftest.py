@@ -1,5 +1,6 @@
 """The program as a user calls it: a process of its own, and, for tables of mistakes, in this process."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -32,18 +33,19 @@ class Done(NamedTuple):
 Program = Callable[..., Done]
 
 
+def call_program(*overrides: str, directory: Path, tracking: str = "off", timeout: float = 120) -> Done:
+    """Call `python -m runner ...` in a directory; tracking is off unless asked for."""
+    command = [sys.executable, "-m", "runner", f"tracking={tracking}", *overrides]
+    done = subprocess.run(
+        command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr, directory)
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """Call `python -m runner ...` in a fresh directory; tracking is off unless asked for."""
-
-    def call(*overrides: str, directory: Path = tmp_path, tracking: str = "off", timeout: float = 120) -> Done:
-        command = [sys.executable, "-m", "runner", f"tracking={tracking}", *overrides]
-        done = subprocess.run(
-            command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr, directory)
-
-    return call
+    """Call the program in a fresh directory."""
+    return functools.partial(call_program, directory=tmp_path)
 
 
 class Refusal(NamedTuple):

@@ -17,6 +17,7 @@ RECORDS = "records.jsonl"  # the truth
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
+EVALUATIONS = "evaluations.jsonl"  # made later, by mode=eval
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
 LOCK = ".mlflow.lock"  # held by the process that sends

@@ -17,7 +17,7 @@ from runner.tasks.protocol import Task
 from runner.train.checkpoint import BEST, LAST, Checkpoints
 from runner.train.plan import TrainPlan
 from runner.train.state import TrainState
-from runner.train.step import Signals, evaluate, gradients, guard_on_device, update
+from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, update
 from runner.watch import Watch
 
 OnRecord = Callable[[Record], None]
@@ -52,7 +52,7 @@ def fit(
     """
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
     state = checkpoints.resume(watch, model, optimizer, scaler) or TrainState(watch.start())
-    apply = torch.compile(model) if plan.compile else model
+    apply = compiled(model, plan)
     pending: list[_Pending] = []
     has_updated = False
     deadline = time.monotonic() + (plan.max_seconds or float("inf"))

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.errors import TaskError
@@ -104,6 +104,11 @@ def guard_on_device(optimizer: Optimizer, signals: Signals) -> None:
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
+def compiled(model: nn.Module, plan: TrainPlan) -> Callable[..., Any]:
+    """Return what a forward pass calls: the model, through torch.compile where that is declared."""
+    return torch.compile(model) if plan.compile else model
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return the batch with every tensor in it on the device; tuples, lists and mappings keep their form."""
     if device.type == "cpu":
@@ -120,15 +125,24 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def evaluate(task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str) -> dict[str, float]:
-    """Return loss and metrics over a whole split; the caller puts the model into evaluation mode.
+def evaluate(
+    task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str, *, batches: int | None = None
+) -> dict[str, float]:
+    """Return loss and metrics over a split; the caller puts the model into evaluation mode.
 
     loss = sum of sums / sum of weights over all batches, not a mean of means.
+
+    Args:
+        task: gives batches, loss and metrics.
+        apply: the model, compiled or not.
+        plan: device and precision.
+        split: name of the split.
+        batches: how many to take, from the first; None all there are, which "train" needs a number for: it never ends.
     """
     scores = task.scores()
     totals: list[Tensor] = []
     weight, index = 0.0, 0
-    while (batch := task.batch(index, split)) is not None:
+    while index != batches and (batch := task.batch(index, split)) is not None:
         batch = to_device(batch, plan.device)
         with autocast(plan):
             part = task.loss(apply, batch)
