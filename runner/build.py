@@ -153,6 +153,7 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
         goal=task.goals.get(stop.metric, "min"),
         patience=stop.patience,
         min_delta=stop.min_delta,
+        ema_decay=train.ema_decay,
     )
 
 

@@ -125,7 +125,7 @@ def _repaired(value: Any, wrong: list[tuple[int | str, ...]], safe: Any) -> Any:
     for first, *rest in wrong:
         below.setdefault(str(first), []).append(tuple(rest))
     return {
-        name: _repaired(value.get(name), below[name], substitute) if name in below else value[name]
+        name: _repaired(value.get(name), below[name], substitute) if name in below else value.get(name, substitute)
         for name, substitute in safe.items()
     }
 

@@ -18,6 +18,7 @@ from runner.durations import Duration, PositiveDuration
 
 Finite = Field(allow_inf_nan=False)
 Positive = Annotated[float, Strict(), Gt(0), Finite]
+Fraction = Annotated[float, Strict(), Gt(0), Lt(1), Finite]
 NonNegative = Annotated[float, Strict(), Ge(0), Finite]
 
 
@@ -170,6 +171,7 @@ class Train(Section):
     early_stop: EarlyStop
     max_seconds: Positive | None
     watch_every: Count
+    ema_decay: Fraction | None = None
 
 
 class Resume(Section):
@@ -253,6 +255,7 @@ SAFE: Mapping[str, Any] = {
         "early_stop": {"metric": "loss", "patience": None, "min_delta": 0.0},
         "max_seconds": None,
         "watch_every": 1,
+        "ema_decay": None,
     },
 }
 """What stands in for a wrong value while the rest of its section is checked; never trained with."""

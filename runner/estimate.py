@@ -99,6 +99,7 @@ def trial_plan(plan: TrainPlan) -> TrainPlan:
         device=plan.device,
         compile=plan.compile,
         watch_every=plan.watch_every,
+        ema_decay=plan.ema_decay,
     )
 
 

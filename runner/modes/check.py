@@ -183,8 +183,9 @@ def _show_cost(experiment: Experiment, trial: Trial) -> None:
     evaluations, checkpoints = _evaluations(experiment, trial.start), _checkpoints(experiment, trial.start)
     best = f" and up to {evaluations:,} of a new best" if evaluations else ""
     print(f"evaluations: {evaluations:,}; checkpoints: {checkpoints:,}{best}, {size(trial.checkpoints.bytes)} each")
+    average = f"their average {size(held.weights)}, " if experiment.plan.ema_decay is not None else ""
     print(
-        f"memory: weights {size(held.weights)}, gradients {size(held.gradients)}, "
+        f"memory: weights {size(held.weights)}, {average}gradients {size(held.gradients)}, "
         f"optimizer state {size(held.optimizer)}; peak of {held.place} {size(held.peak)}"
     )
     print(

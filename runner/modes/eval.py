@@ -43,7 +43,8 @@ def run(
     started = time.monotonic()
     step, metrics = evaluate_checkpoint(config, path, split, weights=weights)
     seconds = round(time.monotonic() - started, 3)
-    recorded = _recorded(directory, task, step, split)
+    same_weights = weights == "averaged" or config.train.ema_decay is None
+    recorded = _recorded(directory, task, step, split) if same_weights else {}
     print(f"{directory.name}: {path.name} of step {step:,}, {split}")
     print_table(
         ["metric", "value", "recorded"],

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError
 from runner.records import Action
+from runner.train.average import WeightAverage
 from runner.train.saved import FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
@@ -48,7 +49,13 @@ class Checkpoints:
         self.before_save = before_save
 
     def save(
-        self, name: str, state: TrainState, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+        self,
+        name: str,
+        state: TrainState,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        average: WeightAverage | None = None,
     ) -> None:
         """Write a checkpoint.
 
@@ -66,6 +73,7 @@ class Checkpoints:
             "optimizer_class": type(optimizer).__name__,
             "scaler": scaler.state_dict(),
             "generators": generator_states(),
+            "average": average.state_dict() if average is not None else None,
         }
         self._write(self.folder / name, content)
 
@@ -84,9 +92,14 @@ class Checkpoints:
             raise CheckpointError(f"{path}: cannot be written ({error}). Free some space; {_kept(path)}.") from error
 
     def resume(
-        self, watch: Watch, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+        self,
+        watch: Watch,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        average: WeightAverage | None = None,
     ) -> TrainState | None:
-        """Load the source into model, optimizer, scaler and generators; return where the run stands.
+        """Load the source into model, optimizer, scaler, average and generators; return where the run stands.
 
         Hyperparameters of the optimizer (learning rate, decay ...) stay as configured now, only its state is
         loaded; a different optimizer class starts with an empty state.
@@ -106,6 +119,8 @@ class Checkpoints:
             raise CheckpointError(f"{self.source}: does not fit this configuration: {reason}") from error
         if scaler.is_enabled() and content["scaler"]:
             scaler.load_state_dict(content["scaler"])
+        if average is not None:
+            average.restore(content)
         restore_generators(content["generators"])
         actions = tuple(Action(**{**saved, "cause": tuple(saved["cause"] or ())}) for saved in content["actions"])
         state = TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from runner.errors import TaskError
 from runner.tasks.protocol import Task
+from runner.train.average import WeightAverage
 from runner.train.plan import TrainPlan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,16 +85,21 @@ def gradients(
     return Signals(total / weight, norm, examples)
 
 
-def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, *, drop: bool) -> None:
+def update(
+    optimizer: Optimizer, scaler: torch.amp.GradScaler, average: WeightAverage | None = None, *, drop: bool
+) -> None:
     """Change the weights: the only place that does.
 
     Args:
         optimizer: makes the update.
         scaler: learns from an infinite gradient, and drops the update by itself where `drop` cannot be known.
+        average: takes in the new weights.
         drop: the fp16 gradient is known to be infinite.
     """
     if not drop:
         scaler.step(optimizer)
+        if average is not None:
+            average.update()
     scaler.update()
 
 
