@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from runner.compose import cannot_compose, compose_leniently, conf_directory, is_multirun
+from runner.compose import cannot_compose, compose_leniently, conf_directory, is_multirun, with_saved
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
 from runner.job import checked, run
 from runner.records import RunResult
@@ -92,7 +92,7 @@ def _rewrite_or_refuse(error: Exception) -> None:
     try:
         tree, problems, overrides = compose_leniently(arguments)
         if problems or not is_multirun(arguments):  # the jobs of a multirun are checked one by one
-            checked(tree, problems)
+            checked(with_saved(tree, [text.lstrip("+") for text in overrides], {})[0], problems)
     except RunnerError:
         raise
     except Exception as other:

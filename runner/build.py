@@ -23,8 +23,8 @@ from runner.optim.groups import Group
 from runner.schedules.shape import product
 from runner.signatures import locate
 from runner.tasks.protocol import Task
-from runner.train.checkpoint import FOLDER, find_misfit, steps_made
 from runner.train.plan import TrainPlan
+from runner.train.saved import FOLDER, find_misfit, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
 
@@ -78,6 +78,17 @@ def available_devices() -> tuple[str, ...]:
     return (*cuda, *mps, "cpu")
 
 
+def find_device(name: str) -> torch.device:
+    """Return the device that a name stands for; "auto" is the best there is."""
+    return torch.device(available_devices()[0] if name == "auto" else name)
+
+
+def set_up_torch(train: Train) -> None:
+    """Set the number of threads, and whether operations must be deterministic."""
+    torch.set_num_threads(train.threads or _DEFAULT_THREADS)
+    make_deterministic(train.deterministic)
+
+
 def build(config: Config) -> Experiment:
     """Make the objects of a checked configuration, seeded.
 
@@ -85,8 +96,7 @@ def build(config: Config) -> Experiment:
         ConfigError: a factory refuses its arguments; all that do are named.
     """
     train = config.train
-    torch.set_num_threads(train.threads or _DEFAULT_THREADS)
-    make_deterministic(train.deterministic)
+    set_up_torch(train)
     task = build_task(config.task, batch_size=train.batch_size, seed=config.seed)
     clock = Clock(train.batch_size, task.examples.get("train"))
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
@@ -127,14 +137,13 @@ def build(config: Config) -> Experiment:
 
 def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
     """Resolve every duration of the training section to steps."""
-    device = available_devices()[0] if train.device == "auto" else train.device
     stop = train.early_stop
     return TrainPlan(
         steps=to_steps(train.duration, clock),
         accumulate=train.accumulate,
         clip_norm=train.clip_norm,
         precision=train.precision,
-        device=torch.device(device),
+        device=find_device(train.device),
         compile=train.compile,
         eval_every=None if train.eval_every is None else to_steps(train.eval_every, clock),
         checkpoint_every=None if train.checkpoint_every is None else to_steps(train.checkpoint_every, clock),
@@ -144,6 +153,7 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
         goal=task.goals.get(stop.metric, "min"),
         patience=stop.patience,
         min_delta=stop.min_delta,
+        ema_decay=train.ema_decay,
     )
 
 

@@ -38,7 +38,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     Args:
         tree: plain YAML, interpolations resolved.
         find_facts: task, training section, resume and seed -> what the data and the machine can tell; may raise
-            RunnerError. The only thing called here that builds anything (the task); only for a mode that trains.
+            RunnerError. The only thing called here that builds anything (the task); only for a mode that needs one.
         problems: problems found before, to be reported together with the new ones.
     Raises:
         ConfigError: with every problem found.
@@ -50,7 +50,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
         _check_node(key, node, found)
     _check_paths(found)
     _check_watch_every(found)
-    if {"mode", "task", "train", "resume"} <= found.sections.keys() and found.sections["mode"].trains:
+    if {"mode", "task", "train", "resume"} <= found.sections.keys():
         check_facts(found, find_facts)
     if found.problems:
         raise ConfigError(found.problems)
@@ -125,7 +125,7 @@ def _repaired(value: Any, wrong: list[tuple[int | str, ...]], safe: Any) -> Any:
     for first, *rest in wrong:
         below.setdefault(str(first), []).append(tuple(rest))
     return {
-        name: _repaired(value.get(name), below[name], substitute) if name in below else value[name]
+        name: _repaired(value.get(name), below[name], substitute) if name in below else value.get(name, substitute)
         for name, substitute in safe.items()
     }
 
@@ -190,11 +190,16 @@ def _check_paths(found: Findings) -> None:
     if resume is not None and resume.sweep is not None:
         rule = f"must be given on the command line, got {resume.sweep!r}"
         found.add("resume.sweep", rule, "Set resume.sweep=runs/sweeps/<sweep> there")
-    if mode is not None and mode.reads and (source is None or not (Path(source) / RECORDS).is_file()):
-        rule = f"must be a run directory with {RECORDS}, got {shown(source)}"
+    read = [CONFIG, RECORDS] if mode is not None and mode.rebuilds else [RECORDS]
+    if mode is not None and mode.reads and not (source and all((Path(source) / name).is_file() for name in read)):
+        rule = f"must be a run directory with {' and '.join(read)}, got {shown(source)}"
         found.add("source", rule, "Set source=runs/<name>/<run>")
     elif mode is not None and not mode.reads and source is not None:
-        found.add("source", f"must be null in a mode that reads none, got {source!r}", "Set mode=upload or resume.from")
+        found.add(
+            "source",
+            f"must be null in a mode that reads none, got {source!r}",
+            "Set mode=upload, mode=eval or resume.from",
+        )
 
 
 def _check_watch_every(found: Findings) -> None:

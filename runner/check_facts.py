@@ -34,8 +34,14 @@ FindFacts = Callable[[TaskNode, Train, Resume, int], Facts]
 
 
 def check_facts(found: Findings, find_facts: FindFacts) -> None:
-    """Check the rules that take facts, with safe values in place of what is known to be wrong."""
+    """Check the rules that take facts, with safe values in place of what is known to be wrong.
+
+    A mode that rebuilds a run wants its task and the device, one that trains all of them, any other none.
+    """
+    mode = found.sections["mode"]
     wrong = {problem.key for problem in found.problems}
+    if not mode.trains and not (mode.rebuilds and "source" not in wrong):
+        return
     train, resume = found.sections["train"], found.sections["resume"]
     task = _without(found.sections["task"], wrong)
     if "resume.from" in wrong:
@@ -48,10 +54,12 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
     except CheckpointError as error:
         found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
         return
+    _check_device(train, facts, found)
+    if not mode.trains:
+        return
     _check_batches(train, facts, found)
     if not wrong & {"train.duration", "train.batch_size"}:
         _check_durations(train, facts, found)
-    _check_device(train, facts, found)
     metric = train.early_stop.metric
     if facts.examples and metric not in facts.goals:
         close = nearest(metric, list(facts.goals))

@@ -21,6 +21,7 @@ from yaml import YAMLError
 
 from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
+from runner.tracking.jsonl import find_result
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "remedy": "remedies"}
@@ -54,8 +55,12 @@ def save_tree(tree: Mapping[str, Any], directory: Path) -> None:
     OmegaConf.save(OmegaConf.create(dict(tree)), directory / CONFIG)
 
 
-def saved_tree(directory: Path) -> dict[str, Any] | None:
-    """Return the configuration of a run directory, None when there is none."""
+def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] | None:
+    """Return the configuration of a run directory, None when there is none.
+
+    Raises:
+        ConfigError: it cannot be read; `key` is what named the directory.
+    """
     path = directory / CONFIG
     if not path.is_file():
         return None
@@ -65,7 +70,34 @@ def saved_tree(directory: Path) -> dict[str, Any] | None:
         rule = (
             f"must be a run directory with a readable {CONFIG}, got {str(directory)!r} ({' '.join(str(error).split())})"
         )
-        raise ConfigError([Problem("resume.from", rule, "Restore the file or start afresh")]) from None
+        raise ConfigError([Problem(key, rule, "Restore the file or start afresh")]) from None
+
+
+def with_saved(
+    tree: dict[str, Any], overrides: Iterable[str], choices: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return configuration and options; those of the run that is named, if one is, below the command line.
+
+    A run is named by `resume.from`, or by `source` in a mode that rebuilds it.
+
+    Args:
+        tree: what the command line composes on its own.
+        overrides: the command line.
+        choices: config group -> option.
+    """
+    key, source = "resume.from", _at(tree, "resume", "from")
+    if _at(tree, "mode", "rebuilds") is True:
+        key, source = "source", tree.get("source")
+    if not isinstance(source, str) or not source or (saved := saved_tree(Path(source), key=key)) is None:
+        return tree, dict(choices)
+    earlier = find_result(Path(source))
+    options = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
+    return continued(tree, overrides, saved), options
+
+
+def _at(tree: Mapping[str, Any], section: str, name: str) -> Any:
+    found = tree.get(section)
+    return found.get(name) if isinstance(found, Mapping) else None
 
 
 def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +105,7 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
 
     Args:
         tree: what the command line composes on its own.
-        overrides: the command line.
+        overrides: the command line; mode, resume and source are as it says, whatever the run had.
         saved: the configuration of the run to go on with.
     """
     merged, fresh = OmegaConf.create(dict(saved)), OmegaConf.create(dict(tree))
@@ -87,9 +119,7 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
                 del holder[name]
         else:
             OmegaConf.update(merged, key, value, merge=False, force_add=True)
-    result = to_tree(merged)
-    result["resume"] = tree["resume"]
-    return result
+    return {**to_tree(merged), **{key: tree[key] for key in ("mode", "resume", "source") if key in tree}}
 
 
 def continued_choices(choices: Mapping[str, str], overrides: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from runner.durations import Duration, PositiveDuration
 
 Finite = Field(allow_inf_nan=False)
 Positive = Annotated[float, Strict(), Gt(0), Finite]
+Fraction = Annotated[float, Strict(), Gt(0), Lt(1), Finite]
 NonNegative = Annotated[float, Strict(), Ge(0), Finite]
 
 
@@ -84,10 +85,18 @@ class Typical(Section):
 
 
 class ModeNode(Node):
-    """A mode; `trains` says whether task, plan and device are checked for it, `reads` whether `source` is."""
+    """A mode.
+
+    Attributes:
+        trains: whether task, plan and device are checked for it.
+        reads: whether `source` must be a run directory.
+        rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
+            checked.
+    """
 
     trains: bool = False
     reads: bool = False
+    rebuilds: bool = False
 
 
 class OptimizerNode(Node):
@@ -162,6 +171,7 @@ class Train(Section):
     early_stop: EarlyStop
     max_seconds: Positive | None
     watch_every: Count
+    ema_decay: Fraction | None = None
 
 
 class Resume(Section):
@@ -246,6 +256,7 @@ SAFE: Mapping[str, Any] = {
         "early_stop": {"metric": "loss", "patience": None, "min_delta": 0.0},
         "max_seconds": None,
         "watch_every": 1,
+        "ema_decay": None,
     },
 }
 """What stands in for a wrong value while the rest of its section is checked; never trained with."""

@@ -15,12 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import continued, continued_choices, page_of, saved_tree, to_tree
+from runner.compose import page_of, to_tree, with_saved
 from runner.config import Config, Invocation
 from runner.errors import Problem, in_words
 from runner.records import RunResult
 from runner.sweep_signals import interruptible
-from runner.tracking.jsonl import find_result
 from runner.tracking.sweep_file import STOP, find_sweep, is_locked
 
 PROGRAM = ("python", "-m", "runner")
@@ -45,7 +44,7 @@ def run(composed: DictConfig) -> RunResult | None:
     """Check one composed configuration and call its mode."""
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
-    tree, choices = resumed(to_tree(composed), dict(hydra_config.runtime.choices), overrides)
+    tree, choices = with_saved(to_tree(composed), overrides, hydra_config.runtime.choices)
     config = checked(tree)
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
@@ -76,19 +75,6 @@ def run_in_sweep(composed: DictConfig) -> Ended:
         return Ended()
     except Exception as error:
         return Ended(error=in_words(error))
-
-
-def resumed(
-    tree: dict[str, Any], choices: dict[str, str], overrides: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return configuration and options, those of the run to go on with below what the command line says."""
-    resume = tree.get("resume")
-    source = resume.get("from") if isinstance(resume, dict) else None
-    if not isinstance(source, str) or not source or (saved := saved_tree(Path(source))) is None:
-        return tree, choices
-    earlier = find_result(Path(source))
-    choices = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
-    return continued(tree, overrides, saved), choices
 
 
 def checked(tree: dict[str, Any], problems: tuple[Problem, ...] = ()) -> Config:

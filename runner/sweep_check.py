@@ -12,10 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.compose import cannot_compose, compose_leniently, not_an_override, to_tree
+from runner.compose import cannot_compose, compose_leniently, not_an_override, to_tree, with_saved
 from runner.config import Config
 from runner.errors import ConfigError, Problem
-from runner.job import checked, resumed
+from runner.job import checked
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -122,7 +122,7 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
             raise ConfigError([cannot_compose(error)]) from None
     choices: dict[str, Any] = dict(composed.hydra.runtime.choices)
     plain = tuple(text.lstrip("+") for text in point.overrides)
-    tree, choices = resumed(to_tree(composed), choices, plain)
+    tree, choices = with_saved(to_tree(composed), plain, choices)
     config = checked(tree)
     return CheckedJob(point, config, config.name or str(choices["task"]))
 

@@ -32,6 +32,15 @@ class Done(NamedTuple):
 Program = Callable[..., Done]
 
 
+def call_program(*overrides: str, directory: Path, tracking: str = "off", timeout: float = 120) -> Done:
+    """Call `python -m runner ...` in a directory, in a process of its own; tracking is off unless asked for."""
+    command = [sys.executable, "-m", "runner", f"tracking={tracking}", *overrides]
+    done = subprocess.run(
+        command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr, directory)
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Program:
     """Call `python -m runner ...` in a fresh directory; tracking is off unless asked for.
@@ -43,14 +52,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     def call(
         *overrides: str, directory: Path = tmp_path, tracking: str = "off", spawn: bool = False, timeout: float = 120
     ) -> Done:
-        words = [f"tracking={tracking}", *overrides]
         if spawn:
-            command = [sys.executable, "-m", "runner", *words]
-            done = subprocess.run(
-                command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
-            )
-            return Done(done.returncode, done.stdout, done.stderr, directory)
-        code = call_main(words, directory, monkeypatch)
+            return call_program(*overrides, directory=directory, tracking=tracking, timeout=timeout)
+        code = call_main([f"tracking={tracking}", *overrides], directory, monkeypatch)
         out, err = capfd.readouterr()
         return Done(code, out, err, directory)
 

@@ -10,7 +10,7 @@ Refuse = Callable[..., Refusal]
 
 TRAIN_KEYS = (
     "accumulate, batch_size, checkpoint_every, clip_norm, compile, deterministic, device, duration, early_stop, "
-    "eval_every, max_seconds, precision, threads, watch_every"
+    "ema_decay, eval_every, max_seconds, precision, threads, watch_every"
 )
 TOP_KEYS = (
     "detectors, mode, name, optimizer, param_groups, remedies, resume, schedule, seed, source, tags, task, tracking, "
@@ -98,6 +98,7 @@ MISTAKES: list[tuple[str, str]] = [
         "train.batch_size: must be at most the 1400 training examples of the task, got 1401. Set train.batch_size=1400 or less.",
     ),
     ("train.device=cpu train.precision=fp16", "train.precision: must be fp32 or bf16 on a CPU, got 'fp16'. Set train.precision=bf16."),
+    ("train.ema_decay=1", "train.ema_decay: must be a finite number > 0 and < 1, got 1. Leave train.ema_decay out for its default."),
     ("train.precision=fp8", "train.precision: must be one of fp32, bf16, fp16, got 'fp8'. Leave train.precision out for its default."),
     ("train.device=gpu", "train.device: must be auto, cpu, mps, cuda or cuda:<index>, got 'gpu'. Leave train.device out for its default."),
     (
@@ -113,13 +114,15 @@ MISTAKES: list[tuple[str, str]] = [
     ("resume.from=/etc/passwd", "resume.from: must be a run directory, got '/etc/passwd'. Give a path under runs/."),
     ("resume.from=", "resume.from: must be a run directory, got ''. Give a path under runs/."),
     ("resume=foo", "resume: must be a section with keys of its own, got 'foo'. Leave resume out for its default."),
-    ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=upload or resume.from."),
+    ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=upload, mode=eval or resume.from."),
     ("max_seconds=3", "max_seconds: unknown key, did you mean train.max_seconds?"),
     ("optimizer.lr=true", f"optimizer.lr: must be a finite number > 0, got true. {LR_FIX}"),
     ("optimizer.momentum='0.9'", "optimizer.momentum: must be a finite number, got '0.9'. Set optimizer.momentum=0, its default."),
     ("train.batch_size=true", "train.batch_size: must be an integer >= 1, got true. Leave train.batch_size out for its default."),
     ("train.duration=1e30", f"train.duration: must be a duration of at most 1e+12, got 1e+30. {DURATION_FIX}"),
     ("optimizer._target_=os.getcwd", "optimizer._target_: must be a class of optimizers, like those of torch.optim, got 'os.getcwd'. Choose another optimizer."),
+    ("mode=eval", "source: must be a run directory with config.yaml and records.jsonl, got null. Set source=runs/<name>/<run>."),
+    ("mode=eval source=no/such/run", "source: must be a run directory with config.yaml and records.jsonl, got 'no/such/run'. Set source=runs/<name>/<run>."),
     ("mode=upload", "source: must be a run directory with records.jsonl, got null. Set source=runs/<name>/<run>."),
     ("tracking.uri=", f"tracking.uri: {URI}, got ''. Leave tracking.uri out for its default."),
     ("tracking.uri=mlruns", f"tracking.uri: {URI}, got 'mlruns'. Leave tracking.uri out for its default."),

@@ -34,9 +34,10 @@ def hydra() -> Iterator[None]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
-    (tmp_path / "records.jsonl").touch()
+    for file in ("records.jsonl", "config.yaml"):
+        (tmp_path / file).touch()
     group, name = option.split("=")
-    needs = [f"source={tmp_path}"] if option == "mode=upload" else NEEDS.get(option, [])
+    needs = [f"source={tmp_path}"] if option in ("mode=upload", "mode=eval") else NEEDS.get(option, [])
     value = f"{group}=[{name}]" if group in ("detector", "remedy") else option
     config = checked(to_tree(compose("config", [value, "train.duration=30", *needs])))
     experiment = build(config)

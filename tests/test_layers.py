@@ -15,6 +15,7 @@ LAYERS: dict[str, int] = {
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4,
     "config": 5, "compose": 5, "check": 5, "check_facts": 5, "signatures": 5, "wording": 5, "assemble": 5, "build": 5,
+    "load": 5, "estimate": 5,
     "search": 5,
     "modes": 6,
     "sweep_signals": 6, "sweep_resume": 6,
@@ -22,7 +23,7 @@ LAYERS: dict[str, int] = {
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
-    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build"},
+    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate"},
     "hydra": {"compose", "search", "modes", "__main__", "job", "sweep", "sweep_check", "plugins"},
     "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweep", "sweep_check", "plugins"},
     "optuna": {"search"},

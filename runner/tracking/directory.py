@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 SWEEP = "sweep.json"  # in the directory of a sweep
 SWEEP_FIGURE = "sweep.png"
+EVALUATIONS = "evaluations.jsonl"  # made later, by mode=eval
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
 LOCK = ".mlflow.lock"  # held by the process that sends

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from runner.errors import RunnerError
 from runner.records import Record, RunResult, StepRecord, from_json, read_non_finite, spell_non_finite, to_json
-from runner.tracking.directory import RECORDS, RESULT
+from runner.tracking.directory import EVALUATIONS, RECORDS, RESULT
 
 FLUSH_SECONDS = 0.5
 
@@ -141,6 +141,22 @@ def find_result(directory: Path) -> RunResult | None:
         return read_result(directory)
     except (OSError, ValueError):
         return None
+
+
+def append_evaluation(directory: Path, evaluation: Mapping[str, Any]) -> None:
+    """Append one line to `evaluations.jsonl` of a run directory.
+
+    Raises:
+        RunnerError: it cannot be written.
+    """
+    path = directory / EVALUATIONS
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(spell_non_finite(evaluation), allow_nan=False) + "\n")
+    except OSError as error:
+        raise RunnerError(
+            f"{path}: cannot be written ({error.strerror}). Free some space or fix the permissions."
+        ) from error
 
 
 def _key(kind: str, step: int, data: Mapping[str, Any]) -> tuple[str, int, str]:

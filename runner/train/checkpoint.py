@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running anybody's code."""
+"""The checkpoints of a run: written whole or not at all, and loaded to go on from."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError
 from runner.records import Action
+from runner.train.average import WeightAverage
+from runner.train.saved import FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
 from runner.watch import Watch
 
-FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
-_FORMAT = 1
 _NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict"}
 
 
@@ -49,16 +49,22 @@ class Checkpoints:
         self.before_save = before_save
 
     def save(
-        self, name: str, state: TrainState, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+        self,
+        name: str,
+        state: TrainState,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        average: WeightAverage | None = None,
     ) -> None:
-        """Write a checkpoint: to a temporary file first, renamed when it is on the disk.
+        """Write a checkpoint.
 
         Raises:
             CheckpointError: it cannot be written; the earlier one is intact.
         """
         self.before_save()
         content = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "state": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _NOT_SAVED},
             "detectors": {name: tuple(values) for name, values in state.watch.items()},
             "actions": [asdict(action) for action in state.actions],
@@ -67,8 +73,12 @@ class Checkpoints:
             "optimizer_class": type(optimizer).__name__,
             "scaler": scaler.state_dict(),
             "generators": generator_states(),
+            "average": average.state_dict() if average is not None else None,
         }
-        path = self.folder / name
+        self._write(self.folder / name, content)
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        """Write to a temporary file first, renamed when it is on the disk."""
         temporary = path.with_suffix(f".tmp{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,9 +92,14 @@ class Checkpoints:
             raise CheckpointError(f"{path}: cannot be written ({error}). Free some space; {_kept(path)}.") from error
 
     def resume(
-        self, watch: Watch, model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler
+        self,
+        watch: Watch,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        average: WeightAverage | None = None,
     ) -> TrainState | None:
-        """Load the source into model, optimizer, scaler and generators; return where the run stands.
+        """Load the source into model, optimizer, scaler, average and generators; return where the run stands.
 
         Hyperparameters of the optimizer (learning rate, decay ...) stay as configured now, only its state is
         loaded; a different optimizer class starts with an empty state.
@@ -104,6 +119,8 @@ class Checkpoints:
             raise CheckpointError(f"{self.source}: does not fit this configuration: {reason}") from error
         if scaler.is_enabled() and content["scaler"]:
             scaler.load_state_dict(content["scaler"])
+        if average is not None:
+            average.restore(content)
         restore_generators(content["generators"])
         actions = tuple(Action(**{**saved, "cause": tuple(saved["cause"] or ())}) for saved in content["actions"])
         state = TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
@@ -122,43 +139,6 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, groups, strict=True):
         group.update(configured)
-
-
-def steps_made(path: Path) -> int:
-    """Return the updates that a checkpoint stands for, without reading its tensors.
-
-    Raises:
-        CheckpointError: as `read_checkpoint`.
-    """
-    return int(read_checkpoint(path, mmap=True)["state"]["step"])
-
-
-def find_misfit(path: Path, model: nn.Module) -> str:
-    """Return the first weight of a checkpoint that does not fit a model, in words; "" when all fit."""
-    saved, wanted = read_checkpoint(path, mmap=True)["model"], model.state_dict()
-    for name in [*wanted, *saved]:
-        if name not in saved or name not in wanted:
-            return f"{name} is only in the {'model' if name in wanted else 'checkpoint'}"
-        if saved[name].shape != wanted[name].shape:
-            return f"{name} has shape {list(saved[name].shape)} in the checkpoint and {list(wanted[name].shape)} here"
-    return ""
-
-
-def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Return the content of a checkpoint, tensors on the CPU, mapped from the file instead of read with `mmap`.
-
-    Raises:
-        CheckpointError: there is no such file, or it is not a checkpoint of ours.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint.") from None
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}).") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this version (format {_FORMAT}).")
-    return content
 
 
 def _kept(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -14,10 +15,11 @@ from runner.optim.apply import Schedules, apply_schedules
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
+from runner.train.average import WeightAverage
 from runner.train.checkpoint import BEST, LAST, Checkpoints
 from runner.train.plan import TrainPlan
 from runner.train.state import TrainState
-from runner.train.step import Signals, evaluate, gradients, guard_on_device, update
+from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, update
 from runner.watch import Watch
 
 OnRecord = Callable[[Record], None]
@@ -51,10 +53,10 @@ def fit(
         the state at the end; its status is never "running".
     """
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
-    state = checkpoints.resume(watch, model, optimizer, scaler) or TrainState(watch.start())
-    apply = torch.compile(model) if plan.compile else model
-    pending: list[_Pending] = []
-    has_updated = False
+    average = WeightAverage(model, plan.ema_decay) if plan.ema_decay is not None else None
+    state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
+    apply = compiled(model, plan)
+    pending, has_updated = list[_Pending](), False
     deadline = time.monotonic() + (plan.max_seconds or float("inf"))
     model.train()
     while state.step < plan.steps and state.status == "running":
@@ -69,18 +71,18 @@ def fit(
             if state.alarm is not None:
                 break
         drop = state.last_skipped and not pending
-        update(optimizer, scaler, drop=drop)
+        update(optimizer, scaler, average, drop=drop)
         has_updated = has_updated or not drop
         state.step += 1
         if plan.evaluates_at(state.step) and "val" in task.examples:
-            _evaluate(task, model, apply, state, plan, watch, on_record)
+            _evaluate(task, model, apply, average, state, plan, watch, on_record)
             if state.best.get("step") == state.step:
-                checkpoints.save(BEST, state, model, optimizer, scaler)
+                checkpoints.save(BEST, state, model, optimizer, scaler, average)
         if state.step < plan.steps:
             _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
         if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
             _look(pending, state, plan, watch, on_record)
-            checkpoints.save(LAST, state, model, optimizer, scaler)
+            checkpoints.save(LAST, state, model, optimizer, scaler, average)
     state.end("finished", "finished")
     return state
 
@@ -175,6 +177,7 @@ def _evaluate(
     task: Task,
     model: nn.Module,
     apply: Callable[..., object],
+    average: WeightAverage | None,
     state: TrainState,
     plan: TrainPlan,
     watch: Watch,
@@ -182,7 +185,8 @@ def _evaluate(
 ) -> None:
     """Evaluate the "val" split, keep the best, and stop early when the metric has not gained for too long."""
     model.eval()
-    metrics = evaluate(task, apply, plan, "val")
+    with average.applied() if average is not None else nullcontext():
+        metrics = evaluate(task, apply, plan, "val")
     model.train()
     sign = 1.0 if plan.goal == "min" else -1.0
     value, best = sign * metrics[plan.metric], state.best.get(plan.metric)

@@ -29,6 +29,7 @@ class TrainPlan:
         goal: whether less or more of it is better.
         patience: evaluations without a gain before the run stops early; None never.
         min_delta: a gain smaller than this is none.
+        ema_decay: decay per update of the average of the weights; None keeps none.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class TrainPlan:
     goal: Literal["min", "max"] = "min"
     patience: int | None = None
     min_delta: float = 0.0
+    ema_decay: float | None = None
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation is due after `step` updates."""

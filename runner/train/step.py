@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.errors import TaskError
 from runner.tasks.protocol import Task
+from runner.train.average import WeightAverage
 from runner.train.plan import TrainPlan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -101,16 +102,21 @@ def clip(grads: list[Tensor], clip_norm: float | None) -> Tensor:
     return norm
 
 
-def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, *, drop: bool) -> None:
+def update(
+    optimizer: Optimizer, scaler: torch.amp.GradScaler, average: WeightAverage | None = None, *, drop: bool
+) -> None:
     """Change the weights: the only place that does.
 
     Args:
         optimizer: makes the update.
         scaler: learns from an infinite gradient, and drops the update by itself where `drop` cannot be known.
+        average: takes in the new weights.
         drop: the fp16 gradient is known to be infinite.
     """
     if not drop:
         scaler.step(optimizer)
+        if average is not None:
+            average.update()
     scaler.update()
 
 
@@ -119,6 +125,11 @@ def guard_on_device(optimizer: Optimizer, signals: Signals) -> None:
     good = torch.isfinite(signals.total) & torch.isfinite(signals.grad_norm)
     optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def compiled(model: nn.Module, plan: TrainPlan) -> Callable[..., Any]:
+    """Return what a forward pass calls: the model, through torch.compile where that is declared."""
+    return torch.compile(model) if plan.compile else model
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -137,15 +148,24 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def evaluate(task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str) -> dict[str, float]:
-    """Return loss and metrics over a whole split; the caller puts the model into evaluation mode.
+def evaluate(
+    task: Task, apply: Callable[..., Any], plan: TrainPlan, split: str, *, batches: int | None = None
+) -> dict[str, float]:
+    """Return loss and metrics over a split; the caller puts the model into evaluation mode.
 
     loss = sum of sums / sum of weights over all batches, not a mean of means.
+
+    Args:
+        task: gives batches, loss and metrics.
+        apply: the model, compiled or not.
+        plan: device and precision.
+        split: name of the split.
+        batches: how many to take, from the first; None all there are, which "train" needs a number for: it never ends.
     """
     scores = task.scores()
     totals: list[Tensor] = []
     weight, index = 0.0, 0
-    while (batch := task.batch(index, split)) is not None:
+    while index != batches and (batch := task.batch(index, split)) is not None:
         batch = to_device(batch, plan.device)
         with autocast(plan):
             part = task.loss(apply, batch)

@@ -1,0 +1,88 @@
+"""Checkpoints as files: found, read without running anybody's code, compared with a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from runner.errors import CheckpointError
+
+FOLDER = "checkpoints"
+FORMAT = 1
+Weights = Literal["averaged", "raw"]
+"""averaged: those of the weight average where a run keeps one, else raw; raw: those that the optimizer changes"""
+
+
+def steps_made(path: Path) -> int:
+    """Return the updates that a checkpoint stands for, without reading its tensors.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    return int(read_checkpoint(path, mmap=True)["state"]["step"])
+
+
+def find_checkpoint(directory: Path, name: str) -> Path:
+    """Return the checkpoint of a run by its name ("best", "last") or by its path.
+
+    Raises:
+        CheckpointError: there is none; those that are there are named.
+    """
+    folder = directory / FOLDER
+    found = next((path for path in (folder / f"{name}.pt", Path(name)) if path.is_file()), None)
+    if found is None:
+        there = ", ".join(sorted(path.stem for path in folder.glob("*.pt"))) or "none"
+        raise CheckpointError(f"checkpoint: must be one of the run ({there}) or a file, got {name!r}.")
+    return found
+
+
+def weights_of(content: dict[str, Any], weights: Weights = "averaged") -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint by the names that the model gives them."""
+    if weights == "raw" or not content.get("average"):
+        return dict(content["model"])
+    inside = "module."  # where torch's AveragedModel keeps the averaged copy
+    return {name.removeprefix(inside): value for name, value in content["average"].items() if name.startswith(inside)}
+
+
+def load_weights(path: Path, model: nn.Module, *, weights: Weights = "averaged") -> int:
+    """Load the weights of a checkpoint into a model; return the updates that they stand for.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or does not fit the model.
+    """
+    if misfit := find_misfit(path, model):
+        raise CheckpointError(f"{path}: does not fit the model: {misfit}.")
+    content = read_checkpoint(path)
+    model.load_state_dict(weights_of(content, weights))
+    return int(content["state"]["step"])
+
+
+def find_misfit(path: Path, model: nn.Module) -> str:
+    """Return the first weight of a checkpoint that does not fit a model, in words; "" when all fit."""
+    saved, wanted = read_checkpoint(path, mmap=True)["model"], model.state_dict()
+    for name in [*wanted, *saved]:
+        if name not in saved or name not in wanted:
+            return f"{name} is only in the {'model' if name in wanted else 'checkpoint'}"
+        if saved[name].shape != wanted[name].shape:
+            return f"{name} has shape {list(saved[name].shape)} in the checkpoint and {list(wanted[name].shape)} here"
+    return ""
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Return the content of a checkpoint, tensors on the CPU, mapped from the file instead of read with `mmap`.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a checkpoint of ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint.") from None
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this version (format {FORMAT}).")
+    return content

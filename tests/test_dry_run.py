@@ -1,0 +1,103 @@
+"""mode=check says what a run is and will take, and leaves no trace."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from runner.estimate import Stopwatch, memory, planned
+from tests.conftest import Done, Program
+
+SMALL = ["task.hidden=[32]", "train.duration=100", "train.checkpoint_every=30", "train.eval_every=15"]
+PARAMETERS = 64 * 32 + 32 + 32 * 10 + 10
+
+
+def words(done: Done, start: str) -> list[str]:
+    """The words of the line that begins so."""
+    return next(line for line in done.out.splitlines() if line.startswith(start)).split()
+
+
+def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_path: Path) -> None:
+    declared = [*SMALL, "optimizer=adamw", "param_groups=no_decay_1d", "warmup.duration=10"]
+    done = program("mode=check", *declared)
+    assert done.code == 0, done.err
+    assert list(tmp_path.iterdir()) == []
+    assert f"parameters: {PARAMETERS:,}, {PARAMETERS:,} of them trained" in done.out
+    assert words(done, "decay") == ["decay", "2", "2,368", "0.001", "0.01"]
+    assert words(done, "no_decay") == ["no_decay", "2", "42", "0.001", "0"]
+    assert "data: train 1,400, val 397; prior entropy 2.30" in done.out
+    assert "steps: 100, warmup 10; 22 an epoch, 4.545 epochs" in done.out
+    assert "evaluations: 7; checkpoints: 4 and up to 7 of a new best" in done.out
+
+    held = 4 * PARAMETERS / 1000
+    assert f"memory: weights {held:.3g} kB, gradients {held:.3g} kB, optimizer state {2 * held:.3g} kB" in done.out
+    assert re.search(r"estimate: [\d.]+ m?s to [\d.]+ m?s of training$", done.out.strip())
+
+    run = program(*declared)
+    records = [json.loads(line) for line in (run.run / "records.jsonl").read_text().splitlines()]
+    lrs = {r["step"]: r["lr"] for r in records if r["kind"] == "step"}
+    for step in (0, 1, 10, 50, 99):
+        assert words(done, f"{step} ") == [str(step), f"{lrs[step]:.4g}", f"{lrs[step]:.4g}"]
+    assert len([r for r in records if r["kind"] == "eval"]) == 7
+    result = json.loads((run.run / "result.json").read_text())
+    last = run.run / "checkpoints/last.pt"
+    assert float(words(done, "evaluations")[-3]) * 1000 == pytest.approx(last.stat().st_size, rel=0.05)
+    assert result["status"] == "finished"
+
+
+def test_dry_run_shows_warnings_and_a_trial_that_diverges(program: Program, tmp_path: Path) -> None:
+    done = program("mode=check", *SMALL, "optimizer.lr=1e4", "warmup=none", "train.max_seconds=1e-3")
+    assert done.code == 0, done.err
+    assert "warning optimizer.lr: 10000 is 1.25e+04 times above the typical range" in done.out
+    assert "warning the trial diverged: " in done.out
+    assert done.out.strip().endswith("of training, and train.max_seconds ends it after 1 ms")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_of_a_run_to_go_on_with_counts_the_steps_left(program: Program) -> None:
+    part = program(*SMALL, "train.max_seconds=1e-9")
+    before = sorted(part.directory.rglob("*"))
+    done = program("mode=check", f"resume.from={part.run}", "train.checkpoint_every=50", "train.max_seconds=null")
+    assert done.code == 0, done.err
+    assert "checkpoints: 2 and" in done.out
+    assert sorted(part.directory.rglob("*")) == before
+
+
+@pytest.mark.parametrize("steps", [1, 10_001, 2.5, "many"])
+def test_number_of_trial_steps_is_checked(program: Program, steps: object) -> None:
+    done = program("mode=check", f"mode.steps={steps}")
+    assert done.code == 2
+    assert "mode.steps: must be an integer >= 2 and <= 10000, got" in done.err
+
+
+@pytest.mark.parametrize(
+    ("every", "start", "steps", "times"),
+    [(None, 0, 100, 1), (10, 0, 100, 10), (30, 0, 100, 4), (30, 60, 100, 2), (30, 59, 100, 3), (200, 0, 100, 1)],
+)
+def test_times_that_something_is_due(every: int | None, start: int, steps: int, times: int) -> None:
+    made = range(start + 1, steps + 1)
+    assert times == sum(step == steps or (every is not None and step % every == 0) for step in made)
+    assert planned(every, start, steps) == times
+
+
+def test_memory_counts_frozen_weights_but_no_gradient_of_them() -> None:
+    model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.BatchNorm1d(10), nn.Linear(10, 1, bias=False))
+    model[0].requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
+    model(torch.randn(4, 10)).sum().backward()
+    optimizer.step()
+    held = memory(model, optimizer, torch.device("cpu"))
+    assert held.gradients == held.optimizer == 4 * 30
+    assert held.weights == 4 * (100 + 30 + 20) + 8  # running mean and variance, and a counter of 8 bytes
+    assert held.peak > 10_000_000
+
+
+def test_stopwatch_ends_after_its_steps_and_is_silent_before() -> None:
+    watch = Stopwatch(5, watch_every=2)
+    assert [watch() for _ in range(5)] == [None, None, None, None, "the end of the trial"]
+    pace = watch.pace()
+    assert 0 < pace.fast <= pace.typical <= pace.slow

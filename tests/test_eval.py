@@ -1,0 +1,164 @@
+"""A trained run is evaluated again, and its model loaded, as the run itself saw it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.errors import RunnerError
+from runner.load import load_model
+from runner.tasks.digits import Digits
+from tests.conftest import ENVIRONMENT, Done, call_program
+
+DECLARED = ["optimizer=adamw", "optimizer.lr=0.1", "task.hidden=[32]", "train.duration=110", "train.eval_every=10"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A run whose best evaluation is not its last."""
+    done = call_program(*DECLARED, "schedule=constant", directory=tmp_path_factory.mktemp("trained"))
+    assert done.code == 0, done.err
+    return done
+
+
+def evaluate(trained: Done, *overrides: str) -> Done:
+    return call_program("mode=eval", f"source={trained.run}", *overrides, directory=trained.directory)
+
+
+def result(trained: Done) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((trained.run / "result.json").read_text())
+    return found
+
+
+def last_line(trained: Done) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((trained.run / "evaluations.jsonl").read_text().splitlines()[-1])
+    return found
+
+
+def test_best_checkpoint_gives_the_recorded_best_value(trained: Done) -> None:
+    best = dict(result(trained)["best"])
+    step = best.pop("step")
+    assert step < 110
+    done = evaluate(trained)
+    assert done.code == 0, done.err
+    line = last_line(trained)
+    assert line["metrics"] == line["recorded"] == best
+    assert (line["split"], line["step"]) == ("val", step)
+    rows = [row.split() for row in done.out.splitlines()]
+    assert ["loss", f"{best['loss']:.6g}", f"{best['loss']:.6g}"] in rows
+    assert done.run == trained.run
+
+
+def test_last_checkpoint_by_name_and_by_path_is_evaluated_on_the_training_data(trained: Done) -> None:
+    task = Digits(batch_size=1400, seed=0, hidden=(32,))
+    batch = task.batch(0, "train")
+    assert batch is not None
+    with torch.no_grad():
+        expected = task.loss(load_model(trained.run, "last"), batch)
+    for checkpoint in ("last", str(trained.run / "checkpoints/last.pt")):
+        assert evaluate(trained, "mode.split=train", f"mode.checkpoint={checkpoint}").code == 0
+        line = last_line(trained)
+        assert line["metrics"]["loss"] == pytest.approx(expected.total.item() / 1400, rel=1e-5)
+        assert (line["step"], line["recorded"]) == (110, {})
+
+
+def test_command_line_changes_what_the_run_declared(trained: Done) -> None:
+    # the saved page has keys that the default one lacks: betas is no key of the default optimizer
+    done = evaluate(trained, "train.batch_size=200", "optimizer.betas=[0.8,0.9]")
+    assert done.code == 0, done.err
+    line = last_line(trained)
+    assert line["metrics"]["loss"] == pytest.approx(line["recorded"]["loss"], rel=1e-5)
+    assert line["overrides"][-2:] == ["train.batch_size=200", "optimizer.betas=[0.8,0.9]"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problems"),
+    [
+        (
+            ["mode.split=tset", "mode.checkpoint=first"],
+            [
+                "mode.checkpoint: must be one of the run (best, last) or a file, got 'first'.",
+                "mode.split: must be a split of the task (train, val), got 'tset'. Set mode.split=val.",
+            ],
+        ),
+        (
+            ["task.hidden=[16]"],
+            [
+                "mode.checkpoint: must fit the model, but 0.weight has shape [32, 64] in the checkpoint and [16, 64] "
+                "here. Evaluate the model that it was trained with."
+            ],
+        ),
+        (
+            ["train.device=cuda:9", "task.dropout=2", "mode.weights=best"],
+            [
+                "mode.weights: must be one of averaged, raw, got 'best'. Set mode.weights=averaged, its default.",
+                "task.dropout: must be a finite number >= 0 and < 1, got 2. Set task.dropout=0.0, its default.",
+                "train.device: must be a device of this machine",
+            ],
+        ),
+    ],
+)
+def test_wrong_split_checkpoint_or_model_is_refused(trained: Done, overrides: list[str], problems: list[str]) -> None:
+    before = sorted(trained.run.iterdir())
+    done = evaluate(trained, *overrides)
+    assert done.code == 2
+    lines = [line.strip() for line in done.err.splitlines()[1:]]
+    assert len(lines) == len(problems)
+    assert all(line.startswith(problem) for line, problem in zip(lines, problems, strict=True)), done.err
+    assert sorted(trained.run.iterdir()) == before
+
+
+def test_resumed_run_takes_keys_that_only_its_own_page_has(trained: Done) -> None:
+    longer = ["train.duration=120", "optimizer.betas=[0.8,0.9]"]
+    done = call_program(f"resume.from={trained.run}", *longer, directory=trained.directory)
+    assert done.code == 0, done.err
+    assert "betas:\n  - 0.8\n  - 0.9\n" in (done.run / "config.yaml").read_text()
+
+
+ELSEWHERE = """
+import sys, torch
+from hydra.core.global_hydra import GlobalHydra
+from runner.load import load_model
+before = torch.get_rng_state()
+model = load_model(sys.argv[1])
+assert torch.equal(before, torch.get_rng_state()), "the caller's generator has moved"
+assert not GlobalHydra.instance().is_initialized()
+print(model.training, next(model.parameters()).device, tuple(model(torch.zeros(5, 64)).shape))
+"""
+
+
+def test_model_is_loaded_in_another_directory_and_leaves_nothing_behind(trained: Done, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(trained.run)],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout == "False cpu (5, 10)\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loaded_model_is_as_good_as_the_run_says(trained: Done) -> None:
+    batch = Digits(batch_size=397, seed=0).batch(0, "val")
+    assert batch is not None
+    accuracy = (load_model(str(trained.run))(batch[0]).argmax(dim=1) == batch[1]).float().mean().item()
+    assert accuracy == pytest.approx(result(trained)["best"]["accuracy"])
+
+
+def test_loading_names_what_is_not_there(trained: Done, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match=r"directory: must be a run directory with config\.yaml, got"):
+        load_model(tmp_path)
+    with pytest.raises(RunnerError, match=r"checkpoint: must be one of the run \(best, last\) or a file, got 'worst'"):
+        load_model(trained.run, "worst")
+    with pytest.raises(RunnerError, match=r"device: must be auto or a device of this machine \(.*\), got 'tpu'"):
+        load_model(trained.run, device="tpu")
+    with pytest.raises(RunnerError, match="weights: must be averaged or raw, got 'cooked'"):
+        load_model(trained.run, weights="cooked")  # type: ignore[arg-type]
+    (tmp_path / "config.yaml").write_text("task: {_target_: no.such.Task}\ntrain: {batch_size: 4}\nseed: 0\n")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.pt").touch()
+    with pytest.raises(RunnerError, match=r"task._target_: must be .* got 'no.such.Task'. Install it, or put"):
+        load_model(tmp_path)
