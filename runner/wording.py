@@ -17,6 +17,7 @@ _FIXES = {
     "train.duration": "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)",
     "seed": "Set seed=0",
 }
+_SECTION_TYPES = {"callable_type", "is_instance_of"}
 
 
 @dataclass
@@ -36,13 +37,23 @@ def rule(item: Any, annotation: Any) -> str:
     """Return the rule that a pydantic error is about, for a value of this type."""
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    if item["type"] == "callable_type":
+    if item["type"] in _SECTION_TYPES:
         return "must be a section with a _target_"
     try:
         return "must be " + _in_words(adapter(annotation).json_schema())
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):
         text: str = item["msg"]
         return text.replace("Input should be", "must be", 1)
+
+
+def section_fix(item: Any, key: str) -> str:
+    """Return what to do where a section with a target belongs, "" where another value does."""
+    if item["type"] not in _SECTION_TYPES:
+        return ""
+    name = key.rpartition(".")[2]
+    given = item["input"]
+    looks_like_path = isinstance(given, str) and "." in given.strip(".")
+    return f"Set {key}._target_={given if looks_like_path else f'my_module.{name.capitalize()}'}"
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
