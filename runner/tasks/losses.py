@@ -61,12 +61,7 @@ class SummedLoss:
             raise
         except Exception as error:
             self.check_range(outputs, targets)
-            rule = (
-                f"must take outputs {described(outputs)} and targets {described(targets)}, "
-                f"but {self.name} says: {first_line(error)}"
-            )
-            fix = "Change what the model returns, the targets or the loss"
-            raise TaskError(Problem("task.loss", rule, fix)) from error
+            raise TaskError(self._misfit(outputs, targets, error)) from error
         if not isinstance(value, Tensor):
             raise TaskError(Problem("task.loss", f"must return a tensor, got {described(value)}", "Change the loss"))
         if self.of_classes and self._reduction != "sum":
@@ -76,10 +71,18 @@ class SummedLoss:
         examples = rows(targets)
         return (value if self._reduction == "sum" else value * examples), examples
 
+    def _misfit(self, outputs: Any, targets: Any, error: Exception) -> Problem:
+        if isinstance(error, UserWarning):  # that torch would broadcast them, which `probe` makes an error
+            rule = f"must get outputs and targets of one shape, got {described(outputs)} and {described(targets)}"
+            return Problem("task.loss", rule, "Reshape what the model returns, or the targets")
+        given = f"outputs {described(outputs)} and targets {described(targets)}"
+        rule = f"must take {given}, but {self.name} says: {first_line(error)}"
+        return Problem("task.loss", rule, "Change what the model returns, the targets or the loss")
+
     def _weight(self, outputs: Tensor, targets: Tensor) -> float:
         if targets.is_floating_point():  # probabilities of the classes: nothing is ignored
             return outputs.numel() // outputs.shape[1]
-        kept = targets != int(self._ignored)
+        kept = targets != self._ignored
         if self.class_weights is None or self._reduction == "none":
             return int(kept.sum())
         return float(self.class_weights.to(targets.device)[targets[kept]].sum())
@@ -116,8 +119,10 @@ def own_loss(outputs: Any, batch: Batch, target: str) -> tuple[Tensor, float]:
         rule = f"must be given for a model that returns no loss of its own, got null and outputs {described(outputs)}"
         raise TaskError(Problem("task.loss", rule, "Set task.loss._target_=torch.nn.CrossEntropyLoss"))
     labels = batch.get(target) if isinstance(batch, Mapping) else None
-    is_counted = isinstance(labels, Tensor) and not labels.is_floating_point()
-    weight = int((labels != IGNORED).sum()) if is_counted else rows(batch)
+    if isinstance(labels, Tensor) and not labels.is_floating_point():
+        weight = int((labels != IGNORED).sum())
+    else:
+        weight = rows(batch)
     return found * weight if weight else torch.zeros_like(found), weight
 
 

@@ -70,11 +70,17 @@ class Supervised:
         data = {name: given for name, given in zip(SPLITS, (train, val, test), strict=True) if given is not None}
         problems = [*filter(None, (find_fault(f"task.{name}", given) for name, given in data.items()))]
         problems += _too_many(workers)
+        problems += [
+            _no_function(name, part)
+            for name, part in (("loss", loss), ("collate", collate))
+            if part and not callable(part)
+        ]
         self._metrics = dict(metrics or {})
         self.goals, wrong = _goals(self._metrics)
         if problems or wrong:
             raise ConfigError([*problems, *wrong])
         self._model = model
+        self._model_name = "it"
         self._loss = SummedLoss(loss) if loss is not None else None
         self._target = target
         members = split_members(data, val_fraction)
@@ -106,8 +112,9 @@ class Supervised:
         """
         made: Any = self._model()
         if not isinstance(made, nn.Module):
-            rule = f"must make a torch.nn.Module, got {described(made)}"
+            rule = f"must make a torch.nn.Module, got {type(made).__name__}"
             raise ConfigError([Problem("task.model._target_", rule, "Name a class of modules")])
+        self._model_name = type(made).__name__
         return made
 
     def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Batch | None:
@@ -125,11 +132,11 @@ class Supervised:
             TaskError: the batch does not fit the model, or its outputs do not fit the loss.
         """
         if self._loss is None:
-            outputs = _applied(apply, batch)
+            outputs = self._applied(apply, batch)
             total, weight = own_loss(outputs, batch, self._target)
         else:
             inputs, targets = self._divided(batch)
-            outputs = _applied(apply, inputs)
+            outputs = self._applied(apply, inputs)
             predictions = _predictions(outputs)
             if self._known_targets is not None:
                 self._loss.check_range(predictions, self._known_targets)
@@ -143,6 +150,17 @@ class Supervised:
             return LossOnly()
         fresh = {name: make() for name, make in self._metrics.items()}
         return MetricScores(fresh, lambda outputs, batch: (_predictions(outputs), self._divided(batch)[1]))
+
+    def _applied(self, apply: Callable[..., Any], inputs: Any) -> Any:
+        try:
+            if isinstance(inputs, Mapping):
+                return apply(**inputs)
+            return apply(*inputs) if isinstance(inputs, tuple | list) else apply(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            rule = f"must take inputs {described(inputs)}, but {self._model_name} says: {first_line(error)}"
+            raise TaskError(Problem("task.model", rule, "Change the model, or what the data set returns")) from error
 
     def _divided(self, batch: Batch) -> tuple[Any, Any]:
         """Return what the model gets and what the loss and the metrics get."""
@@ -165,24 +183,16 @@ class Supervised:
         return entropy(targets[members]) if is_plain else None
 
 
-def _applied(apply: Callable[..., Any], inputs: Any) -> Any:
-    try:
-        if isinstance(inputs, Mapping):
-            return apply(**inputs)
-        return apply(*inputs) if isinstance(inputs, tuple | list) else apply(inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        name = type(apply).__name__ if isinstance(apply, nn.Module) else "it"
-        rule = f"must take inputs {described(inputs)}, but {name} says: {first_line(error)}"
-        raise TaskError(Problem("task.model", rule, "Change the model, or what the data set returns")) from error
-
-
 def _predictions(outputs: Any) -> Any:
     """Return the logits where a model returns them among other things."""
     if isinstance(outputs, Mapping):
         return outputs.get("logits", outputs)
     return getattr(outputs, "logits", outputs)
+
+
+def _no_function(name: str, part: Any) -> Problem:
+    rule = f"must name a function, or a class whose objects can be called, got one that makes {type(part).__name__}"
+    return Problem(f"task.{name}._target_", rule, "Name another")
 
 
 def _too_many(workers: int) -> list[Problem]:
