@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from runner.config import Node, is_node
 from runner.durations import Clock, to_steps
-from runner.errors import ConfigError, Problem, RunnerError
-from runner.signatures import PROVIDED, duration_arguments, form, hint_at, hints_of, is_bound_later, locate
+from runner.errors import ConfigError, Problem, RunnerError, TaskError
+from runner.signatures import (
+    PROVIDED,
+    duration_arguments,
+    form,
+    hint_at,
+    hints_of,
+    is_bound_later,
+    locate,
+    parameters_of,
+)
 
 
 def make(key: str, node: Node, clock: Clock, provided: Mapping[str, Any]) -> Any:
@@ -24,7 +32,7 @@ def make(key: str, node: Node, clock: Clock, provided: Mapping[str, Any]) -> Any
     Raises:
         ConfigError: the target, or that of a part, refuses its arguments.
     """
-    wanted = inspect.signature(locate(node.target)).parameters.keys() & PROVIDED.get(key, frozenset())
+    wanted = parameters_of(locate(node.target)).keys() & PROVIDED.get(key, frozenset())
     return _called(key, node, clock, {name: value for name, value in provided.items() if name in wanted})
 
 
@@ -61,6 +69,8 @@ def _value(key: str, value: Any, clock: Clock, hints: Mapping[str, Any], path: s
 
 def refusal(key: str, node: Node, error: BaseException) -> Problem:
     """Say under which dotted key a factory refused: its messages begin with the argument's name."""
+    if isinstance(error, TaskError) and error.problem is not None:
+        return error.problem
     if isinstance(error, RunnerError):
         return Problem(key, str(error).removeprefix(f"{key}: ").rstrip("."), "")
     name, separator, rule = str(error).partition(": ")

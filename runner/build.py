@@ -24,6 +24,7 @@ from runner.schedules.shape import product
 from runner.signatures import locate
 from runner.tasks.protocol import Task
 from runner.train.plan import TrainPlan
+from runner.train.probe import probe
 from runner.train.saved import FOLDER, find_misfit, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
@@ -117,6 +118,7 @@ def build(config: Config) -> Experiment:
         raise ConfigError(problems)
     seed_everything(config.seed)
     model = task.model().to(plan.device)
+    probe(task, model, plan, batch_size=train.batch_size, with_metrics=bool(config.task.arguments.get("metrics")))
     source = checkpoint_source(config.resume)
     if source is not None and (misfit := find_misfit(source, model)):
         rule = f"must fit the model, but {misfit}"

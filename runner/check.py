@@ -26,10 +26,11 @@ from runner.signatures import (
     is_bound_later,
     locate,
     needs_closure,
+    parameters_of,
 )
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import Findings, adapter, fix, rule, shown
+from runner.wording import Findings, adapter, fix, is_for_section, rule, section_fix, shown
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -217,8 +218,8 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
     """Bind the arguments of a node to the signature of its target, names and types, and those of its parts."""
     try:
         target = locate(node.target)
-        parameters = inspect.signature(target).parameters
-    except (LookupError, TypeError, ValueError) as error:
+        parameters = parameters_of(target)
+    except (LookupError, TypeError) as error:
         rule, close = (*error.args, "")[:2]
         fix = f"Set {key}._target_={close}" if close else "Give the dotted path of a class or function"
         found.add(f"{key}._target_", f"{rule}, got {node.target!r}", fix)
@@ -276,4 +277,9 @@ def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findin
     except PydanticSchemaGenerationError:
         return
     except ValidationError as error:
-        found.add(key, f"{rule(error.errors()[0], hint)}, got {shown(value)}", fix(key, default))
+        item = error.errors()[0]
+        if is_for_section(item):
+            key = ".".join([key, *map(str, item["loc"])])
+            found.add(key, f"{rule(item, hint)}, got {shown(item['input'])}", section_fix(item, key))
+        else:
+            found.add(key, f"{rule(item, hint)}, got {shown(value)}", fix(key, default))

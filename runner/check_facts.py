@@ -69,7 +69,8 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
 
 def _without(task: TaskNode, wrong: set[str]) -> TaskNode:
     """Return the task with its defaults in place of wrong arguments."""
-    kept = {name: value for name, value in task.arguments.items() if f"task.{name}" not in wrong}
+    refused = {key.split(".")[1] for key in wrong if key.startswith("task.")}
+    kept = {name: value for name, value in task.arguments.items() if name not in refused}
     return TaskNode(_target_=task.target, regime=task.regime, **kept)
 
 

@@ -60,7 +60,15 @@ class ConfigError(RunnerError):
 
 
 class TaskError(RunnerError):
-    """Data or model of the task cannot be had."""
+    """Data or model of the task cannot be had.
+
+    Args:
+        reason: text, or the problem with the value of the page that it is about.
+    """
+
+    def __init__(self, reason: str | Problem) -> None:
+        self.problem = reason if isinstance(reason, Problem) else None
+        super().__init__(str(reason))
 
 
 class CheckpointError(RunnerError):

@@ -22,6 +22,14 @@ PROVIDED: Mapping[str, frozenset[str]] = {
 """section -> arguments of its target that the runner fills in, and that a YAML must not set"""
 
 
+def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class or function; a builtin such as `torch.tensor` tells none, and takes any."""
+    try:
+        return inspect.signature(target).parameters
+    except ValueError:
+        return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
+
+
 def hints_of(target: Any) -> dict[str, Any]:
     """Return argument -> annotation of a class or function; empty when they cannot be resolved."""
     function = target.__init__ if inspect.isclass(target) else target

@@ -36,13 +36,28 @@ def rule(item: Any, annotation: Any) -> str:
     """Return the rule that a pydantic error is about, for a value of this type."""
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    if item["type"] == "callable_type":
+    if is_for_section(item):
         return "must be a section with a _target_"
     try:
         return "must be " + _in_words(adapter(annotation).json_schema())
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):
         text: str = item["msg"]
         return text.replace("Input should be", "must be", 1)
+
+
+def is_for_section(item: Any) -> bool:
+    """Whether a pydantic error is about a value in a place where a section with a target belongs."""
+    return item["type"] in ("callable_type", "is_instance_of")
+
+
+def section_fix(item: Any, key: str) -> str:
+    """Return what to do about such a value; one that looks like a dotted path is taken for the target."""
+    value = item["input"]
+    if item.get("ctx", {}).get("class") == "Tensor":
+        return f"Set {key}._target_=torch.tensor {key}.data={_spelled(value)}"
+    is_path = isinstance(value, str) and "." in value.strip(".")
+    name = key.rpartition(".")[2].capitalize()
+    return f"Set {key}._target_={value if is_path else f'my_module.{name}'}"
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:

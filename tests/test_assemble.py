@@ -91,7 +91,10 @@ def test_a_part_that_refuses_is_named_by_its_own_key() -> None:
         ({"factory": {"_target_": "torch.nn.Linera"}}, "task.factory._target_: must name something that exists"),
         ({"factory": {"_target_": None}}, "task.factory._target_: must be text, got null"),
         ({"factory": None}, "task.factory: must be a section with a _target_, got null"),
-        ({"many": {"a": 3}}, "task.many: must be a section with a _target_, got a section"),
+        (
+            {"many": {"a": 3}},
+            "task.many.a: must be a section with a _target_, got 3. Set task.many.a._target_=my_module.A",
+        ),
         (
             {"many": {"a": {**LINEAR, "bias": "maybe"}}},
             "task.many.a.bias: must be true or false, got 'maybe'",

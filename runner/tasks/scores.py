@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from runner.errors import Problem, TaskError
+from runner.tasks.described import described, first_line
 from runner.tasks.protocol import Batch, Scores
 
 if TYPE_CHECKING:
@@ -39,14 +41,40 @@ class MetricScores:
         self._pair = pair
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        """Take in one batch; the metrics move to the device of the predictions."""
+        """Take in one batch; the metrics move to the device of the predictions.
+
+        Raises:
+            TaskError: a metric does not take them.
+        """
         predictions, targets = self._pair(outputs, batch)
-        for metric in self._metrics.values():
-            metric.to(predictions.device).update(predictions, targets)
+        for name, metric in self._metrics.items():
+            try:
+                metric.to(predictions.device).update(predictions, targets)
+            except Exception as error:
+                given = f"outputs {described(predictions)} and targets {described(targets)}"
+                rule = f"must take {given}, but {type(metric).__name__} says: {first_line(error)}"
+                raise TaskError(
+                    Problem(f"task.metrics.{name}", rule, "Choose another metric, or its arguments")
+                ) from error
 
     def compute(self, loss: float) -> dict[str, float]:
-        """Return name -> value over everything taken in."""
-        return {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        """Return name -> value over everything taken in.
+
+        Raises:
+            TaskError: a metric gives no number, or cannot be computed.
+        """
+        return {name: self._value(name, metric) for name, metric in self._metrics.items()}
+
+    def _value(self, name: str, metric: Metric) -> float:
+        try:
+            value = metric.compute()
+        except Exception as error:
+            rule = f"must be computable over the split, but {type(metric).__name__} says: {first_line(error)}"
+            raise TaskError(Problem(f"task.metrics.{name}", rule, "Choose another metric, or its arguments")) from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            rule = f"must give one number, got {described(value)} from {type(metric).__name__}"
+            raise TaskError(Problem(f"task.metrics.{name}", rule, "Set its average, or choose another metric"))
+        return float(value)
 
 
 def accuracy(classes: int) -> Scores:

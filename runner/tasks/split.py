@@ -1,0 +1,184 @@
+"""A split of a data set, handed out in batches as a function of the step, with worker processes or without."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import itertools
+import signal
+import traceback
+import weakref
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from torch.utils.data import DataLoader, Sampler
+
+from runner.errors import Problem
+from runner.tasks.described import first_line
+from runner.tasks.items import Read, Request, Unreadable
+from runner.tasks.order import EpochOrder, in_order
+from runner.tasks.protocol import Batch
+
+_GRACE_SECONDS = 10
+
+
+class Position(NamedTuple):
+    """Slice `part` of `parts` of the batch at a step."""
+
+    step: int
+    part: int
+    parts: int
+
+
+class Split:
+    """One split, in batches.
+
+    In-order access is read ahead by worker processes; anything else is read here and now, and where the next
+    access follows it in order, the workers start again from there. Past its end a split that is read from front to
+    back begins anew, so its workers live on between two evaluations.
+
+    Args:
+        read: reads a batch.
+        members: positions in the data set that belong to the split, int64.
+        batch_size: examples of a batch.
+        seed: orders the examples afresh every epoch; None reads them from front to back, once.
+        workers: processes; 0 reads in this one.
+        pin: put batches into page-locked memory, for a faster way to a CUDA device.
+    """
+
+    def __init__(
+        self, read: Read, members: Tensor, *, batch_size: int, seed: int | None, workers: int, pin: bool
+    ) -> None:
+        self._read = read
+        self._members = members
+        self._batch_size = batch_size
+        self._order = None if seed is None else EpochOrder(len(members), batch_size=batch_size, seed=seed)
+        self._steps = -(-len(members) // batch_size)
+        self._workers = workers
+        self._pin = pin and torch.cuda.is_available()
+        self._ahead: Iterator[Batch | Unreadable] | None = None
+        self._coming: Iterator[Position] = iter(())
+        self._next: Position | None = None
+        _OPEN.add(self)
+
+    def batch(self, step: int, part: tuple[int, int]) -> Batch | None:
+        """Return slice i of n of the batch at a step, None when it is empty.
+
+        Raises:
+            TaskError: an item cannot be read or joined to the others, or a worker process died.
+        """
+        position = Position(step, *part)
+        if self._size(position) == 0:
+            return None
+        if position != self._next or not self._workers:
+            self.close()
+            batch = self._read[Request(*self._request(position, self._order))]
+            if self._pin:
+                batch = tree_map_only(Tensor, Tensor.pin_memory, batch)
+            if self._workers:
+                self._coming = self._positions_after(position)
+        else:
+            if self._ahead is None:
+                self._ahead = self._started(position)
+            batch = self._taken(self._ahead)
+        self._next = next(self._coming, None)
+        if isinstance(batch, Unreadable):
+            self.close()
+            raise batch.as_error()
+        return batch
+
+    def close(self) -> None:
+        """Stop the worker processes, if there are any."""
+        self._ahead = self._next = None
+
+    def _started(self, position: Position) -> Iterator[Batch | Unreadable]:
+        loader: DataLoader[Batch] = DataLoader(
+            self._read,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=_Ahead(self, position),
+            num_workers=self._workers,
+            collate_fn=_same,
+            pin_memory=self._pin,
+            worker_init_fn=_outlive_signals,
+            generator=torch.Generator(),
+        )
+        before = signal.getsignal(signal.SIGCHLD)
+        iterator = iter(loader)
+        if signal.getsignal(signal.SIGCHLD) is not before:
+            # torch's handler raises in the middle of whatever runs; without it the next batch tells of a dead worker
+            signal.signal(signal.SIGCHLD, before)
+        return iterator
+
+    def _taken(self, iterator: Iterator[Batch | Unreadable]) -> Batch | Unreadable:
+        try:
+            return next(iterator)
+        except (RuntimeError, OSError) as error:
+            rule = f"must be processes that stay alive, got {first_line(error)}"
+            fix = "Set task.workers=0 to see what happens, or fewer workers if memory ran out"
+            return Unreadable(Problem("task.workers", rule, fix), traceback.format_exc())
+
+    def _size(self, position: Position) -> int:
+        """Return how many examples a slice has."""
+        step, part, parts = position
+        if self._order is None and step >= self._steps:
+            return 0
+        whole = min(self._batch_size, len(self._members) - step % self._steps * self._batch_size)
+        return whole // parts + (part < whole % parts)
+
+    def _request(self, position: Position, order: EpochOrder | None) -> tuple[int, Tensor]:
+        step, part = position.step, (position.part, position.parts)
+        if order is None:
+            rows = in_order(len(self._members), step, batch_size=self._batch_size, part=part)
+            return 0, self._members[rows]
+        return step // self._steps, self._members[order.indices(step, part)]
+
+    def _positions_after(self, position: Position) -> Iterator[Position]:
+        """Yield what comes in order after a position, empty slices left out."""
+        step, part, parts = position
+        while True:
+            part += 1
+            if part == parts:
+                step, part = step + 1, 0
+            if self._order is None:
+                step %= self._steps
+            if self._size(Position(step, part, parts)):
+                yield Position(step, part, parts)
+
+    def requests_from(self, position: Position) -> Iterator[Request]:
+        """Yield what to read at a position and after it, without end."""
+        order = copy.copy(self._order)  # reads ahead into the next epoch, whose order would replace this one's
+        for following in itertools.chain([position], self._positions_after(position)):
+            epoch, indices = self._request(following, order)
+            yield Request(epoch, indices.tolist())  # a tensor would travel to the worker as a file
+
+
+class _Ahead(Sampler[Request]):
+    def __init__(self, split: Split, position: Position) -> None:
+        self._split = split
+        self._position = position
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._split.requests_from(self._position)
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def _outlive_signals(worker: int) -> None:
+    """Let a worker go on after Ctrl-C, which reaches it too: the program ends it when the last step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE_SECONDS))
+
+
+_OPEN: weakref.WeakSet[Split] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # before multiprocessing ends the workers by force
+    for split in list(_OPEN):
+        split.close()
