@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
+NOTIFY_LOG = "notify.log"  # what notify.command says
 LOCK = ".mlflow.lock"  # held by the process that sends
 WRITER_LOCK = ".lock"  # held by the process that trains
 DATASET = "dataset.json"  # an artifact only
