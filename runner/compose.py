@@ -132,8 +132,8 @@ def _keys(overrides: Iterable[str]) -> list[str]:
 
 
 def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
-    """Whether two configurations train the same; where the records are sent and how they resume does not count."""
-    aside = {"resume", "tracking", "mode", "source"}
+    """Whether two configurations train the same; who hears of it and how it resumes does not count."""
+    aside = {"resume", "tracking", "notify", "mode", "source", "quiet"}
     return {k: v for k, v in tree.items() if k not in aside} == {k: v for k, v in saved.items() if k not in aside}
 
 

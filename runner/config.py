@@ -142,6 +142,12 @@ def _is_uri(text: str) -> str:
     return text
 
 
+def _is_command(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("must be a shell command or null")
+    return text
+
+
 Device = Annotated[str, AfterValidator(_is_device)]
 Name = Annotated[str, AfterValidator(_is_name)]
 
@@ -189,6 +195,12 @@ class Tracking(Section):
     wait_seconds: NonNegative
 
 
+class Notify(Section):
+    """Which shell command hears of alarms and of the end."""
+
+    command: Annotated[str, AfterValidator(_is_command)] | None
+
+
 Seed = Annotated[int, Strict(), Ge(0), Lt(2**32), BeforeValidator(_integral)]
 
 
@@ -204,12 +216,14 @@ class Config(Section):
     detectors: dict[str, Node]
     remedies: dict[str, Node]
     tracking: Tracking
+    notify: Notify
     train: Train
     resume: Resume
     seed: Seed
     name: Name | None
     tags: dict[str, str | int | float | bool]
     source: str | None
+    quiet: bool
 
     @property
     def warmup_duration(self) -> Duration:

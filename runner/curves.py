@@ -190,6 +190,27 @@ def spells(steps: Iterable[int], *, gap: float) -> list[tuple[int, int]]:
     return groups
 
 
+def sparkline(values: Sequence[float], *, width: int, symbols: str) -> str:
+    """Draw a curve as one line of text.
+
+    The curve is cut into at most `width` blocks of consecutive values; each is drawn by the height of its median on
+    the `axis_range` of all medians, and as "x" when a value in it is not finite.
+
+    Args:
+        values: in order; may be empty.
+        width: the largest number of blocks, at least 1.
+        symbols: from the lowest to the highest, one character each.
+    """
+    count = min(width, len(values))
+    blocks = [values[len(values) * i // count : len(values) * (i + 1) // count] for i in range(count)]
+    medians = [_median(block) if all(map(math.isfinite, block)) else math.nan for block in blocks]
+    low, high, log = shown = axis_range([medians])
+    scale = math.log if log else float
+    heights = [(scale(v) - scale(low)) / (scale(high) - scale(low)) for v in shown.clamp(medians)]
+    top = len(symbols) - 1
+    return "".join("x" if h != h else symbols[min(max(int(h * len(symbols)), 0), top)] for h in heights)
+
+
 def ticks(shown: AxisRange, *, most: int) -> list[float]:
     """Return round numbers on an axis, at most `most`.
 

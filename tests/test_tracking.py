@@ -149,7 +149,7 @@ def sent(database: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     ]
     directory = write_run(tmp_path_factory.mktemp("run") / "digits" / "first", records)
     (directory / "curves.png").write_bytes(b"not really a picture")
-    return directory, finished(start_follower(directory, uri=database), directory)
+    return directory, finished(start_follower(directory, uri=database, warn=print), directory)
 
 
 def test_every_step_arrives_with_its_own_time(database: str, sent: tuple[Path, str]) -> None:
@@ -251,7 +251,7 @@ def test_a_follower_that_was_killed_is_continued_where_it_stopped(database: str,
     process.communicate()
     assert run_of(database, state["run_id"]).info.status == "RUNNING"
     write_run(directory, [step(3), step(4), alarm(4), step(5)], RUNNING)
-    follower = start_follower(directory, uri=database)
+    follower = start_follower(directory, uri=database, warn=print)
     write_result(directory, RESULT)
     assert finished(follower, directory) == state["run_id"]
     assert [number for number, _ in values(database, state["run_id"], "train/loss")] == list(range(6))
@@ -267,7 +267,7 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(database: str, tmp_pa
     assert run_of(database, run_id).info.status == "KILLED"
     changed = {**CONFIG, "tags": {"more": 1}, "resume": {"from": str(directory)}}
     write_run(directory, [step(2)], RUNNING, changed)
-    follower = start_follower(directory, uri=database)
+    follower = start_follower(directory, uri=database, warn=print)
     wait_for(lambda: run_of(database, run_id).info.status == "RUNNING")
     write_result(directory, replace(RESULT, status="diverged", verdict="diverged: inf at step 2"))
     assert finished(follower, directory) == run_id
@@ -281,7 +281,7 @@ def test_the_run_of_a_killed_trainer_ends_as_killed(database: str, tmp_path: Pat
     directory = write_run(tmp_path / "run", [step(0), step(1)], RUNNING)
     trainer = (
         "import os, pathlib, sys; from runner.tracking.follower import start_follower;"
-        "start_follower(pathlib.Path(sys.argv[1]), uri=sys.argv[2]);"
+        "start_follower(pathlib.Path(sys.argv[1]), uri=sys.argv[2], warn=print);"
         "assert 'mlflow' not in sys.modules; os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", trainer, str(directory), database], check=False)
@@ -295,7 +295,7 @@ def test_the_run_of_a_killed_trainer_ends_as_killed(database: str, tmp_path: Pat
 def test_six_processes_start_on_a_fresh_database_at_once(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     directories = [write_run(tmp_path / f"run{number}", [step(0), step(1)]) for number in range(6)]
-    followers = [start_follower(directory, uri=uri) for directory in directories]
+    followers = [start_follower(directory, uri=uri, warn=print) for directory in directories]
     ids = {finished(follower, directory) for follower, directory in zip(followers, directories, strict=True)}
     assert len(ids) == 6
     assert {len(history(uri, run_id, "train/loss")) for run_id in ids} == {2}
@@ -333,7 +333,7 @@ def test_a_run_sent_elsewhere_and_back_is_still_one_run(database: str, tmp_path:
 def test_a_trainer_waits_no_longer_than_it_wants(tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run", [step(0)])
     with socket.create_server(("127.0.0.1", 0)) as frozen:
-        follower = start_follower(directory, uri=f"http://127.0.0.1:{frozen.getsockname()[1]}")
+        follower = start_follower(directory, uri=f"http://127.0.0.1:{frozen.getsockname()[1]}", warn=print)
         started = time.monotonic()
         assert follower.finish(0.2) is None
         assert not follower.delivered
@@ -347,7 +347,7 @@ def test_upload_refuses_what_is_not_a_run_directory(tmp_path: Path) -> None:
 
 def test_a_run_that_is_being_sent_is_not_uploaded_as_well(database: str, tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run", [step(0)], RUNNING)
-    follower = start_follower(directory, uri=database)
+    follower = start_follower(directory, uri=database, warn=print)
     wait_for(lambda: state_of(directory).get("sent"))
     with pytest.raises(TrackingError, match="must be a run that nothing else is sending"):
         upload(directory, uri=database)
@@ -377,7 +377,7 @@ def test_a_server_that_dies_and_comes_back_has_every_point_once(tmp_path: Path) 
     assert uri != f"http://127.0.0.1:{port}"
     assert page == "/experiments"
     directory = write_run(tmp_path / "digits" / "run", [step(0), step(1)], RUNNING)
-    follower = start_follower(directory, uri=uri)
+    follower = start_follower(directory, uri=uri, warn=print)
     try:
         wait_for(lambda: state_of(directory).get("sent"))
     finally:
@@ -431,7 +431,7 @@ def test_postgresql_takes_several_at_once_and_never_sees_its_password(postgresql
         write_run(tmp_path / "digits" / f"run{number}", [step(0), step(1, loss=math.inf)], config=config)
         for number in range(4)
     ]
-    followers = [start_follower(directory, uri=postgresql) for directory in directories]
+    followers = [start_follower(directory, uri=postgresql, warn=print) for directory in directories]
     ids = {finished(follower, directory) for follower, directory in zip(followers, directories, strict=True)}
     assert len(ids) == 4
     for run_id in ids:

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
@@ -15,23 +15,23 @@ from signal import Signals
 from filelock import FileLock, Timeout
 
 from runner import check
+from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
-from runner.records import Record, RunResult, Status
+from runner.records import Record, RunResult, StepRecord
 from runner.report.figures import curves
 from runner.tracking.address import shown
 from runner.tracking.directory import CURVES, WRITER_LOCK, git_commit, new_run_directory, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
+from runner.tracking.notify import Notifier
 from runner.tracking.terminal import Terminal
 from runner.train.checkpoint import Checkpoints
 from runner.train.interrupt import listen
 from runner.train.loop import fit
 from runner.train.state import TrainState
-
-PROGRAM = ("python", "-m", "runner")
 
 
 def run(config: Config, invocation: Invocation) -> RunResult:
@@ -65,21 +65,22 @@ def _train(
     """Call `fit` with everything that listens to it, and tell the end to everybody."""
     directory = writer.path.parent
     clock = _Clock(result.seconds)
-    terminal = Terminal(experiment.plan.steps)
-    for text in check.warnings(config):
-        terminal.warn(text)
-    terminal.start(_headline(result, experiment))
-    uri = config.tracking.uri
-    follower = start_follower(directory, uri=uri) if uri is not None else None
     made = result.steps
+    with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
+        for text in check.warnings(config):
+            terminal.warn(text)
+        terminal.start(_headline(result, experiment))
+        notifier = Notifier(config.notify.command, directory, title=result.title, warn=terminal.warn)
+        uri = config.tracking.uri
+        follower = start_follower(directory, uri=uri, warn=terminal.warn) if uri is not None else None
 
-    def on_record(record: Record) -> None:
-        nonlocal made
-        writer.write(record)
-        terminal.show(record)
-        made = record.step
+        def on_record(record: Record) -> None:
+            nonlocal made
+            writer.write(record)
+            terminal.show(record)
+            notifier.show(record)
+            made = record.step
 
-    with listen() as received:
         try:
             state = fit(
                 experiment.task,
@@ -93,17 +94,18 @@ def _train(
                 interrupted=lambda: signal.name if (signal := received()) is not None else None,
             )
         except BaseException as error:
-            killed = isinstance(error, KeyboardInterrupt)
-            verdict = f"interrupted at step {made}" if killed else f"failed at step {made}: {_one_line(error)}"
-            status: Status = "interrupted" if killed else "failed"
-            result = replace(result, status=status, verdict=verdict, steps=made, seconds=clock.seconds())
+            result = _failed(replace(result, steps=made, seconds=clock.seconds()), error)
+            terminal.close()
             _save_failure(directory, result)
+            notifier.end(result)
             if follower is not None:
                 follower.finish(config.tracking.wait_seconds)
             print(_shown(directory), flush=True)
             raise
         result = _final_result(result, state, clock.seconds(), received())
         writer.flush()
+        write_result(directory, result)
+        notifier.end(result)
         return _finish(config, result, directory, follower, terminal)
 
 
@@ -188,6 +190,12 @@ def _origin_of_lr(config: Config, invocation: Invocation) -> str:
     return " or ".join([option, *invocation.page[1::2]])
 
 
+def _failed(result: RunResult, error: BaseException) -> RunResult:
+    if isinstance(error, KeyboardInterrupt):
+        return replace(result, status="interrupted", verdict=f"interrupted at step {result.steps}")
+    return replace(result, status="failed", verdict=f"failed at step {result.steps}: {_one_line(error)}")
+
+
 def _final_result(result: RunResult, state: TrainState, seconds: float, signal: Signals | None) -> RunResult:
     final = {"train/loss": state.last_loss, **{f"val/{name}": value for name, value in state.last_eval.items()}}
     return replace(
@@ -208,13 +216,14 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
 def _finish(
     config: Config, result: RunResult, directory: Path, follower: Follower | None, terminal: Terminal
 ) -> RunResult:
-    """Write result and picture, let the follower send the rest, print the verdict."""
-    write_result(directory, result)
-    notes = _advice(config, result, directory)
+    """Draw the picture, let the follower send the rest, print the verdict."""
+    notes, losses = [], []
     try:
-        curves(read_records(directory), directory / CURVES, title=result.title, verdict=result.verdict)
+        records = list(read_records(directory))
+        losses = [record.loss for record in records if isinstance(record, StepRecord)]
+        curves(records, directory / CURVES, title=result.title, verdict=result.verdict)
     except (OSError, ValueError) as error:
-        notes.append(f"no picture: {_one_line(error)}")
+        terminal.warn(f"no picture: {_one_line(error)}")
     if follower is not None:
         result = replace(result, mlflow_run_id=follower.finish(config.tracking.wait_seconds) or result.mlflow_run_id)
         write_result(directory, result)
@@ -226,25 +235,16 @@ def _finish(
         else:
             later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
-    terminal.end(result, notes)
+    stop = config.train.early_stop
+    declared = Declared(config.optimizer.lr, config.train.duration, stop.metric, stop.patience)
+    advice = advise(result, losses, declared=declared, directory=_shown(directory))
+    terminal.end(result, [advice, *notes] if advice else notes, losses=losses)
     print(_shown(directory), flush=True)
     return result
 
 
 def _chose_tracking(result: RunResult) -> bool:
     return any(text.startswith("tracking") for text in result.overrides)
-
-
-def _advice(config: Config, result: RunResult, directory: Path) -> list[str]:
-    """Return the next command worth trying."""
-    if result.status == "diverged":
-        kept = [word for word in shlex.split(result.command) if not word.startswith("optimizer.lr=")]
-        lower = shlex.join([*kept, f"optimizer.lr={config.optimizer.lr / 10:g}"])
-        return [f"try a learning rate ten times lower: {lower}"]
-    go_on = f"go on with: {shlex.join([*PROGRAM, f'resume.from={_shown(directory)}'])}"
-    if result.status == "interrupted":
-        return [go_on]
-    return [f"{go_on} train.max_seconds=null"] if result.verdict.startswith("reached train.max_seconds") else []
 
 
 def _headline(result: RunResult, experiment: Experiment) -> str:

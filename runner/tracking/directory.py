@@ -22,6 +22,7 @@ SWEEP_FIGURE = "sweep.png"
 EVALUATIONS = "evaluations.jsonl"  # made later, by mode=eval
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
+NOTIFY_LOG = "notify.log"  # what notify.command says
 LOCK = ".mlflow.lock"  # held by the process that sends
 WRITER_LOCK = ".lock"  # held by the process that trains
 DATASET = "dataset.json"  # an artifact only

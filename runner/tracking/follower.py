@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -36,10 +37,13 @@ class Follower:
         is_sending: whether it goes on alone after `finish`.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes] | None, directory: Path, *, uri: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes] | None, directory: Path, *, uri: str, voice: threading.Thread | None
+    ) -> None:
         self.delivered = False
         self.is_sending = False
         self._process = process
+        self._voice = voice
         self._directory = directory
         self._uri = uri
 
@@ -58,18 +62,21 @@ class Follower:
             with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
                 self.delivered = self._process.wait(timeout_seconds) == 0
             self.is_sending = self._process.poll() is None
+            if self._voice is not None and not self.is_sending:
+                self._voice.join(1.0)
         state = read_state(self._directory, shown(self._uri))
         return state.run_id if state is not None else None
 
 
-def start_follower(directory: Path, *, uri: str) -> Follower:
+def start_follower(directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:
     """Start to send the records of a run directory while they are written.
 
-    Returns within milliseconds and never raises; whatever goes wrong with the server is one line on stderr.
+    Returns within milliseconds and never raises.
 
     Args:
         directory: the run directory; must exist.
         uri: `sqlite:///file.db`, `http://host:port` or `postgresql://...`.
+        warn: is called, from a thread that only reads, with the one line about whatever goes wrong with the server.
     """
     uri = absolute(uri)
     try:
@@ -78,13 +85,22 @@ def start_follower(directory: Path, *, uri: str) -> Follower:
                 _command(directory),
                 stdin=subprocess.PIPE,
                 stdout=log,
+                stderr=subprocess.PIPE,  # two processes that write to one terminal garble it
                 env={**child_environment(), URI_VARIABLE: uri},
                 start_new_session=True,
             )
     except OSError as error:
-        print(_warning(uri, directory, error), file=sys.stderr)
-        return Follower(None, directory, uri=uri)
-    return Follower(process, directory, uri=uri)
+        warn(_warning(uri, directory, error))
+        return Follower(None, directory, uri=uri, voice=None)
+    voice = threading.Thread(target=_relay, args=(process.stderr, warn), daemon=True)
+    voice.start()
+    return Follower(process, directory, uri=uri, voice=voice)
+
+
+def _relay(said: IO[bytes], warn: Callable[[str], None]) -> None:
+    with said:
+        for line in said:
+            warn(line.decode(errors="replace").rstrip())
 
 
 def upload(directory: Path, *, uri: str) -> str:

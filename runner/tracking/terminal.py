@@ -1,72 +1,279 @@
-"""What a run says on the terminal: a line every few seconds, alarms at once, the verdict at the end."""
+"""What a run says as it goes: a progress bar on a terminal, plain lines elsewhere, the verdict at the end."""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord
+from runner.curves import sparkline
+from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
 
-SECONDS_BETWEEN_LINES = 2.0
-_COLOURS = {"finished": "green", "diverged": "red", "interrupted": "yellow", "failed": "red"}
+SECONDS_BETWEEN_REFRESHES = 0.25
+SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BEFORE_FIRST_LINE = 1.0
+SECONDS_BETWEEN_LIKE_ALARMS = 1.0
+SECONDS_OF_PACE = 15.0
+_BAR_CELLS = 40
+_SPARKLINE_CELLS = 32
+_COLOURS = {"finished": "green", "diverged": "red", "interrupted": "yellow"}
 
 
 class Terminal:
-    """Prints a run as it goes. Colours only on a terminal, none with NO_COLOR.
+    """Shows a run as it goes.
+
+    On a terminal a bar of two lines, drawn at most four times a second, with alarms, actions and now and then a new
+    best evaluation as lines above it. Elsewhere, and with TERM=dumb, plain lines every few seconds. Colours only on a
+    terminal, none with NO_COLOR.
 
     Args:
         planned_steps: steps of the run.
+        quiet: only warnings and alarms, on standard error.
     """
 
-    def __init__(self, planned_steps: int) -> None:
-        self._console = Console(soft_wrap=True, highlight=False)
+    def __init__(self, planned_steps: int, *, quiet: bool = False) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a name that the encoding lacks must not end a run
+        self._console = Console(highlight=False)
+        self._errors = Console(stderr=True, highlight=False)
+        self._quiet = quiet
         self._planned_steps = planned_steps
-        self._next_line = 0.0
-        self._last_step: StepRecord | None = None
+        self._live: Live | None = None
+        self._step: StepRecord | None = None
+        self._eval: EvalRecord | None = None
+        self._shown: tuple[StepRecord | None, EvalRecord | None] = (None, None)
+        self._made: int | None = None
+        self._alarms = 0
+        self._pace = _Pace()
+        self._next_refresh = self._next_line = float("inf")
+        self._next_of_its_kind: dict[str, float] = {}
 
     def start(self, headline: str) -> None:
-        """Print what is about to run."""
-        self._console.print(escape(headline), style="bold")
+        """Print what is about to run, and begin the bar where there is one."""
+        if self._quiet:
+            return
+        self._print(Text(headline, "bold"))
+        self._next_line = time.monotonic() + SECONDS_BEFORE_FIRST_LINE
+        self._next_refresh = 0.0  # the first step starts the clock of the pace
+        if sys.stdout.isatty() and self._console.is_interactive:
+            self._next_line += SECONDS_BETWEEN_LINES
+            # drawn by `show` alone: a thread would compete with the training
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                get_renderable=self._bar,
+                redirect_stderr=sys.stderr.isatty(),
+            )
+            self._live.start(refresh=True)
 
     def show(self, record: Record) -> None:
-        """Print the record, when it is time for a line or worth one of its own."""
+        """Take note of the record, and print when it is time to or when it is worth a line of its own."""
         if isinstance(record, StepRecord):
-            self._last_step = record
-            return
-        if isinstance(record, EvalRecord):
-            now = time.monotonic()
-            if now >= self._next_line or record.step == self._planned_steps:
-                self._next_line = now + SECONDS_BETWEEN_LINES
-                self._console.print(self._line(record))
+            self._step = record
+            if time.monotonic() >= self._next_refresh:
+                self._refresh()
+        elif isinstance(record, EvalRecord):
+            self._eval = record
+            if self._live is not None and record.best and time.monotonic() >= self._next_line:
+                self._print_line()
         elif isinstance(record, Alarm):
-            self._console.print(f"[yellow]alarm[/]  {escape(record.message)}")
-        elif isinstance(record, Action):
-            self._console.print(f"[yellow]action[/] {record.type} at step {record.step}")
+            self._alarms += 1
+            if record.severity == "stop" or self._is_due(f"alarm {record.detector}"):
+                self._say(Text.assemble(("alarm", "yellow"), f"  {record.message}"))
+        elif record.type == "Stop" or self._is_due(f"action {record.remedy}"):
+            self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}"))
 
-    def end(self, result: RunResult, notes: list[str]) -> None:
-        """Print the verdict, the best evaluation and what to do next."""
-        colour = _COLOURS.get(result.status, "default")
-        self._console.print(f"[bold {colour}]{escape(result.verdict)}[/]")
-        steps = f"{result.steps:,} of {result.planned_steps:,} steps in {result.seconds:.1f} s"
-        self._console.print(f"{escape(_best(result))}{steps}")
-        for note in notes:
-            self._console.print(escape(note))
+    def end(self, result: RunResult, notes: Iterable[str], *, losses: Sequence[float] = ()) -> None:
+        """Print the verdict, the numbers at the end and what to do next.
+
+        Args:
+            result: the run, ended.
+            notes: lines to print below, such as commands; never broken in two.
+            losses: training losses in order, for a small picture.
+        """
+        self._made = result.steps
+        self.close()
+        if self._quiet:
+            return
+        symbols = "_.-=*#" if self._console.options.ascii_only else "▁▂▃▄▅▆▇"
+        rows = _summary(result, losses, symbols)
+        verdict = Text(result.verdict, f"bold {_COLOURS.get(result.status, 'default')}")
+        if self._console.is_terminal:
+            table = Table.grid(padding=(0, 2))
+            for label, text in rows:
+                table.add_row(Text(label, "dim"), Text(text))
+            style = _COLOURS.get(result.status, "default")
+            self._console.print(
+                Panel(Group(verdict, table), title=Text(result.title), border_style=style, expand=False)
+            )
+        else:
+            self._print(verdict, *(Text(f"{label:<6}  {text}") for label, text in rows))
+        self._print(*map(Text, notes))
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error."""
-        sys.stdout.flush()
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[yellow]warning[/] {escape(text)}")
+        self._say(Text.assemble(("warning", "yellow"), f" {text}"), self._errors)
 
-    def _line(self, record: EvalRecord) -> str:
-        width = len(f"{self._planned_steps:,}")
-        parts = [f"step {record.step:>{width},}/{self._planned_steps:,}"]
-        if self._last_step is not None:
-            parts += [f"loss {_number(self._last_step.loss)}", f"lr {self._last_step.lr:.3g}"]
-        parts += [f"{record.split}/{name} {_number(value)}" for name, value in record.metrics.items()]
-        return "  ".join(parts) + ("  [green]best[/]" if record.best else "")
+    def close(self) -> None:
+        """Show the last step and end the bar; `end` does it, an error must. A second call does nothing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            self._shown = (self._step, self._eval)
+        elif not self._quiet and self._step is not None and self._shown != (self._step, self._eval):
+            self._pace.add(time.monotonic(), self._step)
+            self._print_line()
+        self._next_refresh = float("inf")
+
+    def _refresh(self) -> None:
+        """Note the pace; draw the bar, or print a line when it is time for one."""
+        now = time.monotonic()
+        self._next_refresh = now + SECONDS_BETWEEN_REFRESHES
+        if self._step is not None:
+            self._pace.add(now, self._step)
+        if self._live is not None:
+            self._live.refresh()
+        elif now >= self._next_line:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        self._shown = (self._step, self._eval)
+        left = self._pace.seconds_left(self._planned_steps)
+        fields = [f"step {self._counted()}", *self._fields()]
+        fields += [f"{_clock(left)} left"] if left is not None and self._made is None else []
+        fields += [_count(self._alarms, "alarm")] if self._alarms else []
+        self._print(Text("  ".join(fields)))
+
+    def _bar(self) -> Group:
+        """Return the two lines of the bar, whatever of them fits."""
+        step, width = self._steps(), self._console.width
+        left = self._pace.seconds_left(self._planned_steps)
+        before = f"{self._counted()} "
+        after = Text(
+            f" {step / self._planned_steps:4.0%}"
+            + (f"  {_clock(left)} left" if left is not None and self._made is None else "")
+        )
+        if self._alarms:
+            after.append(f"  {_count(self._alarms, 'alarm')}", "yellow")
+        cells = max(min(_BAR_CELLS, width - len(before) - len(after) - 1), 1)
+        first = Table.grid()
+        for fixed in (len(before), cells, len(after)):
+            first.add_column(width=fixed, no_wrap=True)
+        first.add_row(Text(before), ProgressBar(self._planned_steps, step, width=cells), after)
+        fields = self._fields()
+        while fields and len("  ".join(fields)) >= width:
+            fields.pop()
+        return Group(first, Text("  ".join(fields), no_wrap=True))
+
+    def _fields(self) -> list[str]:
+        """Return loss, learning rate, pace and the latest evaluation, the most important first."""
+        fields = []
+        if self._step is not None:
+            fields += [f"loss {_number(self._step.loss)}", f"lr {self._step.lr:.3g}"]
+        if (examples := self._pace.examples_per_second()) is not None:
+            fields.append(f"{examples:,.0f} examples/s" if examples >= 10 else f"{examples:.2g} examples/s")
+        if self._eval is not None:
+            fields += [f"{self._eval.split}/{name} {_number(value)}" for name, value in self._eval.metrics.items()]
+            fields += ["best"] if self._eval.best else []
+        return fields
+
+    def _steps(self) -> int:
+        """Return the number of updates made; while the run goes on, the one at hand counts."""
+        if self._made is not None:
+            return self._made
+        return self._step.step + 1 if self._step is not None else 0
+
+    def _counted(self) -> str:
+        planned = f"{self._planned_steps:,}"
+        return f"{self._steps():>{len(planned)},}/{planned}"
+
+    def _is_due(self, kind: str) -> bool:
+        """Whether a line of this kind may be printed again: a detector may find something at every step."""
+        now = time.monotonic()
+        if now < self._next_of_its_kind.get(kind, 0.0):
+            return False
+        self._next_of_its_kind[kind] = now + SECONDS_BETWEEN_LIKE_ALARMS
+        return True
+
+    def _say(self, line: Text, console: Console | None = None) -> None:
+        """Print a line at once, above the bar if that is where it would end up."""
+        console = console or (self._errors if self._quiet else self._console)
+        if self._live is not None and console.is_terminal:
+            console = self._console
+        sys.stdout.flush()
+        console.print(line, soft_wrap=True)
+
+    def _print(self, *lines: Text) -> None:
+        for line in lines:
+            self._console.print(line, soft_wrap=True)
+        self._console.file.flush()
+
+
+class _Sample(NamedTuple):
+    seconds: float
+    step: int
+    examples: int
+
+
+class _Pace:
+    """How fast a run has been lately."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque()
+
+    def add(self, seconds: float, record: StepRecord) -> None:
+        """Take a sample, unless this step has one, and forget those that are old."""
+        if self._samples and self._samples[-1].step == record.step:
+            return
+        self._samples.append(_Sample(seconds, record.step, record.examples))
+        while len(self._samples) > 2 and self._samples[0].seconds < seconds - SECONDS_OF_PACE:
+            self._samples.popleft()
+
+    def examples_per_second(self) -> float | None:
+        """Return the examples a second, None until there are two samples."""
+        if len(self._samples) < 2:
+            return None
+        first, last = self._samples[0], self._samples[-1]
+        return (last.examples - first.examples) / (last.seconds - first.seconds)
+
+    def seconds_left(self, planned_steps: int) -> float | None:
+        """Return the seconds until the last step at this pace, None while there is none."""
+        if len(self._samples) < 2:
+            return None
+        first, last = self._samples[0], self._samples[-1]
+        return (planned_steps - last.step - 1) * (last.seconds - first.seconds) / (last.step - first.step)
+
+
+def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[tuple[str, str]]:
+    """Return what is said of a run at its end: (label, text)."""
+    best = {f"val/{name}": value for name, value in result.best.items() if name != "step"}
+    rows = []
+    if best:
+        rows.append(("best", f"{_listed(best)} at step {result.best['step']:,.0f}"))
+    if result.final:
+        rows.append(("final", _listed(result.final)))
+    if losses:
+        line = sparkline(losses, width=_SPARKLINE_CELLS, symbols=symbols)
+        rows.append(("loss", f"{line} {_number(losses[0])} to {_number(losses[-1])}"))
+    if result.alarms:
+        rows.append(("alarms", f"{result.alarms:,}"))
+    rows.append(("steps", f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"))
+    return rows
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())
 
 
 def _number(value: float) -> str:
@@ -74,9 +281,16 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4g}"
 
 
-def _best(result: RunResult) -> str:
-    numbers = {name: value for name, value in result.best.items() if name != "step"}
-    if not numbers:
-        return ""
-    metrics = ", ".join(f"{name} {_number(value)}" for name, value in numbers.items())
-    return f"best {metrics} at step {result.best['step']:,.0f}; "
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _clock(seconds: float) -> str:
+    """Return 0:03, 12:34 or 1:23:45."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _spent(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else _clock(seconds)
