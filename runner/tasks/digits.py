@@ -69,7 +69,7 @@ class Digits:
             indices = self._order.indices(step, part)
         else:
             indices = in_order(len(targets), step, batch_size=self.batch_size, part=part)
-        return (inputs.index_select(0, indices), targets.index_select(0, indices)) if indices.numel() else None
+        return (inputs[indices], targets[indices]) if len(indices) else None
 
     def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> LossSum:
         """Return the cross entropy summed over the batch, in nats."""
