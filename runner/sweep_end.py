@@ -50,7 +50,9 @@ def finish(
     if tracking.uri is not None:
         from runner.tracking.follower import start_follower
 
-        follower = start_follower(directory, uri=tracking.uri)
+        follower = start_follower(
+            directory, uri=tracking.uri, warn=lambda text: print(f"warning {text}", file=sys.stderr)
+        )
         run_id = follower.finish(tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
     go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
@@ -91,7 +93,7 @@ def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: 
             dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss_name, legend=", ".join(keys)
         )
     except (OSError, ValueError) as error:
-        print(f"warning {SWEEP_FIGURE}: no picture ({error})", file=sys.stderr)
+        _warn(f"{SWEEP_FIGURE}: no picture ({error})")
 
 
 def _result(
@@ -136,3 +138,7 @@ def _record(directory: Path, result: RunResult, settings: Sequence[Setting], sta
     with RecordWriter(directory) as writer:
         writer.write(EvalRecord(launches, time.time_ns() // 1_000_000, "sweep", metrics))
     write_result(directory, result)
+
+
+def _warn(text: str) -> None:
+    print(f"warning {text}", file=sys.stderr)

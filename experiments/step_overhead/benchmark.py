@@ -1,103 +1,144 @@
-"""What a step of the runner costs beside the loop one would write by hand. Run: make bench
+"""What a step of the runner costs beside a loop written by hand, and beside other frameworks. Run: make bench
 
-Same job for both: MLP 64-128-128-10 on digits, batch 64, fused AdamW, linear warmup + cosine, clip 1.0, one thread,
-interleaved repeats, medians. Ours writes a record every step and runs the default detectors.
+Every measurement is made in a fresh process, the contenders of a table in turn, the whole round several times;
+medians are compared. Needs the extra `bench` for all rows; a framework that is not installed is named and left out.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib.util
 import json
-import math
+import os
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
-from hydra import compose, initialize_config_dir
-from torch import nn
-
-from runner.build import Experiment, build
-from runner.compose import conf_directory, to_tree
-from runner.job import checked
-from runner.tasks.digits import Digits
-from runner.tracking.jsonl import RecordWriter
-from runner.train.checkpoint import Checkpoints
-from runner.train.loop import fit
-
-LR, WARMUP_SHARE = 3e-3, 0.05
-
-
-def declared(steps: int) -> Experiment:
-    overrides = [
-        "optimizer=adamw", f"optimizer.lr={LR}", "train.clip_norm=1.0", f"train.duration={steps}", "train.threads=1",
-        f"warmup.duration={int(WARMUP_SHARE * steps)}", "train.eval_every=null", "train.checkpoint_every=null",
-    ]  # fmt: skip
-    with initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        return build(checked(to_tree(compose("config", overrides))))
-
-
-def ours(experiment: Experiment) -> float:
-    with tempfile.TemporaryDirectory() as folder, RecordWriter(Path(folder)) as writer:
-        started = time.perf_counter()
-        fit(
-            experiment.task,
-            experiment.model,
-            experiment.optimizer,
-            experiment.schedules,
-            plan=experiment.plan,
-            watch=experiment.watch,
-            checkpoints=Checkpoints(Path(folder)),
-            on_record=writer.write,
-        )
-        return time.perf_counter() - started
-
-
-def by_hand(experiment: Experiment) -> float:
-    """The hand-tuned loop: data indexed as tensors, fused AdamW, learning rate set by hand, same clipping."""
-    task, steps = experiment.task, experiment.plan.steps
-    assert isinstance(task, Digits)
-    batches = [task.batch(step, "train") for step in range(22)]
-    inputs = torch.cat([batch[0] for batch in batches if batch is not None])
-    targets = torch.cat([batch[1] for batch in batches if batch is not None])
-    model = task.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
-    warmup, examples = int(WARMUP_SHARE * steps), len(targets)
-    started = time.perf_counter()
-    order, position, losses = torch.randperm(examples), 0, []
-    for step in range(steps):
-        progress = max(0.0, (step - warmup + 1) / (steps - warmup + 1))
-        factor = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = LR * factor
-        if position >= examples:
-            order, position = torch.randperm(examples), 0
-        index = order[position : position + 64]
-        position += 64
-        loss = nn.functional.cross_entropy(model(inputs[index]), targets[index])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-    return time.perf_counter() - started
+HERE = Path(__file__).resolve().parent
+LOOPS = {
+    "by hand, tuned": "by_hand",
+    "**runner**": "ours",
+    "**runner, MLflow following**": "ours_followed",
+    "PyTorch with DataLoader": "with_loader",
+}
+FRAMEWORKS = {
+    "pytorch-ignite": "ignite",
+    "skorch": "skorch",
+    "transformers.Trainer": "transformers",
+    "Lightning": "lightning",
+}
+IMPORT_TORCH = "`import torch` alone"
+_TIME_IMPORT = (
+    "import json, time, torch; print(json.dumps({'first_step': time.time(), 'peak_mib': None, 'end_mib': None}))"
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of the MLP; char_lm makes a tenth")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--only", choices=["mlp", "char_lm", "process", "pieces"], nargs="*", help="tables; all unless given"
+    )
+    parser.add_argument("--contender", nargs=2, metavar=("LOOP", "JOB"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.contender:
+        loop, job = options.contender
+        contend(loop, job, options.steps)
+        return
+    tables = options.only or ["mlp", "char_lm", "process", "pieces"]
+    if "mlp" in tables:
+        missing = [label for label, module in FRAMEWORKS.items() if importlib.util.find_spec(module) is None]
+        if missing:
+            print(f"Not installed, left out: {', '.join(missing)}. Install them with: pip install -e .[bench]\n")
+        rows = LOOPS | {label: loop for label, loop in FRAMEWORKS.items() if label not in missing}
+        compare("mlp", rows, options.steps, options.repeats)
+    if "char_lm" in tables:
+        compare("char_lm", LOOPS, max(1, options.steps // 10), options.repeats)
+    if "process" in tables:
+        weigh(options.repeats)
+    if "pieces" in tables:
+        subprocess.run([sys.executable, HERE / "pieces.py"], env=environment(), check=True)
+
+
+def compare(job: str, rows: dict[str, str], steps: int, repeats: int) -> None:
+    """Print what a step costs in each loop, as a table."""
+    times: dict[str, list[float]] = {label: [] for label in rows}
+    for _ in range(repeats):
+        for label, loop in rows.items():
+            times[label].append(measure(loop, job, steps)["step_seconds"] * 1e6)
+    base = statistics.median(next(iter(times.values())))
+    print(f"{job}, {steps:,} steps, median of {repeats} (lowest to highest):\n")
+    print(f"| {'loop':28} | us a step | range | ratio |\n|---|---|---|---|")
+    for label, values in times.items():
+        median = statistics.median(values)
+        print(f"| {label:28} | {median:.0f} | {min(values):.0f} to {max(values):.0f} | {median / base:.2f} |")
+    print(flush=True)
+
+
+def weigh(repeats: int) -> None:
+    """Print the time from the start of a process to its first step, and the peaks of its memory."""
+    labels = [IMPORT_TORCH, *list(LOOPS)[:3]]
+    told: dict[str, list[dict[str, Any]]] = {label: [] for label in labels}
+    for _ in range(repeats):
+        for label in labels:
+            began = time.time()
+            answer = (
+                measure(LOOPS[label], "mlp", 1000) if label in LOOPS else _run([sys.executable, "-c", _TIME_IMPORT])
+            )
+            told[label].append({**answer, "start": answer["first_step"] - began})
+    middle = {
+        label: {name: statistics.median(answer[name] or float("nan") for answer in answers) for name in answers[0]}
+        for label, answers in told.items()
+    }
+    base, by_hand = middle[IMPORT_TORCH]["start"], middle[next(iter(LOOPS))]["peak_mib"]
+    print(f"mlp, 1,000 steps, medians of {repeats}:\n")
+    print(f"| {'process':28} | s to the first step | beyond import torch | MiB in training | ratio | MiB at the end |")
+    print("|---|---|---|---|---|---|")
+    for label, values in middle.items():
+        memory = f"{values['peak_mib']:.0f} | {values['peak_mib'] / by_hand:.2f} | {values['end_mib']:.0f}"
+        start = values["start"]
+        print(f"| {label:28} | {start:.2f} | {start - base:.2f} | {memory if label in LOOPS else '- | - | -'} |")
+    print(flush=True)
+
+
+def measure(loop: str, job: str, steps: int) -> dict[str, Any]:
+    """Return what a loop in a fresh process tells of itself."""
+    return _run([sys.executable, str(HERE / "benchmark.py"), "--contender", loop, job, "--steps", str(steps)])
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of every process: this checkout, one thread, as the runner sets it."""
+    path = os.pathsep.join([str(HERE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _run(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def contend(loop: str, job: str, steps: int) -> None:
+    """Run one loop in this process, and print what it took as one line of JSON."""
+    import loops
+    import torch
+    from job import peak_mib
+
     torch.set_num_threads(1)
-    times: dict[str, list[float]] = {"by hand": [], "ours": []}
-    for _ in range(options.repeats):
-        times["by hand"].append(by_hand(declared(options.steps)) / options.steps * 1e6)
-        times["ours"].append(ours(declared(options.steps)) / options.steps * 1e6)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, median in medians.items():
-        print(f"{name:8} {median:7.1f} us/step  ({min(times[name]):.1f} to {max(times[name]):.1f})")
-    ratio = medians["ours"] / medians["by hand"]
-    print(f"ratio    {ratio:7.3f}")
-    print(json.dumps({"steps": options.steps, "repeats": options.repeats, "ratio": round(ratio, 3)}))
+    torch.manual_seed(0)
+    if hasattr(loops, loop):
+        timing = getattr(loops, loop)(job, steps)
+    else:
+        import frameworks
+
+        timing = getattr(frameworks, loop)(job, steps)
+    print(json.dumps({**timing._asdict(), "end_mib": peak_mib()}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""The loops by hand and the runner; each runs in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+import torch
+from job import CLIP_NORM, LR, Job, Timing, factor, make, overrides, peak_mib, warmup_steps
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def by_hand(name: str, steps: int) -> Timing:
+    """The hand-tuned loop: data indexed as tensors, fused AdamW, learning rate set by hand, loss read every step."""
+    job = make(name)
+    model = job.model
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=LR, fused=True)
+    examples, order, position, first = len(job.tensors[0]), torch.empty(0), 0, 0.0
+    started = time.perf_counter()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = LR * factor(step, steps)
+        if position % examples == 0:
+            order, position = torch.randperm(examples), 0
+        index = order[position : position + job.batch_size]
+        position += len(index)
+        loss = job.loss(model, tuple(tensor[index] for tensor in job.tensors))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+        loss.item()
+        first = first or time.time()
+    return Timing((time.perf_counter() - started) / steps, first, peak_mib())
+
+
+def with_loader(name: str, steps: int) -> Timing:
+    """The loop of a tutorial: DataLoader, AdamW, LambdaLR."""
+    job = make(name)
+    model = job.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps))
+    batches = _batches(job)
+    started = time.perf_counter()
+    for _ in range(steps):
+        loss = job.loss(model, next(batches))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        scheduler.step()
+        loss.item()
+    return Timing((time.perf_counter() - started) / steps)
+
+
+def ours(name: str, steps: int) -> Timing:
+    """The runner as a shell starts it: default detectors, a record every step, terminal, evaluation at the end."""
+    return _runner(name, steps, "tracking=off")
+
+
+def ours_followed(name: str, steps: int) -> Timing:
+    """The same, with MLflow (sqlite) following the records in its process."""
+    return _runner(name, steps, "tracking.uri=sqlite:///mlflow.db", "tracking.wait_seconds=60")
+
+
+def _runner(name: str, steps: int, *tracking: str) -> Timing:
+    from runner.__main__ import main
+
+    sys.argv = [
+        "runner", *overrides(name), *tracking, "optimizer=adamw", f"optimizer.lr={LR}", "schedule=cosine",
+        "warmup=linear", f"warmup.duration={warmup_steps(steps)}", f"train.duration={steps}",
+        f"train.clip_norm={CLIP_NORM}", "train.threads=1", "train.eval_every=null", "train.checkpoint_every=null",
+        "name=bench",
+    ]  # fmt: skip
+    before_picture = _PeakBefore("matplotlib")
+    sys.meta_path.insert(0, before_picture)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        code = main()
+        if code != 0:
+            sys.exit(code)
+        run = next(Path(folder).glob("runs/bench/*/"))
+        seconds = json.loads((run / "result.json").read_text())["seconds"]
+        with (run / "records.jsonl").open() as lines:
+            first = json.loads(next(lines))["time_ms"] / 1000
+    return Timing(seconds / steps, first, before_picture.peak_mib)
+
+
+class _PeakBefore(MetaPathFinder):
+    """Finds nothing, but notes the peak of memory when a module is first asked for."""
+
+    def __init__(self, module: str) -> None:
+        self.peak_mib: float | None = None
+        self._module = module
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == self._module:
+            self.peak_mib = peak_mib()
+
+
+def loader(job: Job) -> DataLoader[tuple[Tensor, ...]]:
+    """Return the data as a DataLoader gives it: shuffled, from this process."""
+    return DataLoader(TensorDataset(*job.tensors), batch_size=job.batch_size, shuffle=True)
+
+
+def _batches(job: Job) -> Iterator[tuple[Tensor, ...]]:
+    batches = loader(job)
+    while True:
+        yield from batches

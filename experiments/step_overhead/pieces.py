@@ -1,0 +1,106 @@
+"""What the pieces of a step cost where they run: between training steps, with caches full of something else.
+
+Between two steps of the loop by hand one piece is called once and timed; the median over many steps counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from job import CLIP_NORM, make
+from torch import nn
+
+from runner.detectors.divergence import Divergence
+from runner.detectors.non_finite import NonFinite
+from runner.optim.apply import apply_schedules
+from runner.records import StepRecord, to_json
+from runner.remedies.stop import Stop
+from runner.schedules.decays import cosine
+from runner.schedules.shape import product
+from runner.schedules.warmups import linear
+from runner.tasks.order import EpochOrder
+from runner.tracking.jsonl import RecordWriter
+from runner.train.step import clip
+from runner.watch import Watch
+
+STEPS, LINES = 600, 500
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    job = make("mlp")
+    model, rows = job.model, tuple(tensor[: job.batch_size] for tensor in job.tensors)
+    index, numbers = torch.randperm(len(job.tensors[0]))[: job.batch_size], (torch.ones(()), torch.ones(()))
+    parameters = list(model.parameters())
+    groups = [{"params": parameters, "name": "all", "initial_lr": 1e-3}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        job.loss(model, rows).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def grads() -> list[torch.Tensor]:
+        return [p.grad for p in parameters if p.grad is not None]
+
+    record = _record()
+    with tempfile.TemporaryDirectory() as folder, RecordWriter(Path(folder)) as writer:
+        pieces = {
+            "learning rate: schedule and write": _schedule(optimizer),
+            "order of the data": _order(len(job.tensors[0]), job.batch_size),
+            "rows: index_select": lambda: [tensor.index_select(0, index) for tensor in job.tensors],
+            "rows: tensor[index]": lambda: [tensor[index] for tensor in job.tensors],
+            "clip: ours": lambda: clip(grads(), CLIP_NORM),
+            "clip: torch.nn.utils.clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(parameters, CLIP_NORM),
+            "loss and gradient norm to Python": lambda: [number.item() for number in numbers],
+            "default detectors": _watch(),
+            "record: the object": _record,
+            "record: kept until lines are written": lambda: writer.write(record),
+            "record: a line of JSON, alone": lambda: to_json(record),
+            f"record: a line of JSON, one of {LINES}": lambda: [to_json(record) for _ in range(LINES)],
+        }
+        nothing = _median(step, lambda: None)
+        print(f"What a piece costs between two training steps, median of {STEPS}:\n\n| piece | us |\n|---|---|")
+        for name, piece in pieces.items():
+            cost = (_median(step, piece) - nothing) / (LINES if str(LINES) in name else 1)
+            print(f"| {name} | {cost:.1f} |")
+
+
+def _median(step: Callable[[], None], piece: Callable[[], object]) -> float:
+    """Return the median CPU time of a piece in us, called once after each step."""
+    times = []
+    for _ in range(STEPS):
+        step()
+        started = time.thread_time()
+        piece()
+        times.append(time.thread_time() - started)
+    return statistics.median(times) * 1e6
+
+
+def _record() -> StepRecord:
+    return StepRecord(12_345, 1_700_000_000_000, 2.3 / 3, 1e-3 / 7, 1 / 3, 64 * 12_345, clipped=True)
+
+
+def _schedule(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    schedule = product(linear(duration=100), cosine(total_steps=10**6, warmup_steps=100))
+    return lambda: apply_schedules(optimizer, {("all", "lr"): schedule}, 500)
+
+
+def _order(examples: int, batch_size: int) -> Callable[[], object]:
+    order = EpochOrder(examples, batch_size=batch_size, seed=0)
+    return lambda: order.indices(3)
+
+
+def _watch() -> Callable[[], object]:
+    watch = Watch({"non_finite": NonFinite(), "divergence": Divergence()}, {"stop": Stop()})
+    state, record = watch.start(), _record()
+    return lambda: watch.observe(state, record)
+
+
+if __name__ == "__main__":
+    main()
