@@ -22,8 +22,6 @@ from runner.records import RunResult
 from runner.sweep_signals import interruptible
 from runner.tracking.sweep_file import STOP, find_sweep, is_locked
 
-PROGRAM = ("python", "-m", "runner")
-
 
 @dataclass(frozen=True)
 class Ended:

@@ -18,10 +18,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from runner.advice import PROGRAM
 from runner.compose import overrides_of, page_of, quoted
 from runner.config import Tracking
 from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
-from runner.job import PROGRAM, Ended, run, run_in_sweep
+from runner.job import Ended, run, run_in_sweep
 from runner.sweep_check import CheckedJob, Compose, Point, check_all, check_job, expand, unique
 from runner.sweep_end import finish
 from runner.sweep_resume import KEY, jobs_left, read_resumed, refuse_if_alive, resumed_directory

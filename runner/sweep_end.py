@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 
+from runner.advice import PROGRAM
 from runner.config import Tracking
 from runner.errors import SweepError
-from runner.job import PROGRAM
 from runner.records import EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_resume import KEY
