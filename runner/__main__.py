@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -62,13 +61,10 @@ def main() -> int:
 
 
 def _extend_path() -> None:
-    """Make the user's own modules and our Hydra plugin importable."""
+    """Make the user's own modules importable, as `python -m runner` does by itself and the console script does not."""
     here = os.getcwd()
-    if not {"", here} & set(sys.path):  # `python -m runner` does this, the console script does not
+    if not {"", here} & set(sys.path):
         sys.path.insert(0, here)
-    plugins = str(Path(__file__).resolve().parent / "plugins")
-    if plugins not in sys.path:
-        sys.path.append(plugins)
 
 
 def report(error: Exception) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ from yaml import YAMLError
 from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result
+
+# Hydra looks for plugins once in a process, when it is first used
+_PLUGINS = str(Path(__file__).resolve().parent / "plugins")
+if _PLUGINS not in sys.path:
+    sys.path.append(_PLUGINS)
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "remedy": "remedies"}
