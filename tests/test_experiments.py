@@ -1,28 +1,56 @@
-"""The numbers that stand in experiments/ come out of the commands that stand beside them."""
+"""The numbers that stand in experiments/ come out of the commands that stand beside them.
+
+`expected.json` is a list, an item a command:
+    command   as it stands on the page
+    slow      true when it takes more than a few seconds; left out otherwise
+    result    dotted key of result.json -> {"value", "tolerance"}, or the very value
+    weights   parameter of the last checkpoint -> {"value", "tolerance"}; left out when the page names none
+"""
 
 import json
 import subprocess
 import sys
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from runner.__main__ import EXIT_CODES
 from tests.conftest import ENVIRONMENT, ROOT
 
-EXPECTED = sorted(ROOT.glob("experiments/*/expected.json"))
+COMMANDS = [
+    pytest.param(
+        path.parent,
+        item,
+        id=f"{path.parent.name}-{number}",
+        marks=[pytest.mark.slow] if item.get("slow") else [],
+    )
+    for path in sorted(ROOT.glob("experiments/*/expected.json"))
+    for number, item in enumerate(json.loads(path.read_text()))
+]
 
 
-@pytest.mark.parametrize("path", EXPECTED, ids=[path.parent.name for path in EXPECTED])
-def test_experiment_gives_the_numbers_of_its_page(path: Path, tmp_path: Path) -> None:
-    expected = json.loads(path.read_text())
-    assert expected["command"] in (path.parent / "README.md").read_text()
+@pytest.mark.parametrize(("folder", "expected"), COMMANDS)
+def test_experiment_gives_the_numbers_of_its_page(folder: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    assert expected["command"] in (folder / "README.md").read_text().splitlines()
     # the folder of the experiment is given absolutely, so that the run lands in a directory of the test
     words = expected["command"].replace("experiments/", f"{ROOT}/experiments/").split()[3:]
     command = [sys.executable, "-m", "runner", *words, "tracking=off"]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / done.stdout.splitlines()[-1] / "result.json").read_text())
+    assert done.returncode == EXIT_CODES[expected["result"].get("status", "finished")], done.stderr
+    run = tmp_path / done.stdout.splitlines()[-1]
+    result = json.loads((run / "result.json").read_text())
     for key, wanted in expected["result"].items():
         found = reduce(lambda tree, name: tree[name], key.split(".", 1), result)
-        assert found == pytest.approx(wanted["value"], abs=wanted["tolerance"]), key
+        assert found == as_wanted(wanted), key
+    if "weights" in expected:
+        model = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
+        for name, wanted in expected["weights"].items():
+            assert model[name].tolist() == as_wanted(wanted), name
+
+
+def as_wanted(wanted: Any) -> Any:
+    """Return what compares equal to every number within the tolerance."""
+    return pytest.approx(wanted["value"], abs=wanted["tolerance"]) if isinstance(wanted, dict) else wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping
@@ -65,20 +66,27 @@ class CharLM:
         qk_norm: bool = False,
     ) -> None:
         content = _content(text, width=width, heads=heads)
-        ids, self._vocabulary = _encode(content)
+        ids, vocabulary = _encode(content)
         self.digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         splits = _windows(ids, context=context)
         self._data = TensorData(splits, batch_size=batch_size, seed=seed)
         self.examples = self._data.examples
         self.prior_entropy = entropy(splits["train"][0][:, 1:])
-        self._shape = {"context": context, "width": width, "depth": depth, "heads": heads}
-        self._dropout, self._norm, self._qk_norm = dropout, norm, qk_norm
+        self._new_model = functools.partial(
+            Transformer,
+            vocabulary,
+            context=context,
+            width=width,
+            depth=depth,
+            heads=heads,
+            dropout=dropout,
+            norm=norm,
+            qk_norm=qk_norm,
+        )
 
     def model(self) -> nn.Module:
         """Return a freshly initialised transformer: characters (n, t) -> logits (n, t, vocabulary)."""
-        return Transformer(
-            self._vocabulary, **self._shape, dropout=self._dropout, norm=self._norm, qk_norm=self._qk_norm
-        )
+        return self._new_model()
 
     def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> tuple[Tensor, ...] | None:
         """Return (windows (n, context + 1),) of a slice of a batch, None when it is empty."""
