@@ -17,12 +17,13 @@ from runner.assemble import make, refusal
 from runner.check_facts import Facts
 from runner.config import Config, Node, OptimizerNode, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
-from runner.errors import ConfigError, Problem
+from runner.errors import CheckpointError, ConfigError, Problem
 from runner.optim.apply import Schedules
 from runner.optim.groups import Group
 from runner.schedules.shape import product
 from runner.signatures import locate
 from runner.tasks.protocol import Task
+from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
 from runner.train.saved import FOLDER, find_misfit, steps_made
@@ -42,6 +43,7 @@ class Experiment(NamedTuple):
     plan: TrainPlan
     watch: Watch
     warmup_steps: int
+    initial_weights: InitialWeights | None = None
 
 
 def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts:
@@ -57,7 +59,14 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
     device = devices[0] if train.device == "auto" else train.device
     names = {*devices, *(name.partition(":")[0] for name in devices)}
     there = device.partition(":")[0] if device in names else None
-    return Facts(built.examples, built.goals, there, devices, steps_made(source) if source is not None else None)
+    unreadable = ""
+    if source is None and task.init_from is not None:
+        try:
+            read_weights(Path(task.init_from))
+        except CheckpointError as error:
+            unreadable = str(error)
+    made = steps_made(source) if source is not None else None
+    return Facts(built.examples, built.goals, there, devices, made, unreadable)
 
 
 def checkpoint_source(resume: Resume) -> Path | None:
@@ -117,12 +126,9 @@ def build(config: Config) -> Experiment:
     if problems:
         raise ConfigError(problems)
     seed_everything(config.seed)
-    model = task.model().to(plan.device)
+    model, initial_weights = build_model(config, task)
+    model.to(plan.device)
     probe(task, model, plan, batch_size=train.batch_size, with_metrics=bool(config.task.arguments.get("metrics")))
-    source = checkpoint_source(config.resume)
-    if source is not None and (misfit := find_misfit(source, model)):
-        rule = f"must fit the model, but {misfit}"
-        raise ConfigError([Problem("resume.from", rule, "Go on with the model that it was trained with")])
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     schedule = product(parts["warmup"], parts["schedule"])
@@ -134,7 +140,29 @@ def build(config: Config) -> Experiment:
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
         warmup_steps=warmup_steps,
+        initial_weights=initial_weights,
     )
+
+
+def build_model(config: Config, task: Task) -> tuple[nn.Module, InitialWeights | None]:
+    """Make the model, with the weights of `task.init_from`; a run that goes on has its own.
+
+    Raises:
+        ConfigError: the weights, or those of the checkpoint to go on from, do not fit.
+    """
+    model = task.model()
+    source, begin = checkpoint_source(config.resume), config.task.init_from
+    if source is not None:
+        if misfit := find_misfit(source, model):
+            rule = f"must fit the model, but {misfit}"
+            raise ConfigError([Problem("resume.from", rule, "Go on with the model that it was trained with")])
+        return model, None
+    if begin is None:
+        return model, None
+    try:
+        return model, load_initial_weights(begin, model)
+    except CheckpointError as error:
+        raise ConfigError([Problem("task.init_from", str(error), "Give weights of a model like this one")]) from None
 
 
 def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:

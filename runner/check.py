@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from runner.check_facts import FindFacts, check_facts
+from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.config import SAFE, Config, Node, OptimizerNode, Train, nodes
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.signatures import (
@@ -50,6 +50,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     for key, node in list(nodes(found.sections)):
         _check_node(key, node, found)
     _check_paths(found)
+    check_init_from(found)
     _check_watch_every(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         check_facts(found, find_facts)
@@ -60,7 +61,8 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    return [text for text in (_unusual_lr(config), _deaf_optimizer(config), _double_warmup(config)) if text]
+    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime)
+    return [text for rule in rules if (text := rule(config))]
 
 
 def _unusual_lr(config: Config) -> str:
@@ -94,6 +96,16 @@ def _double_warmup(config: Config) -> str:
     if not config.schedule.target.endswith(".one_cycle") or config.warmup.target.endswith(".none"):
         return ""
     return "warmup: one_cycle rises by itself, and the warmup is multiplied with it. Set warmup=none."
+
+
+def _wrong_regime(config: Config) -> str:
+    """Say that loaded weights are trained with the learning rates of fresh ones."""
+    if config.task.init_from is None or config.task.regime == "fine_tune":
+        return ""
+    return (
+        "task.regime: weights come from task.init_from, but the typical learning rates are those of training from "
+        "scratch. Set task.regime=fine_tune for the lower ones of fine-tuning."
+    )
 
 
 def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:

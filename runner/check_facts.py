@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from runner.config import Resume, TaskNode, Train, nodes
@@ -21,6 +22,7 @@ class Facts(NamedTuple):
         device: type of the device that `train.device` stands for here; None when it is not there.
         devices: devices that are there.
         steps_made: updates made by the checkpoint to go on from; None when a run starts afresh.
+        unreadable: why the weights to begin with cannot be read; "" when they can.
     """
 
     examples: Mapping[str, int]
@@ -28,6 +30,7 @@ class Facts(NamedTuple):
     device: str | None
     devices: tuple[str, ...]
     steps_made: int | None = None
+    unreadable: str = ""
 
 
 FindFacts = Callable[[TaskNode, Train, Resume, int], Facts]
@@ -60,6 +63,8 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
     _check_batches(train, facts, found)
     if not wrong & {"train.duration", "train.batch_size"}:
         _check_durations(train, facts, found)
+    if facts.unreadable:
+        found.add("task.init_from", facts.unreadable, "Give a run, or a state_dict in a .pt, .pth or .safetensors file")
     metric = train.early_stop.metric
     if facts.examples and metric not in facts.goals:
         close = nearest(metric, list(facts.goals))
@@ -67,11 +72,22 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
         found.add("train.early_stop.metric", rule, f"Set train.early_stop.metric={close or 'loss'}")
 
 
+def check_init_from(found: Findings) -> None:
+    """Whether there is something to begin with; a run that goes on begins with its checkpoint."""
+    task, mode, resume = (found.sections.get(name) for name in ("task", "mode", "resume"))
+    if task is None or task.init_from is None or mode is None or not mode.trains:
+        return
+    if (resume is None or resume.source is None) and not (task.init_from and Path(task.init_from).exists()):
+        rule = f"must be a run directory or a file of weights, got {task.init_from!r}"
+        found.add("task.init_from", rule, "Give a path under runs/, or a .pt, .pth or .safetensors file")
+
+
 def _without(task: TaskNode, wrong: set[str]) -> TaskNode:
     """Return the task with its defaults in place of wrong arguments."""
     refused = {key.split(".")[1] for key in wrong if key.startswith("task.")}
     kept = {name: value for name, value in task.arguments.items() if name not in refused}
-    return TaskNode(_target_=task.target, regime=task.regime, **kept)
+    begin = None if "init_from" in refused else task.init_from
+    return TaskNode(_target_=task.target, regime=task.regime, init_from=begin, **kept)
 
 
 def _check_device(train: Train, facts: Facts, found: Findings) -> None:

@@ -138,9 +138,14 @@ def _keys(overrides: Iterable[str]) -> list[str]:
 
 
 def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
-    """Whether two configurations train the same; who hears of it and how it resumes does not count."""
+    """Whether two configurations train the same; who hears of it, when it stops and how it resumes does not count."""
     aside = {"resume", "tracking", "notify", "mode", "source", "quiet"}
-    return {k: v for k, v in tree.items() if k not in aside} == {k: v for k, v in saved.items() if k not in aside}
+
+    def of_training(page: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in page.items() if key not in aside}
+        return {**kept, "train": {**kept["train"], "max_seconds": None}}  # says when to stop, not what to do until then
+
+    return of_training(tree) == of_training(saved)
 
 
 def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...], list[str]]:

@@ -112,8 +112,14 @@ class OptimizerNode(Node):
 
 
 class TaskNode(Node):
-    """A task; `regime` says which typical learning rates apply."""
+    """A task.
 
+    Attributes:
+        init_from: run directory or file of weights to begin with; None begins afresh.
+        regime: which typical learning rates apply.
+    """
+
+    init_from: str | None = None
     regime: Literal["from_scratch", "fine_tune"] = "from_scratch"
 
 

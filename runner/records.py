@@ -121,6 +121,7 @@ class RunResult:
         stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
         learning_rate: value, where it came from, typical range.
+        initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.
         versions: library versions and the machine's device.
@@ -148,6 +149,7 @@ class RunResult:
     stopped_by: Mapping[str, Any] | None = None
     actions: int = 0
     learning_rate: Mapping[str, Any] = field(default_factory=dict)
+    initial_weights: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)

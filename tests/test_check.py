@@ -98,7 +98,7 @@ MISTAKES: list[tuple[str, str]] = [
         "train.batch_size: must be at most the 1400 training examples of the task, got 1401. Set train.batch_size=1400 or less.",
     ),
     ("train.device=cpu train.precision=fp16", "train.precision: must be fp32 or bf16 on a CPU, got 'fp16'. Set train.precision=bf16."),
-    ("train.ema_decay=1", "train.ema_decay: must be a finite number > 0 and < 1, got 1. Leave train.ema_decay out for its default."),
+    ("train.ema_decay=1", "train.ema_decay: must be a finite number > 0 and < 1 or null, got 1. Leave train.ema_decay out for its default."),
     ("train.precision=fp8", "train.precision: must be one of fp32, bf16, fp16, got 'fp8'. Leave train.precision out for its default."),
     ("train.device=gpu", "train.device: must be auto, cpu, mps, cuda or cuda:<index>, got 'gpu'. Leave train.device out for its default."),
     (

@@ -138,6 +138,8 @@ def _checkpoints(experiment: Experiment, start: int) -> int:
 def _show_model(experiment: Experiment) -> None:
     total = sum(parameter.numel() for parameter in experiment.model.parameters())
     trained = sum(parameter.numel() for parameter in experiment.model.parameters() if parameter.requires_grad)
+    if experiment.initial_weights is not None:
+        print(experiment.initial_weights)
     print(f"parameters: {total:,}, {trained:,} of them trained")
     peak = _peak(experiment)
     rows = []

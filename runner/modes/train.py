@@ -169,6 +169,7 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
             "regime": config.task.regime,
             "typical": optimizer.typical.model_dump() if optimizer.typical is not None else None,
         },
+        initial_weights=asdict(experiment.initial_weights) if experiment.initial_weights is not None else {},
         dataset={
             "name": choices["task"],
             "examples": dict(experiment.task.examples),
@@ -249,9 +250,10 @@ def _chose_tracking(result: RunResult) -> bool:
 
 def _headline(result: RunResult, experiment: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
+    begin = f"\n{experiment.initial_weights}" if experiment.initial_weights is not None else ""
     return (
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "
-        f"{result.versions['device']}"
+        f"{result.versions['device']}{begin}"
     )
 
 
