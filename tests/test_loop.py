@@ -111,7 +111,7 @@ def test_clipping_gives_the_bits_of_torch(clip_norm: float, dtype: torch.dtype) 
 
 def test_loss_that_reaches_no_trained_parameter_is_an_error(tmp_path: Path) -> None:
     class Elsewhere(Poisoned):
-        def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
+        def loss(self, apply: Callable[..., Any], batch: Any) -> LossSum:
             return LossSum(torch.ones((), requires_grad=True) * 2, 1, 1, None)
 
     with pytest.raises(TaskError, match="must give a loss that depends on a trained parameter, got none at step 0"):

@@ -70,6 +70,7 @@ def compare(job: str, rows: dict[str, str], steps: int, repeats: int) -> None:
     for _ in range(repeats):
         for label, loop in rows.items():
             times[label].append(measure(loop, job, steps)["step_seconds"] * 1e6)
+            print(f"{job}  {label}  {times[label][-1]:.0f} us a step", file=sys.stderr, flush=True)
     base = statistics.median(next(iter(times.values())))
     print(f"{job}, {steps:,} steps, median of {repeats} (lowest to highest):\n")
     print(f"| {'loop':28} | us a step | range | ratio |\n|---|---|---|---|")
