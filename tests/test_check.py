@@ -121,6 +121,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("train.duration=1e30", f"train.duration: must be a duration of at most 1e+12, got 1e+30. {DURATION_FIX}"),
     ("optimizer._target_=os.getcwd", "optimizer._target_: must be a class of optimizers, like those of torch.optim, got 'os.getcwd'. Choose another optimizer."),
     ("mode=upload", "source: must be a run directory with records.jsonl, got null. Set source=runs/<name>/<run>."),
+    ("notify.command=", "notify.command: must be a shell command or null, got ''. Leave notify.command out for its default."),
+    ("quiet=maybe", "quiet: must be true or false, got 'maybe'. Leave quiet out for its default."),
     ("tracking.uri=", f"tracking.uri: {URI}, got ''. Leave tracking.uri out for its default."),
     ("tracking.uri=mlruns", f"tracking.uri: {URI}, got 'mlruns'. Leave tracking.uri out for its default."),
     ("tracking.uri=http://", f"tracking.uri: {URI}, got 'http://'. Leave tracking.uri out for its default."),
