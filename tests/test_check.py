@@ -124,6 +124,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("mode=eval", "source: must be a run directory with config.yaml and records.jsonl, got null. Set source=runs/<name>/<run>."),
     ("mode=eval source=no/such/run", "source: must be a run directory with config.yaml and records.jsonl, got 'no/such/run'. Set source=runs/<name>/<run>."),
     ("mode=upload", "source: must be a run directory with records.jsonl, got null. Set source=runs/<name>/<run>."),
+    ("notify.command=", "notify.command: must be a shell command or null, got ''. Leave notify.command out for its default."),
+    ("quiet=maybe", "quiet: must be true or false, got 'maybe'. Leave quiet out for its default."),
     ("tracking.uri=", f"tracking.uri: {URI}, got ''. Leave tracking.uri out for its default."),
     ("tracking.uri=mlruns", f"tracking.uri: {URI}, got 'mlruns'. Leave tracking.uri out for its default."),
     ("tracking.uri=http://", f"tracking.uri: {URI}, got 'http://'. Leave tracking.uri out for its default."),

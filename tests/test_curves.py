@@ -19,6 +19,7 @@ from runner.curves import (
     number,
     robust_limits,
     roughness,
+    sparkline,
     spells,
     ticks,
 )
@@ -261,3 +262,24 @@ def test_roughness_is_way_over_range(values: list[float], expected: float) -> No
 )
 def test_spells_group_neighbouring_steps(steps: list[int], expected: list[tuple[int, int]]) -> None:
     assert spells(steps, gap=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], ""),
+        ([0.0, 1.0, 2.0], "_=#"),
+        ([2.0, 1.0, 0.0], "#=_"),
+        ([1.0] * 9, "====="),
+        ([1.0, 1.0, NAN, INF], "==xx"),
+        ([1.0] * 40 + [1e30] * 10, "====#"),
+        ([1000.0, 100.0, 10.0, 1.0, 0.1], "#*=._"),
+    ],
+)
+def test_sparkline_draws_medians_of_blocks_on_the_axis_of_the_picture(values: list[float], expected: str) -> None:
+    assert sparkline(values, width=5, symbols="_.-=*#") == expected
+
+
+@given(st.lists(anything, max_size=80), st.integers(1, 20))
+def test_sparkline_is_as_long_as_asked_whatever_the_values(values: list[float], width: int) -> None:
+    assert len(sparkline(values, width=width, symbols="_#")) == min(width, len(values))

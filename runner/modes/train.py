@@ -103,6 +103,7 @@ def _train(
             print(_shown(directory), flush=True)
             raise
         result = _final_result(result, state, clock.seconds(), received())
+        terminal.close(steps=result.steps)
         writer.flush()
         write_result(directory, result)
         notifier.end(result)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,12 +16,12 @@ from rich.text import Text
 
 from runner.curves import sparkline
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
+from runner.tracking.pace import Pace
 
 SECONDS_BETWEEN_REFRESHES = 0.25
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BEFORE_FIRST_LINE = 1.0
 SECONDS_BETWEEN_LIKE_ALARMS = 1.0
-SECONDS_OF_PACE = 15.0
 _BAR_CELLS = 40
 _SPARKLINE_CELLS = 32
 _COLOURS = {"finished": "green", "diverged": "red", "interrupted": "yellow"}
@@ -54,7 +52,7 @@ class Terminal:
         self._shown: tuple[StepRecord | None, EvalRecord | None] = (None, None)
         self._made: int | None = None
         self._alarms = 0
-        self._pace = _Pace()
+        self._pace = Pace()
         self._next_refresh = self._next_line = float("inf")
         self._next_of_its_kind: dict[str, float] = {}
 
@@ -101,8 +99,7 @@ class Terminal:
             notes: lines to print below, such as commands; never broken in two.
             losses: training losses in order, for a small picture.
         """
-        self._made = result.steps
-        self.close()
+        self.close(steps=result.steps)
         if self._quiet:
             return
         symbols = "_.-=*#" if self._console.options.ascii_only else "▁▂▃▄▅▆▇"
@@ -124,8 +121,13 @@ class Terminal:
         """Print a warning on standard error."""
         self._say(Text.assemble(("warning", "yellow"), f" {text}"), self._errors)
 
-    def close(self) -> None:
-        """Show the last step and end the bar; `end` does it, an error must. A second call does nothing."""
+    def close(self, *, steps: int | None = None) -> None:
+        """Show the last step and end the bar, as soon as training ends. A second call does nothing.
+
+        Args:
+            steps: updates made, where that is known.
+        """
+        self._made = steps
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -143,7 +145,7 @@ class Terminal:
             self._pace.add(now, self._step)
         if self._live is not None:
             self._live.refresh()
-        elif now >= self._next_line:
+        elif now >= self._next_line and self._pace.examples_per_second() is not None:
             self._print_line()
 
     def _print_line(self) -> None:
@@ -218,41 +220,6 @@ class Terminal:
         for line in lines:
             self._console.print(line, soft_wrap=True)
         self._console.file.flush()
-
-
-class _Sample(NamedTuple):
-    seconds: float
-    step: int
-    examples: int
-
-
-class _Pace:
-    """How fast a run has been lately."""
-
-    def __init__(self) -> None:
-        self._samples: deque[_Sample] = deque()
-
-    def add(self, seconds: float, record: StepRecord) -> None:
-        """Take a sample, unless this step has one, and forget those that are old."""
-        if self._samples and self._samples[-1].step == record.step:
-            return
-        self._samples.append(_Sample(seconds, record.step, record.examples))
-        while len(self._samples) > 2 and self._samples[0].seconds < seconds - SECONDS_OF_PACE:
-            self._samples.popleft()
-
-    def examples_per_second(self) -> float | None:
-        """Return the examples a second, None until there are two samples."""
-        if len(self._samples) < 2:
-            return None
-        first, last = self._samples[0], self._samples[-1]
-        return (last.examples - first.examples) / (last.seconds - first.seconds)
-
-    def seconds_left(self, planned_steps: int) -> float | None:
-        """Return the seconds until the last step at this pace, None while there is none."""
-        if len(self._samples) < 2:
-            return None
-        first, last = self._samples[0], self._samples[-1]
-        return (planned_steps - last.step - 1) * (last.seconds - first.seconds) / (last.step - first.step)
 
 
 def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[tuple[str, str]]:

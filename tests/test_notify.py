@@ -1,0 +1,99 @@
+"""`notify.command`, run by the real program."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.records import Alarm, RunResult
+from runner.tracking.notify import Notifier
+from tests.conftest import ENVIRONMENT, ROOT, Program
+
+TELL = "echo $STEPSIZE_EVENT,$STEPSIZE_STEP,$STEPSIZE_DETECTOR,$STEPSIZE_MESSAGE,$STEPSIZE_RUN >> told"
+
+
+def told(directory: Path) -> list[list[str]]:
+    return [line.split(",") for line in (directory / "told").read_text().splitlines()]
+
+
+def alarm(step: int, detector: str) -> Alarm:
+    return Alarm(step, detector, "warn", {}, f"alarm {step}")
+
+
+def test_alarm_and_end_are_told_in_order(program: Program) -> None:
+    done = program("optimizer.lr=30", f"notify.command='{TELL}; echo heard'")
+    assert done.code == 3, done.err
+    raised, end = told(done.directory)
+    step, message = raised[1], raised[3]
+    assert raised == ["alarm", step, "non_finite", message, str(done.run)]
+    assert end == ["diverged", step, "", f"diverged: {message}", str(done.run)]
+    assert (done.run / "notify.log").read_text() == "heard\nheard\n"
+    assert "notify" not in done.err
+
+
+def test_finished_and_failed_runs_are_told(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program("task=quadratic", "train.duration=3", f"notify.command='{TELL}'").code == 0
+    (tmp_path / "broken.py").write_text(
+        "from runner.tasks.quadratic import Quadratic\n"
+        "class Broken(Quadratic):\n"
+        "    def loss(self, apply, batch):\n"
+        "        raise RuntimeError('no')\n"
+    )
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", f"{ROOT}:{tmp_path}")
+    assert program("task=quadratic", "task._target_=broken.Broken", f"notify.command='{TELL}'").code == 1
+    assert [line[:4] for line in told(tmp_path)] == [
+        ["finished", "3", "", "finished"],
+        ["failed", "0", "", "failed at step 0: RuntimeError: no"],
+    ]
+
+
+def test_command_that_fails_is_one_warning_and_the_run_goes_on(program: Program) -> None:
+    done = program("optimizer.lr=30", "notify.command=no-such-command")
+    assert done.code == 3
+    log = f"{done.run.relative_to(done.directory)}/notify.log"
+    assert [line for line in done.err.splitlines() if "notify" in line] == [
+        f"warning notify.command: ended with exit code 127, {log} holds its output. The run is not affected."
+    ]
+    assert "no-such-command" in (done.run / "notify.log").read_text()
+
+
+def test_command_that_hangs_does_not_hold_the_run(program: Program) -> None:
+    done = program("task=quadratic", "train.duration=3", "notify.command='echo $$ > pid; exec sleep 1000'")
+    os.kill(int((done.directory / "pid").read_text()), signal.SIGKILL)
+    assert done.code == 0, done.err
+
+
+def test_one_alarm_of_a_detector_a_minute_and_one_command_at_a_time(tmp_path: Path) -> None:
+    warned: list[str] = []
+    log = tmp_path / "notify.log"
+    log.touch()
+    wait = 'while [ "$STEPSIZE_STEP" = 1 ] && [ ! -e go ]; do sleep 0.01; done'
+    notifier = Notifier(f"cd '{tmp_path}'; echo $STEPSIZE_STEP; {wait}", tmp_path, title="t", warn=warned.append)
+    notifier.show(alarm(1, "spike"))
+    notifier.show(alarm(2, "plateau"))  # the command for the first one still runs
+    (tmp_path / "go").touch()
+    deadline, step = time.monotonic() + 30, 3
+    while len(log.read_text().split()) < 2:
+        assert time.monotonic() < deadline
+        notifier.show(alarm(step, "spike"))  # within a minute of the first one
+        notifier.show(alarm(step + 1, "plateau"))
+        step += 2
+        time.sleep(0.05)
+    end = RunResult("train", "finished", "finished", "t", "e", "c", 0, steps=999)
+    notifier.end(end)
+    first, second, last = log.read_text().split()
+    assert (first, last) == ("1", "999")
+    assert re.fullmatch(r"\d*[02468]", second)  # a plateau
+    assert warned == []
+
+
+def test_command_that_cannot_start_is_one_warning(tmp_path: Path) -> None:
+    warned: list[str] = []
+    notifier = Notifier("true", tmp_path / "missing", title="t", warn=warned.append)
+    for step in range(3):
+        notifier.show(alarm(step, f"detector{step}"))
+    assert len(warned) == 1
+    assert warned[0].startswith("notify.command: cannot be started ([Errno 2] No such file or directory")
