@@ -14,6 +14,7 @@ from runner.build import build
 from runner.compose import to_tree
 from runner.job import checked
 from tests.conftest import ENVIRONMENT, ROOT, Program
+from tests.contracts.conftest import needs_of
 
 CONF = ROOT / "conf"
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -23,6 +24,7 @@ TORCH_WITHOUT_CLOSURE = {
 }  # fmt: skip
 NEEDS = {
     "schedule=step": ["schedule.every=5"],
+    "task=supervised": needs_of(["task=supervised"]),
 }
 
 

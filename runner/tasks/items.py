@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -124,8 +125,9 @@ def _generators_kept() -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-def _seed(entropy: Sequence[int]) -> None:
-    mixed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+def _seed(entropy: tuple[int, ...]) -> None:
+    digest = hashlib.blake2b(repr(entropy).encode(), digest_size=8).digest()
+    mixed = int.from_bytes(digest, "little")  # numpy's SeedSequence would take longer than all the rest
     torch.default_generator.manual_seed(mixed)
     random.seed(mixed)
     np.random.seed(mixed % 2**32)

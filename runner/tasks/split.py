@@ -33,30 +33,70 @@ class Position(NamedTuple):
     parts: int
 
 
-class Split:
-    """One split, in batches.
-
-    In-order access is read ahead by worker processes; anything else is read here and now, and where the next
-    access follows it in order, the workers start again from there. Past its end a split that is read from front to
-    back begins anew, so its workers live on between two evaluations.
+class Agenda:
+    """Which examples of a split are where: a function of the position alone.
 
     Args:
-        read: reads a batch.
         members: positions in the data set that belong to the split, int64.
         batch_size: examples of a batch.
         seed: orders the examples afresh every epoch; None reads them from front to back, once.
-        workers: processes; 0 reads in this one.
-        pin: put batches into page-locked memory, for a faster way to a CUDA device.
     """
 
-    def __init__(
-        self, read: Read, members: Tensor, *, batch_size: int, seed: int | None, workers: int, pin: bool
-    ) -> None:
-        self._read = read
+    def __init__(self, members: Tensor, *, batch_size: int, seed: int | None) -> None:
         self._members = members
         self._batch_size = batch_size
         self._order = None if seed is None else EpochOrder(len(members), batch_size=batch_size, seed=seed)
         self._steps = -(-len(members) // batch_size)
+
+    def size(self, position: Position) -> int:
+        """Return how many examples a slice has."""
+        step, part, parts = position
+        if self._order is None and step >= self._steps:
+            return 0
+        whole = min(self._batch_size, len(self._members) - step % self._steps * self._batch_size)
+        return whole // parts + (part < whole % parts)
+
+    def at(self, position: Position) -> Request:
+        """Return what to read at a position."""
+        step, part = position.step, (position.part, position.parts)
+        if self._order is None:
+            rows = in_order(len(self._members), step, batch_size=self._batch_size, part=part)
+            return Request(0, self._members[rows])
+        return Request(step // self._steps, self._members[self._order.indices(step, part)])
+
+    def after(self, position: Position) -> Iterator[Position]:
+        """Yield what comes in order after a position, without end; empty slices are left out.
+
+        A split that is read from front to back begins anew past its end.
+        """
+        step, part, parts = position
+        while True:
+            part += 1
+            if part == parts:
+                step, part = step + 1, 0
+            if self._order is None:
+                step %= self._steps
+            if self.size(Position(step, part, parts)):
+                yield Position(step, part, parts)
+
+
+class Split:
+    """One split, in batches.
+
+    In-order access is read ahead by worker processes; anything else is read here and now, and where the next
+    access follows it in order, the workers start again from there. The workers of a split that is read from front to
+    back live on between two evaluations.
+
+    Args:
+        read: reads a batch.
+        agenda: what to read when.
+        workers: processes; 0 reads in this one.
+        pin: put batches into page-locked memory, for a faster way to a CUDA device.
+    """
+
+    def __init__(self, read: Read, agenda: Agenda, *, workers: int, pin: bool) -> None:
+        self._read = read
+        self._agenda = agenda
         self._workers = workers
         self._pin = pin and torch.cuda.is_available()
         self._ahead: Iterator[Batch | Unreadable] | None = None
@@ -71,20 +111,19 @@ class Split:
             TaskError: an item cannot be read or joined to the others, or a worker process died.
         """
         position = Position(step, *part)
-        if self._size(position) == 0:
+        if self._agenda.size(position) == 0:
             return None
-        if position != self._next or not self._workers:
-            self.close()
-            batch = self._read[Request(*self._request(position, self._order))]
-            if self._pin:
-                batch = tree_map_only(Tensor, Tensor.pin_memory, batch)
-            if self._workers:
-                self._coming = self._positions_after(position)
-        else:
+        if position == self._next and self._workers:
             if self._ahead is None:
                 self._ahead = self._started(position)
             batch = self._taken(self._ahead)
-        self._next = next(self._coming, None)
+        else:
+            self.close()
+            batch = self._read[self._agenda.at(position)]
+            if self._pin:
+                batch = tree_map_only(Tensor, Tensor.pin_memory, batch)
+            self._coming = self._agenda.after(position)
+        self._next = next(self._coming)
         if isinstance(batch, Unreadable):
             self.close()
             raise batch.as_error()
@@ -98,7 +137,7 @@ class Split:
         loader: DataLoader[Batch] = DataLoader(
             self._read,  # type: ignore[arg-type]
             batch_size=None,
-            sampler=_Ahead(self, position),
+            sampler=_Ahead(self._agenda, position),
             num_workers=self._workers,
             collate_fn=_same,
             pin_memory=self._pin,
@@ -120,48 +159,18 @@ class Split:
             fix = "Set task.workers=0 to see what happens, or fewer workers if memory ran out"
             return Unreadable(Problem("task.workers", rule, fix), traceback.format_exc())
 
-    def _size(self, position: Position) -> int:
-        """Return how many examples a slice has."""
-        step, part, parts = position
-        if self._order is None and step >= self._steps:
-            return 0
-        whole = min(self._batch_size, len(self._members) - step % self._steps * self._batch_size)
-        return whole // parts + (part < whole % parts)
-
-    def _request(self, position: Position, order: EpochOrder | None) -> tuple[int, Tensor]:
-        step, part = position.step, (position.part, position.parts)
-        if order is None:
-            rows = in_order(len(self._members), step, batch_size=self._batch_size, part=part)
-            return 0, self._members[rows]
-        return step // self._steps, self._members[order.indices(step, part)]
-
-    def _positions_after(self, position: Position) -> Iterator[Position]:
-        """Yield what comes in order after a position, empty slices left out."""
-        step, part, parts = position
-        while True:
-            part += 1
-            if part == parts:
-                step, part = step + 1, 0
-            if self._order is None:
-                step %= self._steps
-            if self._size(Position(step, part, parts)):
-                yield Position(step, part, parts)
-
-    def requests_from(self, position: Position) -> Iterator[Request]:
-        """Yield what to read at a position and after it, without end."""
-        order = copy.copy(self._order)  # reads ahead into the next epoch, whose order would replace this one's
-        for following in itertools.chain([position], self._positions_after(position)):
-            epoch, indices = self._request(following, order)
-            yield Request(epoch, indices.tolist())  # a tensor would travel to the worker as a file
-
 
 class _Ahead(Sampler[Request]):
-    def __init__(self, split: Split, position: Position) -> None:
-        self._split = split
+    """Requests from a position on; it must not know the split, whose end it would put off to a garbage collection."""
+
+    def __init__(self, agenda: Agenda, position: Position) -> None:
+        self._agenda = copy.deepcopy(agenda)  # reads ahead into the next epoch, whose order would replace this one's
         self._position = position
 
     def __iter__(self) -> Iterator[Request]:
-        return self._split.requests_from(self._position)
+        for position in itertools.chain([self._position], self._agenda.after(self._position)):
+            epoch, indices = self._agenda.at(position)
+            yield Request(epoch, indices.tolist())  # type: ignore[union-attr]  # a tensor would travel as a file
 
 
 def _same(batch: Batch) -> Batch:
@@ -171,6 +180,7 @@ def _same(batch: Batch) -> Batch:
 def _outlive_signals(worker: int) -> None:
     """Let a worker go on after Ctrl-C, which reaches it too: the program ends it when the last step is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE_SECONDS))
 
 

@@ -18,7 +18,7 @@ from runner.tasks.items import Rows
 from runner.tasks.losses import SummedLoss, own_loss, rows
 from runner.tasks.protocol import Batch, LossSum, Scores
 from runner.tasks.scores import LossOnly, MetricScores
-from runner.tasks.split import Split
+from runner.tasks.split import Agenda, Split
 from runner.tasks.tensors import entropy
 
 SPLITS = ("train", "val", "test")
@@ -95,9 +95,7 @@ class Supervised:
         self._splits = {
             name: Split(
                 readers[name],
-                those,
-                batch_size=batch_size,
-                seed=seed if name == "train" else None,
+                Agenda(those, batch_size=batch_size, seed=seed if name == "train" else None),
                 workers=0 if isinstance(readers[name], Rows) else workers,
                 pin=pin_memory,
             )

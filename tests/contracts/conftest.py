@@ -1,6 +1,6 @@
 """Contracts run over the YAML files: a new part is tested without touching a test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +11,15 @@ from runner.job import checked
 from tests.conftest import ROOT
 
 Make = Callable[..., Experiment]
+NEEDS = {
+    "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
+}
+"""option -> what it cannot do without"""
+
+
+def needs_of(overrides: Sequence[str]) -> list[str]:
+    """Return overrides that the given ones cannot do without."""
+    return [need for override in overrides for need in NEEDS.get(override, [])]
 
 
 def options(group: str) -> list[str]:
@@ -22,4 +31,4 @@ def options(group: str) -> list[str]:
 def make() -> Iterator[Make]:
     """Overrides -> the objects of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *overrides: build(checked(to_tree(compose("config", list(overrides)))))
+        yield lambda *overrides: build(checked(to_tree(compose("config", [*overrides, *needs_of(overrides)]))))

@@ -1,0 +1,122 @@
+"""A user's own file: models and data sets that the runner knows nothing about. Tests copy it where they launch."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+
+class Net(nn.Module):
+    def __init__(self, inputs: int = 8, classes: int = 3, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(inputs, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layers(x)
+        return found
+
+
+class Tagger(nn.Module):
+    """Takes and returns mappings, as transformers models do; its own loss is a mean over labels that are not -100."""
+
+    def __init__(self, words: int = 20, tags: int = 4) -> None:
+        super().__init__()
+        self.table = nn.Embedding(words, tags)
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.table(input_ids)
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+class Scorer(nn.Module):
+    """Returns (batch, classes) logits for a mapping."""
+
+    def __init__(self, words: int = 20, classes: int = 4) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(words, classes)
+
+    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.bag(input_ids)}
+
+
+class Points(Dataset[tuple[Tensor, int]]):
+    """Classes around three centres; `noise` draws from all three global generators at every look."""
+
+    def __init__(self, n: int = 150, noise: float = 0.0, broken: int = -1, wide: int = -1, deadly: int = -1) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.y = torch.arange(n) % 3
+        self.x = torch.randn(n, 8, generator=generator) + self.y[:, None]
+        self.noise, self.broken, self.wide, self.deadly = noise, broken, wide, deadly
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == self.broken:
+            raise OSError("truncated file")
+        if index == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        drawn = torch.rand(8) + random.random() + float(np.random.rand())
+        return torch.cat([self.x[index] + self.noise * drawn, torch.zeros(int(index == self.wide))]), int(self.y[index])
+
+
+class Sentences(Dataset[dict[str, Tensor]]):
+    """Six words a sentence; from one to six of them have a label, the others -100."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        words = (torch.arange(6) * 7 + index) % 20
+        labels = torch.where(torch.arange(6) <= index % 6, words % 4, -100)
+        return {"input_ids": words, "labels": labels}
+
+
+class Bags(Sentences):
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": super().__getitem__(index)["input_ids"], "labels": torch.tensor(index % 4)}
+
+
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        yield from range(9)
+
+
+class NoLength(Dataset[Tensor]):
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.zeros(8)
+
+
+class NoItems(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 9
+
+
+class Nothing(Points):
+    def __getitem__(self, index: int) -> Any:
+        return None
+
+
+def tensors(n: int = 150, classes: int = 3, form: str = "int64", inputs: int = 8) -> TensorDataset:
+    """All in memory; `form` of the targets: int64, float64, float32, or one of them as "<form> column"."""
+    generator = torch.Generator().manual_seed(0)
+    dtype, _, column = form.partition(" ")
+    targets = (torch.arange(n) % classes).to(getattr(torch, dtype))
+    return TensorDataset(torch.randn(n, inputs, generator=generator), targets[:, None] if column else targets)
+
+
+def unlabelled(n: int = 150) -> TensorDataset:
+    return TensorDataset(torch.randn(n, 8))
+
+
+def join_with_noise(items: list[Any]) -> list[Tensor]:
+    x, y = torch.utils.data.default_collate(items)
+    return [x + torch.rand(()), y]
