@@ -1,8 +1,10 @@
 """A trained run is evaluated again, and its model loaded, as the run itself saw it."""
 
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from runner.errors import RunnerError
 from runner.load import load_model
 from runner.tasks.digits import Digits
-from tests.conftest import ENVIRONMENT, Done, call_program
+from tests.conftest import ENVIRONMENT, Done, Program, call_program
 
 DECLARED = ["optimizer=adamw", "optimizer.lr=0.1", "task.hidden=[32]", "train.duration=110", "train.eval_every=10"]
 
@@ -25,8 +27,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return done
 
 
-def evaluate(trained: Done, *overrides: str) -> Done:
-    return call_program("mode=eval", f"source={trained.run}", *overrides, directory=trained.directory)
+Evaluate = Callable[..., Done]
+
+
+@pytest.fixture
+def evaluate(trained: Done, program: Program) -> Evaluate:
+    return functools.partial(program, "mode=eval", f"source={trained.run}", directory=trained.directory)
 
 
 def result(trained: Done) -> dict[str, Any]:
@@ -39,11 +45,11 @@ def last_line(trained: Done) -> dict[str, Any]:
     return found
 
 
-def test_best_checkpoint_gives_the_recorded_best_value(trained: Done) -> None:
+def test_best_checkpoint_gives_the_recorded_best_value(trained: Done, evaluate: Evaluate) -> None:
     best = dict(result(trained)["best"])
     step = best.pop("step")
     assert step < 110
-    done = evaluate(trained)
+    done = evaluate()
     assert done.code == 0, done.err
     line = last_line(trained)
     assert line["metrics"] == line["recorded"] == best
@@ -53,22 +59,24 @@ def test_best_checkpoint_gives_the_recorded_best_value(trained: Done) -> None:
     assert done.run == trained.run
 
 
-def test_last_checkpoint_by_name_and_by_path_is_evaluated_on_the_training_data(trained: Done) -> None:
+def test_last_checkpoint_by_name_and_by_path_is_evaluated_on_the_training_data(
+    trained: Done, evaluate: Evaluate
+) -> None:
     task = Digits(batch_size=1400, seed=0, hidden=(32,))
     batch = task.batch(0, "train")
     assert batch is not None
     with torch.no_grad():
         expected = task.loss(load_model(trained.run, "last"), batch)
     for checkpoint in ("last", str(trained.run / "checkpoints/last.pt")):
-        assert evaluate(trained, "mode.split=train", f"mode.checkpoint={checkpoint}").code == 0
+        assert evaluate("mode.split=train", f"mode.checkpoint={checkpoint}").code == 0
         line = last_line(trained)
         assert line["metrics"]["loss"] == pytest.approx(expected.total.item() / 1400, rel=1e-5)
         assert (line["step"], line["recorded"]) == (110, {})
 
 
-def test_command_line_changes_what_the_run_declared(trained: Done) -> None:
+def test_command_line_changes_what_the_run_declared(trained: Done, evaluate: Evaluate) -> None:
     # the saved page has keys that the default one lacks: betas is no key of the default optimizer
-    done = evaluate(trained, "train.batch_size=200", "optimizer.betas=[0.8,0.9]")
+    done = evaluate("train.batch_size=200", "optimizer.betas=[0.8,0.9]")
     assert done.code == 0, done.err
     line = last_line(trained)
     assert line["metrics"]["loss"] == pytest.approx(line["recorded"]["loss"], rel=1e-5)
@@ -102,9 +110,11 @@ def test_command_line_changes_what_the_run_declared(trained: Done) -> None:
         ),
     ],
 )
-def test_wrong_split_checkpoint_or_model_is_refused(trained: Done, overrides: list[str], problems: list[str]) -> None:
+def test_wrong_split_checkpoint_or_model_is_refused(
+    trained: Done, evaluate: Evaluate, overrides: list[str], problems: list[str]
+) -> None:
     before = sorted(trained.run.iterdir())
-    done = evaluate(trained, *overrides)
+    done = evaluate(*overrides)
     assert done.code == 2
     lines = [line.strip() for line in done.err.splitlines()[1:]]
     assert len(lines) == len(problems)
@@ -112,9 +122,9 @@ def test_wrong_split_checkpoint_or_model_is_refused(trained: Done, overrides: li
     assert sorted(trained.run.iterdir()) == before
 
 
-def test_resumed_run_takes_keys_that_only_its_own_page_has(trained: Done) -> None:
+def test_resumed_run_takes_keys_that_only_its_own_page_has(trained: Done, program: Program) -> None:
     longer = ["train.duration=120", "optimizer.betas=[0.8,0.9]"]
-    done = call_program(f"resume.from={trained.run}", *longer, directory=trained.directory)
+    done = program(f"resume.from={trained.run}", *longer, directory=trained.directory)
     assert done.code == 0, done.err
     assert "betas:\n  - 0.8\n  - 0.9\n" in (done.run / "config.yaml").read_text()
 
