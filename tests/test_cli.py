@@ -157,8 +157,10 @@ def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: P
     (tmp_path / "broken.py").write_text(
         "from runner.tasks.digits import Digits\n"
         "class Broken(Digits):\n"
-        "    def loss(self, apply, batch):\n"
-        "        raise RuntimeError('the cat sat on the GPU')\n"
+        "    def batch(self, step, split, part=(0, 1)):\n"
+        "        if step == 1:\n"
+        "            raise RuntimeError('the cat sat on the GPU')\n"
+        "        return super().batch(step, split, part)\n"
     )
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     command = [sys.executable, "-m", "runner", "tracking=off", "task._target_=broken.Broken"]

@@ -36,17 +36,28 @@ Launch = Callable[..., Done]
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    """Call the program as a process of its own, in a directory that holds a user's file."""
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
+    """Call the program in a directory that holds a user's file: its `main` here, or, to spawn, a process of its own."""
     shutil.copy(ROOT / "tests/own_parts.py", tmp_path / "my_parts.py")
 
-    def call(*overrides: str, task: str | None = "task=supervised") -> Done:
+    def call(*overrides: str, task: str | None = "task=supervised", spawn: bool = False) -> Done:
         words = ["tracking=off", *([task] if task is not None else []), *overrides]
-        command = [sys.executable, "-m", "runner", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        return Done(done.returncode, done.stdout, done.stderr, tmp_path)
+        if spawn:
+            command = [sys.executable, "-m", "runner", *words]
+            done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+            return Done(done.returncode, done.stdout, done.stderr, tmp_path)
+        from runner.__main__ import main
 
-    return call
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.syspath_prepend(tmp_path)
+            patch.setattr(sys, "argv", ["runner", *words])
+            patch.delenv("HYDRA_FULL_ERROR", raising=False)
+            code = main()
+        return Done(code, *capfd.readouterr(), tmp_path)
+
+    yield call
+    sys.modules.pop("my_parts", None)
 
 
 @pytest.fixture
@@ -91,7 +102,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def test_a_model_and_a_data_set_from_a_file_of_the_directory_of_launch_are_trained(launch: Launch) -> None:
-    done = launch(*OWN, *ACCURACY, "train.duration=10ep", "train.early_stop.metric=accuracy")
+    done = launch(*OWN, *ACCURACY, "train.duration=10ep", "train.early_stop.metric=accuracy", spawn=True)
     assert done.code == 0, done.err
     result = json.loads((done.run / "result.json").read_text())
     assert result["dataset"]["examples"] == {"train": 135, "val": 15}
@@ -342,7 +353,8 @@ def only_forward(outputs: Tensor, targets: Tensor) -> Any:
 def test_what_only_training_can_find_ends_the_run_as_failed_with_the_reason(
     launch: Launch, overrides: list[str], message: str
 ) -> None:
-    done = launch(*OWN, "task.val_fraction=0", "train.duration=1ep", *overrides)
+    spawn = "task.train.deadly=77" in overrides
+    done = launch(*OWN, "task.val_fraction=0", "train.duration=1ep", *overrides, spawn=spawn)
     assert done.code == 1
     assert done.err.startswith(message)
     assert done.err.count("\n") == 1
@@ -353,7 +365,8 @@ def test_what_only_training_can_find_ends_the_run_as_failed_with_the_reason(
         assert "my_parts.py" in (done.run / "traceback.txt").read_text()
 
 
-def test_ctrl_c_ends_a_run_with_workers_in_order(launch: Launch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("launch")
+def test_ctrl_c_ends_a_run_with_workers_in_order(tmp_path: Path) -> None:
     """A terminal sends the signal to the workers, too."""
     words = [*OWN, "task.workers=1", "train.duration=20000ep", "train.checkpoint_every=20"]
     command = [sys.executable, "-m", "runner", "tracking=off", "task=supervised", *words]

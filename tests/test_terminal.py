@@ -117,9 +117,11 @@ def test_error_closes_the_bar_and_what_others_print_stands_above_it(tmp_path: Pa
     (tmp_path / "broken.py").write_text(
         "from runner.tasks.digits import Digits\n"
         "class Broken(Digits):\n"
-        "    def loss(self, apply, batch):\n"
-        "        print('said by the task')\n"
-        "        raise RuntimeError('the cat sat on the GPU')\n"
+        "    def batch(self, step, split, part=(0, 1)):\n"
+        "        if step == 1:\n"
+        "            print('said by the task')\n"
+        "            raise RuntimeError('the cat sat on the GPU')\n"
+        "        return super().batch(step, split, part)\n"
     )
     path = f"{ROOT}:{tmp_path}"
     seen = OnTerminal("task._target_=broken.Broken", directory=tmp_path, PYTHONPATH=path).end()
