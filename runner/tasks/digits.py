@@ -15,6 +15,7 @@ from pydantic import validate_call
 from torch import Tensor, nn
 
 from runner.errors import TaskError
+from runner.tasks.mlp import mlp
 from runner.tasks.protocol import LossSum, Scores
 from runner.tasks.scores import accuracy
 from runner.tasks.tensors import TensorData, entropy
@@ -62,7 +63,7 @@ class Digits:
 
     def model(self) -> nn.Module:
         """Return a freshly initialised network: (n, 64) pixels -> (n, 10) logits."""
-        return _cnn(self.dropout) if self.architecture == "cnn" else _mlp(self.hidden, self.dropout)
+        return _cnn(self.dropout) if self.architecture == "cnn" else mlp(64, self.hidden, CLASSES, dropout=self.dropout)
 
     def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> tuple[Tensor, ...] | None:
         """Return (pixels float32 (n, 64), classes int64 (n,)) of a slice of a batch, None when it is empty."""
@@ -92,16 +93,6 @@ def _load() -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
     train, val = order[:TRAIN_EXAMPLES], order[TRAIN_EXAMPLES:]
     inputs = inputs - inputs[train].mean(dim=0)
     return {"train": (inputs[train], targets[train]), "val": (inputs[val], targets[val])}, digest
-
-
-def _mlp(hidden: tuple[int, ...], dropout: float) -> nn.Module:
-    layers: list[nn.Module] = []
-    width = 64
-    for size in hidden:
-        layers += [nn.Linear(width, size), nn.ReLU()]
-        layers += [nn.Dropout(dropout)] if dropout else []
-        width = size
-    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
 
 
 def _cnn(dropout: float) -> nn.Module:

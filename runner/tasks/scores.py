@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -77,9 +77,42 @@ class MetricScores:
         return float(value)
 
 
+def regression(scale: float) -> Scores:
+    """Return r2, and the mean absolute and the root mean squared error in the unit of the target.
+
+    Args:
+        scale: standard deviation by which the targets were divided; outputs and targets have shape (n,).
+    """
+    from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
+
+    metrics: dict[str, Metric] = {
+        "r2": R2Score(),
+        "mae": MeanAbsoluteError(),
+        "rmse": MeanSquaredError(squared=False),
+    }
+    return MetricScores(metrics, lambda outputs, batch: (outputs.float() * scale, batch[1] * scale))
+
+
+def classification(names: Iterable[str], classes: int) -> Scores:
+    """Return metrics of (n, classes) logits and (n,) classes.
+
+    Args:
+        names: "accuracy" (share of right answers), "f1" (mean over the classes), "auroc" (area under the ROC curve).
+        classes: number of classes.
+    """
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score  # takes a second
+
+    known: dict[str, Callable[[], Metric]] = {
+        "accuracy": lambda: MulticlassAccuracy(classes, average="micro", validate_args=False),
+        "f1": lambda: MulticlassF1Score(classes, average="macro", validate_args=False),
+        "auroc": lambda: MulticlassAUROC(classes, validate_args=False),
+    }
+    # logits that happen to lie in [0, 1] would be taken for probabilities
+    return MetricScores(
+        {name: known[name]() for name in names}, lambda outputs, batch: (outputs.float().softmax(dim=1), batch[1])
+    )
+
+
 def accuracy(classes: int) -> Scores:
     """Return the share of right answers among (n, classes) logits and (n,) classes."""
-    from torchmetrics.classification import MulticlassAccuracy  # takes a second, and only an evaluation needs it
-
-    metric = MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
-    return MetricScores({"accuracy": metric}, lambda outputs, batch: (outputs, batch[1]))
+    return classification(["accuracy"], classes)
