@@ -37,7 +37,7 @@ class Poisoned:
         self.examples, self.digest = self.inner.examples, self.inner.digest
         self.bad_steps = range(bad_step, 10**9 if stays_bad else bad_step + 1)
         self.model, self.scores = self.inner.model, self.inner.scores
-        self.prior_entropy = self.inner.prior_entropy
+        self.prior_entropy, self.remarks = self.inner.prior_entropy, self.inner.remarks
         self.step = -1
 
     def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> tuple[Tensor, ...] | None:

@@ -67,7 +67,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)
-    problems = check.warnings(config)
+    problems = [*check.warnings(config), *experiment.task.remarks]
     if trial.state.status == "diverged":
         problems.append(f"the trial {trial.state.verdict}")
     for text in problems:

@@ -67,7 +67,7 @@ def _train(
     clock = _Clock(result.seconds)
     made = result.steps
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
-        for text in check.warnings(config):
+        for text in [*check.warnings(config), *experiment.task.remarks]:
             terminal.warn(text)
         terminal.start(_headline(result, experiment))
         notifier = Notifier(config.notify.command, directory, title=result.title, warn=terminal.warn)

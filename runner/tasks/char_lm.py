@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,6 +49,7 @@ class CharLM:
     """
 
     goals: Mapping[str, Literal["min", "max"]] = {"loss": "min", "bits_per_char": "min"}
+    remarks: Sequence[str] = ()
 
     @validate_call
     def __init__(

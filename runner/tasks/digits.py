@@ -42,6 +42,7 @@ class Digits:
     """
 
     goals: Mapping[str, Literal["min", "max"]] = {"loss": "min", "accuracy": "max"}
+    remarks: Sequence[str] = ()
 
     @validate_call
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ class Task(Protocol):
         digest: fingerprint of the data.
         prior_entropy: entropy of the training targets in nats: the loss of a model that has learned nothing but how
             often each target comes; None where that is unknown or means nothing.
+        remarks: what the user should know of the data before it trains, a sentence each, the key first.
     """
 
     @property
@@ -61,6 +62,9 @@ class Task(Protocol):
 
     @property
     def prior_entropy(self) -> float | None: ...
+
+    @property
+    def remarks(self) -> Sequence[str]: ...
 
     def model(self) -> nn.Module:
         """Return a freshly initialised model; draws from torch's global generator."""

@@ -29,6 +29,7 @@ class Quadratic:
     """
 
     goals: Mapping[str, Literal["min", "max"]] = {"loss": "min"}
+    remarks: Sequence[str] = ()
 
     @validate_call
     def __init__(

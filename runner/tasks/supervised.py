@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -49,6 +49,8 @@ class Supervised:
     Raises:
         ConfigError: a data set cannot be used, or there are more workers than cores.
     """
+
+    remarks: Sequence[str] = ()
 
     def __init__(
         self,

@@ -126,8 +126,9 @@ class Tabular:
             return {"loss": "min", "r2": "max", "mae": "min", "rmse": "min"}
         if len(self.classes) > 2:
             return {"loss": "min", "accuracy": "max", "f1": "max"}
-        # the area under the curve takes both classes
-        return {"loss": "min", "accuracy": "max"} | ({"auroc": "max"} if len(val.unique()) == 2 else {})
+        if int(val.min()) == int(val.max()):  # the area under the curve takes both classes
+            return {"loss": "min", "accuracy": "max"}
+        return {"loss": "min", "accuracy": "max", "auroc": "max"}
 
     def model(self) -> nn.Module:
         """Return a freshly initialised network: (n, columns) -> (n, classes) logits, or (n, 1) in a regression."""
