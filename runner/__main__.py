@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -27,7 +26,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself
     # threads that spin while they wait make a run up to 30 times slower when anything else uses the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _extend_path()
+    _add_launch_directory()
     results: list[RunResult | None] = []
     errors: list[Exception] = []
 
@@ -61,14 +60,11 @@ def main() -> int:
     return exit_code(results) if results else max(codes, default=0)
 
 
-def _extend_path() -> None:
-    """Make the user's own modules and our Hydra plugin importable."""
+def _add_launch_directory() -> None:
+    """Make the user's own modules importable: `python -m runner` does this, the console script does not."""
     here = os.getcwd()
-    if not {"", here} & set(sys.path):  # `python -m runner` does this, the console script does not
+    if not {"", here} & set(sys.path):
         sys.path.insert(0, here)
-    plugins = str(Path(__file__).resolve().parent / "plugins")
-    if plugins not in sys.path:
-        sys.path.append(plugins)
 
 
 def report(error: Exception) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,10 @@ from yaml import YAMLError
 
 from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
+
+_PLUGINS = str(Path(__file__).resolve().parent / "plugins")
+if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
+    sys.path.append(_PLUGINS)
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "remedy": "remedies"}
