@@ -24,9 +24,8 @@ from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result
 
-# Hydra looks for plugins once in a process, when it is first used
 _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
-if _PLUGINS not in sys.path:
+if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
     sys.path.append(_PLUGINS)
 
 _ABSENT = object()

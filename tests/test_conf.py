@@ -132,6 +132,13 @@ def test_conf_is_found_from_an_installed_wheel_and_an_editable_install(tmp_path:
             )
             assert done.returncode == 0, done.stderr
             assert (elsewhere / done.stdout.splitlines()[-1] / "result.json").is_file()
+        (elsewhere / "mine.py").write_text("from runner.tasks.quadratic import Quadratic as Mine\n")
+        words = ["-m", "tracking=off", "task=quadratic", "task._target_=mine.Mine", "train.duration=3", "seed=0,1"]
+        done = subprocess.run(
+            [home / "bin/runner", *words], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert (elsewhere / done.stdout.splitlines()[-1] / "sweep.json").is_file()
 
 
 def test_learning_rate_far_outside_the_typical_range_is_a_warning_that_does_not_block(program: Program) -> None:
