@@ -12,7 +12,7 @@ from runner.compose import cannot_compose, compose_leniently, conf_directory, is
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
 from runner.job import checked, run
 from runner.records import RunResult
-from runner.sweep_resume import expand_resumed_sweep
+from runner.sweeps.resume import expand_resumed_sweep
 
 EXIT_CODES = {"finished": 0, "diverged": 3, "failed": 1}
 

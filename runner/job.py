@@ -19,7 +19,7 @@ from runner.compose import page_of, to_tree, with_saved
 from runner.config import Config, Invocation
 from runner.errors import Problem, in_words
 from runner.records import RunResult
-from runner.sweep_signals import interruptible
+from runner.sweeps.signals import interruptible
 from runner.tracking.sweep_file import STOP, find_sweep, is_locked
 
 

@@ -18,20 +18,19 @@ LAYERS: dict[str, int] = {
     "load": 5, "estimate": 5,
     "search": 5,
     "modes": 6,
-    "sweep_signals": 6, "sweep_resume": 6,
-    "__main__": 7, "job": 7, "sweep": 7, "sweep_check": 7, "sweep_end": 7, "plugins": 7,
+    "__main__": 7, "job": 7, "sweeps": 7, "plugins": 7,
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
     "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate"},
-    "hydra": {"compose", "search", "modes", "__main__", "job", "sweep", "sweep_check", "plugins"},
-    "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweep", "sweep_check", "plugins"},
+    "hydra": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
+    "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "optuna": {"search"},
     "mlflow": {"tracking.mlflow"},
     "matplotlib": {"report"},
     "plotly": {"report"},
-    "joblib": {"sweep", "sweep_signals"},
-    "psutil": {"sweep_signals"},
+    "joblib": {"sweeps"},
+    "psutil": {"sweeps.signals"},
 }
 LAZY = {"mlflow", "matplotlib", "plotly", "optuna", "sklearn", "torchmetrics", "pandas", "joblib", "psutil"}
 

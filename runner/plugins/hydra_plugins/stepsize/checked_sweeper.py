@@ -1,4 +1,4 @@
-"""The sweeper that Hydra finds: `hydra/sweeper=checked`, the default. What it does is in `runner.sweep`.
+"""The sweeper that Hydra finds: `hydra/sweeper=checked`, the default. What it does is in `runner.sweeps.run`.
 
 No `from __future__ import annotations`: Hydra executes this module before it is in sys.modules, where a dataclass
 would look for what its annotations mean.
@@ -40,7 +40,7 @@ class CheckedSweeper(BasicSweeper):
             ConfigError: a job is refused; nothing has started and nothing is written.
             SweepError: no job finished, or a signal ended it.
         """
-        from runner.sweep import run_sweep  # not for --help
+        from runner.sweeps.run import run_sweep  # not for --help
 
         assert self.hydra_context is not None
         assert self.config is not None

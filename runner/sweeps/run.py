@@ -23,10 +23,10 @@ from runner.compose import overrides_of, page_of, quoted
 from runner.config import Tracking
 from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
 from runner.job import Ended, run, run_in_sweep
-from runner.sweep_check import CheckedJob, Compose, Point, check_all, check_job, expand, unique
-from runner.sweep_end import finish
-from runner.sweep_resume import KEY, jobs_left, read_resumed, refuse_if_alive, resumed_directory
-from runner.sweep_signals import caught
+from runner.sweeps.check import CheckedJob, Compose, Point, check_all, check_job, expand, unique
+from runner.sweeps.end import finish
+from runner.sweeps.resume import KEY, jobs_left, read_resumed, refuse_if_alive, resumed_directory
+from runner.sweeps.signals import caught
 from runner.tracking.directory import SWEEP, WRITER_LOCK
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, Sweep, write_sweep

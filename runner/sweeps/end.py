@@ -17,8 +17,8 @@ from runner.config import Tracking
 from runner.errors import SweepError
 from runner.records import EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
-from runner.sweep_resume import KEY
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
+from runner.sweeps.resume import KEY
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.sweep_file import STOP, JobState, Sweep, outcome, write_sweep
