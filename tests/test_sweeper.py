@@ -127,7 +127,7 @@ def test_mistake_in_a_multirun_is_named_and_nothing_is_written(
 def test_diverged_and_failed_jobs_stop_no_other_and_the_summary_says_so(program: Program, tmp_path: Path) -> None:
     (tmp_path / "breaking.py").write_text(BREAKING)
     targets = "task._target_=runner.tasks.quadratic.Quadratic,breaking.Broken"
-    done = program(*QUADRATIC, targets, "optimizer.lr=0.01,9", "seed=0,1", "-m")
+    done = program(*QUADRATIC, targets, "optimizer.lr=0.01,9", "seed=0,1", "-m", spawn=True)
     assert done.code == 0, done.err
     sweep = sweep_of(done)
     assert statuses(done) == ["finished"] * 2 + ["diverged"] * 2 + ["failed"] * 4
@@ -222,14 +222,14 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
 def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(program: Program, tmp_path: Path) -> None:
     (tmp_path / "breaking.py").write_text(BREAKING)
     grid = [*QUADRATIC, "train.checkpoint_every=10", "task._target_=breaking.Dying", "optimizer.lr=0.01,0.02,0.03"]
-    killed = program(*grid, "-m")
+    killed = program(*grid, "-m", spawn=True)
     assert killed.code == -signal.SIGKILL
     [directory] = tmp_path.glob("runs/sweeps/*")
     assert len(runs_of(tmp_path)) == 2
-    rest = program(f"resume.sweep={directory}")
+    rest = program(f"resume.sweep={directory}", spawn=True)
     assert rest.code == 0, rest.err
     assert len(runs_of(tmp_path)) == 3
-    whole = program(*grid, "-m")
+    whole = program(*grid, "-m", spawn=True)
     assert records(rest) == records(whole)
     assert sweep_of(rest)["settings"] == sweep_of(whole)["settings"]
     other = program(f"resume.sweep={directory}", "seed=5")

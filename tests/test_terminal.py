@@ -128,7 +128,7 @@ def test_error_closes_the_bar_and_what_others_print_stands_above_it(tmp_path: Pa
     assert seen.code == 1
     assert "said by the task\n" in seen.text
     assert seen.raw.rindex(SHOW) > seen.raw.rindex(HIDE)
-    assert seen.text.rindex("RuntimeError: the cat") > seen.text.rindex("0/440")
+    assert seen.text.rindex("RuntimeError: the cat") > seen.text.rindex("/440")
 
 
 def test_quiet_prints_the_run_directory_and_alarms_elsewhere(program: Program) -> None:
