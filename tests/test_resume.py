@@ -99,7 +99,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
 def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     program: Program, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    declared = ["train.duration=5000", "train.checkpoint_every=100", "task.dropout=0.1", "train.accumulate=2"]
+    declared = ["train.duration=2000", "train.checkpoint_every=100", "task.dropout=0.1", "train.accumulate=2"]
     stopped = interrupt(tmp_path, number, *declared)
     assert stopped.code == code, stopped.err
     assert f"interrupted by {number.name}" in stopped.out
