@@ -20,7 +20,8 @@ from runner.config import Config, Invocation
 from runner.errors import Problem, in_words
 from runner.records import RunResult
 from runner.sweeps.signals import interruptible
-from runner.tracking.sweep_file import STOP, find_sweep, is_locked
+from runner.tracking.lock import is_locked
+from runner.tracking.sweep_file import STOP, find_sweep
 
 
 @dataclass(frozen=True)

@@ -6,26 +6,23 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
-
-from filelock import FileLock, Timeout
 
 from runner import check
 from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
-from runner.errors import ConfigError, Problem
 from runner.records import Record, RunResult, StepRecord
 from runner.report.figures import curves
 from runner.tracking.address import shown
-from runner.tracking.directory import CURVES, WRITER_LOCK, git_commit, new_run_directory, versions
+from runner.tracking.directory import CURVES, git_commit, new_run_directory, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
+from runner.tracking.lock import alone_in
 from runner.tracking.notify import Notifier
 from runner.tracking.terminal import Terminal
 from runner.train.checkpoint import Checkpoints
@@ -42,7 +39,7 @@ def run(config: Config, invocation: Invocation) -> RunResult:
     """
     experiment = build(config)
     directory, earlier = _directory(config, invocation)
-    with _alone_in(directory):
+    with alone_in(directory, key="resume.from", what="a run that no other process is writing"):
         result = _first_result(config, invocation, experiment)
         if earlier is None:
             save_tree(invocation.tree, directory)
@@ -119,21 +116,6 @@ class _Clock:
     def seconds(self) -> float:
         """Return the seconds so far."""
         return round(time.monotonic() - self._started, 3)
-
-
-@contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep other processes from writing to the same run directory."""
-    lock = FileLock(directory / WRITER_LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        rule = f"must be a run that no other process is writing, got {str(directory)!r}"
-        raise ConfigError([Problem("resume.from", rule, "Wait for its end, or interrupt it")]) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _directory(config: Config, invocation: Invocation) -> tuple[Path, RunResult | None]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from runner.compose import overrides_of, page_of, quoted, value_of
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import CHECKPOINTS, SWEEP
-from runner.tracking.sweep_file import Job, JobState, Sweep, is_locked, read_sweep
+from runner.tracking.lock import is_locked
+from runner.tracking.sweep_file import Job, JobState, Sweep, read_sweep
 from runner.tracking.sweep_runs import DONE
 
 KEY = "resume.sweep"

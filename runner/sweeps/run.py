@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -27,7 +25,8 @@ from runner.sweeps.check import CheckedJob, Compose, Point, check_all, check_job
 from runner.sweeps.end import finish
 from runner.sweeps.resume import KEY, jobs_left, read_resumed, refuse_if_alive, resumed_directory
 from runner.sweeps.signals import caught
-from runner.tracking.directory import SWEEP, WRITER_LOCK
+from runner.tracking.directory import SWEEP
+from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, Sweep, write_sweep
 from runner.tracking.sweep_runs import SweepRuns, job_errors
@@ -36,6 +35,7 @@ from runner.tracking.sweep_table import SweepTable
 _MANY_JOBS = 200  # checking them takes 10 s and more
 _MULTIRUN = "multirun.yaml"
 _NAME_LENGTH = 100
+_ALONE = "a sweep that no other process is running"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run_sweep(
 
     page = page_of(sys.argv[1:])
     if directory is not None:
-        with _alone_in(directory):
+        with alone_in(directory, key=KEY, what=_ALONE):
             runs = SweepRuns(sweep := read_resumed(directory), Path.cwd())
             refuse_if_alive(directory, runs.directories())
             launch = _rest(sweep, runs, compose)
@@ -89,7 +89,7 @@ def run_sweep(
         return
     launcher = _launcher(context, config, run_in_sweep)
     directory = _new_directory(config)
-    with _alone_in(directory):
+    with alone_in(directory, key=KEY, what=_ALONE):
         sweep = _sweep(checked_jobs, directory, page, threads)
         launch = _Launch(sweep, [(job, job.overrides) for job in sweep.jobs], checked_jobs[0].config.tracking)
         runs = SweepRuns(sweep, Path.cwd())
@@ -251,18 +251,3 @@ def _new_directory(config: DictConfig) -> Path:
             f"{directory}: cannot be made ({error.strerror}). Run from a directory you may write to."
         ) from None
     return directory
-
-
-@contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep other processes from running the same sweep."""
-    lock = FileLock(directory / WRITER_LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        rule = f"must be a sweep that no other process is running, got {str(directory)!r}"
-        raise ConfigError([Problem(KEY, rule, "Wait for its end, or interrupt it")]) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import secrets
 import subprocess
@@ -42,6 +43,20 @@ def new_run_directory(root: Path, experiment: str) -> Path:
             f"{path}: cannot be made ({error.strerror}). Run from a directory you may write to."
         ) from None
     return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half.
+
+    Raises:
+        OSError: it cannot be written; the old one is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from runner.errors import RunnerError
 from runner.records import Record, RunResult, StepRecord, from_json, read_non_finite, spell_non_finite, to_json
-from runner.tracking.directory import EVALUATIONS, RECORDS, RESULT
+from runner.tracking.directory import EVALUATIONS, RECORDS, RESULT, write_whole
 
 FLUSH_SECONDS = 0.5
 
@@ -113,9 +113,7 @@ def write_result(directory: Path, result: RunResult) -> None:
     from dataclasses import asdict
 
     text = json.dumps(spell_non_finite(asdict(result)), indent=2, allow_nan=False) + "\n"
-    temporary = directory / f".{RESULT}.{os.getpid()}"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, directory / RESULT)
+    write_whole(directory / RESULT, text)
 
 
 def read_result(directory: Path) -> RunResult:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runner.records import spell_non_finite
 from runner.sweep_summary import Outcome, Setting
-from runner.tracking.directory import SWEEP, WRITER_LOCK
+from runner.tracking.directory import SWEEP, write_whole
 
 STOP = ".stop"  # number of the signal after which no further job starts
 _VERSION = 1
@@ -128,9 +127,7 @@ def write_sweep(
             for setting in settings
         ],
     }
-    temporary = directory / f".{SWEEP}.{os.getpid()}"
-    temporary.write_text(json.dumps(spell_non_finite(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / SWEEP)
+    write_whole(directory / SWEEP, json.dumps(spell_non_finite(data), indent=2, allow_nan=False) + "\n")
 
 
 def read_sweep(directory: Path) -> Sweep:
@@ -167,17 +164,3 @@ def find_sweep(directory: Path) -> Sweep | None:
         return read_sweep(directory)
     except (OSError, ValueError):
         return None
-
-
-def is_locked(directory: Path) -> bool:
-    """Whether a process is writing to the directory of a run or a sweep."""
-    from filelock import FileLock, Timeout
-
-    path = directory / WRITER_LOCK
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True

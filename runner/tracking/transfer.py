@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from threading import Event
 from typing import Any, NamedTuple, Protocol
 
 from runner.records import from_json
-from runner.tracking.directory import RECORDS, STATE
+from runner.tracking.directory import RECORDS, STATE, write_whole
 from runner.tracking.mapping import EVENTS, Counters, Point, points
 
 LARGEST_BATCH = 1000
@@ -157,9 +156,7 @@ def read_state(directory: Path, uri: str) -> State | None:
 def write_state(directory: Path, state: State) -> None:
     """Write mlflow.json, one entry a place, so that a reader sees the old one or the new one, never half."""
     data = {**asdict(state), "counters": state.counters._asdict()}
-    temporary = directory / f".{STATE}.{os.getpid()}"
-    temporary.write_text(json.dumps({**_states(directory), state.uri: data}, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / STATE)
+    write_whole(directory / STATE, json.dumps({**_states(directory), state.uri: data}, indent=2) + "\n")
 
 
 def _states(directory: Path) -> dict[str, dict[str, Any]]:
