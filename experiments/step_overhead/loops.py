@@ -82,8 +82,8 @@ def _runner(name: str, steps: int, *tracking: str) -> Timing:
         f"train.clip_norm={CLIP_NORM}", "train.threads=1", "train.eval_every=null", "train.checkpoint_every=null",
         "name=bench",
     ]  # fmt: skip
-    before_picture = _PeakBefore("matplotlib")
-    sys.meta_path.insert(0, before_picture)
+    before_evaluation = _PeakBefore("torchmetrics")
+    sys.meta_path.insert(0, before_evaluation)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         code = main()
         if code != 0:
@@ -92,7 +92,7 @@ def _runner(name: str, steps: int, *tracking: str) -> Timing:
         with (run / "records.jsonl").open() as lines:
             made = [record["time_ms"] / 1000 for record in map(json.loads, lines) if record["kind"] == "step"]
     half = steps // 2
-    return Timing((made[-1] - made[half]) / (steps - 1 - half), made[0], before_picture.peak_mib)
+    return Timing((made[-1] - made[half]) / (steps - 1 - half), made[0], before_evaluation.peak_mib)
 
 
 class _PeakBefore(MetaPathFinder):
