@@ -42,7 +42,8 @@ def read_table(path: str, *, separator: str = "auto", missing: Sequence[str] = (
         raise ConfigError([Problem("task.path", rule, "Save it as CSV in UTF-8")]) from error
     except (ValueError, OSError, NotImplementedError, csv.Error, Warning) as error:
         rule = f"must be a table that can be read, got {path!r}: {_one_line(error)}"
-        raise ConfigError([Problem("task.path", rule, "Mend the file, or set task.separator")]) from error
+        fix = "Mend the file" if file.suffix.lower() == ".parquet" else "Mend the file, or set task.separator"
+        raise ConfigError([Problem("task.path", rule, fix)]) from error
     if twice := sorted({name for name in names if names.count(name) > 1}):
         rule = f"must have columns with different names, got {listed(twice)} more than once"
         raise ConfigError([Problem("task.path", rule, "Rename them")])

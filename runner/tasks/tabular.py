@@ -173,12 +173,12 @@ def _column_problems(table: DataFrame, target: str | None, drop: Sequence[str]) 
         rule = f"must be the column to predict (columns: {listed(names)}), got null"
         problems = [Problem("task.target", rule, f"Set task.target={names[-1]}, if that is it")]
     elif target not in names:
-        problems = [_no_such_column("task.target", target, names)]
+        problems = [_no_such_columns("task.target", [target], names)]
     else:
         problems = []
     unknown = [name for name in drop if name not in names]
     if unknown:
-        problems.append(_no_such_column("task.drop", unknown[0], names))
+        problems.append(_no_such_columns("task.drop", unknown, names))
     elif target in drop:
         problems.append(Problem("task.drop", f"must not hold the target, got {target!r}", "Take it out"))
     elif set(names) <= {target, *drop}:
@@ -187,10 +187,10 @@ def _column_problems(table: DataFrame, target: str | None, drop: Sequence[str]) 
     return problems
 
 
-def _no_such_column(key: str, name: str, names: Sequence[str]) -> Problem:
-    close = nearest(name, names)
-    fix = f"Did you mean {close}" if close else f"Columns: {listed(names)}"
-    return Problem(key, f"must be a column of the table, got {name!r}", fix)
+def _no_such_columns(key: str, unknown: Sequence[str], names: Sequence[str]) -> Problem:
+    close = [nearest(name, names) for name in unknown]
+    fix = f"Did you mean {listed(close)}" if all(close) else f"Columns: {listed(names)}"
+    return Problem(key, f"must be a column of the table, got {', '.join(map(repr, unknown))}", fix)
 
 
 def _find_kind(written: Series, values: Series) -> Kind:
