@@ -32,7 +32,7 @@ DOORS: dict[str, set[str]] = {
     "joblib": {"sweeps"},
     "psutil": {"sweeps.signals"},
 }
-LAZY = {"mlflow", "matplotlib", "plotly", "optuna", "sklearn", "torchmetrics", "pandas", "joblib", "psutil"}
+LAZY = {"mlflow", "matplotlib", "plotly", "optuna", "sklearn", "torchmetrics", "pandas", "pyarrow", "joblib", "psutil"}
 
 
 @functools.cache
