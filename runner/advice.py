@@ -38,7 +38,8 @@ class Declared(NamedTuple):
 def advise(result: RunResult, losses: Sequence[float], *, declared: Declared, directory: str) -> str:
     """Return one line: what was seen, and a command that follows from it; "" when there is nothing to say.
 
-    Diverged: ten times less learning rate. Interrupted or out of time: go on. Finished: stop early when the best
+    Diverged: ten times less learning rate, unless that was before the first update. Interrupted or out of time: go on.
+    Finished: stop early when the best
     evaluation was in the first two thirds and the last one is over 2% worse; else a longer run when the loss
     `is_still_falling`; else the learning rates around this one.
 
@@ -48,6 +49,8 @@ def advise(result: RunResult, losses: Sequence[float], *, declared: Declared, di
         declared: what the page says.
         directory: the run directory as it can be pasted.
     """
+    if result.status == "diverged" and result.steps == 0:
+        return "no update was made yet, so it is not the learning rate: look at the data and the initial weights"
     if result.status == "diverged":
         return f"try a learning rate ten times lower: {_changed(result, f'optimizer.lr={declared.lr / 10:g}')}"
     go_on = shlex.join([*PROGRAM, f"resume.from={directory}"])

@@ -128,6 +128,10 @@ def build(config: Config) -> Experiment:
     seed_everything(config.seed)
     model, initial_weights = build_model(config, task)
     model.to(plan.device)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        count = sum(parameter.numel() for parameter in model.parameters())
+        rule = f"must have a parameter that is trained, got none among {count:,}"
+        raise ConfigError([Problem("task.model", rule, "Unfreeze some, or choose another model")])
     probe(task, model, plan, batch_size=train.batch_size, with_metrics=bool(config.task.arguments.get("metrics")))
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)

@@ -65,6 +65,9 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
         _check_durations(train, facts, found)
     if facts.unreadable:
         found.add("task.init_from", facts.unreadable, "Give a run, or a state_dict in a .pt, .pth or .safetensors file")
+    if train.early_stop.patience is not None and "val" not in facts.examples:
+        rule = f"must be null for a task without a val split, got {train.early_stop.patience}"
+        found.add("train.early_stop.patience", rule, "Set train.early_stop.patience=null")
     metric = train.early_stop.metric
     if facts.examples and metric not in facts.goals:
         close = nearest(metric, list(facts.goals))

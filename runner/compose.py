@@ -169,6 +169,11 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
             except HydraException:
                 override = None
             if override is not None and override.is_sweep_override():
+                if not parsed.multirun:
+                    rule = f"must be one value in a single run, got {value}"
+                    problems.append(
+                        Problem(key.lstrip("+"), rule, "Add -m to run a job for each, or brackets for a list")
+                    )
                 continue
             if override is None or not key:
                 problems.append(not_an_override(key, value))

@@ -50,7 +50,21 @@ def probe(task: Task, model: nn.Module, plan: TrainPlan, *, batch_size: int, wit
 
 
 def _try(task: Task, model: nn.Module, plan: TrainPlan, *, parts: int, with_metrics: bool) -> None:
-    batch = task.batch(0, "train", (0, parts))
+    _try_split("train", task, model, plan, parts=parts, with_metrics=with_metrics)
+    for split in task.examples:
+        if split == "train":
+            continue
+        try:
+            _try_split(split, task, model, plan, parts=parts, with_metrics=with_metrics)
+        except TaskError as error:
+            if error.problem is None:
+                raise
+            rule = f"{error.problem.rule} (in the {split} split)"
+            raise TaskError(error.problem._replace(rule=rule)) from error
+
+
+def _try_split(split: str, task: Task, model: nn.Module, plan: TrainPlan, *, parts: int, with_metrics: bool) -> None:
+    batch = task.batch(0, split, (0, parts))
     if batch is None:
         return
     batch = to_device(batch, plan.device)
