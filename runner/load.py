@@ -12,7 +12,7 @@ from torch import nn
 
 from runner.build import available_devices, build_task, find_device, set_up_torch
 from runner.compose import saved_tree
-from runner.config import Config, TaskNode
+from runner.config import Config, Node, TaskNode
 from runner.durations import Clock
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.tasks.protocol import Task
@@ -91,8 +91,15 @@ def _task(page: Mapping[str, Any]) -> Task:
         raise RunnerError(f"directory: must have a readable {CONFIG}, but {error!r}.") from None
     except LookupError as error:
         raise RunnerError(
-            f"task._target_: {error.args[0]}, got {node.target!r}. Install it, or put its folder on PYTHONPATH."
+            f"directory: must be a run whose parts can be imported, but one of {', '.join(_targets(node))} "
+            f"{error.args[0]}. Install it, or put its folder on PYTHONPATH."
         ) from None
+
+
+def _targets(node: Node) -> list[str]:
+    """Return what a node and its parts name."""
+    parts = (Node.model_validate(part) for part in node.parts.values())
+    return [node.target, *(target for part in parts for target in _targets(part))]
 
 
 def _device(name: str) -> torch.device:

@@ -194,6 +194,20 @@ def test_unreadable_override_is_named(refuse: Refuse, override: str) -> None:
     assert "must be of the form key=value" in refusal.err
 
 
+def test_values_of_a_sweep_without_m_are_refused_by_name(refuse: Refuse) -> None:
+    refusal = refuse("seed=0,1", "optimizer.fused=false")
+    assert refusal.code == 2
+    assert refusal.err.splitlines()[1:] == [
+        "  seed: must be one value in a single run, got 0,1. Add -m to run a job for each, or brackets for a list."
+    ]
+
+
+def test_patience_without_a_val_split_is_refused(refuse: Refuse) -> None:
+    refusal = refuse("task=quadratic", "train.early_stop.patience=3")
+    assert refusal.code == 2
+    assert "train.early_stop.patience: must be null for a task without a val split, got 3." in refusal.err
+
+
 def test_task_without_data_has_no_epochs(refuse: Refuse) -> None:
     refusal = refuse("task=quadratic", "schedule=step")
     assert refusal.code == 2

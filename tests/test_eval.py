@@ -170,5 +170,5 @@ def test_loading_names_what_is_not_there(trained: Done, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("task: {_target_: no.such.Task}\ntrain: {batch_size: 4}\nseed: 0\n")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/best.pt").touch()
-    with pytest.raises(RunnerError, match=r"task._target_: must be .* got 'no.such.Task'. Install it, or put"):
+    with pytest.raises(RunnerError, match=r"but one of no.such.Task must be .* imported. Install it, or put"):
         load_model(tmp_path)

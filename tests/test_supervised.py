@@ -302,6 +302,8 @@ MISTAKES: list[tuple[str, str]] = [
     ("task.model._target_=my_parts.Scorer task.train._target_=my_parts.Bags task.loss=null", "task.model: must take inputs {input_ids: int64 (2, 6), labels: int64 (2,)}, but Scorer says: TypeError: Scorer.forward() got an unexpected keyword argument 'labels'"),
     (f"{NET} task.train._target_=my_parts.unlabelled task.loss=null", "task.loss: must be given for a model that returns no loss of its own, got null and outputs float32 (2, 3). Set task.loss._target_=torch.nn.CrossEntropyLoss."),
     ("task.model._target_=my_parts.Scorer task.train._target_=my_parts.Bags task.target=label", "task.target: must be a key of the batch (input_ids, labels), got 'label'. Set task.target to the key of the targets."),
+    (f"{NET} {TENSORS} task.val._target_=my_parts.tensors task.val.inputs=7", "task.model: must take inputs (float32 (2, 7)), but Net says: RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x7 and 8x16) (in the val split)."),
+    (f"{TENSORS} task.model._target_=torch.nn.Identity", "task.model: must have a parameter that is trained, got none among 0. Unfreeze some, or choose another model."),
     # metrics
     (f"{NET} {POINTS} task.metrics.f1=3", "task.metrics.f1: must be a section with a _target_, got 3. Set task.metrics.f1._target_=my_module.F1."),
     (f"{NET} {POINTS} task.metrics.f1._target_=my_parts.Net", "task.metrics.f1._target_: must be a metric of torchmetrics, got Net. Name a class of torchmetrics."),

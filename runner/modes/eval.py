@@ -41,7 +41,11 @@ def run(
     task = build_task(config.task, batch_size=config.train.batch_size, seed=config.seed)
     path = _found(directory, checkpoint, task, split)
     started = time.monotonic()
-    step, metrics = evaluate_checkpoint(config, path, split, weights=weights)
+    try:
+        step, metrics = evaluate_checkpoint(config, path, split, weights=weights)
+    except CheckpointError as error:
+        rule = f"must be a readable checkpoint, but {str(error).rstrip('.')}"
+        raise ConfigError([Problem("mode.checkpoint", rule, "Set mode.checkpoint to another one")]) from error
     seconds = round(time.monotonic() - started, 3)
     same_weights = weights == "averaged" or config.train.ema_decay is None
     recorded = _recorded(directory, task, step, split) if same_weights else {}
@@ -82,7 +86,8 @@ def _found(directory: Path, checkpoint: str, task: Task, split: str) -> Path:
     try:
         path = find_checkpoint(directory, checkpoint)
     except CheckpointError as error:
-        problems.append(Problem("mode.checkpoint", str(error).removeprefix("checkpoint: ").rstrip(".")))
+        rule = str(error).removeprefix("checkpoint: ").rstrip(".")
+        problems.append(Problem("mode.checkpoint", rule, "Set another one, or wait for the run's first checkpoint"))
     if problems:
         raise ConfigError(problems)
     return path

@@ -83,6 +83,6 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint.") from None
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}).") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "model" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of this version (format {FORMAT}).")
     return content
