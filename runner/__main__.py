@@ -54,7 +54,7 @@ def main() -> int:
         if not results:
             print("interrupted", file=sys.stderr)
             return 130
-    if wants_traceback and errors and not isinstance(errors[0], SweepError):
+    if wants_traceback and errors and not (isinstance(errors[0], SweepError) and errors[0].__cause__ is None):
         raise errors[0]
     codes = [report(error) for error in errors]
     return exit_code(results) if results else max(codes, default=0)

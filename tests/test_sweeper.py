@@ -270,3 +270,23 @@ def test_runs_of_a_sweep_share_one_experiment_with_a_summary(program: Program) -
     assert (summary.data.metrics["sweep/finished"], summary.data.metrics["sweep/diverged"]) == (2, 0)
     artifacts = {artifact.path for artifact in client.list_artifacts(summary.info.run_id)}
     assert {"sweep.json", "sweep.png", "result.json"} <= artifacts
+
+
+VANISHING = """
+import pathlib, shutil
+from runner.tasks.quadratic import Quadratic
+
+class Vanishing(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        for directory in pathlib.Path("runs/sweeps").glob("*"):
+            shutil.rmtree(directory)
+        return super().batch(step, split, part)
+"""
+
+
+def test_error_of_the_sweep_itself_runs_no_job_twice(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "vanishing.py").write_text(VANISHING)
+    done = program(*QUADRATIC, "task._target_=vanishing.Vanishing", "optimizer.lr=0.01,0.02", "-m", spawn=True)
+    assert done.code == 1
+    assert "FileNotFoundError" in done.err
+    assert len(runs_of(tmp_path)) <= 2

@@ -40,13 +40,19 @@ class CheckedSweeper(BasicSweeper):
             ConfigError: a job is refused; nothing has started and nothing is written.
             SweepError: no job finished, or a signal ended it.
         """
+        from runner.errors import RunnerError, SweepError, in_words
         from runner.sweeps.run import run_sweep  # not for --help
 
         assert self.hydra_context is not None
         assert self.config is not None
-        run_sweep(
-            [*self._parse_config(), *arguments],
-            context=self.hydra_context,
-            config=self.config,
-            max_batch_size=self.max_batch_size,
-        )
+        try:
+            run_sweep(
+                [*self._parse_config(), *arguments],
+                context=self.hydra_context,
+                config=self.config,
+                max_batch_size=self.max_batch_size,
+            )
+        except RunnerError:
+            raise
+        except Exception as error:  # else it would pass for a page that does not compose, and all would run again
+            raise SweepError(in_words(error), exit_code=1) from error
