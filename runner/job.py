@@ -31,12 +31,10 @@ class Ended:
     Attributes:
         result: what its mode returned.
         error: why it failed, as a person reads it; "" when it did not.
-        has_run: whether it began; False when the sweep was stopped before.
     """
 
     result: RunResult | None = None
     error: str = ""
-    has_run: bool = True
 
 
 def run(composed: DictConfig) -> RunResult | None:
@@ -61,7 +59,7 @@ def run_in_sweep(composed: DictConfig) -> Ended:
     stop = directory / STOP
     is_orphan = find_sweep(directory) is not None and not is_locked(directory)  # the parent was killed
     if stop.exists() or is_orphan:
-        return Ended(has_run=False)
+        return Ended()  # the disk says that it has not begun
     try:
         with interruptible(stop), contextlib.redirect_stdout(io.StringIO()):
             result = run(composed)

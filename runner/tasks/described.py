@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,3 +27,10 @@ def first_line(error: BaseException) -> str:
     """Return the type and the first line of what an exception says."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0].rstrip('.')}" if text else type(error).__name__
+
+
+def listed(names: Iterable[object], *, most: int = 8) -> str:
+    """Return names as a message lists them: the first few, and how many more there are."""
+    words = list(map(str, names))
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")

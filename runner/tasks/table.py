@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import ConfigError, Problem, nearest
+from runner.tasks.described import listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 SUFFIXES = (".csv", ".tsv", ".parquet")
-_SHOWN_NAMES = 8
 
 
 def read_table(path: str, *, separator: str = "auto", missing: Sequence[str] = ()) -> DataFrame:
@@ -50,12 +50,6 @@ def read_table(path: str, *, separator: str = "auto", missing: Sequence[str] = (
     if table.empty:
         raise ConfigError([Problem("task.path", f"must have rows below its header, got {path!r}", "Add rows")])
     return table.set_axis(names, axis=1)
-
-
-def listed(names: Sequence[object]) -> str:
-    """Return names as a message lists them: the first few, and how many more there are."""
-    more = len(names) - _SHOWN_NAMES
-    return ", ".join(map(str, names[:_SHOWN_NAMES])) + (f" and {more} more" if more > 0 else "")
 
 
 def _find_problem(file: Path, path: str) -> Problem | None:

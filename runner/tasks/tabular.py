@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from runner.errors import ConfigError, Problem, nearest
 from runner.tasks.columns import Encoder, is_text, plain
+from runner.tasks.described import listed
 from runner.tasks.mlp import mlp
 from runner.tasks.protocol import LossSum, Scores
 from runner.tasks.scores import Goal, classification, regression
-from runner.tasks.table import listed, read_table
+from runner.tasks.table import read_table
 from runner.tasks.tensors import TensorData, entropy, fingerprint
 
 if TYPE_CHECKING:

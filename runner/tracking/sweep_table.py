@@ -21,6 +21,7 @@ from rich.table import Table
 from runner.sweep_summary import Setting, Spread, in_numbers
 from runner.tracking.stderr import GatheredStderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
+from runner.tracking.tables import clock, rounded
 
 POLL_SECONDS = 0.5
 _WIDE = 200  # columns, where no terminal limits them
@@ -160,9 +161,7 @@ def print_settings(settings: Sequence[Setting], loss_name: str) -> None:
 
 def number(value: float) -> str:
     """Return a loss in four digits; "" for nan."""
-    if math.isnan(value):
-        return ""
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4g}"
+    return "" if math.isnan(value) else rounded(value)
 
 
 def _spread(spread: Spread) -> str:
@@ -196,5 +195,4 @@ def _line(job: Job, state: JobState, jobs: int) -> str:
 def _clock(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02} min"
+    return clock(seconds) if round(seconds) >= 3600 else f"{clock(seconds)} min"

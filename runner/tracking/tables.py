@@ -28,6 +28,18 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
 
 
+def rounded(value: float) -> str:
+    """Return four decimals, or four digits where that would be long or all zeros."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4g}"
+
+
+def clock(seconds: float) -> str:
+    """Return 0:03, 12:34 or 1:23:45."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def size(count: float) -> str:
     """Return bytes with three digits and a unit."""
     return _with_unit(count, 1000.0, ("B", "kB", "MB", "GB", "TB"))

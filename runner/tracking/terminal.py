@@ -17,6 +17,7 @@ from rich.text import Text
 from runner.curves import sparkline
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.pace import Pace
+from runner.tracking.tables import clock, rounded
 
 SECONDS_BETWEEN_REFRESHES = 0.25
 SECONDS_BETWEEN_LINES = 5.0
@@ -153,7 +154,7 @@ class Terminal:
         self._shown = (self._step, self._eval)
         left = self._pace.seconds_left(self._planned_steps)
         fields = [f"step {self._counted()}", *self._fields()]
-        fields += [f"{_clock(left)} left"] if left is not None and self._made is None else []
+        fields += [f"{clock(left)} left"] if left is not None and self._made is None else []
         fields += [_count(self._alarms, "alarm")] if self._alarms else []
         self._print(Text("  ".join(fields)))
 
@@ -164,7 +165,7 @@ class Terminal:
         before = f"{self._counted()} "
         after = Text(
             f" {step / self._planned_steps:4.0%}"
-            + (f"  {_clock(left)} left" if left is not None and self._made is None else "")
+            + (f"  {clock(left)} left" if left is not None and self._made is None else "")
         )
         if self._alarms:
             after.append(f"  {_count(self._alarms, 'alarm')}", "yellow")
@@ -182,11 +183,11 @@ class Terminal:
         """Return loss, learning rate, pace and the latest evaluation, the most important first."""
         fields = []
         if self._step is not None:
-            fields += [f"loss {_number(self._step.loss)}", f"lr {self._step.lr:.3g}"]
+            fields += [f"loss {rounded(self._step.loss)}", f"lr {self._step.lr:.3g}"]
         if (examples := self._pace.examples_per_second()) is not None:
             fields.append(f"{examples:,.0f} examples/s" if examples >= 10 else f"{examples:.2g} examples/s")
         if self._eval is not None:
-            fields += [f"{self._eval.split}/{name} {_number(value)}" for name, value in self._eval.metrics.items()]
+            fields += [f"{self._eval.split}/{name} {rounded(value)}" for name, value in self._eval.metrics.items()]
             fields += ["best"] if self._eval.best else []
         return fields
 
@@ -232,7 +233,7 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
         rows.append(("final", _listed(result.final)))
     if losses:
         line = sparkline(losses, width=_SPARKLINE_CELLS, symbols=symbols)
-        rows.append(("loss", f"{line} {_number(losses[0])} to {_number(losses[-1])}"))
+        rows.append(("loss", f"{line} {rounded(losses[0])} to {rounded(losses[-1])}"))
     if result.alarms:
         rows.append(("alarms", f"{result.alarms:,}"))
     rows.append(("steps", f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"))
@@ -240,24 +241,12 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
 
 
 def _listed(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())
-
-
-def _number(value: float) -> str:
-    """Return four decimals, or four digits where that would be long or all zeros."""
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.4g}"
+    return ", ".join(f"{name} {rounded(value)}" for name, value in metrics.items())
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _clock(seconds: float) -> str:
-    """Return 0:03, 12:34 or 1:23:45."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _spent(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else _clock(seconds)
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)

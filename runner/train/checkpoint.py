@@ -21,7 +21,6 @@ from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
 from runner.watch import Watch
 
-LAST, BEST = "last.pt", "best.pt"
 _NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict"}
 
 

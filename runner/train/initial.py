@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import CheckpointError
-from runner.train.saved import FOLDER, FORMAT, weights_of
+from runner.tasks.described import listed
+from runner.train.saved import BEST, FOLDER, FORMAT, LAST, weights_of
 
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and modules that hold a model
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # where files keep the weights beside other things
@@ -42,9 +43,9 @@ class InitialWeights:
         parts = [f"initial weights from {self.source}: {self.loaded} of {self.total} tensors"]
         if self.fresh:
             shown = [f"{name} ({shapes})" if shapes else name for name, shapes in self.fresh.items()]
-            parts.append(f"fresh: {_listed(shown)}")
+            parts.append(f"fresh: {listed(shown, most=SHOWN)}")
         if self.unexpected:
-            parts.append(f"unexpected: {_listed(self.unexpected)}")
+            parts.append(f"unexpected: {listed(self.unexpected, most=SHOWN)}")
         return "; ".join(parts)
 
 
@@ -64,7 +65,9 @@ def load_initial_weights(source: str, model: nn.Module) -> InitialWeights:
     saved = {name: read[given] for name, given in names.items()}
     fitting = {name: saved[name] for name in wanted if name in saved and saved[name].shape == wanted[name].shape}
     if not fitting:
-        has, needs = (_listed([f"{name} ({_shape(value)})" for name, value in of.items()], 3) for of in (read, wanted))
+        has, needs = (
+            listed([f"{name} ({_shape(value)})" for name, value in of.items()], most=3) for of in (read, wanted)
+        )
         raise CheckpointError(f"must fit the model, got {source!r} with {has} for a model with {needs}")
     model.load_state_dict(fitting, strict=False)
     held = {wanted[name].data_ptr() for name in fitting}  # a tied weight may be in the file under one of its names
@@ -86,9 +89,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: the rule that the path breaks, and what it is.
     """
     if path.is_dir():
-        found = [path / FOLDER / name for name in ("best.pt", "last.pt") if (path / FOLDER / name).is_file()]
+        found = [path / FOLDER / name for name in (BEST, LAST) if (path / FOLDER / name).is_file()]
         if not found:
-            raise CheckpointError(f"must be a run directory with {FOLDER}/best.pt or last.pt, got {str(path)!r}")
+            raise CheckpointError(f"must be a run directory with {FOLDER}/{BEST} or {LAST}, got {str(path)!r}")
         path = found[0]
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if isinstance(content, dict) and content.get("format") == FORMAT and "generators" in content:
@@ -146,10 +149,3 @@ def _fitting_name(name: str, wanted: Mapping[str, Tensor]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a number"
-
-
-def _listed(words: Iterable[str], most: int = SHOWN) -> str:
-    """Return words with commas between them, the rest as a number."""
-    words = list(words)
-    rest = len(words) - most
-    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -16,8 +16,9 @@ from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
 from runner.train.average import WeightAverage
-from runner.train.checkpoint import BEST, LAST, Checkpoints
+from runner.train.checkpoint import Checkpoints
 from runner.train.plan import TrainPlan
+from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
 from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, update
 from runner.watch import Watch

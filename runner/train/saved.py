@@ -11,6 +11,7 @@ from torch import nn
 from runner.errors import CheckpointError
 
 FOLDER = "checkpoints"
+LAST, BEST = "last.pt", "best.pt"
 FORMAT = 1
 Weights = Literal["averaged", "raw"]
 """averaged: those of the weight average where a run keeps one, else raw; raw: those that the optimizer changes"""
