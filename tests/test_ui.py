@@ -17,7 +17,6 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 
@@ -31,12 +30,13 @@ def link(program: Program, tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     watchdog = threading.Timer(90, process.kill)
     watchdog.start()
-    assert process.stdout is not None
-    line = next((line for line in process.stdout if line.startswith("MLflow UI: ")), None)
-    assert line is not None, "mode=ui ended without a link"
-    yield line.removeprefix("MLflow UI: ").strip()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    with process:  # closes the pipe, which else is collected during a later test that it fails
+        assert process.stdout is not None
+        line = next((line for line in process.stdout if line.startswith("MLflow UI: ")), None)
+        assert line is not None, "mode=ui ended without a link"
+        yield line.removeprefix("MLflow UI: ").strip()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
     watchdog.cancel()
 
 
