@@ -8,7 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from runner.compose import cannot_compose, compose_leniently, conf_directory, is_multirun, with_saved
+from runner.compose import cannot_compose, compose_leniently, conf_directory, is_multirun, multirun_first, with_saved
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
 from runner.job import checked, run
 from runner.records import RunResult
@@ -40,7 +40,7 @@ def main() -> int:
             raise KeyboardInterrupt  # ends a multirun too
 
     try:
-        sys.argv[1:] = expand_resumed_sweep(sys.argv[1:])
+        sys.argv[1:] = expand_resumed_sweep(multirun_first(sys.argv[1:]))
         try:
             job()
         except RunnerError:
@@ -102,7 +102,7 @@ def _rewrite_or_refuse(error: Exception) -> None:
 def exit_code(results: list[RunResult | None]) -> int:
     """Return 0 when any job finished, 3 when all diverged, 128 + n after signal n, otherwise 1."""
     ran = [result for result in results if result is not None]
-    signals = [result.signal for result in ran if result.signal is not None]
+    signals = [result.signal for result in ran if result.signal is not None and result.status == "interrupted"]
     if signals:
         return 128 + signals[-1]
     return min((EXIT_CODES.get(result.status, 1) for result in ran), default=0) if ran else 0

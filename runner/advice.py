@@ -56,7 +56,7 @@ def advise(result: RunResult, losses: Sequence[float], *, declared: Declared, di
     go_on = shlex.join([*PROGRAM, f"resume.from={directory}"])
     if result.status == "interrupted":
         return f"go on with: {go_on}"
-    if result.verdict.startswith("reached train.max_seconds"):
+    if result.is_out_of_time:
         return f"go on with: {go_on} train.max_seconds=null"
     return _after_finish(result, losses, declared) if result.status == "finished" else ""
 

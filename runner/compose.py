@@ -208,6 +208,11 @@ def is_multirun(arguments: list[str]) -> bool:
     return bool(get_args_parser().parse_args(arguments).multirun)
 
 
+def multirun_first(arguments: list[str]) -> list[str]:
+    """Return a command line that Hydra can read when `-m` stands between overrides."""
+    return sorted(arguments, key=lambda word: word not in ("-m", "--multirun"))
+
+
 def overrides_of(arguments: list[str]) -> list[str]:
     """Return the overrides of a command line, those of Hydra included."""
     return list(get_args_parser().parse_args(arguments).overrides)

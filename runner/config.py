@@ -89,12 +89,14 @@ class ModeNode(Node):
 
     Attributes:
         trains: whether task, plan and device are checked for it.
+        makes_run: whether it makes a run directory, of which a multirun makes a summary.
         reads: whether `source` must be a run directory.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
     """
 
     trains: bool = False
+    makes_run: bool = False
     reads: bool = False
     rebuilds: bool = False
 

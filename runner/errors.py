@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 
 class RunnerError(Exception):
@@ -53,10 +54,14 @@ class ConfigError(RunnerError):
 
     def __init__(self, problems: Iterable[Problem], *, places: Mapping[Problem, str] | None = None) -> None:
         self.problems = tuple(sorted(set(problems)))
+        self._places = dict(places or {})
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
-        ends = {problem: f" [{place}]" for problem, place in (places or {}).items()}
+        ends = {problem: f" [{place}]" for problem, place in self._places.items()}
         super().__init__("\n".join([head, *(f"  {problem}{ends.get(problem, '')}" for problem in self.problems)]))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return partial(ConfigError, places=self._places), (self.problems,)  # workers of a sweep send it home
 
 
 class TaskError(RunnerError):
@@ -70,6 +75,9 @@ class TaskError(RunnerError):
         self.problem = reason if isinstance(reason, Problem) else None
         super().__init__(str(reason))
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return TaskError, (self.problem or str(self),)
+
 
 class CheckpointError(RunnerError):
     """A checkpoint cannot be read or written."""
@@ -82,6 +90,9 @@ class SweepError(RunnerError):
         self.exit_code = exit_code
         super().__init__(text)
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return partial(SweepError, exit_code=self.exit_code), (str(self),)
+
 
 class TrackingError(RunnerError):
     """A tracking server cannot be reached; the records on disk stay complete."""
@@ -91,8 +102,9 @@ def in_words(error: Exception) -> str:
     """Return an error as a person wants it."""
     if isinstance(error, RunnerError):
         return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)  # none when it comes from another process
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

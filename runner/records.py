@@ -17,6 +17,7 @@ ActionType = Literal["UpdateWeights", "Stop"]
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
+OUT_OF_TIME = "reached train.max_seconds"  # how the verdict of a run that it ended begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class RunResult:
         commit: git commit of the working directory, if any.
         seed: the seed.
         mlflow_run_id: id of the MLflow run, when tracking reached one.
-        signal: number of the signal that interrupted it.
+        signal: number of the signal that it received, in time to be interrupted or not.
     """
 
     mode: str
@@ -156,6 +157,11 @@ class RunResult:
     commit: str | None = None
     mlflow_run_id: str | None = None
     signal: int | None = None
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether `train.max_seconds` ended it with steps left."""
+        return self.status == "finished" and self.verdict.startswith(OUT_OF_TIME)
 
 
 _KINDS: dict[str, type[StepRecord] | type[EvalRecord] | type[Alarm] | type[Action]] = {

@@ -49,8 +49,8 @@ class Setting:
     Attributes:
         varied: override key -> value, the seed left out.
         seeds: number of jobs.
-        final: loss at the end, over the jobs that finished.
-        best: smallest loss of an evaluation, over the jobs that finished.
+        final: loss at the end, over the jobs that finished; over those interrupted where none did.
+        best: smallest loss of an evaluation, over the same jobs.
         statuses: status -> number of jobs.
     """
 
@@ -69,8 +69,9 @@ class Setting:
 def summarise(outcomes: Sequence[Outcome]) -> list[Setting]:
     """Group jobs over their seeds and sort the settings: smallest final loss first.
 
-    Only finished jobs enter the numbers. Settings with a job that diverged or failed come after those without,
-    settings without a number last; equals keep their order.
+    Only finished jobs enter the numbers, or those interrupted where none has finished. Settings in which all jobs
+    finished come first, then those with an interrupted one, then those with one that diverged or failed; settings
+    without a number come last; equals keep their order.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
@@ -87,12 +88,12 @@ def in_numbers(statuses: Mapping[str, int]) -> str:
 
 
 def _setting(varied: Mapping[str, str], jobs: Sequence[Outcome]) -> Setting:
-    done = [job for job in jobs if job.status == "finished"]
+    done = [job for job in jobs if job.status == "finished"] or [job for job in jobs if job.status == "interrupted"]
     final, best = Spread.of(job.final for job in done), Spread.of(job.best for job in done)
     return Setting(varied, len(jobs), final, best, Counter(job.status for job in jobs))
 
 
-def _rank(setting: Setting) -> tuple[bool, bool, float]:
+def _rank(setting: Setting) -> tuple[bool, bool, bool, float]:
     mean = setting.final.mean
     is_bad = bool({"diverged", "failed"} & setting.statuses.keys())
-    return math.isnan(mean), is_bad, 0.0 if math.isnan(mean) else mean
+    return math.isnan(mean), is_bad, "interrupted" in setting.statuses, 0.0 if math.isnan(mean) else mean

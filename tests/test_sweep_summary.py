@@ -59,7 +59,7 @@ def test_settings_are_sorted_by_final_loss_with_those_that_diverged_behind() -> 
 
 
 def test_table_of_many_jobs_shows_the_running_the_best_and_the_latest() -> None:
-    states = [JobState("finished", metrics={"train/loss": float(i != 3)}, steps=9, planned_steps=9) for i in range(50)]
+    states = [JobState("finished", final_loss=float(i != 3), steps=9, planned_steps=9) for i in range(50)]
     states += [JobState("running"), JobState("running"), *[JobState()] * 30]
     shown = choose_rows(states, most=9)
     assert len(shown) == 9

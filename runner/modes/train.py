@@ -19,7 +19,7 @@ from runner.config import Config, Invocation
 from runner.records import Record, RunResult, StepRecord
 from runner.report.figures import curves
 from runner.tracking.address import shown
-from runner.tracking.directory import CURVES, git_commit, new_run_directory, versions
+from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.lock import alone_in
@@ -44,7 +44,7 @@ def run(config: Config, invocation: Invocation) -> RunResult:
         if earlier is None:
             save_tree(invocation.tree, directory)
         else:
-            result = replace(earlier, status="running", verdict="running", versions=result.versions)
+            result = replace(earlier, status="running", verdict="running", versions=result.versions, signal=None)
         with RecordWriter(directory) as writer:
             write_result(directory, result)
             checkpoints = Checkpoints(
@@ -104,7 +104,8 @@ def _train(
         writer.flush()
         write_result(directory, result)
         notifier.end(result)
-        return _finish(config, result, directory, follower, terminal)
+        result = _finish(config, result, directory, follower, terminal)
+        return replace(result, signal=received())
 
 
 class _Clock:
@@ -193,7 +194,7 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         actions=len(state.actions),
         stopped_by=asdict(state.alarm) if state.alarm is not None else None,
         seconds=seconds,
-        signal=int(signal) if signal is not None and state.status == "interrupted" else None,
+        signal=signal,
     )
 
 
@@ -257,6 +258,6 @@ def _save_failure(directory: Path, result: RunResult) -> None:
     """Keep what can be kept; the disk may be what failed."""
     try:
         write_result(directory, result)
-        (directory / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        (directory / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
     except OSError as error:
         print(f"warning {directory}: result.json could not be written ({error.strerror})", file=sys.stderr)

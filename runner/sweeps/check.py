@@ -12,10 +12,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.compose import cannot_compose, compose_leniently, not_an_override, to_tree, with_saved
+from runner.compose import cannot_compose, compose_leniently, not_an_override, quoted, to_tree, with_saved
 from runner.config import Config
 from runner.errors import ConfigError, Problem
 from runner.job import checked
+from runner.tracking.sweep_file import LIMIT, JobState, Launchable, Sweep, key_of
+from runner.tracking.sweep_runs import DONE
 
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -61,7 +63,9 @@ def expand(arguments: Iterable[str], config_loader: ConfigLoader) -> list[Point]
             lists[name] = [text]
         elif override.is_discrete_sweep():
             lists[name] = [f"{name}={value}" for value in override.sweep_string_iterator()]
-        if not lists.get(name):
+        else:
+            lists[name] = []
+        if not lists[name]:
             rule = f"must be a list such as 1e-3,1e-2 or range(1,4) in a multirun, got {given}"
             problems.append(Problem(key, rule, f"Give the values of {key}"))
     if problems:
@@ -96,9 +100,8 @@ def check_all(points: Sequence[Point], compose: Compose, page: Sequence[str]) ->
     if found:
         places = {problem: _place(numbers, points) for problem, numbers in found.items() if len(points) > 1}
         raise ConfigError(found, places=places)
-    trains = {job.config.mode.trains for job in jobs}
-    if len(trains) > 1:
-        rule = "must train in all jobs of a multirun or in none"
+    if len({job.config.mode.makes_run for job in jobs}) > 1:
+        rule = "must be train in all jobs of a multirun or in none"
         raise ConfigError([Problem("mode", rule, "Call the program once for each")])
     return jobs
 
@@ -125,6 +128,51 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
     tree, choices = with_saved(to_tree(composed), plain, choices)
     config = checked(tree)
     return CheckedJob(point, config, config.name or str(choices["task"]))
+
+
+def rest_of(sweep: Sweep, states: Sequence[JobState], compose: Compose, *, limit: str | None) -> list[Launchable]:
+    """Return the jobs that are not done, with the overrides that go on with their runs where that can be.
+
+    Args:
+        sweep: the sweep.
+        states: how far its jobs are.
+        compose: overrides -> what Hydra composes.
+        limit: another limit in time for the jobs, as an override.
+    Raises:
+        ConfigError: a job that starts afresh is refused.
+    """
+    left = [
+        (Launchable(job, _limited(job.overrides, limit)), state)
+        for job, state in zip(sweep.jobs, states, strict=True)
+        if state.status not in DONE
+    ]
+    jobs = [go_on(one, state, compose, sweep.page) for one, state in left]
+    check_all(
+        [Point(one.overrides, one.job.varied) for one, (fresh, _) in zip(jobs, left, strict=True) if one == fresh],
+        compose,
+        sweep.page,
+    )
+    return jobs
+
+
+def go_on(one: Launchable, state: JobState, compose: Compose, page: Sequence[str]) -> Launchable:
+    """Return an interrupted job with the overrides that go on with its run; unchanged where that cannot be.
+
+    It cannot when there is no checkpoint, or one that is damaged or has no step left.
+    """
+    if state.status != "interrupted" or state.run is None:
+        return one
+    plain = [text for text in one.overrides if not text.startswith("resume.from=")]
+    overrides = (*plain, f"resume.from={quoted(state.run)}")
+    try:
+        check_job(Point(overrides, one.job.varied), compose, page)
+    except ConfigError:
+        return one
+    return Launchable(one.job, overrides)
+
+
+def _limited(overrides: tuple[str, ...], limit: str | None) -> tuple[str, ...]:
+    return overrides if limit is None else (*(text for text in overrides if key_of(text) != LIMIT), limit)
 
 
 def _place(numbers: Sequence[int], points: Sequence[Point]) -> str:

@@ -15,13 +15,13 @@ from signal import Signals
 from runner.advice import PROGRAM
 from runner.config import Tracking
 from runner.errors import SweepError
-from runner.records import EvalRecord, RunResult, Status
+from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
 from runner.sweeps.resume import KEY
-from runner.tracking.directory import RECORDS, SWEEP_FIGURE, git_commit, versions
+from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
-from runner.tracking.sweep_file import STOP, JobState, Sweep, outcome, write_sweep
+from runner.tracking.sweep_file import LIMIT, STOP, JobState, Sweep, outcome, write_sweep
 from runner.tracking.sweep_table import print_settings
 
 
@@ -45,6 +45,8 @@ def finish(
     for job, state in zip(sweep.jobs, states, strict=True):
         if state.status == "failed":
             print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
+    if statuses["failed"] and (directory / TRACEBACK).exists():
+        print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
     result = _result(directory, sweep, states, settings, status)
     _record(directory, result, settings, statuses)
     if tracking.uri is not None:
@@ -55,13 +57,14 @@ def finish(
         )
         run_id = follower.finish(tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
-    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
+    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
+    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
     if status != "finished" or is_cut:
         print(f"go on with: {go_on}")
     print(directory, flush=True)
     if status == "interrupted" and signal is not None:
         raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
-    if status != "finished":
+    if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
 
 
@@ -70,14 +73,16 @@ def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
         return "interrupted"
     if statuses.get("finished"):
         return "finished"
+    if statuses.get("interrupted"):
+        return "interrupted"
     return "diverged" if set(statuses) == {"diverged"} else "failed"
 
 
 def _loss_name(states: Sequence[JobState]) -> str:
-    has_val = {"val/loss" in state.metrics for state in states if state.status == "finished"}
-    if len(has_val) != 1:
+    is_val = {state.is_val for state in states if not math.isnan(state.final_loss)}
+    if len(is_val) != 1:
         return "loss"
-    return "val loss" if True in has_val else "train loss"
+    return "val loss" if True in is_val else "train loss"
 
 
 def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: str, verdict: str) -> None:
@@ -106,7 +111,7 @@ def _result(
     if best is not None and best.varied:
         verdict += "; best " + " ".join(f"{key}={value}" for key, value in best.varied.items())
     return RunResult(
-        mode="sweep",
+        mode="multirun",
         status=status,
         verdict=verdict,
         title=f"sweep {sweep.id}",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from runner.compose import overrides_of, page_of, quoted, value_of
 from runner.errors import ConfigError, Problem
-from runner.tracking.directory import CHECKPOINTS, SWEEP
+from runner.tracking.directory import SWEEP
 from runner.tracking.lock import is_locked
-from runner.tracking.sweep_file import Job, JobState, Sweep, read_sweep
-from runner.tracking.sweep_runs import DONE
+from runner.tracking.sweep_file import LIMIT, Sweep, key_of, read_sweep
 
 KEY = "resume.sweep"
 
@@ -29,15 +28,21 @@ def expand_resumed_sweep(arguments: list[str]) -> list[str]:
         return arguments
     sweep = read_resumed(directory)
     given = [text for text in overrides_of(arguments) if not text.lstrip("+").startswith(f"{KEY}=")]
-    hydra = [text for text in given if _is_hydra(text)]  # where jobs run may change
     stored = {text.lstrip("+") for text in sweep.overrides}
-    other = [text for text in given if not _is_hydra(text) and text.lstrip("+") not in stored]
+    new = [text for text in given if text.lstrip("+") not in stored]
+    other = [text for text in new if not _may_change(text, sweep)]
     page = page_of(arguments)
     if other or page not in ((), sweep.page):
         rule = f"must be the overrides of the sweep, got also {' '.join(other or page)}"
         raise ConfigError([Problem(KEY, rule, "Leave them out, or start a new sweep")])
-    kept = [text for text in sweep.overrides if not (hydra and _is_hydra(text))]
-    return [*sweep.page, "--multirun", *kept, *hydra, f"{KEY}={quoted(str(directory))}"]
+    changed = {key_of(text) for text in new}
+    other_launcher = "hydra/launcher" in changed  # then the settings of the old one mean nothing
+    kept = [
+        text
+        for text in sweep.overrides
+        if key_of(text) not in changed and not (other_launcher and key_of(text).startswith("hydra.launcher."))
+    ]
+    return [*sweep.page, "--multirun", *kept, *new, f"{KEY}={quoted(str(directory))}"]
 
 
 def resumed_directory(overrides: list[str]) -> Path | None:
@@ -88,18 +93,12 @@ def refuse_if_alive(directory: Path, runs: Iterable[Path]) -> None:
         raise ConfigError([Problem(KEY, rule, "Wait for its end, or interrupt it")])
 
 
-def jobs_left(sweep: Sweep, states: Sequence[JobState]) -> list[tuple[Job, str | None]]:
-    """Return the jobs that are not done, each with the run that it goes on with, if that has a checkpoint."""
-    return [
-        (job, state.run if state.status == "interrupted" and _has_checkpoint(state.run) else None)
-        for job, state in zip(sweep.jobs, states, strict=True)
-        if state.status not in DONE
-    ]
+def limit_of(overrides: Iterable[str]) -> str | None:
+    """Return the override that limits the time of the jobs, the last one."""
+    return next((text for text in reversed(list(overrides)) if key_of(text) == LIMIT), None)
 
 
-def _has_checkpoint(run: str | None) -> bool:
-    return run is not None and (Path(run) / CHECKPOINTS / "last.pt").is_file()
-
-
-def _is_hydra(override: str) -> bool:
-    return override.lstrip("+~").startswith(("hydra.", "hydra/"))
+def _may_change(override: str, sweep: Sweep) -> bool:
+    """Whether an override says where and how long jobs run, not what they do."""
+    key = key_of(override)
+    return key.startswith(("hydra.", "hydra/")) or (key == LIMIT and not sweep.varies(LIMIT))

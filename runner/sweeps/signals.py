@@ -77,10 +77,9 @@ def caught(stop: Path, *, has_workers: bool) -> Iterator[None]:
 
 
 def _receive(catch: Callable[[int], None], over: threading.Event) -> None:
-    while not over.is_set():
-        received = signal.sigtimedwait(SIGNALS, _POLL_SECONDS)
-        if received is not None:
-            catch(received.si_signo)
+    while not over.wait(_POLL_SECONDS):
+        if pending := signal.sigpending() & set(SIGNALS):  # macOS has no sigtimedwait
+            catch(signal.sigwait(pending))
 
 
 def _start_resource_trackers() -> None:

@@ -23,6 +23,7 @@ SWEEP_FIGURE = "sweep.png"
 EVALUATIONS = "evaluations.jsonl"  # made later, by mode=eval
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
+TRACEBACK = "traceback.txt"  # where a failed run, or the jobs of a sweep, went wrong
 NOTIFY_LOG = "notify.log"  # what notify.command says
 LOCK = ".mlflow.lock"  # held by the process that sends
 WRITER_LOCK = ".lock"  # held by the process that trains

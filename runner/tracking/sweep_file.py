@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from runner.records import spell_non_finite
+from runner.records import RunResult, spell_non_finite
 from runner.sweep_summary import Outcome, Setting
 from runner.tracking.directory import SWEEP, write_whole
 
 STOP = ".stop"  # number of the signal after which no further job starts
+LIMIT = "train.max_seconds"  # may change when a sweep goes on
 _VERSION = 1
 
 
@@ -37,14 +39,16 @@ class Job:
     seed: int
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """What its run is known by: the overrides as `result.json` has them."""
-        return tuple(text.lstrip("+") for text in self.overrides)
-
-    @property
     def name(self) -> str:
         """What varied, as on the command line."""
         return " ".join(f"{key}={value}" for key, value in self.varied.items())
+
+
+class Launchable(NamedTuple):
+    """A job with the overrides of this launch, which say what it goes on from."""
+
+    job: Job
+    overrides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Sweep:
     """What a sweep is, without what came of it.
 
     Attributes:
-        id: name of its directory, and tag of its runs.
+        id: name of its directory and four random letters; tag of its runs.
         command: the command line that repeats it.
         page: `--config-dir` and `--config-name` as given, if they were.
         overrides: the command line, Hydra's own overrides included.
@@ -66,6 +70,31 @@ class Sweep:
     overrides: tuple[str, ...]
     jobs: tuple[Job, ...]
     launched_from: str
+
+    def key(self, overrides: Iterable[str]) -> tuple[str, ...]:
+        """Return what tells its jobs and their runs apart: the overrides as `result.json` has them.
+
+        Their limit in time is left out, unless it varies.
+        """
+        plain = (text.lstrip("+") for text in overrides)
+        return tuple(text for text in plain if self.varies(LIMIT) or key_of(text) != LIMIT)
+
+    def varies(self, key: str) -> bool:
+        """Whether jobs differ in a key."""
+        return any(key in job.varied for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a job of a sweep came to, as it travels between processes.
+
+    Attributes:
+        result: what its mode returned.
+        error: why it failed, as a person reads it; "" when it did not.
+    """
+
+    result: RunResult | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +110,8 @@ class JobState:
         loss: last training loss.
         val_loss: last loss of the val split.
         best_val_loss: smallest loss of the val split.
-        metrics: final metrics, as in `result.json`.
+        final_loss: of the val split at the last evaluation, of the last training batch when the task has no val split.
+        is_val: whether that is the loss of the val split.
         seconds: wall time of training.
     """
 
@@ -93,13 +123,14 @@ class JobState:
     loss: float = math.nan
     val_loss: float = math.nan
     best_val_loss: float = math.nan
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    final_loss: float = math.nan
+    is_val: bool = False
     seconds: float = 0.0
 
-    @property
-    def final_loss(self) -> float:
-        """Loss of the val split at the end, of the last training batch when the task has no val split."""
-        return self.metrics.get("val/loss", self.metrics.get("train/loss", math.nan))
+
+def key_of(override: str) -> str:
+    """Return the key of an override, what adds or deletes left out."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def outcome(job: Job, state: JobState) -> Outcome:

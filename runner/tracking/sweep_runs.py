@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from runner.records import RunResult, read_non_finite
 from runner.tracking.directory import RECORDS, RESULT, ROOT
 from runner.tracking.jsonl import find_result
-from runner.tracking.sweep_file import Job, JobState, Sweep
+from runner.tracking.sweep_file import JobState, Sweep
 
 DONE = ("finished", "diverged")  # nothing is left to do
+KILLED = "killed"  # verdict of a run whose process is gone
 
 
 class SweepRuns:
@@ -31,7 +33,7 @@ class SweepRuns:
         self._views: dict[Path, _RunView] = {}
         self._look()
         for view in self._views.values():
-            view.is_dead = view.result.status == "running"  # until it is written again
+            view.is_old = True  # until it is written again
 
     def states(self, *, is_over: bool = False) -> list[JobState]:
         """Return the state of every job, in order.
@@ -40,21 +42,31 @@ class SweepRuns:
             is_over: whether no job runs any more, so that one that says so was killed.
         """
         self._look()
-        by_key: dict[tuple[str, ...], _RunView] = {}
-        for view in sorted(self._views.values(), key=lambda view: (view.result.status in DONE, view.directory.name)):
-            by_key[view.result.overrides] = view  # the latest, one that is done before all others
-        return [self._state(by_key.get(job.key), is_over=is_over) for job in self._sweep.jobs]
+        return [self._state(view, is_over=is_over) for view in self._views_of_jobs()]
+
+    def begun(self) -> set[int]:
+        """Return the numbers of the jobs with a run that was written since this was made."""
+        self._look()
+        views = zip(self._sweep.jobs, self._views_of_jobs(), strict=True)
+        return {job.number for job, view in views if view is not None and not view.is_old}
 
     def directories(self) -> list[Path]:
         """Return the directories of all runs found."""
         return list(self._views)
 
+    def _views_of_jobs(self) -> list[_RunView | None]:
+        """Return the latest run of every job, one that is done before all others."""
+        by_key: dict[tuple[str, ...], _RunView] = {}
+        for view in sorted(self._views.values(), key=lambda view: (view.result.status in DONE, view.directory.name)):
+            by_key[self._sweep.key(view.result.overrides)] = view
+        return [by_key.get(self._sweep.key(job.overrides)) for job in self._sweep.jobs]
+
     def _state(self, view: _RunView | None, *, is_over: bool) -> JobState:
         if view is None:
             return JobState()
         state = view.state(os.path.relpath(view.directory, self._root))
-        was_killed = state.status == "running" and (is_over or view.is_dead)
-        return replace(state, status="interrupted", verdict="killed") if was_killed else state
+        was_killed = state.status == "running" and (is_over or view.is_old)
+        return replace(state, status="interrupted", verdict=KILLED) if was_killed else state
 
     def _look(self) -> None:
         for experiment in dict.fromkeys(job.experiment for job in self._sweep.jobs):
@@ -77,7 +89,7 @@ class _RunView:
     def __init__(self, directory: Path, result: RunResult) -> None:
         self.directory = directory
         self.result = result
-        self.is_dead = False
+        self.is_old = False
         self._stamp = 0
         self._offset = 0
         self._steps = 0
@@ -90,7 +102,7 @@ class _RunView:
         except OSError:
             return
         if stamp != self._stamp:
-            self.is_dead = False
+            self.is_old = False
             self._stamp = stamp
             self.result = find_result(self.directory) or self.result
         self._read_records()
@@ -99,8 +111,9 @@ class _RunView:
         """Return where the run stands."""
         result = self.result
         is_running = result.status == "running"
+        is_val = "val" in result.dataset.get("examples", {})
         return JobState(
-            status=result.status,
+            status="interrupted" if result.is_out_of_time else result.status,
             verdict="" if is_running else result.verdict,
             run=run,
             steps=max(self._steps, result.steps) if is_running else result.steps,
@@ -108,7 +121,8 @@ class _RunView:
             loss=self._loss,
             val_loss=self._val_loss,
             best_val_loss=self._best,
-            metrics=result.final,
+            final_loss=result.final.get("val/loss" if is_val else "train/loss", math.nan),
+            is_val=is_val,
             seconds=result.seconds,
         )
 
@@ -139,17 +153,17 @@ class _RunView:
                 self._best = loss
 
 
-def job_errors(jobs: tuple[Job, ...], states: list[JobState], errors: dict[int, str]) -> list[JobState]:
-    """Return the states with the failures that left no run directory, or an older one.
+def with_errors(states: Sequence[JobState], begun: Container[int], errors: Mapping[int, str]) -> list[JobState]:
+    """Return the states with the failures of this launch that no run directory tells of.
 
     Args:
-        jobs: in the order of the states.
-        states: as found on disk.
+        states: as found on disk, in the order of the jobs.
+        begun: numbers of the jobs with a run of this launch.
         errors: job number -> why it failed.
     """
     return [
-        replace(state, status="failed", verdict=errors[job.number])
-        if job.number in errors and state.status in ("waiting", "interrupted")
+        replace(state, status="failed", verdict=errors[number])
+        if number in errors and (number not in begun or state.status == "interrupted")
         else state
-        for job, state in zip(jobs, states, strict=True)
+        for number, state in enumerate(states, start=1)
     ]

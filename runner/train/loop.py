@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
+from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
 from runner.train.average import WeightAverage
@@ -92,7 +92,7 @@ def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
     if reason is not None:
         state.end("interrupted", f"interrupted by {reason} at step {state.step}")
     elif is_late:
-        state.end("finished", f"reached train.max_seconds at step {state.step}")
+        state.end("finished", f"{OUT_OF_TIME} at step {state.step}")
 
 
 def act(action: Action, alarm: Alarm, state: TrainState) -> None:

@@ -50,7 +50,7 @@ class CheckedSweeper(BasicSweeper):
                 [*self._parse_config(), *arguments],
                 context=self.hydra_context,
                 config=self.config,
-                max_batch_size=self.max_batch_size,
+                most=self.max_batch_size,
             )
         except RunnerError:
             raise

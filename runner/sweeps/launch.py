@@ -1,0 +1,103 @@
+"""Jobs handed to Hydra's launcher: one by one or many at once, and again when a worker has taken others with it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from runner.compose import quoted
+from runner.errors import ConfigError, Problem, in_words
+from runner.tracking.sweep_file import Ended, Launchable
+
+
+def launch_all(
+    jobs: Sequence[Launchable],
+    launcher: Launcher,
+    *,
+    size: int,
+    left: Callable[[Sequence[Launchable]], tuple[list[Launchable], list[Launchable]]],
+    is_stopped: Callable[[], bool],
+    errors: dict[int, str],
+) -> None:
+    """Launch jobs in batches.
+
+    The death of a worker ends its batch. Jobs that had begun are then launched again one by one, those that had not
+    together, so that a job that kills its worker takes no other with it a second time.
+
+    Args:
+        jobs: in order.
+        launcher: Hydra's.
+        size: most jobs that are handed over at once.
+        left: returns the jobs of a batch that had begun and are not done, and those that had not begun.
+        is_stopped: whether no further job shall start.
+        errors: is filled with job number -> why it failed.
+    """
+    batches = deque(list(jobs[start : start + size]) for start in range(0, len(jobs), size))
+    while batches and not is_stopped():
+        batch = batches.popleft()
+        try:
+            returned = launcher.launch([list(one.overrides) for one in batch], initial_job_idx=batch[0].job.number - 1)
+        except Exception as error:
+            begun, fresh = left(batch)
+            if len(batch) == 1 or len(fresh) == len(batch):  # to blame, or nothing can be launched at all
+                errors |= {one.job.number: in_words(error) for one in batch}
+            else:
+                batches.extendleft([fresh] if fresh else [])
+                batches.extendleft([one] for one in reversed(begun))
+            continue
+        values = [one._return_value for one in returned]
+        texts = [value.error if isinstance(value, Ended) else str(value) for value in values]
+        errors |= {one.job.number: text for one, text in zip(batch, texts, strict=True) if text}
+
+
+def make_launcher(context: HydraContext, config: DictConfig, task: TaskFunction) -> Launcher:
+    """Return the launcher that the page chooses."""
+    return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+
+
+def batch_size(config: DictConfig, jobs: int, most: int | None) -> int:
+    """Return how many jobs are launched together: one where they run in this process."""
+    is_basic = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
+    return 1 if is_basic else most or max(1, jobs)
+
+
+def has_workers(config: DictConfig) -> bool:
+    """Whether jobs run in processes of joblib."""
+    return str(config.hydra.launcher._target_).endswith(".JoblibLauncher")
+
+
+def divide_cores(config: DictConfig, jobs: int) -> int | None:
+    """Settle how many jobs run at once; return the threads for each, None when they run one by one.
+
+    Raises:
+        ConfigError: hydra.launcher.n_jobs is not a number of jobs that this machine can run.
+    """
+    if not has_workers(config):
+        return None
+    import joblib
+
+    cores, wanted = int(joblib.cpu_count()), int(config.hydra.launcher.n_jobs)
+    if not (wanted == -1 or 1 <= wanted <= cores):
+        rule = f"must be -1 (all cores) or 1 to {cores}, the cores of this machine, got {wanted}"
+        raise ConfigError([Problem("hydra.launcher.n_jobs", rule, "Set hydra.launcher.n_jobs=-1")])
+    at_once = min(cores if wanted == -1 else wanted, max(1, jobs))
+    config.hydra.launcher.n_jobs = at_once
+    return max(1, cores // at_once)
+
+
+def settle(config: DictConfig, directory: Path) -> None:
+    """Tell the launcher, and the jobs wherever they run, where the sweep lies and to keep quiet."""
+    with open_dict(config):
+        config.hydra.sweep.dir = str(directory)
+        config.hydra.hydra_logging = {
+            "version": 1,
+            "root": {"level": "WARNING", "handlers": []},
+            "disable_existing_loggers": False,
+        }
+        config.hydra.overrides.hydra += [f"hydra.sweep.dir={quoted(str(directory))}", "hydra/job_logging=none"]

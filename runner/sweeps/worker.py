@@ -1,0 +1,51 @@
+"""One job of a sweep, maybe in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import traceback
+from pathlib import Path
+from signal import SIGINT
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from runner.errors import in_words
+from runner.job import run
+from runner.sweeps.signals import interruptible
+from runner.tracking.directory import TRACEBACK
+from runner.tracking.lock import is_locked
+from runner.tracking.sweep_file import STOP, Ended, find_sweep
+
+
+def run_in_sweep(composed: DictConfig) -> Ended:
+    """Run one job of a sweep, maybe in a process of its own; print nothing but warnings, raise nothing.
+
+    After SIGINT or SIGTERM it ends as soon as its run is saved, and no further job of the sweep starts.
+    """
+    directory = Path(HydraConfig.get().sweep.dir)
+    stop = directory / STOP
+    is_orphan = find_sweep(directory) is not None and not is_locked(directory)  # the parent was killed
+    if stop.exists() or is_orphan:
+        return Ended()  # the disk says that it has not begun
+    try:
+        with interruptible(stop), contextlib.redirect_stdout(io.StringIO()):
+            result = run(composed)
+            if result is not None and result.signal is not None:
+                stop.write_text(str(result.signal), encoding="utf-8")
+            return Ended(result)
+    except KeyboardInterrupt:
+        if not stop.exists():
+            stop.write_text(str(int(SIGINT)), encoding="utf-8")
+        return Ended()
+    except Exception as error:
+        _keep_traceback(directory / TRACEBACK)
+        return Ended(error=in_words(error))
+
+
+def _keep_traceback(path: Path) -> None:
+    """Append the traceback of the job that has just failed."""
+    text = f"{HydraConfig.get().job.override_dirname}\n{traceback.format_exc()}\n"
+    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+        file.write(text)

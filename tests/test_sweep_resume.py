@@ -1,0 +1,266 @@
+"""Multiruns that are interrupted, killed, out of time or used twice: nothing is lost, and the rest can be run."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import joblib
+import pytest
+
+from runner.errors import ConfigError, Problem, RunnerError, SweepError, TaskError, in_words
+from runner.sweeps.resume import expand_resumed_sweep
+from tests.conftest import ENVIRONMENT, Done, Program
+from tests.sweeps import records, runs_of, statuses, sweep_of
+
+QUADRATIC = ("task=quadratic", "train.duration=30")
+
+PARTS = """
+import os, pathlib, signal, time
+from runner.tasks.quadratic import Quadratic
+
+class Slow(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        if step >= 20 and not os.path.exists("fast"):
+            time.sleep(0.05)
+        return super().batch(step, split, part)
+
+class Dying(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        if step == 17 and len(list(pathlib.Path("runs/quadratic").iterdir())) == 2 and not os.path.exists("has_died"):
+            pathlib.Path("has_died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step, split, part)
+
+class Deadly(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        if step == 17:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step, split, part)
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., Done]:
+    """Run the program to its end in a directory with parts of a user's own."""
+    (tmp_path / "parts.py").write_text(PARTS)
+
+    def call(*words: str) -> Done:
+        command = [sys.executable, "-m", "runner", "tracking=off", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr, tmp_path)
+
+    return call
+
+
+def verdicts(done: Done) -> list[str]:
+    return [job["verdict"] for job in sweep_of(done)["jobs"]]
+
+
+def step_counts(done: Done) -> list[int]:
+    return [job["steps"] for job in sweep_of(done)["jobs"]]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"), [("basic", signal.SIGINT, 130), ("joblib", signal.SIGTERM, 143)]
+)
+def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
+    launch: Callable[..., Done], tmp_path: Path, launcher: str, number: signal.Signals, code: int
+) -> None:
+    target = ["task=quadratic", "train.duration=400", "train.checkpoint_every=50", "task._target_=parts.Slow"]
+    grid = [f"hydra/launcher={launcher}", *target, "warmup=none", "optimizer.lr=30,0.01", "seed=0,1"]
+    command = [sys.executable, "-m", "runner", "-m", "tracking=off", *grid]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not any('"step":21,' in path.read_text() for path in tmp_path.glob("runs/quadratic/*/records.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    stopped = Done(process.returncode, out, err, tmp_path)
+    assert stopped.code == code, err
+    assert f"python -m runner resume.sweep={stopped.run.relative_to(tmp_path)}" in out
+    sweep = sweep_of(stopped)
+    assert sweep["status"] == "interrupted"
+    assert set(statuses(stopped)[:2]) <= {"diverged", "waiting"}, "a worker may start late"
+    assert set(statuses(stopped)[2:]) <= {"interrupted", "waiting"}
+    running = [job for job in sweep["jobs"] if job["status"] == "interrupted"]
+    assert running
+    assert all(job["verdict"].startswith(f"interrupted by {number.name} at step") for job in running)
+    assert (stopped.run / "sweep.png").is_file()
+    before = {run: (run / "result.json").stat().st_mtime_ns for run in runs_of(tmp_path)}
+    diverged = [tmp_path / job["run"] for job in sweep["jobs"] if job["status"] == "diverged"]
+
+    (tmp_path / "fast").touch()
+    rest = launch(f"resume.sweep={stopped.run.relative_to(tmp_path)}")
+    assert rest.code == 0, rest.err
+    assert rest.run == stopped.run
+    assert statuses(rest) == ["diverged"] * 2 + ["finished"] * 2
+    assert len(runs_of(tmp_path)) == 4, "interrupted runs go on in their own directory"
+    assert all((run / "result.json").stat().st_mtime_ns == before[run] for run in diverged)
+
+
+def test_signal_after_the_last_step_of_a_job_ends_the_sweep_after_it(launch: Callable[..., Done]) -> None:
+    done = launch("-m", *QUADRATIC, "notify.command='kill -INT $PPID'", "optimizer.lr=0.01,0.02")
+    assert done.code == 130
+    assert statuses(done) == ["finished", "waiting"]
+    alone = launch(*QUADRATIC, "notify.command='kill -INT $PPID'")
+    assert alone.code == 0, "the run has finished"
+
+
+def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(launch: Callable[..., Done], tmp_path: Path) -> None:
+    grid = [*QUADRATIC, "train.checkpoint_every=10", "task._target_=parts.Dying", "optimizer.lr=0.01,0.02,0.03"]
+    killed = launch(*grid, "-m")
+    assert killed.code == -signal.SIGKILL
+    [directory] = tmp_path.glob("runs/sweeps/*")
+    assert len(runs_of(tmp_path)) == 2
+    rest = launch(f"resume.sweep={directory}")
+    assert rest.code == 0, rest.err
+    assert len(runs_of(tmp_path)) == 3
+    whole = launch(*grid, "-m")
+    assert records(rest) == records(whole)
+    assert sweep_of(rest)["settings"] == sweep_of(whole)["settings"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=5"], "must be the overrides of the sweep, got also seed=5. Leave them out"),
+        (["train.max_seconds=5"], "must be the overrides of the sweep, got also train.max_seconds=5. Leave them out"),
+        (["damaged"], "must be the directory of a sweep with a sound sweep.json"),
+    ],
+)
+def test_mistake_in_a_resumed_sweep_is_named(program: Program, words: Sequence[str], message: str) -> None:
+    done = program("-m", *QUADRATIC, "train.max_seconds=98,99")
+    if words == ["damaged"]:
+        (done.run / "sweep.json").write_text("{")
+        words = []
+    again = program(f"resume.sweep={done.run}", *words)
+    assert again.code == 2
+    assert f"resume.sweep: {message}" in again.err
+
+
+def test_jobs_out_of_time_are_left_to_do_and_their_limit_may_change(program: Program) -> None:
+    grid = ["train.duration=40", "train.eval_every=10", "optimizer.lr=0.01,0.1"]
+    part = program("-m", *grid, "train.max_seconds=1e-9")
+    assert part.code == 0, part.err
+    assert statuses(part) == ["interrupted", "interrupted"]
+    assert verdicts(part) == ["reached train.max_seconds at step 1"] * 2
+    assert [setting["final_loss"]["mean"] for setting in sweep_of(part)["settings"]] == ["nan", "nan"], (
+        "no val loss yet"
+    )
+    go_on = f"resume.sweep={part.run.relative_to(part.directory)} train.max_seconds=null"
+    assert f"go on with: python -m runner {go_on}" in part.out
+    later = program(f"resume.sweep={part.run}")
+    assert step_counts(later) == [2, 2], "for as long again"
+    rest = program(*go_on.split())
+    assert rest.code == 0, rest.err
+    assert statuses(rest) == ["finished"] * 2
+    assert len(runs_of(rest.directory)) == 2
+    whole = program("-m", *grid)
+    assert records(rest) == records(whole)
+
+
+def test_loss_of_a_job_out_of_time_is_that_of_its_last_evaluation(program: Program) -> None:
+    part = program("-m", "train.duration=40", "train.eval_every=1", "optimizer.lr=0.01,0.1", "train.max_seconds=1e-9")
+    [first, _] = sweep_of(part)["settings"]
+    [run] = [job for job in sweep_of(part)["jobs"] if job["varied"] == first["varied"]]
+    recorded = json.loads((part.directory / run["run"] / "result.json").read_text())
+    assert first["final_loss"]["mean"] == recorded["final"]["val/loss"]
+    assert first["verdict"] == "1 interrupted"
+
+
+def test_directory_used_again_shows_nothing_of_the_sweep_before(program: Program, tmp_path: Path) -> None:
+    grid = [*QUADRATIC, "optimizer.lr=0.01,0.02", "hydra.sweep.dir=out"]
+    before = program("-m", *grid)
+    old = {job["run"] for job in sweep_of(before)["jobs"]}
+    shutil.rmtree(tmp_path / "out")
+    after = program("-m", *grid)
+    assert len(old | {job["run"] for job in sweep_of(after)["jobs"]}) == 4
+    assert len(runs_of(tmp_path)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+def test_job_that_kills_its_worker_takes_no_other_with_it(launch: Callable[..., Done]) -> None:
+    target = "task._target_=runner.tasks.quadratic.Quadratic,parts.Deadly"
+    done = launch("-m", *QUADRATIC, target, "optimizer.lr=0.01,0.02", "hydra/launcher=joblib")
+    assert done.code == 0, done.err
+    assert statuses(done) == ["finished"] * 2 + ["failed"] * 2
+    failed = [verdict for verdict in verdicts(done) if "finished" not in verdict]
+    assert all("TerminatedWorkerError" in verdict or "BrokenProcessPool" in verdict for verdict in failed), failed
+
+
+def test_launcher_of_a_sweep_stays_when_its_number_of_workers_changes(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    done = program("-m", *QUADRATIC, "seed=0,1", *launcher)
+    resumed = f"resume.sweep={done.run}"
+    monkeypatch.chdir(done.directory)
+    words = expand_resumed_sweep([resumed, "hydra.launcher.n_jobs=-1"])
+    assert words == [
+        "--multirun",
+        "tracking=off",
+        *QUADRATIC,
+        "seed=0,1",
+        launcher[0],
+        "hydra.launcher.n_jobs=-1",
+        resumed,
+    ]
+    words = expand_resumed_sweep([resumed, "hydra/launcher=basic"])
+    assert words == ["--multirun", "tracking=off", *QUADRATIC, "seed=0,1", "hydra/launcher=basic", resumed]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+def test_error_of_a_mode_that_does_not_train_comes_home_from_a_worker(launch: Callable[..., Done]) -> None:
+    (runs := launch("train.duration=3")).run.joinpath("checkpoints/best.pt").write_bytes(b"no checkpoint")
+    done = launch("-m", "mode=eval", f"source={runs.run}", "seed=0,1", "hydra/launcher=joblib")
+    assert done.code == 1
+    assert re.search(
+        r"job 2 of 2 \(seed=1\) failed: 1 problem in the configuration:\n  mode\.checkpoint: must", done.err
+    )
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError(
+            [Problem("a.b", "must be 1, got 2", "Set a.b=1")],
+            places={Problem("a.b", "must be 1, got 2", "Set a.b=1"): "job 1"},
+        ),
+        TaskError(Problem("task.x", "must be 1, got 2")),
+        TaskError("no data"),
+        SweepError("no job finished", exit_code=3),
+    ],
+)
+def test_error_survives_the_way_between_processes(error: RunnerError) -> None:
+    import pickle
+
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.exit_code) == (type(error), str(error), error.exit_code)
+    assert getattr(copy, "problem", None) == getattr(error, "problem", None)
+    assert in_words(copy) == in_words(error)
+
+
+def test_check_of_a_grid_tries_every_job_and_writes_nothing(program: Program) -> None:
+    done = program("-m", "mode=check", *QUADRATIC, "optimizer.lr=0.01,0.02")
+    assert done.code == 0, done.err
+    assert re.findall(r"^job \d of 2: .*$", done.out, re.MULTILINE) == [
+        "job 1 of 2: optimizer.lr=0.01",
+        "job 2 of 2: optimizer.lr=0.02",
+    ]
+    assert done.out.count("estimate: ") == 2
+    assert os.listdir(done.directory) == []
