@@ -193,6 +193,15 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
 def cannot_compose(error: Exception) -> Problem:
     """Return Hydra's complaint as a problem."""
     text = " ".join(str(error).split()).replace("++", "").rstrip(".")
+    if found := re.match(r"Could not override '([^']+)'", text):
+        key = found[1]
+        of_launcher = key.startswith("hydra.launcher.")
+        fix = "Set hydra/launcher=joblib" if of_launcher else "Call with --cfg hydra to see the keys"
+        return Problem(key, f"unknown key{' of this launcher' if of_launcher else ''}", fix)
+    if found := re.match(r"Error merging override ([^=]+)=(.*)", text):
+        key, value = found.groups()
+        cause = str(error.__cause__).partition("\n")[0]
+        return Problem(key, f"must be of the type of its default, got {value} ({cause})", "Leave it out")
     return Problem("config", f"must compose, but {text}", "Check the overrides")
 
 

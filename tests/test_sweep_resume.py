@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pytest
 
+from runner.config import SAFE, Train
 from runner.errors import ConfigError, Problem, RunnerError, SweepError, TaskError, in_words
+from runner.sweeps.launch import shares
 from runner.sweeps.resume import expand_resumed_sweep
 from tests.conftest import ENVIRONMENT, Done, Program
 from tests.sweeps import records, runs_of, statuses, sweep_of
@@ -264,3 +267,20 @@ def test_check_of_a_grid_tries_every_job_and_writes_nothing(program: Program) ->
     ]
     assert done.out.count("estimate: ") == 2
     assert os.listdir(done.directory) == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "threads", "gpus", "expected"),
+    [
+        ({}, None, ["cuda:0", "cuda:1"], [(), (), ()]),
+        ({}, 4, [], [("train.threads=4",)] * 3),
+        ({}, 4, ["cuda:0"], [("train.threads=4",)] * 3),
+        ({"threads": 2}, 4, ["cuda:0", "cuda:1"], [(f"train.device=cuda:{i}",) for i in (0, 1, 0)]),
+        ({"device": "cpu"}, 4, ["cuda:0", "cuda:1"], [("train.threads=4",)] * 3),
+    ],
+)
+def test_jobs_that_run_at_once_share_the_threads_and_use_the_gpus_in_turn(
+    declared: dict[str, Any], threads: int | None, gpus: list[str], expected: list[tuple[str, ...]]
+) -> None:
+    train = Train.model_validate({**SAFE["train"], "device": "auto", **declared})
+    assert [shares(train, number, threads=threads, gpus=gpus) for number in (1, 2, 3)] == expected

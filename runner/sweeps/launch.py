@@ -12,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from runner.compose import quoted
+from runner.config import Train
 from runner.errors import ConfigError, Problem, in_words
 from runner.tracking.sweep_file import Ended, Launchable
 
@@ -89,6 +90,22 @@ def divide_cores(config: DictConfig, jobs: int) -> int | None:
     at_once = min(cores if wanted == -1 else wanted, max(1, jobs))
     config.hydra.launcher.n_jobs = at_once
     return max(1, cores // at_once)
+
+
+def shares(train: Train, number: int, *, threads: int | None, gpus: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides that give a job its share of the machine; none where jobs run one by one.
+
+    Args:
+        train: what the job declares; what it says itself stays.
+        number: of the job.
+        threads: CPU threads for each job at once, None where jobs run one by one.
+        gpus: CUDA devices of this machine such as "cuda:0", which the jobs use in turn.
+    """
+    if threads is None:
+        return ()
+    of_cores = (f"train.threads={threads}",) if train.threads is None else ()
+    gets_gpu = len(gpus) > 1 and train.device in ("auto", "cuda")
+    return (*of_cores, f"train.device={gpus[(number - 1) % len(gpus)]}") if gets_gpu else of_cores
 
 
 def settle(config: DictConfig, directory: Path) -> None:

@@ -21,13 +21,13 @@ def expand_resumed_sweep(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: there is no such sweep, or other overrides are given than it has.
     """
-    if not any(text.lstrip("+").startswith(f"{KEY}=") for text in arguments):
+    if not any(key_of(text) == KEY for text in arguments):
         return arguments
     directory = resumed_directory(overrides_of(arguments))
     if directory is None:
         return arguments
     sweep = read_resumed(directory)
-    given = [text for text in overrides_of(arguments) if not text.lstrip("+").startswith(f"{KEY}=")]
+    given = [text for text in overrides_of(arguments) if key_of(text) != KEY]
     stored = {text.lstrip("+") for text in sweep.overrides}
     new = [text for text in given if text.lstrip("+") not in stored]
     other = [text for text in new if not _may_change(text, sweep)]
@@ -51,13 +51,14 @@ def resumed_directory(overrides: list[str]) -> Path | None:
     Raises:
         ConfigError: it is not one path.
     """
-    values = [value_of(text) for text in overrides if text.lstrip("+").startswith(f"{KEY}=")]
-    if not values or values[-1] is None:
+    given = [text for text in overrides if key_of(text) == KEY]
+    value = value_of(given[-1]) if given else None
+    if value is None:
         return None
-    if not isinstance(values[-1], str) or not values[-1]:
-        rule = f"must be the directory of a sweep, got {str(values[-1])!r}"
+    if not isinstance(value, str) or not value:
+        rule = f"must be the directory of a sweep, got {given[-1].partition('=')[2]!r}"
         raise ConfigError([Problem(KEY, rule, "Give a path under runs/sweeps/")])
-    return Path(values[-1])
+    return Path(value)
 
 
 def read_resumed(directory: Path) -> Sweep:

@@ -29,6 +29,7 @@ from runner.sweeps.launch import (
     launch_all,
     make_launcher,
     settle,
+    shares,
 )
 from runner.sweeps.resume import KEY, limit_of, read_resumed, refuse_if_alive, resumed_directory
 from runner.sweeps.signals import caught
@@ -104,15 +105,16 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
 
 def _sweep(jobs: Sequence[CheckedJob], directory: Path, page: tuple[str, ...], threads: int | None) -> Sweep:
     """Return what is written down of a new sweep; all its runs share one experiment."""
+    from runner.build import available_devices  # imports torch
+
     names = list(dict.fromkeys(job.experiment for job in jobs))
     common = "+".join(names)[:_NAME_LENGTH] if all(job.config.name is None for job in jobs) else None
-    found = []
+    found, gpus = list[Job](), [device for device in available_devices() if device.startswith("cuda")]
     for number, job in enumerate(jobs, start=1):
         overrides = job.point.overrides
         if len(names) > 1 and common is not None:
             overrides = (*overrides, f"name={quoted(common)}")
-        if threads is not None and job.config.train.threads is None:
-            overrides = (*overrides, f"train.threads={threads}")
+        overrides = (*overrides, *shares(job.config.train, number, threads=threads, gpus=gpus))
         experiment = common or job.experiment
         found.append(Job(number, overrides, job.point.varied, experiment, job.config.optimizer.lr, job.config.seed))
     given = tuple(overrides_of(sys.argv[1:]))
