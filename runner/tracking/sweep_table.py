@@ -10,9 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -27,6 +28,8 @@ POLL_SECONDS = 0.5
 _WIDE = 200  # columns, where no terminal limits them
 _MOST_SETTINGS = 50
 _FRAME_LINES = 7  # title, head, rules, caption and the line of the cursor
+_BESIDE_CELL = 3  # columns of padding and rule that a cell takes besides its text
+_NARROWEST_VERDICT = 8  # columns
 _COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "interrupted": "yellow"}
 
 
@@ -81,7 +84,8 @@ class SweepTable:
         if self._console.is_terminal:
             seconds = time.monotonic() - self._started
             rows = max(3, self._console.height - _FRAME_LINES)
-            self._live.update(live_table(self._sweep, states, rows=rows, seconds=seconds), refresh=True)
+            table = live_table(self._sweep, states, rows=rows, width=self._console.width, seconds=seconds)
+            self._live.update(table, refresh=True)
             return
         for job, state in zip(self._sweep.jobs, states, strict=True):
             if _has_ended(state) and job.number not in self._ended:
@@ -89,8 +93,12 @@ class SweepTable:
                 self._console.print(escape(_line(job, state, len(self._sweep.jobs))), soft_wrap=True)
 
 
-def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, seconds: float) -> Table:
-    """Return the table of jobs; when there are more than rows, the running ones, the best and the latest."""
+def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, width: int, seconds: float) -> Table:
+    """Return the table of jobs; when there are more than rows, the running ones, the best and the latest.
+
+    Number, what varied and status are always there. Of the rest, what the width allows: val loss, step and loss, in
+    this order, and the verdict in what is left.
+    """
     shown = choose_rows(states, most=rows)
     done = sum(_has_ended(state) for state in states)
     table = Table(
@@ -101,21 +109,29 @@ def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, seconds: 
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
+    jobs, now = [sweep.jobs[index] for index in shown], [states[index] for index in shown]
     keys = _keys([job.varied for job in sweep.jobs])
-    has_val = any(not math.isnan(state.val_loss) for state in states)
-    table.add_column("job", justify="right")
-    for key in keys:
-        table.add_column(escape(key), overflow="fold")
-    table.add_column("status", no_wrap=True)
-    for name in ("step", "loss", *(["val loss"] if has_val else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True, overflow="ellipsis")
-    for index in shown:
-        job, state = sweep.jobs[index], states[index]
-        values = [escape(job.varied.get(key, "")) for key in keys]
-        status = f"[{_COLOURS.get(state.status, 'dim')}]{state.status}[/]"
-        numbers = [_steps(state), number(state.loss), *([number(state.val_loss)] if has_val else [])]
-        table.add_row(str(job.number), *values, status, *numbers, escape(_verdict(state)))
+    columns = {
+        "job": [str(job.number) for job in jobs],
+        **{key: [job.varied.get(key, "") for job in jobs] for key in keys},
+        "status": [state.status for state in now],
+    }
+    numbers = {"val loss": [number(state.val_loss) for state in now]} if _has_val(states) else {}
+    numbers |= {"step": [_steps(state) for state in now], "loss": [number(state.loss) for state in now]}
+    left = width - 1 - sum(_cost(name, cells) for name, cells in columns.items())
+    for name, cells in numbers.items():
+        if (cost := _cost(name, cells)) <= left:
+            columns[name] = cells
+            left -= cost
+    for name in columns:
+        look: dict[str, Any] = {"overflow": "fold"} if name in keys else {"no_wrap": True}
+        table.add_column(escape(name), justify="left" if name in (*keys, "status") else "right", **look)
+    if has_verdict := left >= _NARROWEST_VERDICT + _BESIDE_CELL:
+        table.add_column("verdict", no_wrap=True, overflow="ellipsis", max_width=left - _BESIDE_CELL)
+    for row, state in enumerate(now):
+        texts = {name: escape(cells[row]) for name, cells in columns.items()}
+        texts["status"] = f"[{_COLOURS.get(state.status, 'dim')}]{state.status}[/]"
+        table.add_row(*texts.values(), *([escape(_verdict(state))] if has_verdict else []))
     return table
 
 
@@ -168,6 +184,15 @@ def _spread(spread: Spread) -> str:
     if math.isnan(spread.mean):
         return "-"
     return number(spread.mean) if math.isnan(spread.sd) else f"{number(spread.mean)} ± {number(spread.sd)}"
+
+
+def _cost(name: str, cells: Sequence[str]) -> int:
+    """Return the columns of the terminal that a column of the table takes."""
+    return max(cell_len(text) for text in (name, *cells)) + _BESIDE_CELL
+
+
+def _has_val(states: Sequence[JobState]) -> bool:
+    return any(not math.isnan(state.val_loss) for state in states)
 
 
 def _has_ended(state: JobState) -> bool:

@@ -1,0 +1,51 @@
+"""A sweep on a terminal that a person would look at: what fits, what stays, and what the final table says."""
+
+import pytest
+from rich.console import Console
+
+from runner.tracking.sweep_file import Job, JobState, Sweep
+from runner.tracking.sweep_table import live_table
+
+DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", "runs/a", 1234, 10_000, 9.5e8, 9.75)
+
+
+def sweep_of(*varied: dict[str, str]) -> Sweep:
+    jobs = tuple(Job(number, (), one, "digits", 0.1, 0) for number, one in enumerate(varied, start=1))
+    return Sweep("20260101-000000-abcd", "", (), (), jobs, "../../..")
+
+
+def drawn(sweep: Sweep, states: list[JobState], *, width: int) -> list[list[str]]:
+    """The cells of the table as a terminal of this width shows them, head first."""
+    console = Console(width=width, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(live_table(sweep, states, rows=20, width=width, seconds=1.0))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width
+    head = next(i for i, line in enumerate(lines) if line.split()[:1] == ["job"])
+    return [line.split() for line in (lines[head], *lines[head + 2 :]) if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("width", "rest"),
+    [
+        (140, ["val", "loss", "step", "loss", "verdict"]),
+        (80, ["val", "loss", "step"]),
+        (66, ["val", "loss"]),
+        (60, []),
+    ],
+)
+def test_narrow_terminal_keeps_number_varied_values_and_status(width: int, rest: list[str]) -> None:
+    varied = [{"optimizer": name, "optimizer.lr": "0.0001", "seed": "2"} for name in ("sgd", "adamw")]
+    head, first, second = drawn(sweep_of(*varied), [DIVERGED, JobState()], width=width)
+    assert head == ["job", "optimizer", "optimizer.lr", "seed", "status", *rest]
+    assert first[:5] == ["1", "sgd", "0.0001", "2", "diverged"]
+    assert second == ["2", "adamw", "0.0001", "2", "waiting"]
+
+
+def test_verdict_is_cut_before_any_other_column_is() -> None:
+    sweep = sweep_of({"optimizer.lr": "0.1"})
+    whole = "gradient norm is inf at step 1,234"
+    for width, verdict in ((120, whole), (93, "gradient norm is inf…"), (80, "gradien…")):
+        row = drawn(sweep, [DIVERGED], width=width)[1]
+        assert row[:6] == ["1", "0.1", "diverged", "9.7500", "1,234/10,000", "9.5e+08"]
+        assert " ".join(row[6:]) == verdict
