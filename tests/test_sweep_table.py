@@ -1,10 +1,15 @@
 """A sweep on a terminal that a person would look at: what fits, what stays, and what the final table says."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
+from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
-from runner.tracking.sweep_table import live_table
+from runner.tracking.sweep_table import SweepTable, live_table
 
 DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", "runs/a", 1234, 10_000, 9.5e8, 9.75)
 
@@ -49,3 +54,51 @@ def test_verdict_is_cut_before_any_other_column_is() -> None:
         row = drawn(sweep, [DIVERGED], width=width)[1]
         assert row[:6] == ["1", "0.1", "diverged", "9.7500", "1,234/10,000", "9.5e+08"]
         assert " ".join(row[6:]) == verdict
+
+
+def lines_of(
+    before: JobState,
+    after: Callable[[], JobState],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> tuple[list[str], str]:
+    """What a pipe gets, on stdout and stderr, about a sweep of one job that was in one state and is in another."""
+    looks = iter([lambda: before])
+    with (
+        gathered_stderr(tmp_path / "stderr.log") as stderr,
+        SweepTable(sweep_of({"seed": "0"}), lambda: [next(looks, after)()], stderr=stderr),
+    ):
+        pass
+    out, err = capfd.readouterr()
+    return out.splitlines(), err
+
+
+FAILED = JobState("failed", "failed at step 3: ValueError: no", "runs/a", 3, 9, seconds=1.0)
+UNBUILT = JobState("failed", "2 problems in the configuration:\n  a: b\n  c: d")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "printed"),
+    [
+        (JobState(), UNBUILT, "job 1/1 (seed=0): failed: 2 problems in the configuration: a: b c: d"),
+        (FAILED, UNBUILT, "job 1/1 (seed=0): failed: 2 problems in the configuration: a: b c: d"),
+        (
+            FAILED,
+            replace(FAILED, run="runs/b"),
+            "job 1/1 (seed=0): failed at step 3: ValueError: no, 3/9 steps in 1.0 s",
+        ),
+        (
+            FAILED,
+            JobState("finished", "finished", "runs/b", 9, 9, metrics={"train/loss": 0.5}, seconds=1.0),
+            "job 1/1 (seed=0): finished, loss 0.5000, 9/9 steps in 1.0 s",
+        ),
+        (FAILED, FAILED, None),
+        (replace(FAILED, status="diverged"), replace(FAILED, status="diverged"), None),
+    ],
+)
+def test_job_that_ends_anew_gets_a_line_also_without_a_run(
+    before: JobState, after: JobState, printed: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, err = lines_of(before, lambda: after, tmp_path, capfd)
+    assert out == ([printed] if printed else [])
+    assert err == ""

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from runner.errors import in_words
 from runner.sweep_summary import Setting, Spread, in_numbers
 from runner.tracking.stderr import GatheredStderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
@@ -52,8 +53,11 @@ class SweepTable:
         )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._has_complained = False
         self._started = time.monotonic()
-        self._ended = {job.number for job, state in zip(sweep.jobs, states(), strict=True) if _has_ended(state)}
+        before = states()
+        self._ended = {i for i, state in enumerate(before) if state.status in ("finished", "diverged")}
+        self._failed_before = {i: _end(state) for i, state in enumerate(before) if state.status == "failed"}
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -66,30 +70,42 @@ class SweepTable:
     ) -> None:
         self._over.set()
         self._thread.join()
-        self._show()
-        if self._console.is_terminal:
-            self._live.stop()
+        try:
+            self._try(self._show)
+        finally:
+            if self._console.is_terminal:
+                self._try(self._live.stop)
 
     def _poll(self) -> None:
         while not self._over.wait(POLL_SECONDS):
-            self._show()
+            self._try(self._show)
+
+    def _try(self, draw: Callable[[], None]) -> None:
+        """Draw; what goes wrong is told once, for the jobs go on whether they are seen or not."""
+        try:
+            draw()
+        except Exception as error:
+            if not self._has_complained:
+                self._has_complained = True
+                self._stderr.say(f"warning sweep: the table is not drawn ({in_words(error)}). The jobs go on.")
 
     def _show(self) -> None:
-        states = self._states()
+        now = enumerate(self._states())
+        states = [JobState() if _end(state) == self._failed_before.get(i) else state for i, state in now]
         for line in self._stderr.new_lines():
             if self._console.is_terminal and os.isatty(self._stderr.terminal):
                 self._console.print(escape(line), style="yellow")
             else:
-                os.write(self._stderr.terminal, f"{line}\n".encode())
+                self._stderr.say(line)
         if self._console.is_terminal:
             seconds = time.monotonic() - self._started
             rows = max(3, self._console.height - _FRAME_LINES)
             table = live_table(self._sweep, states, rows=rows, width=self._console.width, seconds=seconds)
             self._live.update(table, refresh=True)
             return
-        for job, state in zip(self._sweep.jobs, states, strict=True):
-            if _has_ended(state) and job.number not in self._ended:
-                self._ended.add(job.number)
+        for i, (job, state) in enumerate(zip(self._sweep.jobs, states, strict=True)):
+            if _has_ended(state) and i not in self._ended:
+                self._ended.add(i)
                 self._console.print(escape(_line(job, state, len(self._sweep.jobs))), soft_wrap=True)
 
 
@@ -207,14 +223,27 @@ def _steps(state: JobState) -> str:
     return f"{state.steps:,}/{state.planned_steps:,}" if state.planned_steps else ""
 
 
+def _end(state: JobState) -> tuple[str, str | None, str]:
+    """Return what tells one end of a job from another."""
+    return state.status, state.run, state.verdict
+
+
 def _verdict(state: JobState) -> str:
-    return f"{_clock(state.seconds)}" if state.status == "finished" else state.verdict.removeprefix("diverged: ")
+    if state.status == "finished":
+        return _clock(state.seconds)
+    return " ".join(state.verdict.split()).removeprefix("diverged: ")
 
 
 def _line(job: Job, state: JobState, jobs: int) -> str:
+    """Return what is said of a job that has ended; one that failed before its run began has made no steps."""
     name = f" ({job.name})" if job.name else ""
-    loss = f", loss {number(state.final_loss)}" if state.status == "finished" else ""
-    return f"job {job.number}/{jobs}{name}: {state.verdict}{loss}, {_steps(state)} steps in {state.seconds:.1f} s"
+    verdict = " ".join(state.verdict.split())
+    if not verdict.startswith(state.status):
+        verdict = f"{state.status}: {verdict}"
+    text = f"job {job.number}/{jobs}{name}: {verdict}"
+    if state.status == "finished":
+        text += f", loss {number(state.final_loss)}"
+    return text + (f", {_steps(state)} steps in {state.seconds:.1f} s" if state.planned_steps else "")
 
 
 def _clock(seconds: float) -> str:
