@@ -1,5 +1,8 @@
 """A sweep on a terminal that a person would look at: what fits, what stays, and what the final table says."""
 
+import pty
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,13 @@ DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", 
 def sweep_of(*varied: dict[str, str]) -> Sweep:
     jobs = tuple(Job(number, (), one, "digits", 0.1, 0) for number, one in enumerate(varied, start=1))
     return Sweep("20260101-000000-abcd", "", (), (), jobs, "../../..")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def drawn(sweep: Sweep, states: list[JobState], *, width: int) -> list[list[str]]:
@@ -61,6 +71,8 @@ def lines_of(
     after: Callable[[], JobState],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
+    *,
+    until: Callable[[], bool] = lambda: True,
 ) -> tuple[list[str], str]:
     """What a pipe gets, on stdout and stderr, about a sweep of one job that was in one state and is in another."""
     looks = iter([lambda: before])
@@ -68,7 +80,7 @@ def lines_of(
         gathered_stderr(tmp_path / "stderr.log") as stderr,
         SweepTable(sweep_of({"seed": "0"}), lambda: [next(looks, after)()], stderr=stderr),
     ):
-        pass
+        wait_for(until)
     out, err = capfd.readouterr()
     return out.splitlines(), err
 
@@ -102,3 +114,25 @@ def test_job_that_ends_anew_gets_a_line_also_without_a_run(
     out, err = lines_of(before, lambda: after, tmp_path, capfd)
     assert out == ([printed] if printed else [])
     assert err == ""
+
+
+def test_error_of_drawing_is_told_once_and_the_terminal_gets_its_cursor_back(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def vanished() -> JobState:
+        tries.append(1)
+        raise FileNotFoundError("the disk is gone")
+
+    main, terminal = pty.openpty()
+    with open(main, "rb", buffering=0) as received, open(terminal, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setenv("TERM", "xterm")
+        with monkeypatch.context() as patch:
+            patch.setattr("runner.tracking.sweep_table.POLL_SECONDS", 0.01)
+            _, err = lines_of(JobState(), vanished, tmp_path, capfd, until=lambda: len(tries) > 3)
+        shown = received.read(65536).decode()
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert err.count("warning sweep: the table is not drawn (FileNotFoundError: the disk is gone (") == 1
+    assert err.count("\n") == 1
