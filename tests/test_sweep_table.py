@@ -13,6 +13,7 @@ from rich.console import Console
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
 from runner.tracking.sweep_table import SweepTable, live_table
+from tests.conftest import Program
 
 DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", "runs/a", 1234, 10_000, 9.5e8, 9.75)
 
@@ -136,3 +137,14 @@ def test_error_of_drawing_is_told_once_and_the_terminal_gets_its_cursor_back(
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     assert err.count("warning sweep: the table is not drawn (FileNotFoundError: the disk is gone (") == 1
     assert err.count("\n") == 1
+
+
+def test_quiet_sweep_prints_its_directory_and_what_went_wrong_elsewhere(program: Program) -> None:
+    done = program("task=quadratic", "train.duration=30", "optimizer.lr=0.01,9", "quiet=true", "-m", spawn=True)
+    assert done.code == 0
+    assert done.out == f"{done.run.relative_to(done.directory)}\n"
+    warning, alarm, action, job = done.err.splitlines()
+    assert warning.startswith("warning optimizer.lr: 9 is ")
+    assert alarm.startswith("alarm  smoothed loss ")
+    assert action.startswith("action Stop at step ")
+    assert job.startswith("job 2 of 2 (optimizer.lr=9): diverged: smoothed loss ")

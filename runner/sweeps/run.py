@@ -40,11 +40,12 @@ _ALONE = "a sweep that no other process is running"
 
 @dataclass(frozen=True)
 class _Launch:
-    """What is to run: the sweep, the jobs of it that are left with their overrides, and where its summary goes."""
+    """What is to run: the sweep, the jobs of it that are left with their overrides, and how to tell of it."""
 
     sweep: Sweep
     jobs: list[tuple[Job, tuple[str, ...]]]
     tracking: Tracking
+    quiet: bool
 
 
 def run_sweep(
@@ -91,7 +92,8 @@ def run_sweep(
     directory = _new_directory(config)
     with alone_in(directory, key=KEY, what=_ALONE):
         sweep = _sweep(checked_jobs, directory, page, threads)
-        launch = _Launch(sweep, [(job, job.overrides) for job in sweep.jobs], checked_jobs[0].config.tracking)
+        first = checked_jobs[0].config
+        launch = _Launch(sweep, [(job, job.overrides) for job in sweep.jobs], first.tracking, first.quiet)
         runs = SweepRuns(sweep, Path.cwd())
         _run(launch, runs, directory, launcher=launcher, config=config, max_batch_size=max_batch_size)
 
@@ -131,7 +133,7 @@ def _rest(sweep: Sweep, runs: SweepRuns, compose: Compose) -> _Launch:
         jobs.append((job, goes_on or job.overrides))
     check_all([Point(job.overrides, job.varied) for job in fresh], compose, sweep.page)
     first = check_job(Point(sweep.jobs[0].overrides, {}), compose, sweep.page)
-    return _Launch(sweep, jobs, first.config.tracking)
+    return _Launch(sweep, jobs, first.config.tracking, first.config.quiet)
 
 
 def _run(
@@ -152,7 +154,7 @@ def _run(
     errors: dict[int, str] = {}
     with (
         gathered_stderr(directory / "stderr.log") as stderr,
-        SweepTable(sweep, runs.states, stderr=stderr),
+        SweepTable(sweep, runs.states, stderr=stderr, quiet=launch.quiet),
         caught(stop, has_workers=_is_joblib(config)),
     ):
         for batch in _batches(launch.jobs, config, max_batch_size):
@@ -162,7 +164,7 @@ def _run(
             errors |= {job.number: end.error for (job, _), end in zip(batch, ended, strict=True) if end.error}
     states = job_errors(sweep.jobs, runs.states(is_over=True), errors)
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
-    finish(directory, sweep, states, tracking=launch.tracking, signal=signal)
+    finish(directory, sweep, states, tracking=launch.tracking, signal=signal, quiet=launch.quiet)
 
 
 def _run_plain(jobs: Sequence[CheckedJob], *, launcher: Launcher, config: DictConfig) -> None:

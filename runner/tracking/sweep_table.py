@@ -41,13 +41,18 @@ class SweepTable:
         sweep: its jobs.
         states: returns the state of every job, in order.
         stderr: what jobs say on standard error is shown above the table.
+        quiet: no table and no lines, only what jobs say on standard error.
     """
 
-    def __init__(self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr) -> None:
+    def __init__(
+        self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr, quiet: bool = False
+    ) -> None:
         self._sweep = sweep
         self._states = states
         self._stderr = stderr
         self._console = Console(file=sys.stdout, highlight=False)  # jobs send sys.stdout elsewhere meanwhile
+        self._quiet = quiet
+        self._is_live = self._console.is_terminal and not quiet
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         )
@@ -60,7 +65,7 @@ class SweepTable:
         self._failed_before = {i: _end(state) for i, state in enumerate(before) if state.status == "failed"}
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         self._thread.start()
         return self
@@ -73,7 +78,7 @@ class SweepTable:
         try:
             self._try(self._show)
         finally:
-            if self._console.is_terminal:
+            if self._is_live:
                 self._try(self._live.stop)
 
     def _poll(self) -> None:
@@ -93,11 +98,13 @@ class SweepTable:
         now = enumerate(self._states())
         states = [JobState() if _end(state) == self._failed_before.get(i) else state for i, state in now]
         for line in self._stderr.new_lines():
-            if self._console.is_terminal and os.isatty(self._stderr.terminal):
+            if self._is_live and os.isatty(self._stderr.terminal):
                 self._console.print(escape(line), style="yellow")
             else:
                 self._stderr.say(line)
-        if self._console.is_terminal:
+        if self._quiet:
+            return
+        if self._is_live:
             seconds = time.monotonic() - self._started
             rows = max(3, self._console.height - _FRAME_LINES)
             table = live_table(self._sweep, states, rows=rows, width=self._console.width, seconds=seconds)
