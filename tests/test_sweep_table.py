@@ -1,12 +1,17 @@
 """A sweep on a terminal that a person would look at: what fits, what stays, and what the final table says."""
 
+import contextlib
+import json
 import pty
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyte
 import pytest
 from rich.console import Console
 
@@ -14,6 +19,7 @@ from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
 from runner.tracking.sweep_table import SweepTable, live_table
 from tests.conftest import Program
+from tests.test_terminal import HIDE, SHOW, OnTerminal
 
 DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", "runs/a", 1234, 10_000, 9.5e8, 9.75)
 
@@ -127,14 +133,17 @@ def test_error_of_drawing_is_told_once_and_the_terminal_gets_its_cursor_back(
         raise FileNotFoundError("the disk is gone")
 
     main, terminal = pty.openpty()
-    with open(main, "rb", buffering=0) as received, open(terminal, "w") as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        monkeypatch.setenv("TERM", "xterm")
-        with monkeypatch.context() as patch:
+    with open(main, "rb", buffering=0) as received:
+        with open(terminal, "w") as stdout, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            patch.setenv("TERM", "xterm")
             patch.setattr("runner.tracking.sweep_table.POLL_SECONDS", 0.01)
             _, err = lines_of(JobState(), vanished, tmp_path, capfd, until=lambda: len(tries) > 3)
-        shown = received.read(65536).decode()
-    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+            while piece := received.read(65536):
+                shown += piece
+    assert shown.rindex(SHOW.encode()) > shown.rindex(HIDE.encode())
     assert err.count("warning sweep: the table is not drawn (FileNotFoundError: the disk is gone (") == 1
     assert err.count("\n") == 1
 
@@ -148,3 +157,43 @@ def test_quiet_sweep_prints_its_directory_and_what_went_wrong_elsewhere(program:
     assert alarm.startswith("alarm  smoothed loss ")
     assert action.startswith("action Stop at step ")
     assert job.startswith("job 2 of 2 (optimizer.lr=9): diverged: smoothed loss ")
+
+
+def test_interrupt_leaves_nothing_of_the_live_table_on_the_screen(tmp_path: Path) -> None:
+    grid = ["task=quadratic", "train.duration=1e9", "optimizer.lr=0.01,0.02"]
+    run = OnTerminal(*grid, f"tags.long={'a' * 44},b", "-m", directory=tmp_path, COLUMNS="80", LINES="24")
+    run.wait_for("running")
+    run.type("\x03")  # the terminal echoes ^C behind a table as wide as itself
+    run.wait_for("^C")
+    run.process.send_signal(signal.SIGINT)
+    seen = run.end()
+    assert seen.code == 130
+    screen = pyte.Screen(80, 24)
+    pyte.Stream(screen).feed(seen.raw)
+    lines = [line.strip() for line in screen.display if line.strip()]
+    assert lines[0].split() == ["optimizer.lr", "tags.long", "seeds", "final", "loss", "verdict"]
+    assert lines[-1] == "interrupted by SIGINT: 1 interrupted, 3 not started"
+    assert not screen.cursor.hidden
+
+
+def test_printed_settings_are_the_numbers_of_sweep_json_best_first(program: Program) -> None:
+    grid = ["optimizer.lr=0.02,0.2", "seed=0,1", "train.duration=20", "task.hidden=[8]"]
+    done = program(*grid, "-m")
+    assert done.code == 0, done.err
+    settings = json.loads((done.run / "sweep.json").read_text())["settings"]
+    means = [setting["final_loss"]["mean"] for setting in settings]
+    assert len(means) == 2
+    assert means == sorted(means)
+    printed = [re.split(r" {2,}", line.strip()) for line in done.out.splitlines() if " ± " in line]
+    assert printed == [
+        [
+            setting["varied"]["optimizer.lr"],
+            "2",
+            *(
+                f"{spread['mean']:.4f} ± {spread['sd']:.4f}"
+                for spread in (setting["final_loss"], setting["best_val_loss"])
+            ),
+            "2 finished",
+        ]
+        for setting in settings
+    ]

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -28,7 +28,7 @@ from runner.tracking.tables import clock, rounded
 POLL_SECONDS = 0.5
 _WIDE = 200  # columns, where no terminal limits them
 _MOST_SETTINGS = 50
-_FRAME_LINES = 7  # title, head, rules, caption and the line of the cursor
+_FRAME_LINES = 8  # title, head, rules, caption and the line of the cursor
 _BESIDE_CELL = 3  # columns of padding and rule that a cell takes besides its text
 _NARROWEST_VERDICT = 8  # columns
 _COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "interrupted": "yellow"}
@@ -108,7 +108,8 @@ class SweepTable:
             seconds = time.monotonic() - self._started
             rows = max(3, self._console.height - _FRAME_LINES)
             table = live_table(self._sweep, states, rows=rows, width=self._console.width, seconds=seconds)
-            self._live.update(table, refresh=True)
+            # the cursor waits on a line of its own, where the ^C of the terminal is erased with the frame
+            self._live.update(Group(table, ""), refresh=True)
             return
         for i, (job, state) in enumerate(zip(self._sweep.jobs, states, strict=True)):
             if _has_ended(state) and i not in self._ended:
