@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
-
-from runner.compose import cannot_compose, compose_leniently, conf_directory, is_multirun, multirun_first, with_saved
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
-from runner.job import checked, run
 from runner.records import RunResult
-from runner.sweeps.resume import expand_resumed_sweep
+from runner.tracking.streams import keep_streams
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 EXIT_CODES = {"finished": 0, "diverged": 3, "failed": 1}
 
@@ -22,6 +21,22 @@ def main() -> int:
 
     0 finished, 1 failed, 2 the configuration is refused, 3 diverged, 128 + n stopped by signal n.
     """
+    keep_streams()
+    try:
+        return _run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run() -> int:
+    # imported here because that takes a while, in which Ctrl-C may come
+    import hydra
+
+    from runner.compose import conf_directory, multirun_first
+    from runner.job import run
+    from runner.sweeps.resume import expand_resumed_sweep
+
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself
     # threads that spin while they wait make a run up to 30 times slower when anything else uses the cores
@@ -52,8 +67,7 @@ def main() -> int:
         errors.append(refusal)
     except KeyboardInterrupt:
         if not results:
-            print("interrupted", file=sys.stderr)
-            return 130
+            raise
     if wants_traceback and errors and not (isinstance(errors[0], SweepError) and errors[0].__cause__ is None):
         raise errors[0]
     codes = [report(error) for error in errors]
@@ -84,6 +98,9 @@ def _rewrite_or_refuse(error: Exception) -> None:
     Raises:
         RunnerError: with all that is wrong with it.
     """
+    from runner.compose import cannot_compose, compose_leniently, is_multirun, with_saved
+    from runner.job import checked
+
     arguments = sys.argv[1:]
     try:
         tree, problems, overrides = compose_leniently(arguments)

@@ -69,7 +69,7 @@ def test_table_of_many_jobs_shows_the_running_the_best_and_the_latest() -> None:
     jobs = tuple(Job(i + 1, (f"seed={i}",), {"seed": str(i)}, "x", 0.1, i) for i in range(len(states)))
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(live_table(Sweep("id", "", (), (), jobs, "."), states, rows=9, seconds=61))
+        console.print(live_table(Sweep("id", "", (), (), jobs, "."), states, rows=9, width=100, seconds=61))
     text = capture.get()
     assert "sweep id: 50 of 82 jobs in 1:01 min" in text
     assert "50 finished, 2 running, 30 not started" in text

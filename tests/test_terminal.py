@@ -43,6 +43,7 @@ class OnTerminal:
             command, cwd=directory, env=fresh, stdin=here, stdout=here, stderr=here, start_new_session=True
         )
         os.close(here)
+        self._there = there
         self._received = b""
         self._reader = threading.Thread(target=self._read, args=(there,))
         self._reader.start()
@@ -60,6 +61,9 @@ class OnTerminal:
         while text.encode() not in self._received:
             assert time.monotonic() < deadline, self._received
             time.sleep(0.02)
+
+    def type(self, keys: str) -> None:
+        os.write(self._there, keys.encode())
 
     def end(self) -> Seen:
         code = self.process.wait(60)

@@ -26,10 +26,23 @@ from runner.tracking.sweep_table import print_settings
 
 
 def finish(
-    directory: Path, sweep: Sweep, states: Sequence[JobState], *, tracking: Tracking, signal: Signals | None
+    directory: Path,
+    sweep: Sweep,
+    states: Sequence[JobState],
+    *,
+    tracking: Tracking,
+    signal: Signals | None,
+    quiet: bool = False,
 ) -> None:
     """Write and print what came of a sweep, its directory last.
 
+    Args:
+        directory: of the sweep.
+        sweep: its jobs.
+        states: what they came to, in the same order.
+        tracking: where the summary is sent.
+        signal: what ended the sweep, if anything did.
+        quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
     Raises:
         SweepError: no job finished, or a signal ended it.
     """
@@ -41,9 +54,11 @@ def finish(
     write_sweep(directory, sweep, states, status=status, settings=settings)
     (directory / STOP).unlink(missing_ok=True)
     _draw(directory, sweep, states, loss_name, in_numbers(statuses))
-    print_settings(settings, loss_name)
+    if not quiet:
+        print_settings(settings, loss_name)
+    bad = ("failed", "diverged") if quiet else ("failed",)  # the table told of those that diverged
     for job, state in zip(sweep.jobs, states, strict=True):
-        if state.status == "failed":
+        if state.status in bad:
             print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
     if statuses["failed"] and (directory / TRACEBACK).exists():
         print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
@@ -59,7 +74,7 @@ def finish(
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
     is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
     go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
-    if status != "finished" or is_cut:
+    if (status != "finished" or is_cut) and not quiet:
         print(f"go on with: {go_on}")
     print(directory, flush=True)
     if status == "interrupted" and signal is not None:

@@ -128,7 +128,7 @@ def _run(
     launch: _Launch, directory: Path, compose: Compose, *, context: HydraContext, page: DictConfig, most: int | None
 ) -> None:
     """Launch the jobs under one table, and finish the sweep with what came of all of them."""
-    sweep, runs, stop = launch.sweep, launch.runs, directory / STOP
+    sweep, runs, config, stop = launch.sweep, launch.runs, launch.config, directory / STOP
     divide_cores(page, len(launch.jobs))
     launcher = make_launcher(context, page, run_in_sweep)
     stop.unlink(missing_ok=True)
@@ -148,13 +148,13 @@ def _run(
 
     with (
         gathered_stderr(directory / "stderr.log") as stderr,
-        SweepTable(sweep, states, stderr=stderr),
+        SweepTable(sweep, states, stderr=stderr, quiet=config.quiet),
         caught(stop, has_workers=has_workers(page)),
     ):
         size = batch_size(page, len(launch.jobs), most)
         launch_all(launch.jobs, launcher, size=size, left=left, is_stopped=stop.exists, errors=errors)
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
-    finish(directory, sweep, states(is_over=True), tracking=launch.config.tracking, signal=signal)
+    finish(directory, sweep, states(is_over=True), tracking=config.tracking, signal=signal, quiet=config.quiet)
 
 
 def _run_plain(jobs: Sequence[CheckedJob], *, launcher: Launcher, config: DictConfig) -> None:

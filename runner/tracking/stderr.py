@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ class GatheredStderr:
         self._path = path
         self._offset = path.stat().st_size
         self._seen: set[str] = set()
+
+    def say(self, line: str) -> None:
+        """Write a line to the true standard error; it is dropped when nobody reads there."""
+        with contextlib.suppress(OSError):
+            os.write(self.terminal, f"{line}\n".encode())
 
     def new_lines(self, *, is_over: bool = False) -> list[str]:
         """Return the whole lines written since the last call, those that came before left out."""

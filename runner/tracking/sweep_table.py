@@ -10,14 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from runner.errors import in_words
 from runner.sweep_summary import Setting, Spread, in_numbers
 from runner.tracking.stderr import GatheredStderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
@@ -26,7 +28,9 @@ from runner.tracking.tables import clock, rounded
 POLL_SECONDS = 0.5
 _WIDE = 200  # columns, where no terminal limits them
 _MOST_SETTINGS = 50
-_FRAME_LINES = 7  # title, head, rules, caption and the line of the cursor
+_FRAME_LINES = 8  # title, head, rules, caption and the line of the cursor
+_BESIDE_CELL = 3  # columns of padding and rule that a cell takes besides its text
+_NARROWEST_VERDICT = 8  # columns
 _COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "interrupted": "yellow"}
 
 
@@ -37,23 +41,31 @@ class SweepTable:
         sweep: its jobs.
         states: returns the state of every job, in order.
         stderr: what jobs say on standard error is shown above the table.
+        quiet: no table and no lines, only what jobs say on standard error.
     """
 
-    def __init__(self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr) -> None:
+    def __init__(
+        self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr, quiet: bool = False
+    ) -> None:
         self._sweep = sweep
         self._states = states
         self._stderr = stderr
         self._console = Console(file=sys.stdout, highlight=False)  # jobs send sys.stdout elsewhere meanwhile
+        self._quiet = quiet
+        self._is_live = self._console.is_terminal and not quiet
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._has_complained = False
         self._started = time.monotonic()
-        self._ended = {job.number for job, state in zip(sweep.jobs, states(), strict=True) if _has_ended(state)}
+        before = states()
+        self._ended = {i for i, state in enumerate(before) if state.status in ("finished", "diverged")}
+        self._failed_before = {i: _end(state) for i, state in enumerate(before) if state.status == "failed"}
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         self._thread.start()
         return self
@@ -63,34 +75,54 @@ class SweepTable:
     ) -> None:
         self._over.set()
         self._thread.join()
-        self._show()
-        if self._console.is_terminal:
-            self._live.stop()
+        try:
+            self._try(self._show)
+        finally:
+            if self._is_live:
+                self._try(self._live.stop)
 
     def _poll(self) -> None:
         while not self._over.wait(POLL_SECONDS):
-            self._show()
+            self._try(self._show)
+
+    def _try(self, draw: Callable[[], None]) -> None:
+        """Draw; what goes wrong is told once, for the jobs go on whether they are seen or not."""
+        try:
+            draw()
+        except Exception as error:
+            if not self._has_complained:
+                self._has_complained = True
+                self._stderr.say(f"warning sweep: the table is not drawn ({in_words(error)}). The jobs go on.")
 
     def _show(self) -> None:
-        states = self._states()
+        now = enumerate(self._states())
+        states = [JobState() if _end(state) == self._failed_before.get(i) else state for i, state in now]
         for line in self._stderr.new_lines():
-            if self._console.is_terminal and os.isatty(self._stderr.terminal):
+            if self._is_live and os.isatty(self._stderr.terminal):
                 self._console.print(escape(line), style="yellow")
             else:
-                os.write(self._stderr.terminal, f"{line}\n".encode())
-        if self._console.is_terminal:
+                self._stderr.say(line)
+        if self._quiet:
+            return
+        if self._is_live:
             seconds = time.monotonic() - self._started
             rows = max(3, self._console.height - _FRAME_LINES)
-            self._live.update(live_table(self._sweep, states, rows=rows, seconds=seconds), refresh=True)
+            table = live_table(self._sweep, states, rows=rows, width=self._console.width, seconds=seconds)
+            # the cursor waits on a line of its own, where the ^C of the terminal is erased with the frame
+            self._live.update(Group(table, ""), refresh=True)
             return
-        for job, state in zip(self._sweep.jobs, states, strict=True):
-            if _has_ended(state) and job.number not in self._ended:
-                self._ended.add(job.number)
+        for i, (job, state) in enumerate(zip(self._sweep.jobs, states, strict=True)):
+            if _has_ended(state) and i not in self._ended:
+                self._ended.add(i)
                 self._console.print(escape(_line(job, state, len(self._sweep.jobs))), soft_wrap=True)
 
 
-def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, seconds: float) -> Table:
-    """Return the table of jobs; when there are more than rows, the running ones, the best and the latest."""
+def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, width: int, seconds: float) -> Table:
+    """Return the table of jobs; when there are more than rows, the running ones, the best and the latest.
+
+    Number, what varied and status are always there. Of the rest, what the width allows: val loss, step and loss, in
+    this order, and the verdict in what is left.
+    """
     shown = choose_rows(states, most=rows)
     done = sum(_has_ended(state) for state in states)
     table = Table(
@@ -101,21 +133,29 @@ def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, seconds: 
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
+    jobs, now = [sweep.jobs[index] for index in shown], [states[index] for index in shown]
     keys = _keys([job.varied for job in sweep.jobs])
-    has_val = any(not math.isnan(state.val_loss) for state in states)
-    table.add_column("job", justify="right")
-    for key in keys:
-        table.add_column(escape(key), overflow="fold")
-    table.add_column("status", no_wrap=True)
-    for name in ("step", "loss", *(["val loss"] if has_val else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True, overflow="ellipsis")
-    for index in shown:
-        job, state = sweep.jobs[index], states[index]
-        values = [escape(job.varied.get(key, "")) for key in keys]
-        status = f"[{_COLOURS.get(state.status, 'dim')}]{state.status}[/]"
-        numbers = [_steps(state), number(state.loss), *([number(state.val_loss)] if has_val else [])]
-        table.add_row(str(job.number), *values, status, *numbers, escape(_verdict(state)))
+    columns = {
+        "job": [str(job.number) for job in jobs],
+        **{key: [job.varied.get(key, "") for job in jobs] for key in keys},
+        "status": [state.status for state in now],
+    }
+    numbers = {"val loss": [number(state.val_loss) for state in now]} if _has_val(states) else {}
+    numbers |= {"step": [_steps(state) for state in now], "loss": [number(state.loss) for state in now]}
+    left = width - 1 - sum(_cost(name, cells) for name, cells in columns.items())
+    for name, cells in numbers.items():
+        if (cost := _cost(name, cells)) <= left:
+            columns[name] = cells
+            left -= cost
+    for name in columns:
+        look: dict[str, Any] = {"overflow": "fold"} if name in keys else {"no_wrap": True}
+        table.add_column(escape(name), justify="left" if name in (*keys, "status") else "right", **look)
+    if has_verdict := left >= _NARROWEST_VERDICT + _BESIDE_CELL:
+        table.add_column("verdict", no_wrap=True, overflow="ellipsis", max_width=left - _BESIDE_CELL)
+    for row, state in enumerate(now):
+        texts = {name: escape(cells[row]) for name, cells in columns.items()}
+        texts["status"] = f"[{_COLOURS.get(state.status, 'dim')}]{state.status}[/]"
+        table.add_row(*texts.values(), *([escape(_verdict(state))] if has_verdict else []))
     return table
 
 
@@ -170,6 +210,15 @@ def _spread(spread: Spread) -> str:
     return number(spread.mean) if math.isnan(spread.sd) else f"{number(spread.mean)} ± {number(spread.sd)}"
 
 
+def _cost(name: str, cells: Sequence[str]) -> int:
+    """Return the columns of the terminal that a column of the table takes."""
+    return max(cell_len(text) for text in (name, *cells)) + _BESIDE_CELL
+
+
+def _has_val(states: Sequence[JobState]) -> bool:
+    return any(not math.isnan(state.val_loss) for state in states)
+
+
 def _has_ended(state: JobState) -> bool:
     return state.status in ("finished", "diverged", "failed")
 
@@ -182,14 +231,27 @@ def _steps(state: JobState) -> str:
     return f"{state.steps:,}/{state.planned_steps:,}" if state.planned_steps else ""
 
 
+def _end(state: JobState) -> tuple[str, str | None, str]:
+    """Return what tells one end of a job from another."""
+    return state.status, state.run, state.verdict
+
+
 def _verdict(state: JobState) -> str:
-    return f"{_clock(state.seconds)}" if state.status == "finished" else state.verdict.removeprefix("diverged: ")
+    if state.status == "finished":
+        return _clock(state.seconds)
+    return " ".join(state.verdict.split()).removeprefix("diverged: ")
 
 
 def _line(job: Job, state: JobState, jobs: int) -> str:
+    """Return what is said of a job that has ended; one that failed before its run began has made no steps."""
     name = f" ({job.name})" if job.name else ""
-    loss = f", loss {number(state.final_loss)}" if state.status == "finished" else ""
-    return f"job {job.number}/{jobs}{name}: {state.verdict}{loss}, {_steps(state)} steps in {state.seconds:.1f} s"
+    verdict = " ".join(state.verdict.split())
+    if not verdict.startswith(state.status):
+        verdict = f"{state.status}: {verdict}"
+    text = f"job {job.number}/{jobs}{name}: {verdict}"
+    if state.status == "finished":
+        text += f", loss {number(state.final_loss)}"
+    return text + (f", {_steps(state)} steps in {state.seconds:.1f} s" if state.planned_steps else "")
 
 
 def _clock(seconds: float) -> str:
