@@ -66,7 +66,7 @@ def test_last_checkpoint_by_name_and_by_path_is_evaluated_on_the_training_data(
     batch = task.batch(0, "train")
     assert batch is not None
     with torch.no_grad():
-        expected = task.loss(load_model(trained.run, "last"), batch)
+        expected = task.loss(load_model(trained.run, "last"), batch, task.weight(batch))
     for checkpoint in ("last", str(trained.run / "checkpoints/last.pt")):
         assert evaluate("mode.split=train", f"mode.checkpoint={checkpoint}").code == 0
         line = last_line(trained)

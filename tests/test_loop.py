@@ -36,7 +36,7 @@ class Poisoned:
         self.inner = Digits(batch_size=64, seed=0, hidden=(16,))
         self.examples, self.digest = self.inner.examples, self.inner.digest
         self.bad_steps = range(bad_step, 10**9 if stays_bad else bad_step + 1)
-        self.model, self.scores = self.inner.model, self.inner.scores
+        self.model, self.scores, self.weight = self.inner.model, self.inner.scores, self.inner.weight
         self.prior_entropy, self.remarks = self.inner.prior_entropy, self.inner.remarks
         self.step = -1
 
@@ -44,8 +44,8 @@ class Poisoned:
         self.step = step if split == "train" else -1
         return self.inner.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
-        loss = self.inner.loss(apply, batch)
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
+        loss = self.inner.loss(apply, batch, weight)
         return loss._replace(total=loss.total * float("nan")) if self.step in self.bad_steps else loss
 
 
@@ -111,8 +111,8 @@ def test_clipping_gives_the_bits_of_torch(clip_norm: float, dtype: torch.dtype) 
 
 def test_loss_that_reaches_no_trained_parameter_is_an_error(tmp_path: Path) -> None:
     class Elsewhere(Poisoned):
-        def loss(self, apply: Callable[..., Any], batch: Any) -> LossSum:
-            return LossSum(torch.ones((), requires_grad=True) * 2, 1, 1, None)
+        def loss(self, apply: Callable[..., Any], batch: Any, weight: float) -> LossSum:
+            return LossSum(torch.ones((), requires_grad=True) * 2, 1, None)
 
     with pytest.raises(TaskError, match="must give a loss that depends on a trained parameter, got none at step 0"):
         train(Elsewhere(-1), tmp_path, TrainPlan(steps=1))
@@ -191,7 +191,7 @@ def test_evaluation_is_a_mean_over_examples_not_over_batches(tmp_path: Path) -> 
     batch = whole.batch(0, "val")
     assert batch is not None
     with torch.no_grad():
-        loss = whole.loss(model, batch)
+        loss = whole.loss(model, batch, whole.weight(batch))
     final = next(r for r in records if isinstance(r, EvalRecord))
     assert final.metrics["loss"] == pytest.approx(loss.total.item() / 397, rel=1e-5)
     right = (loss.outputs.argmax(dim=1) == batch[1]).sum().item()
@@ -216,8 +216,8 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
 class Steep(Poisoned):
     """Digits whose loss is multiplied, so that its fp16 gradient overflows until the scaler has found its scale."""
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
-        loss = self.inner.loss(apply, batch)
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
+        loss = self.inner.loss(apply, batch, weight)
         return loss._replace(total=loss.total * 1e3)
 
 

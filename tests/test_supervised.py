@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
+from runner.tasks.protocol import LossSum
 from runner.tasks.supervised import Supervised
 from tests import own_parts
 from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal
@@ -94,6 +95,10 @@ def read(made: Supervised, step: int, split: str = "train", part: tuple[int, int
     batch = made.batch(step, split, part)
     assert batch is not None
     return batch
+
+
+def summed(made: Supervised, model: nn.Module, batch: Any) -> LossSum:
+    return made.loss(model, batch, made.weight(batch))
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -199,25 +204,29 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def test_parts_sum_to_what_the_loss_gives_for_the_whole_batch(loss: Callable[..., Tensor], parts: int) -> None:
     made, model = task(loss=loss), own_parts.Net()
     x, y = read(made, 1)
-    sums = [made.loss(model, batch) for i in range(parts) if (batch := made.batch(1, "train", (i, parts))) is not None]
-    total, weight = sum(part.total.item() for part in sums), sum(part.weight for part in sums)
+    pieces = [batch for i in range(parts) if (batch := made.batch(1, "train", (i, parts))) is not None]
+    sums, weight = [summed(made, model, batch) for batch in pieces], sum(map(made.weight, pieces))
+    total = sum(part.total.item() for part in sums)
     assert total / weight == pytest.approx(loss(model(x), y).mean().item(), rel=1e-5)
     assert sum(part.examples for part in sums) == 16
 
 
 def test_a_sum_counts_by_example_and_targets_may_be_probabilities() -> None:
-    summed, mean, model = task(loss=nn.CrossEntropyLoss(reduction="sum")), task(), own_parts.Net()
+    total, mean, model = task(loss=nn.CrossEntropyLoss(reduction="sum")), task(), own_parts.Net()
     batch = read(mean, 0)
-    one, other = summed.loss(model, batch), mean.loss(model, batch)
-    assert one.total.item() / one.weight == pytest.approx(other.total.item() / other.weight, rel=1e-6)
+    one, other = summed(total, model, batch), summed(mean, model, batch)
+    assert one.total.item() == pytest.approx(other.total.item(), rel=1e-6)
+    assert total.weight(batch) == mean.weight(batch) == 16
     soft = nn.functional.one_hot(batch[1], 3).float()
-    assert mean.loss(model, [batch[0], soft]).total.item() == pytest.approx(other.total.item(), rel=1e-6)
+    assert mean.weight([batch[0], soft]) == 16
+    assert summed(mean, model, [batch[0], soft]).total.item() == pytest.approx(other.total.item(), rel=1e-6)
 
 
 def test_a_batch_without_a_single_counted_target_weighs_nothing() -> None:
     made = task(loss=nn.CrossEntropyLoss(ignore_index=1))
-    part = made.loss(own_parts.Net(), [torch.randn(2, 8), torch.tensor([1, 1])])
-    assert (part.total.item(), part.weight, part.examples) == (0.0, 0, 2)
+    batch = [torch.randn(2, 8), torch.tensor([1, 1])]
+    part = summed(made, own_parts.Net(), batch)
+    assert (part.total.item(), made.weight(batch), part.examples) == (0.0, 0, 2)
 
 
 @pytest.mark.parametrize("loss", [None, "given"])
@@ -226,12 +235,13 @@ def test_a_mapping_goes_to_the_model_by_keyword_and_parts_sum_to_the_whole(loss:
     given = None if loss is None else lambda logits, labels: nn.functional.cross_entropy(logits.mT, labels)
     made = task(model=own_parts.Tagger, train=own_parts.Sentences(), loss=given)
     model = own_parts.Tagger()
-    whole = made.loss(model, made.batch(0, "train"))
+    whole = summed(made, model, read(made, 0))
     assert isinstance(whole.outputs, dict)
     if loss is None:
-        parts = [made.loss(model, made.batch(0, "train", (i, 5))) for i in range(5)]
+        pieces = [read(made, 0, part=(i, 5)) for i in range(5)]
+        total = sum(summed(made, model, batch).total.item() for batch in pieces)
         wanted = model(**read(made, 0))["loss"].item()
-        assert sum(p.total.item() for p in parts) / sum(p.weight for p in parts) == pytest.approx(wanted, rel=1e-5)
+        assert total / sum(map(made.weight, pieces)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_accumulation_equals_one_batch_through_the_program(launch: Launch) -> None:
@@ -250,7 +260,7 @@ def test_metrics_take_the_logits_of_a_mapping_and_want_what_torchmetrics_says() 
     metrics = {name: partial(make, 4) for name, make in (("accuracy", MulticlassAccuracy), ("f1", MulticlassF1Score))}
     made = task(model=own_parts.Scorer, train=own_parts.Bags(), metrics=metrics)
     batch, scores = made.batch(0, "train"), made.scores()
-    scores.update(made.loss(own_parts.Scorer(), batch).outputs, batch)
+    scores.update(summed(made, own_parts.Scorer(), batch).outputs, batch)
     assert scores.compute(0.0).keys() == {"accuracy", "f1"}
     assert task(metrics={**metrics, "mse": MeanSquaredError}).goals == {
         "loss": "min", "accuracy": "max", "f1": "max", "mse": "min",

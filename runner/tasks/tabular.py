@@ -142,7 +142,11 @@ class Tabular:
         """
         return self._data.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
+    def weight(self, batch: tuple[Tensor, ...]) -> float:
+        """Return the number of examples."""
+        return len(batch[1])
+
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
         """Return the cross entropy in nats, or the squared error of the standardised target, summed over the batch."""
         inputs, targets = batch
         outputs = apply(inputs)
@@ -151,7 +155,7 @@ class Tabular:
             total = nn.functional.mse_loss(outputs, targets, reduction="sum")
         else:
             total = nn.functional.cross_entropy(outputs, targets, reduction="sum")
-        return LossSum(total, len(targets), len(targets), outputs)
+        return LossSum(total, len(targets), outputs)
 
     def scores(self) -> Scores:
         """Return the metrics of `goals` beside the loss."""

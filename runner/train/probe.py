@@ -67,7 +67,7 @@ def _try_split(split: str, task: Task, model: nn.Module, plan: TrainPlan, *, par
     batch = task.batch(0, split, (0, parts))
     if batch is None:
         return
-    batch = to_device(batch, plan.device)
+    weight, batch = task.weight(batch), to_device(batch, plan.device)
     outputs: list[Tensor] = []
 
     def apply(*inputs: Any, **named: Any) -> Any:
@@ -79,14 +79,14 @@ def _try_split(split: str, task: Task, model: nn.Module, plan: TrainPlan, *, par
         return result
 
     with autocast(plan):
-        part = task.loss(apply, batch)
+        part = task.loss(apply, batch, weight)
     if part.total.requires_grad and outputs:
         _go_back(part.total, outputs, batch)
     if with_metrics:
         with torch.no_grad():
             scores = task.scores()
             scores.update(part.outputs, batch)
-            scores.compute(float(part.total) / (part.weight or 1))
+            scores.compute(float(part.total) / (weight or 1))
 
 
 def _go_back(total: Tensor, outputs: list[Tensor], batch: Batch) -> None:
