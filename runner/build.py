@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -54,7 +52,7 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
         CheckpointError: the checkpoint to go on from cannot be read.
     """
     source = checkpoint_source(resume)
-    built = build_task(task, batch_size=train.batch_size, seed=seed)
+    known = _task_facts(task, batch_size=train.batch_size, seed=seed)
     devices = available_devices()
     device = devices[0] if train.device == "auto" else train.device
     names = {*devices, *(name.partition(":")[0] for name in devices)}
@@ -66,7 +64,7 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
         except CheckpointError as error:
             unreadable = str(error)
     made = steps_made(source) if source is not None else None
-    return Facts(built.examples, built.goals, there, devices, made, unreadable)
+    return Facts(known.examples, known.goals, there, devices, made, unreadable)
 
 
 def checkpoint_source(resume: Resume) -> Path | None:
@@ -192,19 +190,41 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
 
 
 def build_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
-    """Make the task; the same node gives the same object, so that data is read once.
+    """Make the task, or return the one made last where it is the same, so that a run reads its data once.
 
     Raises:
         ConfigError: it refuses its arguments or cannot get its data.
     """
-    return _cached_task(node.model_dump_json(by_alias=True), batch_size, seed)
+    key = (_data_key(node), batch_size, seed)
+    if key not in _LAST_TASK:
+        _LAST_TASK.clear()  # first, so that two data sets never lie in memory at once
+        _LAST_TASK[key] = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
+    return _LAST_TASK[key]
 
 
-@functools.lru_cache(maxsize=2)
-def _cached_task(node_json: str, batch_size: int, seed: int) -> Task:
-    node = TaskNode.model_validate(json.loads(node_json))
-    task: Task = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
-    return task
+class _TaskFacts(NamedTuple):
+    """What `check` asks of a task; kept where the task is not."""
+
+    examples: Mapping[str, int]
+    goals: Mapping[str, Literal["min", "max"]]
+
+
+_LAST_TASK: dict[tuple[str, int, int], Task] = {}
+_TASK_FACTS: dict[str, _TaskFacts] = {}
+
+
+def _task_facts(node: TaskNode, *, batch_size: int, seed: int) -> _TaskFacts:
+    """Return the facts of a task, the same for every seed and batch size: the jobs of a grid need not all be built."""
+    key = _data_key(node)
+    if key not in _TASK_FACTS:
+        task = build_task(node, batch_size=batch_size, seed=seed)
+        _TASK_FACTS[key] = _TaskFacts(dict(task.examples), dict(task.goals))
+    return _TASK_FACTS[key]
+
+
+def _data_key(node: TaskNode) -> str:
+    """Return what a task is made of, and where, as paths may be relative."""
+    return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime'})}"
 
 
 def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.device) -> Optimizer:

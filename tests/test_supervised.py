@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
+from runner.build import build_task
+from runner.config import TaskNode
 from runner.tasks.protocol import LossSum
 from runner.tasks.supervised import Supervised
 from tests import own_parts
@@ -42,7 +45,9 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     shutil.copy(ROOT / "tests/own_parts.py", tmp_path / "my_parts.py")
 
     def call(*overrides: str, task: str | None = "task=supervised", spawn: bool = False) -> Done:
-        words = ["tracking=off", *([task] if task is not None else []), *overrides]
+        options = [word for word in overrides if word.startswith("-")]
+        overrides = tuple(word for word in overrides if word not in options)
+        words = [*options, "tracking=off", *([task] if task is not None else []), *overrides]
         if spawn:
             command = [sys.executable, "-m", "runner", *words]
             done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
@@ -265,6 +270,25 @@ def test_metrics_take_the_logits_of_a_mapping_and_want_what_torchmetrics_says() 
     assert task(metrics={**metrics, "mse": MeanSquaredError}).goals == {
         "loss": "min", "accuracy": "max", "f1": "max", "mse": "min",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("varied", [["seed=0,1,2"], ["seed=0,1", "train.batch_size=8,16"], ["optimizer.lr=0.1,0.2"]])
+def test_a_job_of_a_grid_reads_its_data_once_at_most(launch: Launch, varied: list[str]) -> None:
+    done = launch("-m", NET, "task.train._target_=my_parts.Counted", "train.duration=2", *varied)
+    assert done.code == 0, done.err
+    jobs = json.loads((done.run / "sweep.json").read_text())["jobs"]
+    reads = (done.directory / "read").read_text().count("made")
+    assert reads == (1 if varied[0].startswith("optimizer") else len(jobs))
+
+
+def test_only_the_task_made_last_is_kept() -> None:
+    node = TaskNode(_target_="runner.tasks.digits.Digits")
+    first = build_task(node, batch_size=4, seed=0)
+    assert build_task(node, batch_size=4, seed=0) is first
+    forgotten = weakref.ref(first)
+    del first
+    build_task(node, batch_size=4, seed=1)
+    assert forgotten() is None
 
 
 def test_the_fingerprint_is_that_of_the_data_and_not_of_the_seed() -> None:

@@ -40,8 +40,11 @@ class Scores(Protocol):
 class Task(Protocol):
     """A task knows no optimizer, learning rate, device, rank, precision or tracking.
 
+    A task that holds processes or files also has a method `close`: see `Closable`.
+
     Attributes:
-        examples: split -> number of examples; empty when the task has no data set (then no epochs either).
+        examples: split -> number of examples; empty when the task has no data set (then no epochs either);
+            the same for every seed and batch size, as are the goals.
         goals: metrics that an evaluation reports -> whether less or more is better; always has "loss".
         digest: fingerprint of the data.
         prior_entropy: entropy of the training targets in nats: the loss of a model that has learned nothing but how
