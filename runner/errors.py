@@ -95,6 +95,16 @@ def in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
 
 
+AGAINST_EXIT = "Raise an exception there, which says what is wrong"
+
+
+def exit_in_words(error: SystemExit) -> str:
+    """Return what ended the program, and where."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    given = "" if error.code is None else repr(error.code)
+    return f"SystemExit({given}) in {frame.name} ({frame.filename}:{frame.lineno})"
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return the known name closest to `name`, or "" when none is close."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

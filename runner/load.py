@@ -15,6 +15,7 @@ from runner.compose import saved_tree
 from runner.config import Config, Node, TaskNode
 from runner.durations import Clock
 from runner.errors import ConfigError, Problem, RunnerError
+from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.tracking.directory import CONFIG
 from runner.train.plan import TrainPlan
@@ -79,7 +80,8 @@ def evaluate_checkpoint(
     step = load_weights(path, model, weights=weights)
     model.to(plan.device).eval()
     one_pass = Clock(train.batch_size, task.examples["train"]).steps_per_epoch if task.examples else 1
-    return step, evaluate(task, compiled(model, plan), plan, split, batches=one_pass if split == "train" else None)
+    with in_use(task):
+        return step, evaluate(task, compiled(model, plan), plan, split, batches=one_pass if split == "train" else None)
 
 
 def _task(page: Mapping[str, Any]) -> Task:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -382,6 +383,7 @@ def only_forward(outputs: Tensor, targets: Tensor) -> Any:
     [
         (["task.train.broken=77"], "task.train: must give an item at every index, got OSError: truncated file at index 77. Mend the item or leave it out."),
         (["task.train.broken=77", "task.workers=1"], "task.train: must give an item at every index, got OSError: truncated file at index 77. Mend the item or leave it out."),
+        (["task.train.exits=77", "task.workers=1"], "task.train: must give an item at every index, got SystemExit: 0 at index 77. Mend the item or leave it out."),
         (["task.train.wide=77", "task.workers=1"], "task.train: must give items that torch's default_collate can join, got (float32 (9,), int) at index 77 beside (float32 (8,), int) at index "),
         (["task.train.deadly=77", "task.workers=1"], "task.workers: must be processes that stay alive, got "),
     ],
@@ -399,6 +401,27 @@ def test_what_only_training_can_find_ends_the_run_as_failed_with_the_reason(
     assert "test_supervised" not in done.err
     if "broken" in overrides[0]:
         assert "my_parts.py" in (done.run / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.duration=3ep", "train.eval_every=1ep"],
+        ["train.duration=1ep", "task.train.broken=77", "task.val_fraction=0"],
+        ["mode=check", "train.duration=3ep"],
+        ["-m", "seed=0,1", "train.duration=1ep"],
+    ],
+)
+def test_no_worker_outlives_its_run(launch: Launch, words: list[str]) -> None:
+    done = launch(*OWN, "task.workers=1", *words)
+    assert done.code == int("broken" in words[1]), done.err
+    assert multiprocessing.active_children() == []
+
+
+def test_no_worker_outlives_an_evaluation(launch: Launch) -> None:
+    done = launch(*OWN, "task.workers=1", "train.duration=1ep")
+    assert launch("mode=eval", f"source={done.run}", "mode.split=train", task=None).code == 0
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.usefixtures("launch")

@@ -15,6 +15,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.tasks.closing import in_use
 from runner.tracking.tables import duration, number, print_table, size
 from runner.train.loop import fit
 from runner.train.saved import steps_made
@@ -101,8 +102,9 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
         some = min(batches, EVALUATED_BATCHES)
         model.eval()
         apply = compiled(model, plan)
-        once = _timed(lambda: evaluate(task, apply, plan, "val", batches=1))
-        part = _timed(lambda: evaluate(task, apply, plan, "val", batches=some))
+        with in_use(task):
+            once = _timed(lambda: evaluate(task, apply, plan, "val", batches=1))
+            part = _timed(lambda: evaluate(task, apply, plan, "val", batches=some))
         evaluation, first = part * batches / some, max(0.0, once - part / some)
     held = memory(model, experiment.optimizer, plan.device)
     made = steps_made(source) if source is not None else 0

@@ -40,7 +40,7 @@ class Scores(Protocol):
 class Task(Protocol):
     """A task knows no optimizer, learning rate, device, rank, precision or tracking.
 
-    A task that holds processes or files also has a method `close`: see `Closable`.
+    A task that holds processes or files also has a method `close`: see `runner.tasks.closing`.
 
     Attributes:
         examples: split -> number of examples; empty when the task has no data set (then no epochs either);

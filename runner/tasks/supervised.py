@@ -154,6 +154,11 @@ class Supervised:
             total = self._loss(predictions, targets)
         return LossSum(total, rows(batch), outputs)
 
+    def close(self) -> None:
+        """End the worker processes."""
+        for split in self._splits.values():
+            split.close()
+
     def scores(self) -> Scores:
         """Return fresh metrics."""
         if not self._metrics:
