@@ -20,6 +20,7 @@ from runner.optim.apply import Schedules
 from runner.optim.groups import Group
 from runner.schedules.shape import product
 from runner.signatures import locate
+from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
@@ -123,14 +124,7 @@ def build(config: Config) -> Experiment:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    seed_everything(config.seed)
-    model, initial_weights = build_model(config, task)
-    model.to(plan.device)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        count = sum(parameter.numel() for parameter in model.parameters())
-        rule = f"must have a parameter that is trained, got none among {count:,}"
-        raise ConfigError([Problem("task.model", rule, "Unfreeze some, or choose another model")])
-    probe(task, model, plan, batch_size=train.batch_size, with_metrics=bool(config.task.arguments.get("metrics")))
+    model, initial_weights = _tried_model(config, task, plan)
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     schedule = product(parts["warmup"], parts["schedule"])
@@ -144,6 +138,21 @@ def build(config: Config) -> Experiment:
         warmup_steps=warmup_steps,
         initial_weights=initial_weights,
     )
+
+
+def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:
+    """Make the model, seeded and on its device, and try it on a few examples."""
+    seed_everything(config.seed)
+    with in_use(task):
+        model, initial_weights = build_model(config, task)
+        model.to(plan.device)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            count = sum(parameter.numel() for parameter in model.parameters())
+            rule = f"must have a parameter that is trained, got none among {count:,}"
+            raise ConfigError([Problem("task.model", rule, "Unfreeze some, or choose another model")])
+        with_metrics = bool(config.task.arguments.get("metrics"))
+        probe(task, model, plan, batch_size=config.train.batch_size, with_metrics=with_metrics)
+    return model, initial_weights
 
 
 def build_model(config: Config, task: Task) -> tuple[nn.Module, InitialWeights | None]:

@@ -232,8 +232,8 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
         target = locate(node.target)
         parameters = parameters_of(target)
     except (LookupError, TypeError) as error:
-        rule, close = (*error.args, "")[:2]
-        fix = f"Set {key}._target_={close}" if close else "Give the dotted path of a class or function"
+        rule, close, fix = (*error.args, "", "")[:3]
+        fix = f"Set {key}._target_={close}" if close else fix or "Give the dotted path of a class or function"
         found.add(f"{key}._target_", f"{rule}, got {node.target!r}", fix)
         return
     wrong = _wrong_optimizer(target) if isinstance(node, OptimizerNode) else ""

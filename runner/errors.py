@@ -91,18 +91,20 @@ def in_words(error: Exception) -> str:
     """Return an error as a person wants it."""
     if isinstance(error, RunnerError):
         return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+    return with_place(error)
+
+
+def with_place(error: BaseException) -> str:
+    """Return type and text of an error, and the file and line that raised it."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")]
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}{': ' if str(error) else ''}{error}{place}"
 
 
 AGAINST_EXIT = "Raise an exception there, which says what is wrong"
-
-
-def exit_in_words(error: SystemExit) -> str:
-    """Return what ended the program, and where."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    given = "" if error.code is None else repr(error.code)
-    return f"SystemExit({given}) in {frame.name} ({frame.filename}:{frame.lineno})"
+"""The fix for code of the user that ends the program."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -92,9 +92,10 @@ def _task(page: Mapping[str, Any]) -> Task:
     except (ValidationError, KeyError, TypeError) as error:
         raise RunnerError(f"directory: must have a readable {CONFIG}, but {error!r}.") from None
     except LookupError as error:
+        rule, _, fix = (*error.args, "", "")[:3]
         raise RunnerError(
-            f"directory: must be a run whose parts can be imported, but one of {', '.join(_targets(node))} "
-            f"{error.args[0]}. Install it, or put its folder on PYTHONPATH."
+            f"directory: must be a run whose parts can be imported, but one of {', '.join(_targets(node))} {rule}. "
+            f"{fix or 'Install it, or put its folder on PYTHONPATH'}."
         ) from None
 
 

@@ -64,7 +64,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         return Done(code, *capfd.readouterr(), tmp_path)
 
     yield call
-    sys.modules.pop("my_parts", None)
+    for name in ("my_parts", "exits"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -82,7 +83,8 @@ def refused(refuse: Callable[..., Refusal], tmp_path: Path, monkeypatch: pytest.
         return [line.strip() for line in done.err.splitlines()[1:]]
 
     yield call
-    sys.modules.pop("my_parts", None)
+    for name in ("my_parts", "exits"):
+        sys.modules.pop(name, None)
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
@@ -283,7 +285,7 @@ def test_a_job_of_a_grid_reads_its_data_once_at_most(launch: Launch, varied: lis
 
 
 def test_only_the_task_made_last_is_kept() -> None:
-    node = TaskNode(_target_="runner.tasks.digits.Digits")
+    node = TaskNode.model_validate({"_target_": "runner.tasks.digits.Digits"})
     first = build_task(node, batch_size=4, seed=0)
     assert build_task(node, batch_size=4, seed=0) is first
     forgotten = weakref.ref(first)
@@ -355,6 +357,76 @@ def test_mistake_is_named_with_its_fix_before_anything_is_written(
     found = refused(*shlex.split(overrides))
     assert any(line.startswith(message) for line in found), found
     assert len(found) == (2 if not overrides else 1)
+
+
+BROKEN = {
+    "syntax": ("class Net(:\n", "SyntaxError: invalid syntax ({file}:1), got 'broken.Net'. Mend that file."),
+    "import": ("import torhc\n", "ModuleNotFoundError: No module named 'torhc' ({file}:1), got 'broken.Net'. Install torhc, or mend the import."),
+    "name": ("import torch\nfrom torch import nm\n", "ImportError: cannot import name 'nm' from 'torch' ({torch}) ({file}:2), got 'broken.Net'. Mend that file."),
+    "error": ("\nx = 1 / 0\n", "ZeroDivisionError: division by zero ({file}:2), got 'broken.Net'. Mend that file."),
+    "exit": ("import sys\nsys.exit(4)\n", "SystemExit: 4 ({file}:2), got 'broken.Net'. Mend that file."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(
+    refused: Callable[..., list[str]], tmp_path: Path, code: str, message: str
+) -> None:
+    file = tmp_path / "code/broken.py"
+    file.write_text(code)
+    found = refused("task.model._target_=broken.Net", POINTS)
+    wanted = message.format(file=file, torch=torch.__file__)
+    assert found == [f"task.model._target_: must be importable, but {wanted}"]
+
+
+EXITS = """
+import sys
+from my_parts import Net, Points
+from runner.tasks.quadratic import Quadratic
+
+class Data(Points):
+    def __init__(self): sys.exit(7)
+
+class Model(Net):
+    def __init__(self): sys.exit()
+
+class Forward(Net):
+    def forward(self, x): sys.exit(3)
+
+class Whole(Quadratic):
+    def __init__(self): sys.exit(0)
+
+class Late(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        return sys.exit(0) if step > 2 else super().batch(step, split, part)
+"""
+AGAINST_EXIT = "Raise an exception there, which says what is wrong."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([NET, "task.train._target_=exits.Data"], "task.train: must be accepted by exits.Data, which ends the program: SystemExit: 7 ({file}:7)."),
+        ([POINTS, "task.model._target_=exits.Model"], "task.model: must be accepted by exits.Model, which ends the program: SystemExit ({file}:10)."),
+        ([POINTS, "task.model._target_=exits.Forward"], "task.model: must take inputs (float32 (2, 8)), but Forward says: SystemExit: 3."),
+        (["task=digits", "~task", "+task._target_=exits.Whole"], "task: must be accepted by exits.Whole, which ends the program: SystemExit: 0 ({file}:16)."),
+    ],
+)  # fmt: skip
+def test_code_that_ends_the_program_is_refused_by_name_beside_other_problems(
+    refused: Callable[..., list[str]], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    file = tmp_path / "code/exits.py"
+    file.write_text(EXITS)
+    found = refused(*overrides)
+    assert found[0].startswith(message.format(file=file)), found
+
+
+def test_code_that_ends_the_program_while_it_trains_fails_the_run(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "exits.py").write_text(EXITS)
+    done = launch("task._target_=exits.Late", task="task=quadratic")
+    assert done.code == 1
+    assert done.err == f"task: must not end the program, got SystemExit: 0 ({tmp_path}/exits.py:20). {AGAINST_EXIT}\n"
+    assert json.loads((done.run / "result.json").read_text())["status"] == "failed"
 
 
 def test_a_target_that_backward_does_not_take_is_found_before_training(refused: Callable[..., list[str]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
-from runner.errors import AGAINST_EXIT, Problem, TaskError, exit_in_words
+from runner.errors import AGAINST_EXIT, Problem, TaskError, with_place
 from runner.tasks.protocol import Task
 
 
@@ -29,9 +29,7 @@ def in_use(task: Task) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        raise TaskError(
-            Problem("task", f"must not end the program, got {exit_in_words(error)}", AGAINST_EXIT)
-        ) from error
+        raise TaskError(Problem("task", f"must not end the program, got {with_place(error)}", AGAINST_EXIT)) from error
     finally:
         if isinstance(task, Closable):
             task.close()

@@ -29,7 +29,7 @@ def find_fault(key: str, data: Any) -> Problem | None:
         return Problem(key, f"must be a data set with __len__ and __getitem__, got {name} without", _TO_INDEX)
     try:
         length = len(data)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Problem(key, f"must have a length, but {name} says: {first_line(error)}", "Mend its __len__")
     empty = Problem(key, f"must have at least one example, got an empty {name}", "Look at its arguments")
     return None if length else empty

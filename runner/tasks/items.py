@@ -100,7 +100,7 @@ class Items:
             except (Exception, SystemExit) as error:
                 return Unreadable(self._misfit(items, indices, error), traceback.format_exc())
 
-    def _misfit(self, items: list[Any], indices: list[int], error: Exception) -> Problem:
+    def _misfit(self, items: list[Any], indices: list[int], error: BaseException) -> Problem:
         """Say which item differs from the first, or what the collate function does not take."""
         first = described(items[0])
         odd = next((n for n, item in enumerate(items) if described(item) != first), None)

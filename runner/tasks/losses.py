@@ -73,7 +73,7 @@ class SummedLoss:
             value = self._loss(outputs, targets)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.check_range(outputs, targets)
             raise TaskError(self._misfit(outputs, targets, error)) from error
         if not isinstance(value, Tensor):
@@ -82,7 +82,7 @@ class SummedLoss:
             return value.sum()
         return (value.mean() if value.dim() else value) * rows(targets)
 
-    def _misfit(self, outputs: Any, targets: Any, error: Exception) -> Problem:
+    def _misfit(self, outputs: Any, targets: Any, error: BaseException) -> Problem:
         if isinstance(error, UserWarning):  # that torch would broadcast them, which `probe` makes an error
             rule = f"must get outputs and targets of one shape, got {described(outputs)} and {described(targets)}"
             return Problem("task.loss", rule, "Reshape what the model returns, or the targets")

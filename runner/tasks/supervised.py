@@ -173,7 +173,7 @@ class Supervised:
             return apply(*inputs) if isinstance(inputs, tuple | list) else apply(inputs)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rule = f"must take inputs {described(inputs)}, but {self._model_name} says: {first_line(error)}"
             raise TaskError(Problem("task.model", rule, "Change the model, or what the data set returns")) from error
 
