@@ -1,5 +1,6 @@
 """The loop: what it counts, when it looks, what it does about alarms."""
 
+import functools
 import resource
 import signal
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from runner.train.loop import fit
 from runner.train.plan import TrainPlan
 from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
-from runner.train.step import clip
+from runner.train.step import clip, compiled
 from runner.watch import Watch
 
 
@@ -205,6 +206,30 @@ def test_interruption_ends_after_the_step_in_hand(tmp_path: Path) -> None:
     )
     assert (state.status, state.step) == ("interrupted", 3)
     assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["state"]["step"] == 3
+
+
+def test_every_model_of_a_sweep_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch gives up compiling code that it has compiled 8 times."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    for width in range(1, 13):
+        apply = compiled(Scaled(width), TrainPlan(steps=1, compile=True))
+        apply(torch.ones(2, width))
+    assert len(graphs) == 12
+
+
+class Scaled(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.width
 
 
 def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:

@@ -129,8 +129,15 @@ def guard_on_device(optimizer: Optimizer, signals: Signals) -> None:
 
 
 def compiled(model: nn.Module, plan: TrainPlan) -> Callable[..., Any]:
-    """Return what a forward pass calls: the model, through torch.compile where that is declared."""
-    return torch.compile(model) if plan.compile else model
+    """Return what a forward pass calls: the model, through torch.compile where that is declared.
+
+    What was compiled before is forgotten: the models of a sweep share their code, and after a few of them torch would
+    compile no further one, without an error.
+    """
+    if not plan.compile:
+        return model
+    torch.compiler.reset()
+    return torch.compile(model)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
