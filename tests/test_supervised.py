@@ -359,6 +359,25 @@ def test_mistake_is_named_with_its_fix_before_anything_is_written(
     assert len(found) == (2 if not overrides else 1)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ("task.val_fraction=abc task.workers=9999", ["task.val_fraction", "task.workers"]),
+        ("task.model.clases=4 task.workers=9999 task.test._target_=my_parts.Stream", ["task.model.clases", "task.test", "task.workers"]),
+        ("task.model=null task.workers=9999 task.pin_memory=perhaps", ["task.model", "task.pin_memory", "task.workers"]),
+        ("task.metrics.f1=3 task.workers=9999 task.val_fraction=0.001", ["task.metrics.f1", "task.val_fraction", "task.workers"]),
+        ("task.target=3 task.train.broken=0 task.val_fraction=0 task.test._target_=my_parts.Points task.test.broken=0", ["task.target", "task.test", "task.train"]),
+        ("task.train=my_parts.Points task.workers=9999", ["task.train"]),
+        ("task._target_=my_parts.Nowhere task.workers=9999", ["task._target_"]),
+    ],
+)  # fmt: skip
+def test_what_only_the_data_tell_comes_together_with_wrong_types(
+    refused: Callable[..., list[str]], overrides: str, keys: list[str]
+) -> None:
+    found = refused(NET, POINTS, *overrides.split())
+    assert [line.split(":")[0] for line in found] == keys
+
+
 BROKEN = {
     "syntax": ("class Net(:\n", "SyntaxError: invalid syntax ({file}:1), got 'broken.Net'. Mend that file."),
     "import": ("import torhc\n", "ModuleNotFoundError: No module named 'torhc' ({file}:1), got 'broken.Net'. Install torhc, or mend the import."),

@@ -71,6 +71,12 @@ class Supervised:
     ) -> None:
         data = {name: given for name, given in zip(SPLITS, (train, val, test), strict=True) if given is not None}
         problems = [*filter(None, (find_fault(f"task.{name}", given) for name, given in data.items()))]
+        members: Mapping[str, Tensor] = {}
+        if not problems:
+            try:
+                members = split_members(data, val_fraction)
+            except ConfigError as error:
+                problems += error.problems
         problems += _too_many(workers)
         problems += [
             _no_function(name, part)
@@ -85,7 +91,6 @@ class Supervised:
         self._model_name = "it"
         self._loss = SummedLoss(loss) if loss is not None else None
         self._target = target
-        members = split_members(data, val_fraction)
         readers = {
             name: reader_of(given, f"task.{name}", (seed, SPLITS.index(name)), collate) for name, given in data.items()
         }
