@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,6 +121,36 @@ def test_wrong_split_checkpoint_or_model_is_refused(
     assert len(lines) == len(problems)
     assert all(line.startswith(problem) for line, problem in zip(lines, problems, strict=True)), done.err
     assert sorted(trained.run.iterdir()) == before
+
+
+@pytest.mark.parametrize("damage", [b"\x89PNG\xff\xfe\n", b"not json\n", b'{"kind": "step"}\n', b'{"kind": []}\n'])
+def test_damaged_records_are_named_after_the_result(
+    program: Program, trained: Done, tmp_path: Path, damage: bytes
+) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    (run / "records.jsonl").write_bytes(damage)
+    done = program("mode=eval", f"source={run}")
+    assert done.code == 0, done.err
+    assert ["loss", f"{result(trained)['best']['loss']:.6g}", "-"] in [row.split() for row in done.out.splitlines()]
+    assert done.err.startswith(f"warning {run}/records.jsonl")
+    assert done.err.endswith("Mend or remove it to see what the run recorded.\n")
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) >= 1
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n", "task: [\n", "seed: 0\n", "text\n"])
+def test_saved_page_that_is_none_is_one_problem_that_names_the_file(
+    program: Program, trained: Done, tmp_path: Path, content: str
+) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    (run / "config.yaml").write_text(content)
+    for key, words in {"source": ["mode=eval", f"source={run}"], "resume.from": [f"resume.from={run}"]}.items():
+        done = program(*words)
+        assert done.code == 2
+        head, problem = done.err.splitlines()
+        assert head == "1 problem in the configuration:"
+        assert problem.startswith(f"  {key}: must be a run directory with a readable config.yaml, got {str(run)!r}")
+    with pytest.raises(RunnerError, match=r"directory: must be a run directory with a readable config\.yaml, got"):
+        load_model(run)
 
 
 def test_resumed_run_takes_keys_that_only_its_own_page_has(trained: Done, program: Program) -> None:
