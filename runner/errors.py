@@ -4,6 +4,7 @@ RunnerError                    exit 1
 ├── ConfigError                exit 2, carries every problem found
 ├── TaskError                  exit 1, data or model of the task
 ├── CheckpointError            exit 1, a checkpoint that cannot be read or written
+│   └── MisfitError            exit 1, a checkpoint of another model
 ├── SweepError                 exit 1, 3 or 128 + signal: no job of a sweep finished, or it was interrupted
 └── TrackingError              never fatal: reported, and the run goes on
 """
@@ -73,6 +74,19 @@ class TaskError(RunnerError):
 
 class CheckpointError(RunnerError):
     """A checkpoint cannot be read or written."""
+
+
+class MisfitError(CheckpointError):
+    """A checkpoint that can be read is that of another model.
+
+    Args:
+        path: the checkpoint.
+        misfit: the first weight that does not fit, in words.
+    """
+
+    def __init__(self, path: object, misfit: str) -> None:
+        self.misfit = misfit
+        super().__init__(f"{path}: does not fit the model: {misfit}.")
 
 
 class SweepError(RunnerError):

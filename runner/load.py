@@ -14,12 +14,12 @@ from runner.build import available_devices, build_task, find_device, set_up_torc
 from runner.compose import saved_tree
 from runner.config import Config, Node, TaskNode
 from runner.durations import Clock
-from runner.errors import ConfigError, Problem, RunnerError
+from runner.errors import ConfigError, MisfitError, Problem, RunnerError
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.tracking.directory import CONFIG
 from runner.train.plan import TrainPlan
-from runner.train.saved import Weights, find_checkpoint, find_misfit, load_weights
+from runner.train.saved import Weights, find_checkpoint, load_weights
 from runner.train.seeding import seed_everything
 from runner.train.step import compiled, evaluate
 
@@ -74,10 +74,11 @@ def evaluate_checkpoint(
     plan = TrainPlan(steps=1, precision=train.precision, device=find_device(train.device), compile=train.compile)
     seed_everything(config.seed)
     model = task.model()
-    if misfit := find_misfit(path, model):
-        rule = f"must fit the model, but {misfit}"
-        raise ConfigError([Problem("mode.checkpoint", rule, "Evaluate the model that it was trained with")])
-    step = load_weights(path, model, weights=weights)
+    try:
+        step = load_weights(path, model, weights=weights)
+    except MisfitError as error:
+        rule = f"must fit the model, but {error.misfit}"
+        raise ConfigError([Problem("mode.checkpoint", rule, "Evaluate the model that it was trained with")]) from None
     model.to(plan.device).eval()
     one_pass = Clock(train.batch_size, task.examples["train"]).steps_per_epoch if task.examples else 1
     with in_use(task):
