@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from runner.durations import Clock
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.tracking.directory import CONFIG
+from runner.tracking.directory import CONFIG, ROOT
 from runner.train.plan import TrainPlan
 from runner.train.saved import Weights, find_checkpoint, load_weights
 from runner.train.seeding import seed_everything
@@ -28,6 +30,9 @@ def load_model(
     directory: str | Path, checkpoint: str = "best", *, device: str = "cpu", weights: Weights = "averaged"
 ) -> nn.Module:
     """Return the model of a run with the weights that it learned, in evaluation mode.
+
+    Relative paths of the run's page are taken from where it was launched, the directory that holds `runs/`; a run that
+    was moved out of it takes them from the current directory. The process is in that directory while the task is made.
 
     Args:
         directory: the run directory, such as "runs/digits/<run>".
@@ -47,7 +52,8 @@ def load_model(
     path, place = find_checkpoint(run, checkpoint), _device(device)
     if weights not in ("averaged", "raw"):
         raise RunnerError(f"weights: must be averaged or raw, got {weights!r}.")
-    with torch.random.fork_rng(devices=[]):  # a model draws its first weights from the caller's generator
+    # a model draws its first weights from the caller's generator
+    with torch.random.fork_rng(devices=[]), _launch_directory(run):
         model = _task(page).model()
     load_weights(path, model, weights=weights)
     return model.to(place).eval()
@@ -83,6 +89,12 @@ def evaluate_checkpoint(
     one_pass = Clock(train.batch_size, task.examples["train"]).steps_per_epoch if task.examples else 1
     with in_use(task):
         return step, evaluate(task, compiled(model, plan), plan, split, batches=one_pass if split == "train" else None)
+
+
+def _launch_directory(run: Path) -> AbstractContextManager[None]:
+    """Return the context of the directory that a run was launched in, that of the current one where it was moved."""
+    above = run.resolve().parents[1:]
+    return contextlib.chdir(above[1]) if above and above[0].name == ROOT else contextlib.nullcontext()
 
 
 def _task(page: Mapping[str, Any]) -> Task:

@@ -182,6 +182,28 @@ def test_model_is_loaded_in_another_directory_and_leaves_nothing_behind(trained:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_relative_paths_of_a_run_are_taken_from_where_it_was_launched(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, elsewhere = tmp_path / "launch", tmp_path / "elsewhere"
+    launch.mkdir()
+    elsewhere.mkdir()
+    (launch / "data.csv").write_text(
+        "a,b,y\n" + "".join(f"{i % 5},{i % 3},{'no' if i % 2 else 'yes'}\n" for i in range(40))
+    )
+    words = ["task=tabular", "task.path=data.csv", "task.target=y", "train.batch_size=8", "train.duration=2"]
+    done = program(*words, directory=launch)
+    assert done.code == 0, done.err
+    monkeypatch.chdir(elsewhere)
+    load_model(done.run)
+    assert Path.cwd() == elsewhere
+    moved = shutil.copytree(done.run, elsewhere / "moved")
+    with pytest.raises(RunnerError, match=r"task\.path: must be a file that is there, got 'data\.csv'"):
+        load_model(moved)
+    monkeypatch.chdir(launch)
+    load_model(moved)
+
+
 def test_loaded_model_is_as_good_as_the_run_says(trained: Done) -> None:
     batch = Digits(batch_size=397, seed=0).batch(0, "val")
     assert batch is not None
