@@ -30,7 +30,7 @@ from runner.signatures import (
 )
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import Findings, adapter, fix, is_for_section, rule, section_fix, shown
+from runner.wording import Findings, adapter, fix, fix_of_list, is_for_section, rule, section_fix, shown
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -294,4 +294,6 @@ def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findin
             key = ".".join([key, *map(str, item["loc"])])
             found.add(key, f"{rule(item, hint)}, got {shown(item['input'])}", section_fix(item, key))
         else:
-            found.add(key, f"{rule(item, hint)}, got {shown(value)}", fix(key, default))
+            found.add(
+                key, f"{rule(item, hint)}, got {shown(value)}", fix_of_list(key, value, hint) or fix(key, default)
+            )
