@@ -173,7 +173,9 @@ def build_model(config: Config, task: Task) -> tuple[nn.Module, InitialWeights |
     try:
         return model, load_initial_weights(begin, model)
     except CheckpointError as error:
-        raise ConfigError([Problem("task.init_from", str(error), "Give weights of a model like this one")]) from None
+        raise ConfigError(
+            [Problem("task.init_from", str(error), "Give finite weights of a model like this one")]
+        ) from None
 
 
 def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
