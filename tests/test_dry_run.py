@@ -63,6 +63,14 @@ def test_dry_run_shows_warnings_and_makes_no_estimate_from_a_trial_that_diverges
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_does_not_blame_the_learning_rate_for_a_loss_that_begins_infinite(program: Program) -> None:
+    done = program("mode=check", "task=quadratic", "task.start=[1e200,1,1]")
+    assert done.code == 0, done.err
+    assert "the trial diverged: loss is inf at step 0 (lr 0.01); no update was made yet, so it is not the l" in done.out
+    first = program("mode=check", *SMALL, "optimizer.lr=1e30", "warmup=none")
+    assert "no update was made yet" not in first.out
+
+
 def test_dry_run_says_that_a_limit_of_time_ends_the_run(program: Program) -> None:
     done = program("mode=check", *SMALL, "train.max_seconds=1e-3")
     assert done.out.strip().endswith("of training, and train.max_seconds ends it after 1 ms")

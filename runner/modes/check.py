@@ -75,7 +75,8 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_cost(experiment, trial)
     problems = [*check.warnings(config), *experiment.task.remarks]
     if trial.is_cut_short:
-        problems.append(f"the trial {trial.state.verdict}")
+        cause = "; no update was made yet, so it is not the learning rate" if trial.state.step == trial.start else ""
+        problems.append(f"the trial {trial.state.verdict}{cause}")
     for text in problems:
         print(f"warning {text}")
     if trial.is_cut_short:

@@ -22,7 +22,8 @@ def probe(task: Task, model: nn.Module, plan: TrainPlan, *, batch_size: int, wit
     """Take two training examples through model, loss and back; nothing is left changed.
 
     The model runs in evaluation mode and without a graph; the way back goes from the loss to the outputs, which is
-    where a target of a wrong dtype is found.
+    where a target of a wrong dtype is found. That the loss is finite is left to the detectors: only a whole batch in
+    training mode tells (fresh BatchNorm, fp16), and at step 0 they stop before the first update.
 
     Args:
         task: gives batch, loss and metrics.
