@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.config import Node, is_node
 from runner.durations import Clock, to_steps
-from runner.errors import ConfigError, Problem, RunnerError, TaskError
+from runner.errors import AGAINST_EXIT, ConfigError, Problem, RunnerError, TaskError, with_place
 from runner.signatures import (
     PROVIDED,
     duration_arguments,
@@ -49,7 +49,7 @@ def _called(key: str, node: Node, clock: Clock, provided: Mapping[str, Any], *, 
         return target(*positional, **arguments, **provided)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError([refusal(key, node, error)]) from error
 
 
@@ -73,6 +73,9 @@ def refusal(key: str, node: Node, error: BaseException) -> Problem:
         return error.problem
     if isinstance(error, RunnerError):
         return Problem(key, str(error).removeprefix(f"{key}: ").rstrip("."), "")
+    if isinstance(error, SystemExit):
+        rule = f"must be accepted by {node.target}, which ends the program: {with_place(error)}"
+        return Problem(key, rule, AGAINST_EXIT)
     name, separator, rule = str(error).partition(": ")
     if separator and name in node.arguments:
         return Problem(f"{key}.{name}", rule.rstrip("."), f"Change {key}.{name}")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -22,6 +20,7 @@ from runner.optim.apply import Schedules
 from runner.optim.groups import Group
 from runner.schedules.shape import product
 from runner.signatures import locate
+from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
@@ -54,7 +53,7 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
         CheckpointError: the checkpoint to go on from cannot be read.
     """
     source = checkpoint_source(resume)
-    built = build_task(task, batch_size=train.batch_size, seed=seed)
+    known = _task_facts(task, batch_size=train.batch_size, seed=seed)
     devices = available_devices()
     device = devices[0] if train.device == "auto" else train.device
     names = {*devices, *(name.partition(":")[0] for name in devices)}
@@ -66,7 +65,7 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
         except CheckpointError as error:
             unreadable = str(error)
     made = steps_made(source) if source is not None else None
-    return Facts(built.examples, built.goals, there, devices, made, unreadable)
+    return Facts(known.examples, known.goals, there, devices, made, unreadable)
 
 
 def checkpoint_source(resume: Resume) -> Path | None:
@@ -125,14 +124,7 @@ def build(config: Config) -> Experiment:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    seed_everything(config.seed)
-    model, initial_weights = build_model(config, task)
-    model.to(plan.device)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        count = sum(parameter.numel() for parameter in model.parameters())
-        rule = f"must have a parameter that is trained, got none among {count:,}"
-        raise ConfigError([Problem("task.model", rule, "Unfreeze some, or choose another model")])
-    probe(task, model, plan, batch_size=train.batch_size, with_metrics=bool(config.task.arguments.get("metrics")))
+    model, initial_weights = _tried_model(config, task, plan)
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     schedule = product(parts["warmup"], parts["schedule"])
@@ -146,6 +138,21 @@ def build(config: Config) -> Experiment:
         warmup_steps=warmup_steps,
         initial_weights=initial_weights,
     )
+
+
+def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:
+    """Make the model, seeded and on its device, and try it on a few examples."""
+    seed_everything(config.seed)
+    with in_use(task):
+        model, initial_weights = build_model(config, task)
+        model.to(plan.device)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            count = sum(parameter.numel() for parameter in model.parameters())
+            rule = f"must have a parameter that is trained, got none among {count:,}"
+            raise ConfigError([Problem("task.model", rule, "Unfreeze some, or choose another model")])
+        with_metrics = bool(config.task.arguments.get("metrics"))
+        probe(task, model, plan, batch_size=config.train.batch_size, with_metrics=with_metrics)
+    return model, initial_weights
 
 
 def build_model(config: Config, task: Task) -> tuple[nn.Module, InitialWeights | None]:
@@ -166,7 +173,9 @@ def build_model(config: Config, task: Task) -> tuple[nn.Module, InitialWeights |
     try:
         return model, load_initial_weights(begin, model)
     except CheckpointError as error:
-        raise ConfigError([Problem("task.init_from", str(error), "Give weights of a model like this one")]) from None
+        raise ConfigError(
+            [Problem("task.init_from", str(error), "Give finite weights of a model like this one")]
+        ) from None
 
 
 def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
@@ -192,19 +201,41 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
 
 
 def build_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
-    """Make the task; the same node gives the same object, so that data is read once.
+    """Make the task, or return the one made last where it is the same, so that a run reads its data once.
 
     Raises:
         ConfigError: it refuses its arguments or cannot get its data.
     """
-    return _cached_task(node.model_dump_json(by_alias=True), batch_size, seed)
+    key = (_data_key(node), batch_size, seed)
+    if key not in _LAST_TASK:
+        _LAST_TASK.clear()  # first, so that two data sets never lie in memory at once
+        _LAST_TASK[key] = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
+    return _LAST_TASK[key]
 
 
-@functools.lru_cache(maxsize=2)
-def _cached_task(node_json: str, batch_size: int, seed: int) -> Task:
-    node = TaskNode.model_validate(json.loads(node_json))
-    task: Task = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
-    return task
+class _TaskFacts(NamedTuple):
+    """What `check` asks of a task; kept where the task is not."""
+
+    examples: Mapping[str, int]
+    goals: Mapping[str, Literal["min", "max"]]
+
+
+_LAST_TASK: dict[tuple[str, int, int], Task] = {}
+_TASK_FACTS: dict[str, _TaskFacts] = {}
+
+
+def _task_facts(node: TaskNode, *, batch_size: int, seed: int) -> _TaskFacts:
+    """Return the facts of a task, the same for every seed and batch size: the jobs of a grid need not all be built."""
+    key = _data_key(node)
+    if key not in _TASK_FACTS:
+        task = build_task(node, batch_size=batch_size, seed=seed)
+        _TASK_FACTS[key] = _TaskFacts(dict(task.examples), dict(task.goals))
+    return _TASK_FACTS[key]
+
+
+def _data_key(node: TaskNode) -> str:
+    """Return what a task is made of, and where, as paths may be relative."""
+    return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime'})}"
 
 
 def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.device) -> Optimizer:

@@ -30,7 +30,7 @@ from runner.signatures import (
 )
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import Findings, adapter, fix, is_for_section, rule, section_fix, shown
+from runner.wording import Findings, adapter, fix, fix_of_list, is_for_section, rule, section_fix, shown
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -232,8 +232,8 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
         target = locate(node.target)
         parameters = parameters_of(target)
     except (LookupError, TypeError) as error:
-        rule, close = (*error.args, "")[:2]
-        fix = f"Set {key}._target_={close}" if close else "Give the dotted path of a class or function"
+        rule, close, fix = (*error.args, "", "")[:3]
+        fix = f"Set {key}._target_={close}" if close else fix or "Give the dotted path of a class or function"
         found.add(f"{key}._target_", f"{rule}, got {node.target!r}", fix)
         return
     wrong = _wrong_optimizer(target) if isinstance(node, OptimizerNode) else ""
@@ -294,4 +294,6 @@ def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findin
             key = ".".join([key, *map(str, item["loc"])])
             found.add(key, f"{rule(item, hint)}, got {shown(item['input'])}", section_fix(item, key))
         else:
-            found.add(key, f"{rule(item, hint)}, got {shown(value)}", fix(key, default))
+            found.add(
+                key, f"{rule(item, hint)}, got {shown(value)}", fix_of_list(key, value, hint) or fix(key, default)
+            )

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from runner.config import Resume, TaskNode, Train, nodes
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
-from runner.signatures import duration_arguments
+from runner.signatures import duration_arguments, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
 
 
@@ -33,6 +33,7 @@ class Facts(NamedTuple):
     unreadable: str = ""
 
 
+_STAND_IN = {"_target_": "torch.nn.Identity"}
 FindFacts = Callable[[TaskNode, Train, Resume, int], Facts]
 
 
@@ -43,7 +44,7 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
     """
     mode = found.sections["mode"]
     wrong = {problem.key for problem in found.problems}
-    if not mode.trains and not (mode.rebuilds and "source" not in wrong):
+    if "task._target_" in wrong or not (mode.trains or (mode.rebuilds and "source" not in wrong)):
         return
     train, resume = found.sections["train"], found.sections["resume"]
     task = _without(found.sections["task"], wrong)
@@ -52,7 +53,7 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
     try:
         facts = find_facts(task, train, resume, found.sections.get("seed", 0))
     except ConfigError as error:
-        found.problems.extend(error.problems if not any(key.startswith("task") for key in wrong) else [])
+        found.problems.extend(problem for problem in error.problems if not _follows(problem.key, wrong))
         return
     except CheckpointError as error:
         found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
@@ -86,11 +87,22 @@ def check_init_from(found: Findings) -> None:
 
 
 def _without(task: TaskNode, wrong: set[str]) -> TaskNode:
-    """Return the task with its defaults in place of wrong arguments."""
+    """Return the task with its defaults in place of wrong arguments.
+
+    A factory, which making the task does not call, gets a stand-in: it may have no default.
+    """
     refused = {key.split(".")[1] for key in wrong if key.startswith("task.")}
+    hints = hints_of(locate(task.target))
     kept = {name: value for name, value in task.arguments.items() if name not in refused}
+    kept |= {name: _STAND_IN for name in refused if form(hint_at(hints, name)) == "factory"}
     begin = None if "init_from" in refused else task.init_from
     return TaskNode(_target_=task.target, regime=task.regime, init_from=begin, **kept)
+
+
+def _follows(key: str, wrong: set[str]) -> bool:
+    """Whether what a task says of a key only follows from a wrong argument: of the same one, or of all of them."""
+    about_task = {other for other in wrong if other.startswith("task.")}
+    return bool(about_task) and any(f"{other}.".startswith(f"{key}.") or key.startswith(f"{other}.") for other in wrong)
 
 
 def _check_device(train: Train, facts: Facts, found: Findings) -> None:

@@ -70,12 +70,15 @@ def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] |
     if not path.is_file():
         return None
     try:
-        return to_tree(OmegaConf.load(path))  # type: ignore[arg-type]
+        loaded = OmegaConf.load(path)
+        tree = to_tree(loaded) if isinstance(loaded, DictConfig) else {}
+        damage = "" if {"task", "train"} <= tree.keys() else "it has no task and train"
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        rule = (
-            f"must be a run directory with a readable {CONFIG}, got {str(directory)!r} ({' '.join(str(error).split())})"
-        )
-        raise ConfigError([Problem(key, rule, "Restore the file or start afresh")]) from None
+        damage = " ".join(str(error).split())
+    if damage:
+        rule = f"must be a run directory with a readable {CONFIG}, got {str(directory)!r} ({damage})"
+        raise ConfigError([Problem(key, rule, "Restore the file or start afresh")])
+    return tree
 
 
 def with_saved(

@@ -4,6 +4,7 @@ RunnerError                    exit 1
 ├── ConfigError                exit 2, carries every problem found
 ├── TaskError                  exit 1, data or model of the task
 ├── CheckpointError            exit 1, a checkpoint that cannot be read or written
+│   └── MisfitError            exit 1, a checkpoint of another model
 ├── SweepError                 exit 1, 3 or 128 + signal: no job of a sweep finished, or it was interrupted
 └── TrackingError              never fatal: reported, and the run goes on
 """
@@ -83,6 +84,19 @@ class CheckpointError(RunnerError):
     """A checkpoint cannot be read or written."""
 
 
+class MisfitError(CheckpointError):
+    """A checkpoint that can be read is that of another model.
+
+    Args:
+        path: the checkpoint.
+        misfit: the first weight that does not fit, in words.
+    """
+
+    def __init__(self, path: object, misfit: str) -> None:
+        self.misfit = misfit
+        super().__init__(f"{path}: does not fit the model: {misfit}.")
+
+
 class SweepError(RunnerError):
     """No job of a sweep finished, or a signal ended it; what is done is kept."""
 
@@ -102,9 +116,21 @@ def in_words(error: Exception) -> str:
     """Return an error as a person wants it."""
     if isinstance(error, RunnerError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)  # none when it comes from another process
+    return with_place(error)
+
+
+def with_place(error: BaseException) -> str:
+    """Return type and text of an error, and the file and line that raised it."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    # no frames when it comes from another process
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__name__}{': ' if str(error) else ''}{error}{place}"
+
+
+AGAINST_EXIT = "Raise an exception there, which says what is wrong"
+"""The fix for code of the user that ends the program."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from runner.build import available_devices, build_task, find_device, set_up_torc
 from runner.compose import saved_tree
 from runner.config import Config, Node, TaskNode
 from runner.durations import Clock
-from runner.errors import ConfigError, Problem, RunnerError
+from runner.errors import ConfigError, MisfitError, Problem, RunnerError
+from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.tracking.directory import CONFIG
+from runner.tracking.directory import CONFIG, ROOT
 from runner.train.plan import TrainPlan
-from runner.train.saved import Weights, find_checkpoint, find_misfit, load_weights
+from runner.train.saved import Weights, find_checkpoint, load_weights
 from runner.train.seeding import seed_everything
 from runner.train.step import compiled, evaluate
 
@@ -27,6 +30,9 @@ def load_model(
     directory: str | Path, checkpoint: str = "best", *, device: str = "cpu", weights: Weights = "averaged"
 ) -> nn.Module:
     """Return the model of a run with the weights that it learned, in evaluation mode.
+
+    Relative paths of the run's page are taken from where it was launched, the directory that holds `runs/`; a run that
+    was moved out of it takes them from the current directory. The process is in that directory while the task is made.
 
     Args:
         directory: the run directory, such as "runs/digits/<run>".
@@ -46,7 +52,8 @@ def load_model(
     path, place = find_checkpoint(run, checkpoint), _device(device)
     if weights not in ("averaged", "raw"):
         raise RunnerError(f"weights: must be averaged or raw, got {weights!r}.")
-    with torch.random.fork_rng(devices=[]):  # a model draws its first weights from the caller's generator
+    # a model draws its first weights from the caller's generator
+    with torch.random.fork_rng(devices=[]), _launch_directory(run):
         model = _task(page).model()
     load_weights(path, model, weights=weights)
     return model.to(place).eval()
@@ -73,13 +80,21 @@ def evaluate_checkpoint(
     plan = TrainPlan(steps=1, precision=train.precision, device=find_device(train.device), compile=train.compile)
     seed_everything(config.seed)
     model = task.model()
-    if misfit := find_misfit(path, model):
-        rule = f"must fit the model, but {misfit}"
-        raise ConfigError([Problem("mode.checkpoint", rule, "Evaluate the model that it was trained with")])
-    step = load_weights(path, model, weights=weights)
+    try:
+        step = load_weights(path, model, weights=weights)
+    except MisfitError as error:
+        rule = f"must fit the model, but {error.misfit}"
+        raise ConfigError([Problem("mode.checkpoint", rule, "Evaluate the model that it was trained with")]) from None
     model.to(plan.device).eval()
     one_pass = Clock(train.batch_size, task.examples["train"]).steps_per_epoch if task.examples else 1
-    return step, evaluate(task, compiled(model, plan), plan, split, batches=one_pass if split == "train" else None)
+    with in_use(task):
+        return step, evaluate(task, compiled(model, plan), plan, split, batches=one_pass if split == "train" else None)
+
+
+def _launch_directory(run: Path) -> AbstractContextManager[None]:
+    """Return the context of the directory that a run was launched in, that of the current one where it was moved."""
+    above = run.resolve().parents[1:]
+    return contextlib.chdir(above[1]) if above and above[0].name == ROOT else contextlib.nullcontext()
 
 
 def _task(page: Mapping[str, Any]) -> Task:
@@ -90,9 +105,10 @@ def _task(page: Mapping[str, Any]) -> Task:
     except (ValidationError, KeyError, TypeError) as error:
         raise RunnerError(f"directory: must have a readable {CONFIG}, but {error!r}.") from None
     except LookupError as error:
+        rule, _, fix = (*error.args, "", "")[:3]
         raise RunnerError(
-            f"directory: must be a run whose parts can be imported, but one of {', '.join(_targets(node))} "
-            f"{error.args[0]}. Install it, or put its folder on PYTHONPATH."
+            f"directory: must be a run whose parts can be imported, but one of {', '.join(_targets(node))} {rule}. "
+            f"{fix or 'Install it, or put its folder on PYTHONPATH'}."
         ) from None
 
 

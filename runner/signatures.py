@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from runner.config import Node
 from runner.durations import Steps, StepsOrZero
-from runner.errors import nearest
+from runner.errors import nearest, with_place
 
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation"}),
@@ -82,7 +82,7 @@ def locate(path: str) -> Any:
     """Return what a dotted path names, without calling it.
 
     Raises:
-        LookupError: nothing is there; its second argument is the nearest path that exists, or "".
+        LookupError: nothing is there. Its arguments: the rule; the nearest path that exists, or ""; the fix, or "".
     """
     parts = path.split(".")
     for cut in range(len(parts) - 1, 0, -1):
@@ -91,10 +91,11 @@ def locate(path: str) -> Any:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise LookupError(f"must be importable, but {error}") from None
+                fix = f"Install {error.name}, or mend the import"
+                raise LookupError(f"must be importable, but {with_place(error)}", "", fix) from None
             continue
-        except Exception as error:
-            raise LookupError(f"must be importable, but {type(error).__name__}: {error}") from None
+        except (Exception, SystemExit) as error:
+            raise LookupError(f"must be importable, but {with_place(error)}", "", "Mend that file") from None
         for name in parts[cut:]:
             if not hasattr(found, name):
                 close = nearest(name, dir(found))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter
+from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from runner.errors import Problem
@@ -47,7 +47,8 @@ def rule(item: Any, annotation: Any) -> str:
 
 def is_for_section(item: Any) -> bool:
     """Whether a pydantic error is about a value in a place where a section with a target belongs."""
-    return item["type"] in ("callable_type", "is_instance_of")
+    is_list = item.get("ctx", {}).get("class") == "Sequence"  # pydantic's way to ask for one
+    return item["type"] in ("callable_type", "is_instance_of") and not is_list
 
 
 def section_fix(item: Any, key: str) -> str:
@@ -95,8 +96,20 @@ def fix(key: str, default: Any = inspect.Parameter.empty) -> str:
     return f"Leave {key} out for its default"
 
 
+def fix_of_list(key: str, value: Any, annotation: Any) -> str:
+    """Return what to do about one value where a list belongs; "" where a list of it would not do either."""
+    try:
+        adapter(annotation).validate_python((value,), strict=True)
+    except (ValidationError, PydanticSchemaGenerationError):
+        return ""
+    return f"Set {key}={_spelled([value])}"
+
+
 def _spelled(value: Any) -> str:
-    return "[" + ",".join(map(_spelled, value)) + "]" if isinstance(value, list | tuple) else f"{value}"
+    """Return a value as it is written on the command line."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_spelled, value)) + "]"
+    return shown(value) if isinstance(value, bool) or value is None else f"{value}"
 
 
 def shown(value: Any) -> str:

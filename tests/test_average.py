@@ -95,7 +95,7 @@ def metrics(model: nn.Module) -> dict[str, Any]:
     batch: tuple[Tensor, ...] | None = task.batch(0, "val")
     assert batch is not None
     with torch.no_grad():
-        return {"loss": task.loss(model, batch).total.item() / 397}
+        return {"loss": task.loss(model, batch, 397).total.item() / 397}
 
 
 def test_averaged_weights_are_saved_loaded_evaluated_and_raw_ones_on_demand(program: Program) -> None:

@@ -70,9 +70,10 @@ def test_loss_weighs_characters_and_counts_windows(tmp_path: Path) -> None:
     assert batch is not None
     model = found.model()
     nn.init.zeros_(model.head.weight)  # type: ignore[union-attr, arg-type]
-    loss = found.loss(model, batch)
-    assert (loss.weight, loss.examples) == (32, 4)
-    assert loss.total.item() / loss.weight == pytest.approx(math.log(10))
+    weight = found.weight(batch)
+    loss = found.loss(model, batch, weight)
+    assert (weight, loss.examples) == (32, 4)
+    assert loss.total.item() / weight == pytest.approx(math.log(10))
 
 
 def test_texts_of_many_characters_and_of_one_are_encoded(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ MISTAKES: list[tuple[str, str]] = [
     ("schedule.total_steps=4", "schedule.total_steps: must not be set, the runner fills it in, got 4. Remove it."),
     ("task.model=resnet", "task.model: must be one of mlp, cnn, got 'resnet'. Set task.model=mlp, its default."),
     ("task.hidden=[0]", "task.hidden: must be a list, each item an integer >= 1, got [0]. Set task.hidden=[128,128], its default."),
+    ("task=tabular task.drop=a", "task.drop: must be a list, each item text or an integer, got 'a'. Set task.drop=[a]."),
+    ("task.hidden=64", "task.hidden: must be a list, each item an integer >= 1, got 64. Set task.hidden=[64]."),
+    ("task.hidden=0", "task.hidden: must be a list, each item an integer >= 1, got 0. Set task.hidden=[128,128], its default."),
+    ("task=char_lm task.qk_norm=yess", "task.qk_norm: must be true or false, got 'yess'. Set task.qk_norm=false, its default."),
     # batches, precision, device
     ("train.accumulate=0", "train.accumulate: must be an integer >= 1, got 0. Leave train.accumulate out for its default."),
     (

@@ -48,13 +48,32 @@ def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_p
     assert result["status"] == "finished"
 
 
-def test_dry_run_shows_warnings_and_a_trial_that_diverges(program: Program, tmp_path: Path) -> None:
-    done = program("mode=check", *SMALL, "optimizer.lr=1e4", "warmup=none", "train.max_seconds=1e-3")
+@pytest.mark.parametrize("lr", ["1e4", "1e30"])
+def test_dry_run_shows_warnings_and_makes_no_estimate_from_a_trial_that_diverges(
+    program: Program, tmp_path: Path, lr: str
+) -> None:
+    done = program("mode=check", *SMALL, f"optimizer.lr={lr}", "warmup=none", "train.max_seconds=1e-3")
     assert done.code == 0, done.err
-    assert "warning optimizer.lr: 10000 is 1.25e+04 times above the typical range" in done.out
+    assert f"warning optimizer.lr: {float(lr):g} is " in done.out
     assert "warning the trial diverged: " in done.out
-    assert done.out.strip().endswith("of training, and train.max_seconds ends it after 1 ms")
+    assert "evaluations: 7; checkpoints: 4 and up to 7 of a new best\n" in done.out
+    assert "optimizer state unknown; peak of" in done.out
+    assert not re.search(r"\b0 (B|ms|us|s)\b", done.out)
+    assert done.out.endswith("\nestimate: unknown, as the trial diverged\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_does_not_blame_the_learning_rate_for_a_loss_that_begins_infinite(program: Program) -> None:
+    done = program("mode=check", "task=quadratic", "task.start=[1e200,1,1]")
+    assert done.code == 0, done.err
+    assert "the trial diverged: loss is inf at step 0 (lr 0.01); no update was made yet, so it is not the l" in done.out
+    first = program("mode=check", *SMALL, "optimizer.lr=1e30", "warmup=none")
+    assert "no update was made yet" not in first.out
+
+
+def test_dry_run_says_that_a_limit_of_time_ends_the_run(program: Program) -> None:
+    done = program("mode=check", *SMALL, "train.max_seconds=1e-3")
+    assert done.out.strip().endswith("of training, and train.max_seconds ends it after 1 ms")
 
 
 def test_dry_run_of_a_run_to_go_on_with_counts_the_steps_left(program: Program) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def test_last_checkpoint_by_name_and_by_path_is_evaluated_on_the_training_data(
     batch = task.batch(0, "train")
     assert batch is not None
     with torch.no_grad():
-        expected = task.loss(load_model(trained.run, "last"), batch)
+        expected = task.loss(load_model(trained.run, "last"), batch, task.weight(batch))
     for checkpoint in ("last", str(trained.run / "checkpoints/last.pt")):
         assert evaluate("mode.split=train", f"mode.checkpoint={checkpoint}").code == 0
         line = last_line(trained)
@@ -122,6 +123,36 @@ def test_wrong_split_checkpoint_or_model_is_refused(
     assert sorted(trained.run.iterdir()) == before
 
 
+@pytest.mark.parametrize("damage", [b"\x89PNG\xff\xfe\n", b"not json\n", b'{"kind": "step"}\n', b'{"kind": []}\n'])
+def test_damaged_records_are_named_after_the_result(
+    program: Program, trained: Done, tmp_path: Path, damage: bytes
+) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    (run / "records.jsonl").write_bytes(damage)
+    done = program("mode=eval", f"source={run}")
+    assert done.code == 0, done.err
+    assert ["loss", f"{result(trained)['best']['loss']:.6g}", "-"] in [row.split() for row in done.out.splitlines()]
+    assert done.err.startswith(f"warning {run}/records.jsonl")
+    assert done.err.endswith("Mend or remove it to see what the run recorded.\n")
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) >= 1
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n", "task: [\n", "seed: 0\n", "text\n"])
+def test_saved_page_that_is_none_is_one_problem_that_names_the_file(
+    program: Program, trained: Done, tmp_path: Path, content: str
+) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    (run / "config.yaml").write_text(content)
+    for key, words in {"source": ["mode=eval", f"source={run}"], "resume.from": [f"resume.from={run}"]}.items():
+        done = program(*words)
+        assert done.code == 2
+        head, problem = done.err.splitlines()
+        assert head == "1 problem in the configuration:"
+        assert problem.startswith(f"  {key}: must be a run directory with a readable config.yaml, got {str(run)!r}")
+    with pytest.raises(RunnerError, match=r"directory: must be a run directory with a readable config\.yaml, got"):
+        load_model(run)
+
+
 def test_resumed_run_takes_keys_that_only_its_own_page_has(trained: Done, program: Program) -> None:
     longer = ["train.duration=120", "optimizer.betas=[0.8,0.9]"]
     done = program(f"resume.from={trained.run}", *longer, directory=trained.directory)
@@ -149,6 +180,28 @@ def test_model_is_loaded_in_another_directory_and_leaves_nothing_behind(trained:
     assert done.stderr == ""
     assert done.stdout == "False cpu (5, 10)\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_paths_of_a_run_are_taken_from_where_it_was_launched(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, elsewhere = tmp_path / "launch", tmp_path / "elsewhere"
+    launch.mkdir()
+    elsewhere.mkdir()
+    (launch / "data.csv").write_text(
+        "a,b,y\n" + "".join(f"{i % 5},{i % 3},{'no' if i % 2 else 'yes'}\n" for i in range(40))
+    )
+    words = ["task=tabular", "task.path=data.csv", "task.target=y", "train.batch_size=8", "train.duration=2"]
+    done = program(*words, directory=launch)
+    assert done.code == 0, done.err
+    monkeypatch.chdir(elsewhere)
+    load_model(done.run)
+    assert Path.cwd() == elsewhere
+    moved = shutil.copytree(done.run, elsewhere / "moved")
+    with pytest.raises(RunnerError, match=r"task\.path: must be a file that is there, got 'data\.csv'"):
+        load_model(moved)
+    monkeypatch.chdir(launch)
+    load_model(moved)
 
 
 def test_loaded_model_is_as_good_as_the_run_says(trained: Done) -> None:

@@ -1,6 +1,7 @@
 """task.init_from: weights of a run or a file, with an account of what fitted; a run that goes on keeps its own."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,33 @@ def test_weights_of_which_nothing_fits_are_refused(program: Program, tmp_path: P
     assert done.code == 2
     assert (
         "task.init_from: must fit the model, got 'other.pt' with weight (4 x 3), bias (4) for a model with "
-        "0.weight (32 x 64), 0.bias (32), 2.weight (10 x 32) and 1 more. Give weights of a model like this one."
+        "0.weight (32 x 64), 0.bias (32), 2.weight (10 x 32) and 1 more. Give finite weights of a model like this one."
     ) in done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(program: Program, tmp_path: Path) -> None:
+    weights = network().state_dict()
+    weights["0.weight"][3, 5], weights["2.bias"][0] = float("nan"), float("inf")
+    torch.save(weights, tmp_path / "broken.pt")
+    done = program("task.init_from=broken.pt", *NARROW)
+    assert done.code == 2
+    assert done.err.splitlines()[1] == (
+        "  task.init_from: must hold finite weights, got 'broken.pt' with nan or inf in 0.weight, 2.bias. "
+        "Give finite weights of a model like this one."
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mask_of_infinities_and_a_head_that_does_not_fit_may_be_what_they_are(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.zeros(2))
+    saved = {"weight": torch.ones(2, 2), "bias": torch.full((7,), float("nan")), "mask": torch.tensor([0.0, -math.inf])}
+    torch.save(saved, tmp_path / "w.pt")
+    assert load_initial_weights(str(tmp_path / "w.pt"), model).loaded == 2
+    torch.save({**saved, "mask": torch.full((2,), float("nan"))}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="with nan or inf in mask"):
+        load_initial_weights(str(tmp_path / "w.pt"), model)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "model._orig_mod.module."])

@@ -1,5 +1,6 @@
 """The loop: what it counts, when it looks, what it does about alarms."""
 
+import functools
 import resource
 import signal
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from runner.train.loop import fit
 from runner.train.plan import TrainPlan
 from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
-from runner.train.step import clip
+from runner.train.step import clip, compiled
 from runner.watch import Watch
 
 
@@ -36,7 +37,7 @@ class Poisoned:
         self.inner = Digits(batch_size=64, seed=0, hidden=(16,))
         self.examples, self.digest = self.inner.examples, self.inner.digest
         self.bad_steps = range(bad_step, 10**9 if stays_bad else bad_step + 1)
-        self.model, self.scores = self.inner.model, self.inner.scores
+        self.model, self.scores, self.weight = self.inner.model, self.inner.scores, self.inner.weight
         self.prior_entropy, self.remarks = self.inner.prior_entropy, self.inner.remarks
         self.step = -1
 
@@ -44,8 +45,8 @@ class Poisoned:
         self.step = step if split == "train" else -1
         return self.inner.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
-        loss = self.inner.loss(apply, batch)
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
+        loss = self.inner.loss(apply, batch, weight)
         return loss._replace(total=loss.total * float("nan")) if self.step in self.bad_steps else loss
 
 
@@ -111,8 +112,8 @@ def test_clipping_gives_the_bits_of_torch(clip_norm: float, dtype: torch.dtype) 
 
 def test_loss_that_reaches_no_trained_parameter_is_an_error(tmp_path: Path) -> None:
     class Elsewhere(Poisoned):
-        def loss(self, apply: Callable[..., Any], batch: Any) -> LossSum:
-            return LossSum(torch.ones((), requires_grad=True) * 2, 1, 1, None)
+        def loss(self, apply: Callable[..., Any], batch: Any, weight: float) -> LossSum:
+            return LossSum(torch.ones((), requires_grad=True) * 2, 1, None)
 
     with pytest.raises(TaskError, match="must give a loss that depends on a trained parameter, got none at step 0"):
         train(Elsewhere(-1), tmp_path, TrainPlan(steps=1))
@@ -191,7 +192,7 @@ def test_evaluation_is_a_mean_over_examples_not_over_batches(tmp_path: Path) -> 
     batch = whole.batch(0, "val")
     assert batch is not None
     with torch.no_grad():
-        loss = whole.loss(model, batch)
+        loss = whole.loss(model, batch, whole.weight(batch))
     final = next(r for r in records if isinstance(r, EvalRecord))
     assert final.metrics["loss"] == pytest.approx(loss.total.item() / 397, rel=1e-5)
     right = (loss.outputs.argmax(dim=1) == batch[1]).sum().item()
@@ -207,6 +208,30 @@ def test_interruption_ends_after_the_step_in_hand(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "checkpoints/last.pt", weights_only=True)["state"]["step"] == 3
 
 
+def test_every_model_of_a_sweep_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch gives up compiling code that it has compiled 8 times."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    for width in range(1, 13):
+        apply = compiled(Scaled(width), TrainPlan(steps=1, compile=True))
+        apply(torch.ones(2, width))
+    assert len(graphs) == 12
+
+
+class Scaled(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.width
+
+
 def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
     state, model, _ = train(Digits(batch_size=64, seed=0), tmp_path, TrainPlan(steps=100, precision="bf16"))
     assert state.last_eval["accuracy"] > 0.8
@@ -216,8 +241,8 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
 class Steep(Poisoned):
     """Digits whose loss is multiplied, so that its fp16 gradient overflows until the scaler has found its scale."""
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
-        loss = self.inner.loss(apply, batch)
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
+        loss = self.inner.loss(apply, batch, weight)
         return loss._replace(total=loss.total * 1e3)
 
 

@@ -45,11 +45,11 @@ def test_finished_and_failed_runs_are_told(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from runner.tasks.quadratic import Quadratic\n"
         "class Broken(Quadratic):\n"
-        "    def loss(self, apply, batch):\n"
+        "    def loss(self, apply, batch, weight):\n"
         "        self.calls = getattr(self, 'calls', 0) + 1\n"
         "        if self.calls > 5:\n"
         "            raise RuntimeError('no')\n"
-        "        return super().loss(apply, batch)\n"
+        "        return super().loss(apply, batch, weight)\n"
     )
     assert spawn("task._target_=broken.Broken", f"notify.command='{TELL}'", directory=tmp_path) == 1
     finished, failed = (line[:4] for line in told(tmp_path))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
+from runner.build import build_task
+from runner.config import TaskNode
+from runner.tasks.protocol import LossSum
 from runner.tasks.supervised import Supervised
 from tests import own_parts
 from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal
@@ -41,7 +46,9 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     shutil.copy(ROOT / "tests/own_parts.py", tmp_path / "my_parts.py")
 
     def call(*overrides: str, task: str | None = "task=supervised", spawn: bool = False) -> Done:
-        words = ["tracking=off", *([task] if task is not None else []), *overrides]
+        options = [word for word in overrides if word.startswith("-")]
+        overrides = tuple(word for word in overrides if word not in options)
+        words = [*options, "tracking=off", *([task] if task is not None else []), *overrides]
         if spawn:
             command = [sys.executable, "-m", "runner", *words]
             done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
@@ -57,7 +64,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         return Done(code, *capfd.readouterr(), tmp_path)
 
     yield call
-    sys.modules.pop("my_parts", None)
+    for name in ("my_parts", "exits"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -75,7 +83,8 @@ def refused(refuse: Callable[..., Refusal], tmp_path: Path, monkeypatch: pytest.
         return [line.strip() for line in done.err.splitlines()[1:]]
 
     yield call
-    sys.modules.pop("my_parts", None)
+    for name in ("my_parts", "exits"):
+        sys.modules.pop(name, None)
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
@@ -94,6 +103,10 @@ def read(made: Supervised, step: int, split: str = "train", part: tuple[int, int
     batch = made.batch(step, split, part)
     assert batch is not None
     return batch
+
+
+def summed(made: Supervised, model: nn.Module, batch: Any) -> LossSum:
+    return made.loss(model, batch, made.weight(batch))
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -199,25 +212,29 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def test_parts_sum_to_what_the_loss_gives_for_the_whole_batch(loss: Callable[..., Tensor], parts: int) -> None:
     made, model = task(loss=loss), own_parts.Net()
     x, y = read(made, 1)
-    sums = [made.loss(model, batch) for i in range(parts) if (batch := made.batch(1, "train", (i, parts))) is not None]
-    total, weight = sum(part.total.item() for part in sums), sum(part.weight for part in sums)
+    pieces = [batch for i in range(parts) if (batch := made.batch(1, "train", (i, parts))) is not None]
+    sums, weight = [summed(made, model, batch) for batch in pieces], sum(map(made.weight, pieces))
+    total = sum(part.total.item() for part in sums)
     assert total / weight == pytest.approx(loss(model(x), y).mean().item(), rel=1e-5)
     assert sum(part.examples for part in sums) == 16
 
 
 def test_a_sum_counts_by_example_and_targets_may_be_probabilities() -> None:
-    summed, mean, model = task(loss=nn.CrossEntropyLoss(reduction="sum")), task(), own_parts.Net()
+    total, mean, model = task(loss=nn.CrossEntropyLoss(reduction="sum")), task(), own_parts.Net()
     batch = read(mean, 0)
-    one, other = summed.loss(model, batch), mean.loss(model, batch)
-    assert one.total.item() / one.weight == pytest.approx(other.total.item() / other.weight, rel=1e-6)
+    one, other = summed(total, model, batch), summed(mean, model, batch)
+    assert one.total.item() == pytest.approx(other.total.item(), rel=1e-6)
+    assert total.weight(batch) == mean.weight(batch) == 16
     soft = nn.functional.one_hot(batch[1], 3).float()
-    assert mean.loss(model, [batch[0], soft]).total.item() == pytest.approx(other.total.item(), rel=1e-6)
+    assert mean.weight([batch[0], soft]) == 16
+    assert summed(mean, model, [batch[0], soft]).total.item() == pytest.approx(other.total.item(), rel=1e-6)
 
 
 def test_a_batch_without_a_single_counted_target_weighs_nothing() -> None:
     made = task(loss=nn.CrossEntropyLoss(ignore_index=1))
-    part = made.loss(own_parts.Net(), [torch.randn(2, 8), torch.tensor([1, 1])])
-    assert (part.total.item(), part.weight, part.examples) == (0.0, 0, 2)
+    batch = [torch.randn(2, 8), torch.tensor([1, 1])]
+    part = summed(made, own_parts.Net(), batch)
+    assert (part.total.item(), made.weight(batch), part.examples) == (0.0, 0, 2)
 
 
 @pytest.mark.parametrize("loss", [None, "given"])
@@ -226,12 +243,13 @@ def test_a_mapping_goes_to_the_model_by_keyword_and_parts_sum_to_the_whole(loss:
     given = None if loss is None else lambda logits, labels: nn.functional.cross_entropy(logits.mT, labels)
     made = task(model=own_parts.Tagger, train=own_parts.Sentences(), loss=given)
     model = own_parts.Tagger()
-    whole = made.loss(model, made.batch(0, "train"))
+    whole = summed(made, model, read(made, 0))
     assert isinstance(whole.outputs, dict)
     if loss is None:
-        parts = [made.loss(model, made.batch(0, "train", (i, 5))) for i in range(5)]
+        pieces = [read(made, 0, part=(i, 5)) for i in range(5)]
+        total = sum(summed(made, model, batch).total.item() for batch in pieces)
         wanted = model(**read(made, 0))["loss"].item()
-        assert sum(p.total.item() for p in parts) / sum(p.weight for p in parts) == pytest.approx(wanted, rel=1e-5)
+        assert total / sum(map(made.weight, pieces)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_accumulation_equals_one_batch_through_the_program(launch: Launch) -> None:
@@ -250,11 +268,30 @@ def test_metrics_take_the_logits_of_a_mapping_and_want_what_torchmetrics_says() 
     metrics = {name: partial(make, 4) for name, make in (("accuracy", MulticlassAccuracy), ("f1", MulticlassF1Score))}
     made = task(model=own_parts.Scorer, train=own_parts.Bags(), metrics=metrics)
     batch, scores = made.batch(0, "train"), made.scores()
-    scores.update(made.loss(own_parts.Scorer(), batch).outputs, batch)
+    scores.update(summed(made, own_parts.Scorer(), batch).outputs, batch)
     assert scores.compute(0.0).keys() == {"accuracy", "f1"}
     assert task(metrics={**metrics, "mse": MeanSquaredError}).goals == {
         "loss": "min", "accuracy": "max", "f1": "max", "mse": "min",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("varied", [["seed=0,1,2"], ["seed=0,1", "train.batch_size=8,16"], ["optimizer.lr=0.1,0.2"]])
+def test_a_job_of_a_grid_reads_its_data_once_at_most(launch: Launch, varied: list[str]) -> None:
+    done = launch("-m", NET, "task.train._target_=my_parts.Counted", "train.duration=2", *varied)
+    assert done.code == 0, done.err
+    jobs = json.loads((done.run / "sweep.json").read_text())["jobs"]
+    reads = (done.directory / "read").read_text().count("made")
+    assert reads == (1 if varied[0].startswith("optimizer") else len(jobs))
+
+
+def test_only_the_task_made_last_is_kept() -> None:
+    node = TaskNode.model_validate({"_target_": "runner.tasks.digits.Digits"})
+    first = build_task(node, batch_size=4, seed=0)
+    assert build_task(node, batch_size=4, seed=0) is first
+    forgotten = weakref.ref(first)
+    del first
+    build_task(node, batch_size=4, seed=1)
+    assert forgotten() is None
 
 
 def test_the_fingerprint_is_that_of_the_data_and_not_of_the_seed() -> None:
@@ -322,6 +359,95 @@ def test_mistake_is_named_with_its_fix_before_anything_is_written(
     assert len(found) == (2 if not overrides else 1)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ("task.val_fraction=abc task.workers=9999", ["task.val_fraction", "task.workers"]),
+        ("task.model.clases=4 task.workers=9999 task.test._target_=my_parts.Stream", ["task.model.clases", "task.test", "task.workers"]),
+        ("task.model=null task.workers=9999 task.pin_memory=perhaps", ["task.model", "task.pin_memory", "task.workers"]),
+        ("task.metrics.f1=3 task.workers=9999 task.val_fraction=0.001", ["task.metrics.f1", "task.val_fraction", "task.workers"]),
+        ("task.target=3 task.train.broken=0 task.val_fraction=0 task.test._target_=my_parts.Points task.test.broken=0", ["task.target", "task.test", "task.train"]),
+        ("task.train=my_parts.Points task.workers=9999", ["task.train"]),
+        ("task._target_=my_parts.Nowhere task.workers=9999", ["task._target_"]),
+    ],
+)  # fmt: skip
+def test_what_only_the_data_tell_comes_together_with_wrong_types(
+    refused: Callable[..., list[str]], overrides: str, keys: list[str]
+) -> None:
+    found = refused(NET, POINTS, *overrides.split())
+    assert [line.split(":")[0] for line in found] == keys
+
+
+BROKEN = {
+    "syntax": ("class Net(:\n", "SyntaxError: invalid syntax ({file}:1), got 'broken.Net'. Mend that file."),
+    "import": ("import torhc\n", "ModuleNotFoundError: No module named 'torhc' ({file}:1), got 'broken.Net'. Install torhc, or mend the import."),
+    "name": ("import torch\nfrom torch import nm\n", "ImportError: cannot import name 'nm' from 'torch' ({torch}) ({file}:2), got 'broken.Net'. Mend that file."),
+    "error": ("\nx = 1 / 0\n", "ZeroDivisionError: division by zero ({file}:2), got 'broken.Net'. Mend that file."),
+    "exit": ("import sys\nsys.exit(4)\n", "SystemExit: 4 ({file}:2), got 'broken.Net'. Mend that file."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(
+    refused: Callable[..., list[str]], tmp_path: Path, code: str, message: str
+) -> None:
+    file = tmp_path / "code/broken.py"
+    file.write_text(code)
+    found = refused("task.model._target_=broken.Net", POINTS)
+    wanted = message.format(file=file, torch=torch.__file__)
+    assert found == [f"task.model._target_: must be importable, but {wanted}"]
+
+
+EXITS = """
+import sys
+from my_parts import Net, Points
+from runner.tasks.quadratic import Quadratic
+
+class Data(Points):
+    def __init__(self): sys.exit(7)
+
+class Model(Net):
+    def __init__(self): sys.exit()
+
+class Forward(Net):
+    def forward(self, x): sys.exit(3)
+
+class Whole(Quadratic):
+    def __init__(self): sys.exit(0)
+
+class Late(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        return sys.exit(0) if step > 2 else super().batch(step, split, part)
+"""
+AGAINST_EXIT = "Raise an exception there, which says what is wrong."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([NET, "task.train._target_=exits.Data"], "task.train: must be accepted by exits.Data, which ends the program: SystemExit: 7 ({file}:7)."),
+        ([POINTS, "task.model._target_=exits.Model"], "task.model: must be accepted by exits.Model, which ends the program: SystemExit ({file}:10)."),
+        ([POINTS, "task.model._target_=exits.Forward"], "task.model: must take inputs (float32 (2, 8)), but Forward says: SystemExit: 3."),
+        (["task=digits", "~task", "+task._target_=exits.Whole"], "task: must be accepted by exits.Whole, which ends the program: SystemExit: 0 ({file}:16)."),
+    ],
+)  # fmt: skip
+def test_code_that_ends_the_program_is_refused_by_name_beside_other_problems(
+    refused: Callable[..., list[str]], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    file = tmp_path / "code/exits.py"
+    file.write_text(EXITS)
+    found = refused(*overrides)
+    assert found[0].startswith(message.format(file=file)), found
+
+
+def test_code_that_ends_the_program_while_it_trains_fails_the_run(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "exits.py").write_text(EXITS)
+    done = launch("task._target_=exits.Late", task="task=quadratic")
+    assert done.code == 1
+    assert done.err == f"task: must not end the program, got SystemExit: 0 ({tmp_path}/exits.py:20). {AGAINST_EXIT}\n"
+    assert json.loads((done.run / "result.json").read_text())["status"] == "failed"
+
+
 def test_a_target_that_backward_does_not_take_is_found_before_training(refused: Callable[..., list[str]]) -> None:
     found = refused(NET, TENSORS, "task.loss._target_=tests.test_supervised.only_forward")
     assert found[0].startswith(
@@ -348,6 +474,7 @@ def only_forward(outputs: Tensor, targets: Tensor) -> Any:
     [
         (["task.train.broken=77"], "task.train: must give an item at every index, got OSError: truncated file at index 77. Mend the item or leave it out."),
         (["task.train.broken=77", "task.workers=1"], "task.train: must give an item at every index, got OSError: truncated file at index 77. Mend the item or leave it out."),
+        (["task.train.exits=77", "task.workers=1"], "task.train: must give an item at every index, got SystemExit: 0 at index 77. Mend the item or leave it out."),
         (["task.train.wide=77", "task.workers=1"], "task.train: must give items that torch's default_collate can join, got (float32 (9,), int) at index 77 beside (float32 (8,), int) at index "),
         (["task.train.deadly=77", "task.workers=1"], "task.workers: must be processes that stay alive, got "),
     ],
@@ -365,6 +492,27 @@ def test_what_only_training_can_find_ends_the_run_as_failed_with_the_reason(
     assert "test_supervised" not in done.err
     if "broken" in overrides[0]:
         assert "my_parts.py" in (done.run / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.duration=3ep", "train.eval_every=1ep"],
+        ["train.duration=1ep", "task.train.broken=77", "task.val_fraction=0"],
+        ["mode=check", "train.duration=3ep"],
+        ["-m", "seed=0,1", "train.duration=1ep"],
+    ],
+)
+def test_no_worker_outlives_its_run(launch: Launch, words: list[str]) -> None:
+    done = launch(*OWN, "task.workers=1", *words)
+    assert done.code == int("broken" in words[1]), done.err
+    assert multiprocessing.active_children() == []
+
+
+def test_no_worker_outlives_an_evaluation(launch: Launch) -> None:
+    done = launch(*OWN, "task.workers=1", "train.duration=1ep")
+    assert launch("mode=eval", f"source={done.run}", "mode.split=train", task=None).code == 0
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.usefixtures("launch")

@@ -132,10 +132,11 @@ def test_odd_columns_are_left_out_with_a_remark_or_taken_as_what_they_are(tmp_pa
         odds=[np.inf if i == 3 else float(i % 7) for i in range(PEOPLE)],
     )
     made = task(written(odd, tmp_path / "odd.parquet"), target="came")
-    (remark,) = made.remarks
+    remark, infinite = made.remarks
     for name in ("constant (always the same)", "nothing (no values)", "name (text with"):
         assert name in remark
     assert "born" not in remark
+    assert infinite.startswith("task.path: odds (1 infinite) count as missing.")
     assert torch.isfinite(rows(made)[0]).all()
 
 
@@ -151,6 +152,40 @@ def test_rows_without_a_target_are_left_out_and_said_once(program: Program, tmp_
 def test_category_that_was_not_in_training_is_no_error(tmp_path: Path) -> None:
     made = task(written(people(), tmp_path / "people.csv"), target="came", max_categories=2)
     assert rows(made)[0].shape[1] == 4, "the rare towns share a column"
+
+
+def numbers(**columns: Any) -> pd.DataFrame:
+    """Thirty rows with a column to learn from and a target that varies."""
+    count = np.arange(30)
+    return pd.DataFrame({"a": count**2 % 7, "y": count + 0.5, **columns})
+
+
+def test_numbers_that_float32_cannot_hold_are_missing_ones_and_said_so(tmp_path: Path) -> None:
+    odd = {"all": np.arange(1, 31) * 1e39, "some": [math.inf, -math.inf, 1e300, *range(27)]}
+    made = task(written(numbers(**odd), tmp_path / "odd.csv"), target="y")
+    assert made.remarks == [
+        "task.drop: all (30 beyond float32) left out. Name them in task.drop to agree.",
+        "task.path: some (2 infinite and 1 beyond float32) count as missing. Mend the file, or give them in another "
+        "unit.",
+    ]
+    assert torch.isfinite(rows(made)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ([math.inf, 1e300, *range(28)], "task.target: must hold finite numbers that float32 holds, got 'y' with 1 infinite and 1 beyond float32."),
+        (np.arange(30) * 1e30, "task.target: must spread by at least 1e-15 and lie within 1e+15, as errors are squared in float32, got 'y' with a standard deviation of"),
+        (np.arange(30) * 1e-30, "task.target: must spread by at least 1e-15 and lie within 1e+15, as errors are squared in float32, got 'y' with a standard deviation of"),
+        ([5.5 if i in (2, 28, 13, 10, 26, 24) else 5.25 for i in range(30)], "task.target: must vary in the rows that train, got 'y', there always 5.25. Set another task.val_fraction, or choose another column."),
+    ],
+    ids=["infinite", "huge", "tiny", "constant where it trains"],
+)  # fmt: skip
+def test_target_that_float32_cannot_learn_is_refused(refuse: Refuse, tmp_path: Path, target: Any, message: str) -> None:
+    path = written(numbers(y=target), tmp_path / "t.csv")
+    refusal = refuse("task=tabular", f"task.path={path}", "task.target=y", "task.kind=regression")
+    assert refusal.code == 2
+    assert refusal.err.splitlines()[1].startswith(f"  {message}"), refusal.err
 
 
 MISTAKES: list[tuple[str, bytes | None, list[str], str]] = [

@@ -15,6 +15,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.tasks.closing import in_use
 from runner.tracking.tables import duration, number, print_table, size
 from runner.train.loop import fit
 from runner.train.saved import steps_made
@@ -47,6 +48,11 @@ class Trial(NamedTuple):
     memory: Memory
     state: TrainState
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the trial diverged, so that it knows no time and no checkpoint."""
+        return self.state.status == "diverged"
+
 
 def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), Le(10_000)] = 20) -> None:
     """Build everything, make `steps` real steps on weights that are thrown away, and print what is known then.
@@ -68,10 +74,14 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)
     problems = [*check.warnings(config), *experiment.task.remarks]
-    if trial.state.status == "diverged":
-        problems.append(f"the trial {trial.state.verdict}")
+    if trial.is_cut_short:
+        cause = "; no update was made yet, so it is not the learning rate" if trial.state.step == trial.start else ""
+        problems.append(f"the trial {trial.state.verdict}{cause}")
     for text in problems:
         print(f"warning {text}")
+    if trial.is_cut_short:
+        print("estimate: unknown, as the trial diverged", flush=True)
+        return
     low, high = _total_seconds(experiment, trial)
     limit = config.train.max_seconds
     cut = f", and train.max_seconds ends it after {duration(limit)}" if limit is not None and high > limit else ""
@@ -101,8 +111,9 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
         some = min(batches, EVALUATED_BATCHES)
         model.eval()
         apply = compiled(model, plan)
-        once = _timed(lambda: evaluate(task, apply, plan, "val", batches=1))
-        part = _timed(lambda: evaluate(task, apply, plan, "val", batches=some))
+        with in_use(task):
+            once = _timed(lambda: evaluate(task, apply, plan, "val", batches=1))
+            part = _timed(lambda: evaluate(task, apply, plan, "val", batches=some))
         evaluation, first = part * batches / some, max(0.0, once - part / some)
     held = memory(model, experiment.optimizer, plan.device)
     made = steps_made(source) if source is not None else 0
@@ -184,12 +195,15 @@ def _show_cost(experiment: Experiment, trial: Trial) -> None:
     held, pace = trial.memory, trial.pace
     evaluations, checkpoints = _evaluations(experiment, trial.start), _checkpoints(experiment, trial.start)
     best = f" and up to {evaluations:,} of a new best" if evaluations else ""
-    print(f"evaluations: {evaluations:,}; checkpoints: {checkpoints:,}{best}, {size(trial.checkpoints.bytes)} each")
+    each = "" if trial.is_cut_short else f", {size(trial.checkpoints.bytes)} each"
+    print(f"evaluations: {evaluations:,}; checkpoints: {checkpoints:,}{best}{each}")
     average = f"their average {size(held.weights)}, " if experiment.plan.ema_decay is not None else ""
     print(
-        f"memory: weights {size(held.weights)}, {average}gradients {size(held.gradients)}, "
-        f"optimizer state {size(held.optimizer)}; peak of {held.place} {size(held.peak)}"
+        f"memory: weights {size(held.weights)}, {average}gradients {size(held.gradients)}, optimizer state "
+        f"{'unknown' if trial.is_cut_short else size(held.optimizer)}; peak of {held.place} {size(held.peak)}"
     )
+    if trial.is_cut_short:
+        return
     print(
         f"time: {duration(pace.typical)} a step ({duration(pace.fast)} to {duration(pace.slow)}), "
         f"{duration(trial.evaluation_seconds)} an evaluation, {duration(trial.checkpoints.seconds)} a checkpoint; "

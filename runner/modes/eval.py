@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from runner.build import build_task
 from runner.config import Config, Invocation
-from runner.errors import CheckpointError, ConfigError, Problem, RunnerError
+from runner.errors import CheckpointError, ConfigError, Problem
 from runner.load import evaluate_checkpoint
 from runner.records import EvalRecord
+from runner.tasks.described import first_line
 from runner.tasks.protocol import Task
+from runner.tracking.directory import RECORDS
 from runner.tracking.jsonl import append_evaluation, find_result, read_records
 from runner.tracking.tables import number, print_table
 from runner.train.saved import Weights, find_checkpoint
@@ -48,12 +51,14 @@ def run(
         raise ConfigError([Problem("mode.checkpoint", rule, "Set mode.checkpoint to another one")]) from error
     seconds = round(time.monotonic() - started, 3)
     same_weights = weights == "averaged" or config.train.ema_decay is None
-    recorded = _recorded(directory, task, step, split) if same_weights else {}
+    recorded, damage = _recorded(directory, task, step, split) if same_weights else ({}, "")
     print(f"{directory.name}: {path.name} of step {step:,}, {split}")
     print_table(
         ["metric", "value", "recorded"],
         [[name, number(value), number(recorded.get(name))] for name, value in metrics.items()],
     )
+    if damage:
+        print(f"warning {damage}. Mend or remove it to see what the run recorded.", file=sys.stderr)
     append_evaluation(
         directory,
         {
@@ -93,13 +98,20 @@ def _found(directory: Path, checkpoint: str, task: Task, split: str) -> Path:
     return path
 
 
-def _recorded(directory: Path, task: Task, step: int, split: str) -> Mapping[str, float]:
-    """Return what the run itself found with these weights on this split, when the data is the same."""
+def _recorded(directory: Path, task: Task, step: int, split: str) -> tuple[Mapping[str, float], str]:
+    """Return what the run itself found with these weights on this split, and why its records cannot be read, or "".
+
+    Nothing is comparable when the data is not the same.
+    """
     result = find_result(directory)
     if result is None or result.dataset.get("digest") != task.digest:
-        return {}
+        return {}, ""
     try:
         found = [r for r in read_records(directory) if isinstance(r, EvalRecord) and (r.step, r.split) == (step, split)]
+    except UnicodeDecodeError:
+        return {}, f"{directory / RECORDS}: must be text in UTF-8, it is damaged"
     except ValueError as error:
-        raise RunnerError(f"{error}. Mend or remove it.") from None
-    return found[-1].metrics if found else {}
+        return {}, str(error).rstrip(".")
+    except (OSError, TypeError) as error:
+        return {}, f"{directory / RECORDS}: must be readable records, got {first_line(error)}"
+    return (found[-1].metrics if found else {}), ""

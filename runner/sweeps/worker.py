@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import multiprocessing
+import os
+import threading
+import time
 import traceback
 from pathlib import Path
 from signal import SIGINT
@@ -18,19 +23,23 @@ from runner.tracking.directory import TRACEBACK
 from runner.tracking.lock import is_locked
 from runner.tracking.sweep_file import STOP, Ended, find_sweep
 
+_POLL_SECONDS = 1.0
+_busy = threading.Lock()
+
 
 def run_in_sweep(composed: DictConfig) -> Ended:
     """Run one job of a sweep, maybe in a process of its own; print nothing but warnings, raise nothing.
 
     After SIGINT or SIGTERM it ends as soon as its run is saved, and no further job of the sweep starts.
     """
+    _leave_with_parent()
     directory = Path(HydraConfig.get().sweep.dir)
     stop = directory / STOP
     is_orphan = find_sweep(directory) is not None and not is_locked(directory)  # the parent was killed
     if stop.exists() or is_orphan:
         return Ended()  # the disk says that it has not begun
     try:
-        with interruptible(stop), contextlib.redirect_stdout(io.StringIO()):
+        with _busy, interruptible(stop), contextlib.redirect_stdout(io.StringIO()):
             result = run(composed)
             if result is not None and result.signal is not None:
                 stop.write_text(str(result.signal), encoding="utf-8")
@@ -42,6 +51,20 @@ def run_in_sweep(composed: DictConfig) -> Ended:
     except Exception as error:
         _keep_traceback(directory / TRACEBACK)
         return Ended(error=in_words(error))
+
+
+@functools.cache
+def _leave_with_parent() -> None:
+    """Let a worker end when the sweep was killed and its job is done; it would wait for the next one forever."""
+    if multiprocessing.current_process().name != "MainProcess":
+        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    with _busy:
+        os._exit(1)
 
 
 def _keep_traceback(path: Path) -> None:

@@ -93,12 +93,16 @@ class CharLM:
         """Return (windows (n, context + 1),) of a slice of a batch, None when it is empty."""
         return self._data.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
-        """Return the cross entropy summed over characters, in nats; weighs as many characters as it predicts."""
+    def weight(self, batch: tuple[Tensor, ...]) -> float:
+        """Return the number of characters that are predicted."""
+        return batch[0][:, 1:].numel()
+
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
+        """Return the cross entropy summed over characters, in nats."""
         windows = batch[0].long()
         logits, targets = apply(windows[:, :-1]), windows[:, 1:]
         total = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        return LossSum(total, targets.numel(), len(windows), logits)
+        return LossSum(total, len(windows), logits)
 
     def scores(self) -> Scores:
         """Return bits per character."""

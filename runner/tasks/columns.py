@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 MISSING = "(missing)"
+NO_VALUES = "no values"
+_LARGEST = np.finfo(np.float32).max
 _NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "boolean", "empty"}
 _DATES = {"date", "datetime", "datetime64"}
 _ISO_DATE = r"\d{4}-\d{2}-\d{2}(?:[T ].*)?"
@@ -21,7 +23,8 @@ def plain(column: Series) -> Series:
     """Return a column either as float64 or as text (dtype object), whatever it was read as; NaN where it has no value.
 
     True and false become 1 and 0, dates and times days since 1970 (UTC), spans of time days. Text becomes a date when
-    all of it is one, year first (ISO 8601). Infinite numbers, and numbers beyond float32, count as no value.
+    all of it is one, year first (ISO 8601). Infinite numbers, and numbers beyond float32, count as no value: see
+    `beyond_float32`.
     """
     import pandas as pd
 
@@ -35,10 +38,25 @@ def plain(column: Series) -> Series:
     if holds in ("timedelta", "timedelta64"):
         return pd.to_timedelta(column) / pd.Timedelta(days=1)
     if holds in _NUMBERS:
-        numbers = column.to_numpy(dtype="float64", na_value=np.nan)
-        fits = np.abs(numbers) <= np.finfo(np.float32).max
-        return pd.Series(np.where(fits, numbers, np.nan), index=column.index, name=column.name)
+        numbers = _numbers(column)
+        return pd.Series(np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan), index=column.index, name=column.name)
     return column.astype(object).map(str).astype(object).where(column.notna(), np.nan)
+
+
+def beyond_float32(column: Series) -> str:
+    """Return how many numbers of a column as it was read float32 cannot hold, in words; "" when it holds all."""
+    import pandas as pd
+
+    if pd.api.types.infer_dtype(column, skipna=True) not in _NUMBERS:
+        return ""
+    sizes = np.abs(_numbers(column))
+    infinite = int(np.isinf(sizes).sum())
+    counts = {"infinite": infinite, "beyond float32": int((sizes > _LARGEST).sum()) - infinite}
+    return " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _numbers(column: Series) -> Any:
+    return column.to_numpy(dtype="float64", na_value=np.nan)
 
 
 def is_text(column: Series) -> bool:
@@ -84,7 +102,7 @@ def _why_useless(column: Series) -> str:
     """Return why a column teaches nothing, "" when it does."""
     values = column.nunique()
     if values == 0:
-        return "no values"
+        return NO_VALUES
     if values == 1 and column.notna().all():
         return "always the same"
     if is_text(column) and values > column.count() / 2:

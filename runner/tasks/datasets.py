@@ -29,7 +29,7 @@ def find_fault(key: str, data: Any) -> Problem | None:
         return Problem(key, f"must be a data set with __len__ and __getitem__, got {name} without", _TO_INDEX)
     try:
         length = len(data)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Problem(key, f"must have a length, but {name} says: {first_line(error)}", "Mend its __len__")
     empty = Problem(key, f"must have at least one example, got an empty {name}", "Look at its arguments")
     return None if length else empty
@@ -61,9 +61,9 @@ def fingerprint_of(data: Mapping[str, Any], members: Mapping[str, Tensor], colla
     """Return a fingerprint of lengths and of the first, middle and last item of every split, the same for every seed.
 
     Raises:
-        ConfigError: one of them cannot be read.
+        ConfigError: one of them cannot be read; the first of every split is named.
     """
-    digest = hashlib.sha256()
+    digest, problems = hashlib.sha256(), list[Problem]()
     for name, those in members.items():
         digest.update(f"{name} {len(those)}".encode())
         source = name if name in data else "train"
@@ -71,12 +71,15 @@ def fingerprint_of(data: Mapping[str, Any], members: Mapping[str, Tensor], colla
         for index in sorted({0, len(those) // 2, len(those) - 1}):
             batch = reader[Request(0, [int(those[index])])]
             if isinstance(batch, Unreadable):
-                raise ConfigError([batch.problem])
+                problems.append(batch.problem)
+                break
             for leaf in tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch):
                 if isinstance(leaf, Tensor):
                     digest.update(leaf.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
                 elif isinstance(leaf, str | bytes | int | float):
                     digest.update(repr(leaf).encode())
+    if problems:
+        raise ConfigError(problems)
     return digest.hexdigest()[:16]
 
 

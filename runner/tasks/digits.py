@@ -70,11 +70,15 @@ class Digits:
         """Return (pixels float32 (n, 64), classes int64 (n,)) of a slice of a batch, None when it is empty."""
         return self._data.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
+    def weight(self, batch: tuple[Tensor, ...]) -> float:
+        """Return the number of examples."""
+        return len(batch[1])
+
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
         """Return the cross entropy summed over the batch, in nats."""
         inputs, targets = batch
-        logits, examples = apply(inputs), targets.numel()
-        return LossSum(nn.functional.cross_entropy(logits, targets, reduction="sum"), examples, examples, logits)
+        logits = apply(inputs)
+        return LossSum(nn.functional.cross_entropy(logits, targets, reduction="sum"), len(targets), logits)
 
     def scores(self) -> Scores:
         """Return the share of right answers."""

@@ -90,17 +90,17 @@ class Items:
                 _seed((*self.entropy, request.epoch, index))
                 try:
                     items.append(self.dataset[index])
-                except Exception as error:
+                except (Exception, SystemExit) as error:  # an exit would end a worker without a word
                     rule = f"must give an item at every index, got {first_line(error)} at index {index}"
                     return Unreadable(Problem(self.key, rule, "Mend the item or leave it out"), traceback.format_exc())
             if self.collate is not None:  # it may draw, too
                 _seed((*self.entropy, request.epoch, indices[0], 1))
             try:
                 return (self.collate or default_collate)(items)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 return Unreadable(self._misfit(items, indices, error), traceback.format_exc())
 
-    def _misfit(self, items: list[Any], indices: list[int], error: Exception) -> Problem:
+    def _misfit(self, items: list[Any], indices: list[int], error: BaseException) -> Problem:
         """Say which item differs from the first, or what the collate function does not take."""
         first = described(items[0])
         odd = next((n for n, item in enumerate(items) if described(item) != first), None)

@@ -28,9 +28,8 @@ class SummedLoss:
 
     - cross entropy and negative log likelihood: weight = targets that are not ignored, each times the weight of its
       class. Exact.
-    - any other loss that gives one number: weight = examples. Exact where that number is a mean over examples of
-      equal size.
-    - `reduction: none`: weight = elements of the loss that are not ignored. Exact.
+    - any other loss: weight = examples. Exact where the loss is a mean over examples of equal size.
+    - `reduction: none` stands for the mean of what it gives, over targets that are not ignored.
     - `reduction: sum`: weight = examples, so that the learning rate does not depend on the batch size.
 
     Args:
@@ -44,11 +43,26 @@ class SummedLoss:
         settings = vars(loss) | dict(loss.named_buffers()) if isinstance(loss, nn.Module) else _bound(loss)
         self._reduction = settings.get("reduction")
         self._ignored = settings.get("ignore_index", IGNORED)
-        self.class_weights: Tensor | None = settings.get("weight") if self.of_classes else None
+        class_weights: Tensor | None = settings.get("weight") if self.of_classes else None
+        self.class_weights = None if class_weights is None else class_weights.detach().cpu()  # where `weight` counts
         self._loss = _summing(loss) if self.of_classes and self._reduction == "mean" else loss
 
-    def __call__(self, outputs: Any, targets: Any) -> tuple[Tensor, float]:
-        """Return the sum, which can be differentiated, and its weight.
+    def weight(self, targets: Any) -> float:
+        """Return what the sum over these targets, on the CPU, is divided by; any number where they do not fit."""
+        if not self.of_classes or self._reduction == "sum" or not isinstance(targets, Tensor):
+            return rows(targets)
+        if targets.is_floating_point():  # probabilities of the classes: nothing is ignored
+            return targets.numel() // targets.shape[1] if targets.dim() > 1 else rows(targets)
+        kept = targets != self._ignored
+        if self.class_weights is None or self._reduction == "none":
+            return int(kept.sum())
+        try:
+            return float(self.class_weights[targets[kept]].sum())
+        except IndexError:  # a target that is no class, which the loss itself tells better
+            return rows(targets)
+
+    def __call__(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the sum, which can be differentiated.
 
         Raises:
             TaskError: the loss does not take these outputs and targets, whose types and shapes are named.
@@ -59,33 +73,22 @@ class SummedLoss:
             value = self._loss(outputs, targets)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.check_range(outputs, targets)
             raise TaskError(self._misfit(outputs, targets, error)) from error
         if not isinstance(value, Tensor):
             raise TaskError(Problem("task.loss", f"must return a tensor, got {described(value)}", "Change the loss"))
-        if self.of_classes and self._reduction != "sum":
-            return value.sum(), self._weight(outputs, targets)
-        if value.dim():
-            return value.sum(), value.numel()
-        examples = rows(targets)
-        return (value if self._reduction == "sum" else value * examples), examples
+        if self.of_classes or self._reduction == "sum":
+            return value.sum()
+        return (value.mean() if value.dim() else value) * rows(targets)
 
-    def _misfit(self, outputs: Any, targets: Any, error: Exception) -> Problem:
+    def _misfit(self, outputs: Any, targets: Any, error: BaseException) -> Problem:
         if isinstance(error, UserWarning):  # that torch would broadcast them, which `probe` makes an error
             rule = f"must get outputs and targets of one shape, got {described(outputs)} and {described(targets)}"
             return Problem("task.loss", rule, "Reshape what the model returns, or the targets")
         given = f"outputs {described(outputs)} and targets {described(targets)}"
         rule = f"must take {given}, but {self.name} says: {first_line(error)}"
         return Problem("task.loss", rule, "Change what the model returns, the targets or the loss")
-
-    def _weight(self, outputs: Tensor, targets: Tensor) -> float:
-        if targets.is_floating_point():  # probabilities of the classes: nothing is ignored
-            return outputs.numel() // outputs.shape[1]
-        kept = targets != self._ignored
-        if self.class_weights is None or self._reduction == "none":
-            return int(kept.sum())
-        return float(self.class_weights.to(targets.device)[targets[kept]].sum())
 
     def check_range(self, outputs: Any, targets: Any) -> None:
         """Whether all targets are classes that the outputs have.
@@ -104,12 +107,21 @@ class SummedLoss:
             raise TaskError(Problem("task.loss", rule, fix))
 
 
-def own_loss(outputs: Any, batch: Batch, target: str) -> tuple[Tensor, float]:
-    """Return the loss that a model computes by itself, as a sum and its weight.
+def own_weight(batch: Batch, target: str) -> float:
+    """Return the weight of a batch, on the CPU, whose loss the model computes by itself.
 
     weight = integer labels that are not -100 where the batch is a mapping with labels, otherwise examples. Exact where
     the model's loss is a mean over the same. A causal language model shifts its labels and leaves out the first of
     each row: set that to -100.
+    """
+    labels = batch.get(target) if isinstance(batch, Mapping) else None
+    if isinstance(labels, Tensor) and not labels.is_floating_point():
+        return int((labels != IGNORED).sum())
+    return rows(batch)
+
+
+def own_loss(outputs: Any, weight: float) -> Tensor:
+    """Return the loss that a model computes by itself, a mean over `weight`, as a sum.
 
     Raises:
         TaskError: there is no loss in the outputs.
@@ -118,12 +130,7 @@ def own_loss(outputs: Any, batch: Batch, target: str) -> tuple[Tensor, float]:
     if not isinstance(found, Tensor) or found.dim():
         rule = f"must be given for a model that returns no loss of its own, got null and outputs {described(outputs)}"
         raise TaskError(Problem("task.loss", rule, "Set task.loss._target_=torch.nn.CrossEntropyLoss"))
-    labels = batch.get(target) if isinstance(batch, Mapping) else None
-    if isinstance(labels, Tensor) and not labels.is_floating_point():
-        weight = int((labels != IGNORED).sum())
-    else:
-        weight = rows(batch)
-    return found * weight if weight else torch.zeros_like(found), weight
+    return found * weight if weight else torch.zeros_like(found)
 
 
 def rows(batch: Batch) -> int:

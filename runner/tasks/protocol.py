@@ -12,17 +12,15 @@ Batch = Any
 
 
 class LossSum(NamedTuple):
-    """A sum and what to divide it by; means of ragged batches cannot be averaged, sums can.
+    """A sum over a batch; means of ragged batches cannot be averaged, sums and weights can.
 
     Attributes:
         total: sum of the loss over the batch, a scalar tensor that can be differentiated.
-        weight: number of examples (or tokens) in the sum.
         examples: number of examples in it.
         outputs: what the model returned, for `Scores.update`.
     """
 
     total: Tensor
-    weight: float
     examples: int
     outputs: Any
 
@@ -42,8 +40,11 @@ class Scores(Protocol):
 class Task(Protocol):
     """A task knows no optimizer, learning rate, device, rank, precision or tracking.
 
+    A task that holds processes or files also has a method `close`: see `runner.tasks.closing`.
+
     Attributes:
-        examples: split -> number of examples; empty when the task has no data set (then no epochs either).
+        examples: split -> number of examples; empty when the task has no data set (then no epochs either);
+            the same for every seed and batch size, as are the goals.
         goals: metrics that an evaluation reports -> whether less or more is better; always has "loss".
         digest: fingerprint of the data.
         prior_entropy: entropy of the training targets in nats: the loss of a model that has learned nothing but how
@@ -78,8 +79,18 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, apply: Callable[..., Any], batch: Batch) -> LossSum:
-        """Return the summed loss; calls `apply` (the model, wrapped or not) exactly once."""
+    def weight(self, batch: Batch) -> float:
+        """Return what the loss summed over a batch is divided by: examples, or tokens that count; 0 where none does.
+
+        The batch is on the CPU still: to read a value of it on a GPU would make the host wait at every step.
+        """
+        ...
+
+    def loss(self, apply: Callable[..., Any], batch: Batch, weight: float) -> LossSum:
+        """Return the summed loss of a batch of this weight; calls `apply` (the model, wrapped or not) exactly once.
+
+        Nothing in here may bring a value from the device to the host.
+        """
         ...
 
     def scores(self) -> Scores:

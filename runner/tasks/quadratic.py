@@ -54,10 +54,14 @@ class Quadratic:
         """Return the curvatures: the same at every step, whole in the first slice."""
         return self.curvatures if part[0] == 0 else None
 
-    def loss(self, apply: Callable[..., Any], batch: Tensor) -> LossSum:
+    def weight(self, batch: Tensor) -> float:
+        """Return 1: f(w) is no sum over examples."""
+        return 1.0
+
+    def loss(self, apply: Callable[..., Any], batch: Tensor, weight: float) -> LossSum:
         """Return f(w)."""
         point = apply()
-        return LossSum(0.5 * (batch * point * point).sum(), 1.0, 1, point)
+        return LossSum(0.5 * (batch * point * point).sum(), 1, point)
 
     def scores(self) -> Scores:
         """Return nothing: the loss says it all."""

@@ -50,7 +50,7 @@ class MetricScores:
         for name, metric in self._metrics.items():
             try:
                 metric.to(predictions.device).update(predictions, targets)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 given = f"outputs {described(predictions)} and targets {described(targets)}"
                 rule = f"must take {given}, but {type(metric).__name__} says: {first_line(error)}"
                 raise TaskError(
@@ -68,7 +68,7 @@ class MetricScores:
     def _value(self, name: str, metric: Metric) -> float:
         try:
             value = metric.compute()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rule = f"must be computable over the split, but {type(metric).__name__} says: {first_line(error)}"
             raise TaskError(Problem(f"task.metrics.{name}", rule, "Choose another metric, or its arguments")) from error
         if not isinstance(value, Tensor) or value.numel() != 1:

@@ -154,7 +154,7 @@ class Split:
     def _taken(self, iterator: Iterator[Batch | Unreadable]) -> Batch | Unreadable:
         try:
             return next(iterator)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, EOFError) as error:  # EOFError: it died while it sent a batch
             rule = f"must be processes that stay alive, got {first_line(error)}"
             fix = "Set task.workers=0 to see what happens, or fewer workers if memory ran out"
             return Unreadable(Problem("task.workers", rule, fix), traceback.format_exc())

@@ -15,7 +15,7 @@ from runner.errors import ConfigError, Problem, TaskError
 from runner.tasks.datasets import find_fault, fingerprint_of, reader_of, split_members, targets_in_memory
 from runner.tasks.described import described, first_line
 from runner.tasks.items import Rows
-from runner.tasks.losses import SummedLoss, own_loss, rows
+from runner.tasks.losses import SummedLoss, own_loss, own_weight, rows
 from runner.tasks.protocol import Batch, LossSum, Scores
 from runner.tasks.scores import LossOnly, MetricScores
 from runner.tasks.split import Agenda, Split
@@ -71,6 +71,12 @@ class Supervised:
     ) -> None:
         data = {name: given for name, given in zip(SPLITS, (train, val, test), strict=True) if given is not None}
         problems = [*filter(None, (find_fault(f"task.{name}", given) for name, given in data.items()))]
+        members: Mapping[str, Tensor] = {}
+        if not problems:
+            try:
+                members = split_members(data, val_fraction)
+            except ConfigError as error:
+                problems += error.problems
         problems += _too_many(workers)
         problems += [
             _no_function(name, part)
@@ -85,7 +91,6 @@ class Supervised:
         self._model_name = "it"
         self._loss = SummedLoss(loss) if loss is not None else None
         self._target = target
-        members = split_members(data, val_fraction)
         readers = {
             name: reader_of(given, f"task.{name}", (seed, SPLITS.index(name)), collate) for name, given in data.items()
         }
@@ -125,7 +130,17 @@ class Supervised:
         """
         return self._splits[split].batch(step, part)
 
-    def loss(self, apply: Callable[..., Any], batch: Batch) -> LossSum:
+    def weight(self, batch: Batch) -> float:
+        """Return what the loss of a batch is divided by: see `SummedLoss`, and `own_weight` for a model's own loss.
+
+        Raises:
+            TaskError: the batch holds no targets where the loss takes some.
+        """
+        if self._loss is None:
+            return own_weight(batch, self._target)
+        return self._loss.weight(self._divided(batch)[1])
+
+    def loss(self, apply: Callable[..., Any], batch: Batch, weight: float) -> LossSum:
         """Return the summed loss.
 
         Raises:
@@ -133,7 +148,7 @@ class Supervised:
         """
         if self._loss is None:
             outputs = self._applied(apply, batch)
-            total, weight = own_loss(outputs, batch, self._target)
+            total = own_loss(outputs, weight)
         else:
             inputs, targets = self._divided(batch)
             outputs = self._applied(apply, inputs)
@@ -141,8 +156,13 @@ class Supervised:
             if self._known_targets is not None:
                 self._loss.check_range(predictions, self._known_targets)
                 self._known_targets = None
-            total, weight = self._loss(predictions, targets)
-        return LossSum(total, weight, rows(batch), outputs)
+            total = self._loss(predictions, targets)
+        return LossSum(total, rows(batch), outputs)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        for split in self._splits.values():
+            split.close()
 
     def scores(self) -> Scores:
         """Return fresh metrics."""
@@ -158,7 +178,7 @@ class Supervised:
             return apply(*inputs) if isinstance(inputs, tuple | list) else apply(inputs)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rule = f"must take inputs {described(inputs)}, but {self._model_name} says: {first_line(error)}"
             raise TaskError(Problem("task.model", rule, "Change the model, or what the data set returns")) from error
 

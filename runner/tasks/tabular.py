@@ -13,7 +13,7 @@ from pydantic import validate_call
 from torch import Tensor, nn
 
 from runner.errors import ConfigError, Problem, nearest
-from runner.tasks.columns import Encoder, is_text, plain
+from runner.tasks.columns import NO_VALUES, Encoder, beyond_float32, is_text, plain
 from runner.tasks.described import listed
 from runner.tasks.mlp import mlp
 from runner.tasks.protocol import LossSum, Scores
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SPLIT_SEED = 0
 MAX_VALUES = 20
+_FARTHEST = 1e15  # of a target: the squares of a hundred million errors of this size add up within float32
 Kind = Literal["classification", "regression"]
 
 
@@ -90,15 +91,20 @@ class Tabular:
             raise ConfigError(problems)
         values = plain(table[name]).dropna()
         self.kind: Kind = _find_kind(table[name], values) if kind == "auto" else kind
-        problems += _target_problems(name, values, kind=self.kind, val_fraction=val_fraction)
+        problems += _target_problems(name, table[name], values, kind=self.kind, val_fraction=val_fraction)
         if problems:
             raise ConfigError(problems)
         train, val = _split(values, self.kind, val_fraction)
-        features = table.drop(columns=[name, *dropped]).loc[values.index].apply(plain)
+        written = table.drop(columns=[name, *dropped]).loc[values.index]
+        features, odd = written.apply(plain), {column: beyond_float32(written[column]) for column in written}
         encoder = Encoder(features.loc[train.index], max_categories=max_categories)
-        self.remarks = _remarks(name, len(table) - len(values), len(table), encoder.left_out)
+        left_out = {
+            column: (odd[column] or reason) if reason == NO_VALUES else reason
+            for column, reason in encoder.left_out.items()
+        }
+        self.remarks = _remarks(name, len(table) - len(values), len(table), left_out, odd)
         if encoder.width == 0:
-            rule = f"must have a column to learn from besides the target, got {_reasons(encoder.left_out)}"
+            rule = f"must have a column to learn from besides the target, got {_reasons(left_out)}"
             raise ConfigError([Problem("task.path", rule, "Add columns")])
         self._width = encoder.width
         self.classes: tuple[Any, ...] = ()
@@ -115,6 +121,8 @@ class Tabular:
         """Return the targets as the loss takes them, and keep what the metrics need to know of them."""
         if self.kind == "regression":
             mean, self._scale = float(train.mean()), float(train.std(ddof=0))
+            if problem := _spread_problem(train, val, self._scale):
+                raise ConfigError([problem])
             return _floats((train - mean) / self._scale), _floats((val - mean) / self._scale)
         self.classes = tuple(sorted({*train, *val}))
         codes = {label: code for code, label in enumerate(self.classes)}
@@ -142,7 +150,11 @@ class Tabular:
         """
         return self._data.batch(step, split, part)
 
-    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...]) -> LossSum:
+    def weight(self, batch: tuple[Tensor, ...]) -> float:
+        """Return the number of examples."""
+        return len(batch[1])
+
+    def loss(self, apply: Callable[..., Any], batch: tuple[Tensor, ...], weight: float) -> LossSum:
         """Return the cross entropy in nats, or the squared error of the standardised target, summed over the batch."""
         inputs, targets = batch
         outputs = apply(inputs)
@@ -151,7 +163,7 @@ class Tabular:
             total = nn.functional.mse_loss(outputs, targets, reduction="sum")
         else:
             total = nn.functional.cross_entropy(outputs, targets, reduction="sum")
-        return LossSum(total, len(targets), len(targets), outputs)
+        return LossSum(total, len(targets), outputs)
 
     def scores(self) -> Scores:
         """Return the metrics of `goals` beside the loss."""
@@ -202,8 +214,11 @@ def _find_kind(written: Series, values: Series) -> Kind:
     return "classification" if is_class or few_whole else "regression"
 
 
-def _target_problems(target: str, values: Series, *, kind: Kind, val_fraction: float) -> list[Problem]:
-    """Return why the target cannot be learned as it is."""
+def _target_problems(target: str, written: Series, values: Series, *, kind: Kind, val_fraction: float) -> list[Problem]:
+    """Return why the target cannot be learned as it is; `values` are what `plain` makes of the column as written."""
+    if odd := beyond_float32(written):
+        rule = f"must hold finite numbers that float32 holds, got {target!r} with {odd}"
+        return [Problem("task.target", rule, "Mend these rows, take them out, or give the target in another unit")]
     if values.empty:
         return [Problem("task.target", f"must have values, got {target!r} without any", "Choose another column")]
     counts = values.value_counts()
@@ -229,6 +244,21 @@ def _target_problems(target: str, values: Series, *, kind: Kind, val_fraction: f
     return problems
 
 
+def _spread_problem(train: Series, val: Series, scale: float) -> Problem | None:
+    """Return why a regression cannot be standardised, or its errors not be squared in float32."""
+    name, largest = train.name, max(float(train.abs().max()), float(val.abs().max()))
+    if train.min() == train.max():
+        rule = f"must vary in the rows that train, got {name!r}, there always {train.iloc[0]:g}"
+        return Problem("task.target", rule, "Set another task.val_fraction, or choose another column")
+    if scale < 1 / _FARTHEST or largest > _FARTHEST:
+        rule = (
+            f"must spread by at least {1 / _FARTHEST:g} and lie within {_FARTHEST:g}, as errors are squared in float32"
+        )
+        given = f"got {name!r} with a standard deviation of {scale:.3g} and values up to {largest:.3g}"
+        return Problem("task.target", f"{rule}, {given}", "Give the target in another unit")
+    return None
+
+
 def _val_rows(rows: int, val_fraction: float) -> int:
     return math.ceil(rows * val_fraction)
 
@@ -246,10 +276,12 @@ def _floats(values: Series) -> Tensor:
     return torch.from_numpy(values.to_numpy(dtype=np.float32))
 
 
-def _remarks(target: str, missing: int, rows: int, left_out: Mapping[str, str]) -> list[str]:
+def _remarks(target: str, missing: int, rows: int, left_out: Mapping[str, str], odd: Mapping[str, str]) -> list[str]:
     remarks = [f"task.target: {missing:,} of {rows:,} rows have no {target!r} and are left out."] if missing else []
     if left_out:
         remarks.append(f"task.drop: {_reasons(left_out)} left out. Name them in task.drop to agree.")
+    if kept := {column: what for column, what in odd.items() if what and column not in left_out}:
+        remarks.append(f"task.path: {_reasons(kept)} count as missing. Mend the file, or give them in another unit.")
     return remarks
 
 

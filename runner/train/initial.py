@@ -57,7 +57,7 @@ def load_initial_weights(source: str, model: nn.Module) -> InitialWeights:
         model: freshly initialised; changed in place.
 
     Raises:
-        CheckpointError: nothing can be read, or nothing of it fits.
+        CheckpointError: nothing can be read, nothing of it fits, or what fits is not finite.
     """
     wanted, read = model.state_dict(), read_weights(Path(source))
     # an exact name comes before one that lost its prefix
@@ -69,6 +69,11 @@ def load_initial_weights(source: str, model: nn.Module) -> InitialWeights:
             listed([f"{name} ({_shape(value)})" for name, value in of.items()], most=3) for of in (read, wanted)
         )
         raise CheckpointError(f"must fit the model, got {source!r} with {has} for a model with {needs}")
+    trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if broken := [name for name, value in fitting.items() if _is_broken(value, is_mask=name not in trained)]:
+        raise CheckpointError(
+            f"must hold finite weights, got {source!r} with nan or inf in {listed(broken, most=SHOWN)}"
+        )
     model.load_state_dict(fitting, strict=False)
     held = {wanted[name].data_ptr() for name in fitting}  # a tied weight may be in the file under one of its names
     fresh = {
@@ -145,6 +150,14 @@ def _fitting_name(name: str, wanted: Mapping[str, Tensor]) -> str:
             return name
         bare = bare.removeprefix(prefix)
     return bare
+
+
+def _is_broken(value: Tensor, *, is_mask: bool) -> bool:
+    """Whether a tensor holds nan, or inf where it is no buffer: attention masks are made of it."""
+    if not value.is_floating_point():
+        return False
+    value = value.float() if value.element_size() == 1 else value  # float8 has no isnan
+    return bool((torch.isnan(value) if is_mask else ~torch.isfinite(value)).any())
 
 
 def _shape(tensor: Tensor) -> str:

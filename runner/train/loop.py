@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from runner.optim.apply import Schedules, apply_schedules
 from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
+from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.average import WeightAverage
 from runner.train.checkpoint import Checkpoints
@@ -38,7 +39,7 @@ def fit(
     on_record: OnRecord,
     interrupted: Callable[[], str | None] = lambda: None,
 ) -> TrainState:
-    """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it.
+    """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it; close the task.
 
     Args:
         task: gives batches and loss.
@@ -56,34 +57,34 @@ def fit(
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
     average = WeightAverage(model, plan.ema_decay) if plan.ema_decay is not None else None
     state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
-    apply = compiled(model, plan)
     pending, has_updated = list[_Pending](), False
-    deadline = time.monotonic() + (plan.max_seconds or float("inf"))
+    apply, deadline = compiled(model, plan), time.monotonic() + (plan.max_seconds or float("inf"))
     model.train()
-    while state.step < plan.steps and state.status == "running":
-        apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
-        signals = gradients(task, apply, optimizer, plan, scaler, state.step)
-        pending.append(_Pending.of(signals, state, optimizer))
-        if plan.watch_every > 1:
-            guard_on_device(optimizer, signals)
-        # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
-        if plan.looks_at(state.step) or not has_updated:
-            _look(pending, state, plan, watch, on_record)
-            if state.alarm is not None:
-                break
-        drop = state.last_skipped and not pending
-        update(optimizer, scaler, average, drop=drop)
-        has_updated = has_updated or not drop
-        state.step += 1
-        if plan.evaluates_at(state.step) and "val" in task.examples:
-            _evaluate(task, model, apply, average, state, plan, watch, on_record)
-            if state.best.get("step") == state.step:
-                checkpoints.save(BEST, state, model, optimizer, scaler, average)
-        if state.step < plan.steps:
-            _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
-        if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
-            _look(pending, state, plan, watch, on_record)
-            checkpoints.save(LAST, state, model, optimizer, scaler, average)
+    with in_use(task):
+        while state.step < plan.steps and state.status == "running":
+            apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
+            signals = gradients(task, apply, optimizer, plan, scaler, state.step)
+            pending.append(_Pending.of(signals, state, optimizer))
+            if plan.watch_every > 1:
+                guard_on_device(optimizer, signals)
+            # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
+            if plan.looks_at(state.step) or not has_updated:
+                _look(pending, state, plan, watch, on_record)
+                if state.alarm is not None:
+                    break
+            drop = state.last_skipped and not pending
+            update(optimizer, scaler, average, drop=drop)
+            has_updated = has_updated or not drop
+            state.step += 1
+            if plan.evaluates_at(state.step) and "val" in task.examples:
+                _evaluate(task, model, apply, average, state, plan, watch, on_record)
+                if state.best.get("step") == state.step:
+                    checkpoints.save(BEST, state, model, optimizer, scaler, average)
+            if state.step < plan.steps:
+                _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
+            if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
+                _look(pending, state, plan, watch, on_record)
+                checkpoints.save(LAST, state, model, optimizer, scaler, average)
     state.end("finished", "finished")
     return state
 

@@ -22,7 +22,8 @@ def probe(task: Task, model: nn.Module, plan: TrainPlan, *, batch_size: int, wit
     """Take two training examples through model, loss and back; nothing is left changed.
 
     The model runs in evaluation mode and without a graph; the way back goes from the loss to the outputs, which is
-    where a target of a wrong dtype is found.
+    where a target of a wrong dtype is found. That the loss is finite is left to the detectors: only a whole batch in
+    training mode tells (fresh BatchNorm, fp16), and at step 0 they stop before the first update.
 
     Args:
         task: gives batch, loss and metrics.
@@ -67,7 +68,7 @@ def _try_split(split: str, task: Task, model: nn.Module, plan: TrainPlan, *, par
     batch = task.batch(0, split, (0, parts))
     if batch is None:
         return
-    batch = to_device(batch, plan.device)
+    weight, batch = task.weight(batch), to_device(batch, plan.device)
     outputs: list[Tensor] = []
 
     def apply(*inputs: Any, **named: Any) -> Any:
@@ -79,14 +80,14 @@ def _try_split(split: str, task: Task, model: nn.Module, plan: TrainPlan, *, par
         return result
 
     with autocast(plan):
-        part = task.loss(apply, batch)
+        part = task.loss(apply, batch, weight)
     if part.total.requires_grad and outputs:
         _go_back(part.total, outputs, batch)
     if with_metrics:
         with torch.no_grad():
             scores = task.scores()
             scores.update(part.outputs, batch)
-            scores.compute(float(part.total) / (part.weight or 1))
+            scores.compute(float(part.total) / (weight or 1))
 
 
 def _go_back(total: Tensor, outputs: list[Tensor], batch: Batch) -> None:

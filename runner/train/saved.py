@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from runner.errors import CheckpointError
+from runner.errors import CheckpointError, MisfitError
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -52,18 +52,23 @@ def load_weights(path: Path, model: nn.Module, *, weights: Weights = "averaged")
     """Load the weights of a checkpoint into a model; return the updates that they stand for.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or does not fit the model.
+        CheckpointError: the checkpoint cannot be read.
+        MisfitError: it does not fit the model.
     """
-    if misfit := find_misfit(path, model):
-        raise CheckpointError(f"{path}: does not fit the model: {misfit}.")
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, mmap=True)
+    if misfit := _misfit(content, model):
+        raise MisfitError(path, misfit)
     model.load_state_dict(weights_of(content, weights))
     return int(content["state"]["step"])
 
 
 def find_misfit(path: Path, model: nn.Module) -> str:
     """Return the first weight of a checkpoint that does not fit a model, in words; "" when all fit."""
-    saved, wanted = read_checkpoint(path, mmap=True)["model"], model.state_dict()
+    return _misfit(read_checkpoint(path, mmap=True), model)
+
+
+def _misfit(content: dict[str, Any], model: nn.Module) -> str:
+    saved, wanted = content["model"], model.state_dict()
     for name in [*wanted, *saved]:
         if name not in saved or name not in wanted:
             return f"{name} is only in the {'model' if name in wanted else 'checkpoint'}"

@@ -67,18 +67,19 @@ def gradients(
         batch = task.batch(step, "train", (index, plan.accumulate))
         if batch is None:
             continue
+        counted = task.weight(batch)
         with autocast(plan):
-            part = task.loss(apply, to_device(batch, plan.device))
+            part = task.loss(apply, to_device(batch, plan.device), counted)
         examples += part.examples
-        if part.weight == 0:
+        if counted == 0:
             continue
         # the total weight is known only after the last part: scale by a guess, correct at the end
-        reference = reference or part.weight * plan.accumulate
+        reference = reference or counted * plan.accumulate
         # the gradient of total / reference, without a division to go back through
         seed = scaler.scale(torch.full_like(part.total, 1.0 / reference))
         part.total.backward(seed)  # type: ignore[no-untyped-call]
         total = part.total.detach() if total is None else total + part.total.detach()
-        weight += part.weight
+        weight += counted
     if total is None:
         raise TaskError(f"task: must give training data with a weight at every step, got none at step {step}.")
     scaler.unscale_(optimizer)
@@ -128,8 +129,15 @@ def guard_on_device(optimizer: Optimizer, signals: Signals) -> None:
 
 
 def compiled(model: nn.Module, plan: TrainPlan) -> Callable[..., Any]:
-    """Return what a forward pass calls: the model, through torch.compile where that is declared."""
-    return torch.compile(model) if plan.compile else model
+    """Return what a forward pass calls: the model, through torch.compile where that is declared.
+
+    What was compiled before is forgotten: the models of a sweep share their code, and after a few of them torch would
+    compile no further one, without an error.
+    """
+    if not plan.compile:
+        return model
+    torch.compiler.reset()
+    return torch.compile(model)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -166,11 +174,11 @@ def evaluate(
     totals: list[Tensor] = []
     weight, index = 0.0, 0
     while index != batches and (batch := task.batch(index, split)) is not None:
-        batch = to_device(batch, plan.device)
+        counted, batch = task.weight(batch), to_device(batch, plan.device)
         with autocast(plan):
-            part = task.loss(apply, batch)
+            part = task.loss(apply, batch, counted)
         totals.append(part.total)
-        weight += part.weight
+        weight += counted
         scores.update(part.outputs, batch)
         index += 1
     loss = math.fsum(torch.stack(totals).tolist()) / weight if weight else float("nan")

@@ -23,10 +23,11 @@ def advance(experiment: Experiment, steps: range) -> list[float]:
         apply_schedules(optimizer, experiment.schedules, step)
         optimizer.zero_grad()
         batch = task.batch(step, "train")
-        loss = task.loss(model, batch)
-        (loss.total / loss.weight).backward()  # type: ignore[no-untyped-call]
+        weight = task.weight(batch)
+        loss = task.loss(model, batch, weight)
+        (loss.total / weight).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(loss.total.item() / loss.weight)
+        losses.append(loss.total.item() / weight)
     return losses
 
 

@@ -32,7 +32,8 @@ def test_an_epoch_shows_every_example_once(make: Make, name: str) -> None:
     model = task.model()
     for split, examples in task.examples.items():
         steps = -(-examples // BATCH)
-        assert sum(task.loss(model, task.batch(step, split)).examples for step in range(steps)) == examples
+        batches = [task.batch(step, split) for step in range(steps)]
+        assert sum(task.loss(model, batch, task.weight(batch)).examples for batch in batches) == examples
     assert task.batch(-(-task.examples["val"] // BATCH), "val") is None
 
 
@@ -41,10 +42,11 @@ def test_an_epoch_shows_every_example_once(make: Make, name: str) -> None:
 def test_parts_of_a_batch_sum_to_the_whole(make: Make, name: str, parts: int) -> None:
     experiment = make(f"task={name}", *SMALL.get(name, []))
     task, model = experiment.task, experiment.model
-    whole = task.loss(model, task.batch(21, "train"))
+    batch = task.batch(21, "train")
+    weight, whole = task.weight(batch), task.loss(model, batch, task.weight(batch))
     pieces = [batch for i in range(parts) if (batch := task.batch(21, "train", (i, parts))) is not None]
-    losses = [task.loss(model, batch) for batch in pieces]
-    assert sum(loss.weight for loss in losses) == whole.weight
+    losses = [task.loss(model, batch, task.weight(batch)) for batch in pieces]
+    assert sum(task.weight(batch) for batch in pieces) == weight
     assert sum(loss.total.item() for loss in losses) == pytest.approx(whole.total.item(), rel=1e-6)
 
 
@@ -61,7 +63,8 @@ def test_loss_of_a_module_equals_the_loss_of_a_functional_call(make: Make, name:
         return output
 
     batch = task.batch(0, "train")
-    assert task.loss(functional, batch).total.item() == task.loss(model, batch).total.item()
+    weight = task.weight(batch)
+    assert task.loss(functional, batch, weight).total.item() == task.loss(model, batch, weight).total.item()
     assert calls == 1
 
 
@@ -70,8 +73,9 @@ def test_metrics_are_those_that_the_task_announces(make: Make, name: str) -> Non
     experiment = make(f"task={name}", *SMALL.get(name, []))
     task, model = experiment.task, experiment.model
     batch = task.batch(0, "train")
-    loss = task.loss(model, batch)
+    weight = task.weight(batch)
+    loss = task.loss(model, batch, weight)
     scores = task.scores()
     scores.update(loss.outputs, batch)
-    assert {"loss", *scores.compute(loss.total.item() / loss.weight)} == set(task.goals)
+    assert {"loss", *scores.compute(loss.total.item() / weight)} == set(task.goals)
     assert task.prior_entropy is None or task.prior_entropy > 0
