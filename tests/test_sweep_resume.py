@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import psutil
 import pytest
 
 from runner.config import SAFE, Train
@@ -284,3 +285,23 @@ def test_jobs_that_run_at_once_share_the_threads_and_use_the_gpus_in_turn(
 ) -> None:
     train = Train.model_validate({**SAFE["train"], "device": "auto", **declared})
     assert [shares(train, number, threads=threads, gpus=gpus) for number in (1, 2, 3)] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+def test_workers_of_a_killed_sweep_end_their_jobs_and_themselves(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
+    grid = ["task=quadratic", "train.duration=60", "task._target_=parts.Slow", "seed=0,1,2,3", "hydra/launcher=joblib"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runner", "-m", "tracking=off", *grid], cwd=tmp_path, env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("runs/quadratic/*/records.jsonl"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/quadratic/*/result.json")]
+    assert [result["status"] for result in results] == ["finished"] * 2
