@@ -19,10 +19,12 @@ from runner.records import EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
 from runner.sweeps.resume import KEY
+from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.sweep_file import STOP, JobState, Sweep, outcome, write_sweep
 from runner.tracking.sweep_table import print_settings
+from runner.tracking.transfer import has_all
 
 
 def finish(
@@ -63,12 +65,7 @@ def finish(
     result = _result(directory, sweep, states, settings, status)
     _record(directory, result, settings, statuses)
     if tracking.uri is not None:
-        from runner.tracking.follower import start_follower
-
-        follower = start_follower(
-            directory, uri=tracking.uri, warn=lambda text: print(f"warning {text}", file=sys.stderr)
-        )
-        run_id = follower.finish(tracking.wait_seconds)
+        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
     go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
     if (status != "finished" or is_cut) and not quiet:
@@ -153,6 +150,23 @@ def _record(directory: Path, result: RunResult, settings: Sequence[Setting], sta
     with RecordWriter(directory) as writer:
         writer.write(EvalRecord(launches, time.time_ns() // 1_000_000, "sweep", metrics))
     write_result(directory, result)
+
+
+def _send(directory: Path, states: Sequence[JobState], uri: str, wait_seconds: float) -> str | None:
+    """Send the summary; name all runs that have not arrived. Return the id of the MLflow run, if there is one."""
+    from runner.tracking.follower import start_follower
+
+    follower = start_follower(directory, uri=uri, warn=_warn)
+    run_id = follower.finish(wait_seconds)
+    runs = [Path(state.run) for state in states if state.run is not None]
+    missing = [run for run in runs if not has_all(run, shown(absolute(uri)))]
+    missing += [directory] if not (follower.delivered or follower.is_sending) else []
+    if missing:
+        sources = f"source={','.join(map(str, missing))}"
+        later = shlex.join([*PROGRAM, "-m", "mode=upload", sources, f"tracking.uri={shown(uri)}"])
+        count = f"{len(missing)} of {len(runs) + 1} runs, the summary counted, have not arrived"
+        _warn(f"tracking.uri: {count}; send them later with: {later}")
+    return run_id
 
 
 def _warn(text: str) -> None:
