@@ -15,6 +15,9 @@ import pyte
 import pytest
 from rich.console import Console
 
+from runner.config import Tracking
+from runner.errors import SweepError
+from runner.sweeps.end import finish
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
 from runner.tracking.sweep_table import SweepTable, live_table
@@ -222,3 +225,13 @@ def test_dead_tracking_server_is_followed_by_the_command_that_sends_all_runs(
         "warning tracking.uri: 3 of 3 runs, the summary counted, have not arrived; send them later with: "
         f"python -m runner -m mode=upload source={everything} tracking.uri=http://127.0.0.1:9"
     )
+
+
+def test_sweep_that_cannot_be_written_prints_its_table_and_how_to_write_it_later(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    tracking = Tracking(uri=None, wait_seconds=1)
+    with pytest.raises(SweepError, match=r"gone: cannot be written \(No such file or directory\)\. .* resume\.sweep="):
+        finish(gone, sweep_of({"seed": "0"}), [DIVERGED], tracking=tracking, signal=None)
+    assert "1 diverged" in capfd.readouterr().out

@@ -46,16 +46,14 @@ def finish(
         signal: what ended the sweep, if anything did.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
     Raises:
-        SweepError: no job finished, or a signal ended it.
+        SweepError: no job finished, a signal ended it, or it cannot be written.
     """
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
     status = _status(statuses, signal if is_cut else None)
     loss_name = _loss_name(states)
-    write_sweep(directory, sweep, states, status=status, settings=settings)
-    (directory / STOP).unlink(missing_ok=True)
-    _draw(directory, sweep, states, loss_name, in_numbers(statuses))
+    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
     if not quiet:
         print_settings(settings, loss_name)
     bad = ("failed", "diverged") if quiet else ("failed",)  # the table told of those that diverged
@@ -63,11 +61,17 @@ def finish(
         if state.status in bad:
             print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
     result = _result(directory, sweep, states, settings, status)
-    _record(directory, result, settings, statuses)
+    try:
+        write_sweep(directory, sweep, states, status=status, settings=settings)
+        (directory / STOP).unlink(missing_ok=True)
+        _draw(directory, sweep, states, loss_name, in_numbers(statuses))
+        _record(directory, result, settings, statuses)
+    except OSError as error:
+        text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
+        raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
         run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
-    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
     if (status != "finished" or is_cut) and not quiet:
         print(f"go on with: {go_on}")
     print(directory, flush=True)
