@@ -38,7 +38,7 @@ class Spread(NamedTuple):
     def of(cls, values: Iterable[float]) -> Spread:
         """Return the spread of the values that are finite."""
         finite = [value for value in values if math.isfinite(value)]
-        mean = statistics.fmean(finite) if finite else math.nan
+        mean = statistics.mean(finite) if finite else math.nan  # exact: fmean overflows near the largest float
         return cls(mean, statistics.stdev(finite) if len(finite) > 1 else math.nan)
 
 

@@ -167,10 +167,11 @@ def test_jobs_out_of_time_are_left_to_do_and_their_limit_may_change(program: Pro
     assert f"go on with: python -m runner {go_on}" in part.out
     later = program(f"resume.sweep={part.run}")
     assert step_counts(later) == [2, 2], "for as long again"
-    rest = program(*go_on.split())
+    rest = program(*go_on.split(), "quiet=true")
     assert rest.code == 0, rest.err
     assert statuses(rest) == ["finished"] * 2
     assert len(runs_of(rest.directory)) == 2
+    assert len(rest.out.splitlines()) == 1, "its run directory"
     whole = program("-m", *grid)
     assert records(rest) == records(whole)
 

@@ -84,6 +84,7 @@ SITUATIONS: dict[str, list[Dot]] = {
     "thirty settings": [Dot(f"s{i}", lr, i + lr, "finished") for i in range(30) for lr in RATES],
     "sixty decades": [Dot("", lr, 10.0 ** (12 * i - 30), "finished") for i, lr in enumerate(RATES)],
     "not finite though finished": [Dot("", 0.1, math.inf, "finished"), Dot("", 0.2, NAN, "finished")],
+    "at the end of floats": [Dot("", lr, 1.7e308 * sign, "finished") for lr in RATES for sign in (1, 1, -1, 0)],
     "a dollar": [Dot("$a_$", 0.1, 1.0, "finished"), Dot("b" * 300, 0.1, 0.0, "failed")],
 }
 
@@ -111,3 +112,20 @@ def test_diverged_runs_are_marked_in_a_strip_at_the_top(tmp_path: Path) -> None:
         pictures.append(int(((red > 240) & (green < red - 5) & (blue < green)).sum()))
     assert pictures[0] == 0
     assert pictures[1] > 10_000, "the strip is shaded"
+
+
+@pytest.mark.parametrize("others", [[], [0.3, 0.5]])
+def test_loss_that_no_axis_reaches_is_a_triangle_at_the_edge(others: list[float], tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    blue = []
+    for name in ("failed", "finished"):  # a failed run is not drawn
+        dots = [Dot("", lr, loss, "finished") for lr, loss in zip(RATES, others, strict=False)]
+        sweep_figure([*dots, Dot("", 1.0, 2e235, name)], tmp_path / name, title="t", verdict="v", loss="loss")
+        pixels = (imread(tmp_path / name, format="png")[:, :, :3] * 255).round().astype(int)
+        blue.append(int((abs(pixels - [0, 0x72, 0xB2]).sum(axis=2) < 8).sum()))
+    assert blue[1] - blue[0] > 50
+
+
+def test_losses_near_the_largest_float_have_a_mean() -> None:
+    assert Spread.of([1.7e308, 1.7e308]) == (1.7e308, 0.0)

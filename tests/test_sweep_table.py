@@ -15,6 +15,9 @@ import pyte
 import pytest
 from rich.console import Console
 
+from runner.config import Tracking
+from runner.errors import SweepError
+from runner.sweeps.end import finish
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
 from runner.tracking.sweep_table import SweepTable, live_table
@@ -171,7 +174,7 @@ def test_interrupt_leaves_nothing_of_the_live_table_on_the_screen(tmp_path: Path
     screen = pyte.Screen(80, 24)
     pyte.Stream(screen).feed(seen.raw)
     lines = [line.strip() for line in screen.display if line.strip()]
-    assert lines[0].split() == ["optimizer.lr", "tags.long", "seeds", "final", "loss", "verdict"]
+    assert lines[0].split() == ["optimizer.lr", "tags.long", "seeds", "final", "train", "loss", "verdict"]
     assert lines[-1] == "interrupted by SIGINT: 1 interrupted, 3 not started"
     assert not screen.cursor.hidden
 
@@ -197,3 +200,38 @@ def test_printed_settings_are_the_numbers_of_sweep_json_best_first(program: Prog
         ]
         for setting in settings
     ]
+
+
+def test_line_that_several_jobs_say_is_shown_once_and_counted(program: Program) -> None:
+    done = program(
+        "task=quadratic", "train.duration=30", "optimizer.lr=9", "seed=0,1,2", "quiet=true", "-m", spawn=True
+    )
+    assert done.err.count("times above the typical range") == 1
+    log = done.run.relative_to(done.directory) / "stderr.log"
+    assert f"3 lines above came up to 3 times, from one job or several; {log} has them all" in done.err
+    assert (done.directory / log).read_text().count("times above the typical range") == 3
+
+
+def test_dead_tracking_server_is_followed_by_the_command_that_sends_all_runs(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    grid = ["task=quadratic", "train.duration=10", "optimizer.lr=0.1,0.2", "tracking.uri=http://127.0.0.1:9"]
+    done = program(*grid, "-m", tracking="mlflow")
+    assert done.code == 0, done.err
+    runs = [job["run"] for job in json.loads((done.run / "sweep.json").read_text())["jobs"]]
+    everything = ",".join([*runs, str(done.run.relative_to(done.directory))])
+    assert done.err.splitlines()[-1] == (
+        "warning tracking.uri: 3 of 3 runs, the summary counted, have not arrived; send them later with: "
+        f"python -m runner -m mode=upload source={everything} tracking.uri=http://127.0.0.1:9"
+    )
+
+
+def test_sweep_that_cannot_be_written_prints_its_table_and_how_to_write_it_later(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    tracking = Tracking(uri=None, wait_seconds=1)
+    with pytest.raises(SweepError, match=r"gone: cannot be written \(No such file or directory\)\. .* resume\.sweep="):
+        finish(gone, sweep_of({"seed": "0"}), [DIVERGED], tracking=tracking, signal=None)
+    assert "1 diverged" in capfd.readouterr().out

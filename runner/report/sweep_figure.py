@@ -39,6 +39,7 @@ _MOST_SETTINGS = len(_COLOURS) * len(_LOOKS)
 _LEFT_INCHES, _RIGHT_INCHES, _BOTTOM_INCHES = 0.85, 0.2, 0.55
 _PANEL_INCHES = 3.4
 _ROW_INCHES = 0.13  # of crosses
+_MOST_LOSS = 1e75  # a finished run above it is off the axis
 
 
 class Dot(NamedTuple):
@@ -60,8 +61,9 @@ class Dot(NamedTuple):
 def sweep_figure(dots: Sequence[Dot], path: Path, *, title: str, verdict: str, loss: str, legend: str = "") -> None:
     """Draw final losses over the learning rate on a log axis, a line through the means of each setting, as a PNG.
 
-    Losses that span more than 1.5 decades get a log axis. Diverged runs are crosses in a strip at the top, a row for
-    each setting that has any. At most 24 settings are drawn, those with the smallest losses.
+    Losses that span more than 1.5 decades get a log axis. One above 1e75, or 0 on a log axis, is a triangle at the edge
+    beyond which it lies, and the note says how far. Diverged runs are crosses in a strip at the top, a row for each
+    setting that has any. At most 24 settings are drawn, those with the smallest losses.
 
     Args:
         dots: the runs.
@@ -87,14 +89,18 @@ def sweep_figure(dots: Sequence[Dot], path: Path, *, title: str, verdict: str, l
     lost = [label for label, runs in settings.items() if any(dot.status == "diverged" for dot in runs)]
     strip = _ROW_INCHES * (len(lost) + 1) / _PANEL_INCHES if lost else 0.0
     _set_x(ax, [dot.lr for dot in dots])
-    handles = [_draw_setting(ax, runs, looks[label], label) for label, runs in sorted(settings.items())]
-    _set_loss_axis(ax, finished, loss=loss, strip=strip)
+    shown = axis_range([[value] for value in finished if abs(value) <= _MOST_LOSS])
+    handles = [_draw_setting(ax, runs, looks[label], label, shown) for label, runs in sorted(settings.items())]
+    _set_loss_axis(ax, finished, shown, loss=loss, strip=strip)
+    for label, runs in sorted(settings.items()):
+        _draw_strays(ax, runs, looks[label][0], shown)
     if lost:
         _draw_diverged(ax, {label: settings[label] for label in sorted(lost)}, looks, strip)
     if len(settings) > 1:
         draw_legend(ax.legend, handles, inches=WIDTH_INCHES * ax.get_position().width)
     hidden = len({dot.label for dot in dots}) - len(settings)
-    notes = [verdict, *([f"lines: {legend}"] if legend else []), *([f"{hidden} settings not drawn"] if hidden else [])]
+    notes = [verdict, *_off_axis(finished, shown), *([f"lines: {legend}"] if legend else [])]
+    notes += [f"{hidden} settings not drawn"] if hidden else []
     _arrange(figure, ax, title=title, note="; ".join(notes))
     save(figure, path)
 
@@ -112,12 +118,28 @@ def _settings(dots: Sequence[Dot]) -> dict[str, list[Dot]]:
     return {label: found[label] for label in sorted(found, key=best.__getitem__)[:_MOST_SETTINGS]}
 
 
-def _draw_setting(ax: Axes, runs: Sequence[Dot], look: tuple[str, Any, str], label: str) -> Any:
-    """Draw a dot for every run and a line through the means; return the line."""
+def _off_axis(losses: Sequence[float], shown: AxisRange) -> list[str]:
+    """Return what the note says of losses above and below the axis."""
+    above, below = [v for v in losses if v > shown.high], [v for v in losses if v < shown.low]
+    notes = [f"{len(above)} finished above the axis (up to {number(max(above))})"] if above else []
+    return notes + ([f"{len(below)} finished below the axis (down to {number(min(below))})"] if below else [])
+
+
+def _draw_strays(ax: Axes, runs: Sequence[Dot], color: str, shown: AxisRange) -> None:
+    """Draw a triangle at the edge of the axis for every run beyond it."""
+    strays = [dot for dot in runs if _counts(dot) and not shown.shows(dot.loss)]
+    for marker, edge in (("^", shown.high), ("v", shown.low)):
+        rates = sorted({dot.lr for dot in strays if (dot.loss > edge if marker == "^" else dot.loss < edge)})
+        look: dict[str, Any] = {"ls": "none", "ms": 7, "mew": 0, "color": color, "zorder": 5, "clip_on": False}
+        ax.plot(rates, [edge] * len(rates), marker=marker, **look)
+
+
+def _draw_setting(ax: Axes, runs: Sequence[Dot], look: tuple[str, Any, str], label: str, shown: AxisRange) -> Any:
+    """Draw a dot for every run on the axis and a line through their means; return the line."""
     color, line, marker = look
     by_lr: dict[float, list[float]] = {}
     for dot in sorted(runs, key=lambda dot: dot.lr):
-        if _counts(dot):
+        if _counts(dot) and shown.shows(dot.loss):
             by_lr.setdefault(dot.lr, []).append(dot.loss)
     several = [(lr, loss) for lr, losses in by_lr.items() if len(losses) > 1 for loss in losses]
     ax.plot(*_columns(several), ls="none", marker="o", ms=3.5, mew=0, color=color, alpha=0.45, zorder=3)
@@ -165,9 +187,8 @@ def _set_x(ax: Axes, rates: Sequence[float]) -> None:
     ax.set_xlabel("optimizer.lr", fontsize=TEXT)
 
 
-def _set_loss_axis(ax: Axes, losses: Sequence[float], *, loss: str, strip: float) -> None:
+def _set_loss_axis(ax: Axes, losses: Sequence[float], shown: AxisRange, *, loss: str, strip: float) -> None:
     """Set the axis of losses so that the strip at the top stays free."""
-    shown = axis_range([[value] for value in losses])
     share = strip / (1 - strip)
     if shown.log:
         high = shown.high * (shown.high / shown.low) ** share
@@ -181,9 +202,12 @@ def _set_loss_axis(ax: Axes, losses: Sequence[float], *, loss: str, strip: float
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color=PALE, lw=0.6)
     ax.set_axisbelow(True)
-    if not losses:
+    if not any(shown.shows(value) for value in losses):
         ax.set_yticks([])
-        ax.text(0.5, 0.45, "no run finished", transform=ax.transAxes, ha="center", color=GREY, fontsize=TEXT)
+        text = (
+            "no run finished with a finite loss" if not losses else f"every finished run is above {number(_MOST_LOSS)}"
+        )
+        ax.text(0.5, 0.45, text, transform=ax.transAxes, ha="center", color=GREY, fontsize=TEXT)
 
 
 def _arrange(figure: Figure, ax: Axes, *, title: str, note: str) -> None:

@@ -16,7 +16,7 @@ from runner.compose import cannot_compose, compose_leniently, not_an_override, q
 from runner.config import Config
 from runner.errors import ConfigError, Problem
 from runner.job import checked
-from runner.tracking.sweep_file import LIMIT, JobState, Launchable, Sweep, key_of
+from runner.tracking.sweep_file import JobState, Launchable, Sweep, key_of
 from runner.tracking.sweep_runs import DONE
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -130,19 +130,19 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
     return CheckedJob(point, config, config.name or str(choices["task"]))
 
 
-def rest_of(sweep: Sweep, states: Sequence[JobState], compose: Compose, *, limit: str | None) -> list[Launchable]:
+def rest_of(sweep: Sweep, states: Sequence[JobState], compose: Compose, *, changes: Sequence[str]) -> list[Launchable]:
     """Return the jobs that are not done, with the overrides that go on with their runs where that can be.
 
     Args:
         sweep: the sweep.
         states: how far its jobs are.
         compose: overrides -> what Hydra composes.
-        limit: another limit in time for the jobs, as an override.
+        changes: overrides that may differ from those of the sweep, and take their place.
     Raises:
         ConfigError: a job that starts afresh is refused.
     """
     left = [
-        (Launchable(job, _limited(job.overrides, limit)), state)
+        (Launchable(job, changed(job.overrides, changes)), state)
         for job, state in zip(sweep.jobs, states, strict=True)
         if state.status not in DONE
     ]
@@ -171,8 +171,10 @@ def go_on(one: Launchable, state: JobState, compose: Compose, page: Sequence[str
     return Launchable(one.job, overrides)
 
 
-def _limited(overrides: tuple[str, ...], limit: str | None) -> tuple[str, ...]:
-    return overrides if limit is None else (*(text for text in overrides if key_of(text) != LIMIT), limit)
+def changed(overrides: Iterable[str], changes: Sequence[str]) -> tuple[str, ...]:
+    """Return overrides with others in the place of those of the same keys."""
+    keys = {key_of(text) for text in changes}
+    return (*(text for text in overrides if key_of(text) not in keys), *changes)
 
 
 def _place(numbers: Sequence[int], points: Sequence[Point]) -> str:

@@ -19,10 +19,12 @@ from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
 from runner.sweeps.resume import KEY
+from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.sweep_file import LIMIT, STOP, JobState, Sweep, outcome, write_sweep
 from runner.tracking.sweep_table import print_settings
+from runner.tracking.transfer import has_all
 
 
 def finish(
@@ -44,16 +46,15 @@ def finish(
         signal: what ended the sweep, if anything did.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
     Raises:
-        SweepError: no job finished, or a signal ended it.
+        SweepError: no job finished, a signal ended it, or it cannot be written.
     """
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
     status = _status(statuses, signal if is_cut else None)
     loss_name = _loss_name(states)
-    write_sweep(directory, sweep, states, status=status, settings=settings)
-    (directory / STOP).unlink(missing_ok=True)
-    _draw(directory, sweep, states, loss_name, in_numbers(statuses))
+    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
+    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
     if not quiet:
         print_settings(settings, loss_name)
     bad = ("failed", "diverged") if quiet else ("failed",)  # the table told of those that diverged
@@ -63,17 +64,17 @@ def finish(
     if statuses["failed"] and (directory / TRACEBACK).exists():
         print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
     result = _result(directory, sweep, states, settings, status)
-    _record(directory, result, settings, statuses)
+    try:
+        write_sweep(directory, sweep, states, status=status, settings=settings)
+        (directory / STOP).unlink(missing_ok=True)
+        _draw(directory, sweep, states, loss_name, in_numbers(statuses))
+        _record(directory, result, settings, statuses)
+    except OSError as error:
+        text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
+        raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
-        from runner.tracking.follower import start_follower
-
-        follower = start_follower(
-            directory, uri=tracking.uri, warn=lambda text: print(f"warning {text}", file=sys.stderr)
-        )
-        run_id = follower.finish(tracking.wait_seconds)
+        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
-    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
-    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
     if (status != "finished" or is_cut) and not quiet:
         print(f"go on with: {go_on}")
     print(directory, flush=True)
@@ -158,6 +159,23 @@ def _record(directory: Path, result: RunResult, settings: Sequence[Setting], sta
     with RecordWriter(directory) as writer:
         writer.write(EvalRecord(launches, time.time_ns() // 1_000_000, "sweep", metrics))
     write_result(directory, result)
+
+
+def _send(directory: Path, states: Sequence[JobState], uri: str, wait_seconds: float) -> str | None:
+    """Send the summary; name all runs that have not arrived. Return the id of the MLflow run, if there is one."""
+    from runner.tracking.follower import start_follower
+
+    follower = start_follower(directory, uri=uri, warn=_warn)
+    run_id = follower.finish(wait_seconds)
+    runs = [Path(state.run) for state in states if state.run is not None]
+    missing = [run for run in runs if not has_all(run, shown(absolute(uri)))]
+    missing += [directory] if not (follower.delivered or follower.is_sending) else []
+    if missing:
+        sources = f"source={','.join(map(str, missing))}"
+        later = shlex.join([*PROGRAM, "-m", "mode=upload", sources, f"tracking.uri={shown(uri)}"])
+        count = f"{len(missing)} of {len(runs) + 1} runs, the summary counted, have not arrived"
+        _warn(f"tracking.uri: {count}; send them later with: {later}")
+    return run_id
 
 
 def _warn(text: str) -> None:

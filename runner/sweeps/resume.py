@@ -10,7 +10,7 @@ from runner.compose import overrides_of, page_of, quoted, value_of
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import SWEEP
 from runner.tracking.lock import is_locked
-from runner.tracking.sweep_file import LIMIT, Sweep, key_of, read_sweep
+from runner.tracking.sweep_file import Sweep, key_of, read_sweep
 
 KEY = "resume.sweep"
 
@@ -94,12 +94,5 @@ def refuse_if_alive(directory: Path, runs: Iterable[Path]) -> None:
         raise ConfigError([Problem(KEY, rule, "Wait for its end, or interrupt it")])
 
 
-def limit_of(overrides: Iterable[str]) -> str | None:
-    """Return the override that limits the time of the jobs, the last one."""
-    return next((text for text in reversed(list(overrides)) if key_of(text) == LIMIT), None)
-
-
 def _may_change(override: str, sweep: Sweep) -> bool:
-    """Whether an override says where and how long jobs run, not what they do."""
-    key = key_of(override)
-    return key.startswith(("hydra.", "hydra/")) or (key == LIMIT and not sweep.varies(LIMIT))
+    return sweep.may_change(override) or key_of(override).startswith(("hydra.", "hydra/"))

@@ -20,7 +20,18 @@ from runner.compose import overrides_of, page_of, quoted
 from runner.config import Config
 from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
 from runner.job import run
-from runner.sweeps.check import CheckedJob, Compose, Point, check_all, check_job, expand, go_on, rest_of, unique
+from runner.sweeps.check import (
+    CheckedJob,
+    Compose,
+    Point,
+    changed,
+    check_all,
+    check_job,
+    expand,
+    go_on,
+    rest_of,
+    unique,
+)
 from runner.sweeps.end import finish
 from runner.sweeps.launch import (
     batch_size,
@@ -31,7 +42,7 @@ from runner.sweeps.launch import (
     settle,
     shares,
 )
-from runner.sweeps.resume import KEY, limit_of, read_resumed, refuse_if_alive, resumed_directory
+from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
 from runner.sweeps.signals import caught
 from runner.sweeps.worker import run_in_sweep
 from runner.tracking.directory import SWEEP
@@ -79,8 +90,9 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
         with alone_in(directory, key=KEY, what=_ALONE):
             runs = SweepRuns(sweep := read_resumed(directory), Path.cwd())
             refuse_if_alive(directory, runs.directories())
-            jobs = rest_of(sweep, runs.states(), compose, limit=limit_of(arguments))
-            first = check_job(Point(sweep.jobs[0].overrides, {}), compose, sweep.page)
+            changes = [text for text in arguments if sweep.may_change(text)]
+            jobs = rest_of(sweep, runs.states(), compose, changes=changes)
+            first = check_job(Point(changed(sweep.jobs[0].overrides, changes), {}), compose, sweep.page)
             _run(_Launch(sweep, jobs, runs, first.config), directory, compose, context=context, page=config, most=most)
         return
     page = page_of(sys.argv[1:])

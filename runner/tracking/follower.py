@@ -149,7 +149,8 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the trainer still has to save
         os.nice(10)
         threading.Thread(target=_listen, args=(ended, voice), daemon=True).start()
-    return 0 if _follow_alone(arguments.directory, absolute(os.environ[URI_VARIABLE]), ended, voice) else 1
+    uri = absolute(os.environ[URI_VARIABLE])
+    return 0 if _follow_alone(arguments.directory, uri, ended, voice, is_upload=arguments.once) else 1
 
 
 def _listen(ended: threading.Event, voice: IO[str]) -> None:
@@ -161,11 +162,10 @@ def _listen(ended: threading.Event, voice: IO[str]) -> None:
     voice.close()
 
 
-def _follow_alone(directory: Path, uri: str, ended: threading.Event, voice: IO[str]) -> bool:
+def _follow_alone(directory: Path, uri: str, ended: threading.Event, voice: IO[str], *, is_upload: bool) -> bool:
     """Follow a run directory that no other process follows; say once what is wrong."""
     from filelock import FileLock, Timeout
 
-    is_upload = ended.is_set()
     warned = False
 
     def on_problem(error: Exception) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ class GatheredStderr:
         self.terminal = terminal
         self._path = path
         self._offset = path.stat().st_size
-        self._seen: set[str] = set()
+        self._seen: Counter[str] = Counter()
 
     def say(self, line: str) -> None:
         """Write a line to the true standard error; it is dropped when nobody reads there."""
@@ -37,10 +38,18 @@ class GatheredStderr:
         if not is_over:
             text = text[: text.rfind(b"\n") + 1]
         self._offset += len(text)
-        lines = dict.fromkeys(text.decode(errors="replace").splitlines())
-        fresh = [line for line in lines if line.strip() and line not in self._seen]
-        self._seen.update(fresh)
+        lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
+        fresh = [line for line in dict.fromkeys(lines) if line not in self._seen]
+        self._seen.update(lines)
         return fresh
+
+    def repeated(self) -> str:
+        """Return a line about the lines that were shown once but came more often, "" when there are none."""
+        times = [count for count in self._seen.values() if count > 1]
+        if not times:
+            return ""
+        lines = f"{len(times):,} line{'s' if len(times) > 1 else ''} above came up to {max(times):,} times"
+        return f"{lines}, from one job or several; {os.path.relpath(self._path)} has them all"
 
 
 @contextmanager
@@ -60,3 +69,5 @@ def gathered_stderr(path: Path) -> Iterator[GatheredStderr]:
         os.close(terminal)
         for line in gathered.new_lines(is_over=True):
             print(line, file=sys.stderr)
+        if repeated := gathered.repeated():
+            print(repeated, file=sys.stderr)

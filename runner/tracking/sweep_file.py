@@ -14,7 +14,7 @@ from runner.sweep_summary import Outcome, Setting
 from runner.tracking.directory import SWEEP, write_whole
 
 STOP = ".stop"  # number of the signal after which no further job starts
-LIMIT = "train.max_seconds"  # may change when a sweep goes on
+LIMIT = "train.max_seconds"
 _VERSION = 1
 
 
@@ -74,10 +74,15 @@ class Sweep:
     def key(self, overrides: Iterable[str]) -> tuple[str, ...]:
         """Return what tells its jobs and their runs apart: the overrides as `result.json` has them.
 
-        Their limit in time is left out, unless it varies.
+        What may change when a sweep goes on is left out.
         """
-        plain = (text.lstrip("+") for text in overrides)
-        return tuple(text for text in plain if self.varies(LIMIT) or key_of(text) != LIMIT)
+        return tuple(text.lstrip("+") for text in overrides if not self.may_change(text))
+
+    def may_change(self, override: str) -> bool:
+        """Whether an override may differ when the sweep goes on: how long its jobs run and who hears of them."""
+        key = key_of(override)
+        is_aside = key in (LIMIT, "quiet") or key.partition(".")[0] in ("tracking", "notify")
+        return is_aside and not self.varies(key)
 
     def varies(self, key: str) -> bool:
         """Whether jobs differ in a key."""

@@ -153,6 +153,13 @@ def read_state(directory: Path, uri: str) -> State | None:
     return state if state.sent <= size else None
 
 
+def has_all(directory: Path, uri: str) -> bool:
+    """Return whether every record of a run directory has arrived at a place."""
+    records = directory / RECORDS
+    state = read_state(directory, uri)
+    return not records.exists() or (state is not None and state.sent == records.stat().st_size)
+
+
 def write_state(directory: Path, state: State) -> None:
     """Write mlflow.json, one entry a place, so that a reader sees the old one or the new one, never half."""
     data = {**asdict(state), "counters": state.counters._asdict()}
