@@ -37,6 +37,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "tensors in memory": lambda: supervised(train=own_parts.tensors()),
     "per example": lambda: supervised(loss=nn.CrossEntropyLoss(reduction="none")),
     "function": lambda: supervised(loss=nn.functional.cross_entropy),
+    "function with class weights": lambda: supervised(loss=partial(nn.functional.cross_entropy, weight=CLASSES)),
     "own function": lambda: supervised(loss=lambda outputs, targets: (outputs.logsumexp(1) - targets).mean()),
     "the model's own": lambda: supervised(model=own_parts.Tagger, train=own_parts.Sentences(), loss=None),
 }

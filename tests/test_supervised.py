@@ -24,8 +24,11 @@ from torch.utils.data import TensorDataset
 
 from runner.build import build_task
 from runner.config import TaskNode
+from runner.errors import ConfigError
 from runner.tasks.protocol import LossSum
 from runner.tasks.supervised import Supervised
+from runner.train.plan import TrainPlan
+from runner.train.probe import probe
 from tests import own_parts
 from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal
 
@@ -376,6 +379,44 @@ def test_what_only_the_data_tell_comes_together_with_wrong_types(
 ) -> None:
     found = refused(NET, POINTS, *overrides.split())
     assert [line.split(":")[0] for line in found] == keys
+
+
+@pytest.mark.parametrize(
+    ("overrides", "got", "better"),
+    [
+        (["train.batch_size=1"], "1 of 150", 2),
+        (["train.batch_size=149", "train.duration=2ep"], "149 of 150", 150),
+        (["train.accumulate=9"], "16 of 150 in 9 micro-batches", 18),
+    ],
+)
+def test_a_batch_of_one_example_is_refused_where_batch_norm_cannot_train_on_it(
+    refused: Callable[..., list[str]], overrides: list[str], got: str, better: int
+) -> None:
+    words = ["task.model._target_=my_parts.BatchNormed", POINTS, "task.val_fraction=0"]
+    rule = "must leave no batch of one example, which BatchNorm cannot train on"
+    fix = f"Set train.batch_size={better}, or use another norm."
+    assert refused(*words, *overrides) == [f"train.batch_size: {rule}, got {got}. {fix}"]
+
+
+def test_batch_norm_trains_where_no_batch_of_one_example_comes_up(launch: Launch) -> None:
+    words = ["task.model._target_=my_parts.BatchNormed", POINTS, "task.val_fraction=0", "train.batch_size=149"]
+    assert launch(*words, "train.duration=1").code == 0
+    assert launch(*words[:-1], "train.batch_size=16", "train.duration=1ep").code == 0
+
+
+def test_trying_a_model_on_one_example_leaves_its_statistics_alone() -> None:
+    made, model = task(train=own_parts.Points(17), val_fraction=0), own_parts.BatchNormed()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigError, match="must leave no batch of one example"):
+        probe(made, model, TrainPlan(steps=2), batch_size=16, with_metrics=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_made_for_one_batch_size_is_tried_with_it(launch: Launch) -> None:
+    words = ["task.model._target_=my_parts.Exact", POINTS, "task.train.n=64", "task.val_fraction=0.5"]
+    done = launch(*words, "train.batch_size=16", "train.duration=2ep", "train.eval_every=1")
+    assert done.code == 0, done.err
+    assert launch(*words, "train.batch_size=8", "train.duration=2ep").code == 2
 
 
 BROKEN = {

@@ -61,9 +61,9 @@ def fingerprint_of(data: Mapping[str, Any], members: Mapping[str, Tensor], colla
     """Return a fingerprint of lengths and of the first, middle and last item of every split, the same for every seed.
 
     Raises:
-        ConfigError: one of them cannot be read; the first of every split is named.
+        ConfigError: one of them cannot be read; the first of every data set is named.
     """
-    digest, problems = hashlib.sha256(), list[Problem]()
+    digest, problems = hashlib.sha256(), dict[str, Problem]()
     for name, those in members.items():
         digest.update(f"{name} {len(those)}".encode())
         source = name if name in data else "train"
@@ -71,7 +71,7 @@ def fingerprint_of(data: Mapping[str, Any], members: Mapping[str, Tensor], colla
         for index in sorted({0, len(those) // 2, len(those) - 1}):
             batch = reader[Request(0, [int(those[index])])]
             if isinstance(batch, Unreadable):
-                problems.append(batch.problem)
+                problems.setdefault(source, batch.problem)
                 break
             for leaf in tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch):
                 if isinstance(leaf, Tensor):
@@ -79,7 +79,7 @@ def fingerprint_of(data: Mapping[str, Any], members: Mapping[str, Tensor], colla
                 elif isinstance(leaf, str | bytes | int | float):
                     digest.update(repr(leaf).encode())
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(problems.values())
     return digest.hexdigest()[:16]
 
 

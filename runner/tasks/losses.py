@@ -33,7 +33,7 @@ class SummedLoss:
     - `reduction: sum`: weight = examples, so that the learning rate does not depend on the batch size.
 
     Args:
-        loss: a module or a function; a module moves to the device of the outputs.
+        loss: a module or a function; its tensors move to the device of the outputs.
     """
 
     def __init__(self, loss: Callable[..., Any]) -> None:
@@ -45,6 +45,7 @@ class SummedLoss:
         self._ignored = settings.get("ignore_index", IGNORED)
         class_weights: Tensor | None = settings.get("weight") if self.of_classes else None
         self.class_weights = None if class_weights is None else class_weights.detach().cpu()  # where `weight` counts
+        self._device = torch.device("cpu")
         self._loss = _summing(loss) if self.of_classes and self._reduction == "mean" else loss
 
     def weight(self, targets: Any) -> float:
@@ -67,8 +68,8 @@ class SummedLoss:
         Raises:
             TaskError: the loss does not take these outputs and targets, whose types and shapes are named.
         """
-        if isinstance(self._loss, nn.Module) and isinstance(outputs, Tensor):
-            self._loss.to(outputs.device)
+        if isinstance(outputs, Tensor) and outputs.device != self._device:
+            self._loss, self._device = _moved(self._loss, outputs.device), outputs.device
         try:
             value = self._loss(outputs, targets)
         except torch.OutOfMemoryError:
@@ -144,6 +145,16 @@ def _bound(loss: Callable[..., Any]) -> dict[str, Any]:
     """Return the arguments of a function that are bound or have a default."""
     parameters = inspect.signature(loss).parameters
     return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+
+
+def _moved(loss: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Return a loss with its own tensors, such as the weights of the classes, on a device."""
+    if isinstance(loss, nn.Module):
+        return loss.to(device)
+    if isinstance(loss, functools.partial):
+        moved = {name: item.to(device) if isinstance(item, Tensor) else item for name, item in loss.keywords.items()}
+        return functools.partial(loss.func, *loss.args, **moved)
+    return loss
 
 
 def _summing(loss: Callable[..., Any]) -> Callable[..., Any]:
