@@ -70,11 +70,11 @@ class Dying(Digits):
 """
 
 
-@pytest.mark.parametrize("part", ["optimizer=sgd", "optimizer=adamw", "train.ema_decay=0.9"])
+@pytest.mark.parametrize("part", ["optimizer=sgd", "optimizer=adamw train.ema_decay=0.9"])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, tmp_path: Path, part: str) -> None:
     """Killed at step 47 of 60, with a checkpoint of step 40 and records up to step 45 on disk."""
     (tmp_path / "dying.py").write_text(DYING)
-    declared = [*DECLARED, part, "task._target_=dying.Dying"]
+    declared = [*DECLARED, *part.split(), "task._target_=dying.Dying"]
     killed = program(*declared, spawn=True)
     assert killed.code == -signal.SIGKILL
     run = next(tmp_path.glob("runs/digits/*"))
@@ -95,7 +95,9 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
     assert (result["status"], result["steps"]) == ("finished", 60)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     program: Program, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

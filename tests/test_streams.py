@@ -18,21 +18,21 @@ def statuses(directory: Path) -> list[str]:
     return [json.loads(path.read_text())["status"] for path in sorted(directory.glob("runs/quadratic/*/result.json"))]
 
 
-@pytest.mark.parametrize("where", ["", "2>&1", ">&-", ">&- 2>&-", ">/dev/full"])
+ONE = ("train.duration=3000", ["finished"], 0)
+DIVERGING = ("optimizer.lr=9", ["diverged"], 3)
+SEVERAL = ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0)
+
+
 @pytest.mark.parametrize(
-    ("overrides", "ended", "code"),
-    [
-        ("train.duration=3000", ["finished"], 0),
-        ("optimizer.lr=9", ["diverged"], 3),
-        ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0),
-    ],
+    ("where", "words", "ended", "code"),
+    [("", *ONE), ("2>&1", *SEVERAL), (">&-", *DIVERGING), (">&- 2>&-", *SEVERAL), (">/dev/full", *ONE)],
 )
 def test_run_whose_output_nobody_reads_goes_on(
-    where: str, overrides: str, ended: list[str], code: int, tmp_path: Path
+    where: str, words: str, ended: list[str], code: int, tmp_path: Path
 ) -> None:
     reader, pipe = os.pipe()
     os.close(reader)
-    command = f"exec {' '.join(RUN)} {overrides} {where}"
+    command = f"exec {' '.join(RUN)} {words} {where}"
     done = subprocess.run(
         command, shell=True, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=subprocess.PIPE, check=False
     )

@@ -74,7 +74,8 @@ def step_counts(done: Done) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "number", "code"), [("basic", signal.SIGINT, 130), ("joblib", signal.SIGTERM, 143)]
+    ("launcher", "number", "code"),
+    [pytest.param("basic", signal.SIGINT, 130, marks=pytest.mark.slow), ("joblib", signal.SIGTERM, 143)],
 )
 def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
     launch: Callable[..., Done], tmp_path: Path, launcher: str, number: signal.Signals, code: int
@@ -118,8 +119,6 @@ def test_signal_after_the_last_step_of_a_job_ends_the_sweep_after_it(launch: Cal
     done = launch("-m", *QUADRATIC, "notify.command='kill -INT $PPID'", "optimizer.lr=0.01,0.02")
     assert done.code == 130
     assert statuses(done) == ["finished", "waiting"]
-    alone = launch(*QUADRATIC, "notify.command='kill -INT $PPID'")
-    assert alone.code == 0, "the run has finished"
 
 
 def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(launch: Callable[..., Done], tmp_path: Path) -> None:
