@@ -33,7 +33,7 @@ def _run() -> int:
     # imported here because that takes a while, in which Ctrl-C may come
     import hydra
 
-    from runner.compose import conf_directory, multirun_first
+    from runner.compose import conf_directory, options_first
     from runner.job import run
     from runner.sweeps.resume import expand_resumed_sweep
 
@@ -55,7 +55,7 @@ def _run() -> int:
             raise KeyboardInterrupt  # ends a multirun too
 
     try:
-        sys.argv[1:] = expand_resumed_sweep(multirun_first(sys.argv[1:]))
+        sys.argv[1:] = expand_resumed_sweep(options_first(sys.argv[1:]))
         try:
             job()
         except RunnerError:

@@ -220,9 +220,13 @@ def is_multirun(arguments: list[str]) -> bool:
     return bool(get_args_parser().parse_args(arguments).multirun)
 
 
-def multirun_first(arguments: list[str]) -> list[str]:
-    """Return a command line that Hydra can read when `-m` stands between overrides."""
-    return sorted(arguments, key=lambda word: word not in ("-m", "--multirun"))
+def options_first(arguments: list[str]) -> list[str]:
+    """Return a command line that Hydra can read when options such as `-m` stand between overrides."""
+    overrides = list(get_args_parser().parse_intermixed_args(arguments).overrides)
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    return [*options, *overrides]
 
 
 def overrides_of(arguments: list[str]) -> list[str]:

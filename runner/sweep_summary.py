@@ -52,6 +52,7 @@ class Setting:
         final: loss at the end, over the jobs that finished; over those interrupted where none did.
         best: smallest loss of an evaluation, over the same jobs.
         statuses: status -> number of jobs.
+        broken: number of jobs that finished with a loss that is nan or infinite.
     """
 
     varied: Mapping[str, str]
@@ -59,19 +60,20 @@ class Setting:
     final: Spread
     best: Spread
     statuses: Mapping[str, int]
+    broken: int = 0
 
     @property
     def verdict(self) -> str:
         """How the jobs ended, such as "2 finished, 1 diverged"."""
-        return in_numbers(self.statuses)
+        return in_numbers(self.statuses) + (f" ({self.broken} with a loss that is not finite)" if self.broken else "")
 
 
 def summarise(outcomes: Sequence[Outcome]) -> list[Setting]:
     """Group jobs over their seeds and sort the settings: smallest final loss first.
 
     Only finished jobs enter the numbers, or those interrupted where none has finished. Settings in which all jobs
-    finished come first, then those with an interrupted one, then those with one that diverged or failed; settings
-    without a number come last; equals keep their order.
+    finished come first, then those with one left to do, then those with one that diverged, failed or finished with a
+    loss that is not finite; settings without a number come last; equals keep their order.
     """
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
@@ -90,10 +92,16 @@ def in_numbers(statuses: Mapping[str, int]) -> str:
 def _setting(varied: Mapping[str, str], jobs: Sequence[Outcome]) -> Setting:
     done = [job for job in jobs if job.status == "finished"] or [job for job in jobs if job.status == "interrupted"]
     final, best = Spread.of(job.final for job in done), Spread.of(job.best for job in done)
-    return Setting(varied, len(jobs), final, best, Counter(job.status for job in jobs))
+    broken = sum(job.status == "finished" and not math.isfinite(job.final) for job in jobs)
+    return Setting(varied, len(jobs), final, best, Counter(job.status for job in jobs), broken)
 
 
 def _rank(setting: Setting) -> tuple[bool, bool, bool, float]:
     mean = setting.final.mean
-    is_bad = bool({"diverged", "failed"} & setting.statuses.keys())
-    return math.isnan(mean), is_bad, "interrupted" in setting.statuses, 0.0 if math.isnan(mean) else mean
+    is_bad = bool({"diverged", "failed"} & setting.statuses.keys() or setting.broken)
+    return (
+        math.isnan(mean),
+        is_bad,
+        not is_bad and setting.statuses.keys() != {"finished"},
+        0.0 if math.isnan(mean) else mean,
+    )

@@ -1,5 +1,6 @@
 """Output that nobody reads costs no run, and Ctrl-C is answered from the first moment on."""
 
+import contextlib
 import json
 import os
 import signal
@@ -40,6 +41,20 @@ def test_run_whose_output_nobody_reads_goes_on(
     assert statuses(tmp_path) == ended
     assert done.returncode == code, done.stderr
     assert b"Error" not in done.stderr
+
+
+def test_run_whose_output_is_read_too_slowly_goes_on(tmp_path: Path) -> None:
+    reader, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"x" * 65536)
+    done = subprocess.run(
+        [*RUN, "train.duration=20"], cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=subprocess.PIPE, check=False
+    )
+    os.close(pipe)
+    os.close(reader)
+    assert (done.returncode, statuses(tmp_path)) == (0, ["finished"]), done.stderr
 
 
 def test_interrupt_while_libraries_are_imported_ends_without_a_traceback(tmp_path: Path) -> None:

@@ -233,6 +233,34 @@ def test_a_sum_counts_by_example_and_targets_may_be_probabilities() -> None:
     assert summed(mean, model, [batch[0], soft]).total.item() == pytest.approx(other.total.item(), rel=1e-6)
 
 
+def test_class_weights_count_targets_of_every_integer_type() -> None:
+    made = task(loss=nn.CrossEntropyLoss(weight=WEIGHTS))
+    batch = read(made, 0)
+    assert made.weight([batch[0], batch[1].to(torch.uint8)]) == made.weight(batch) == WEIGHTS[batch[1]].sum().item()
+
+
+class Centred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(3))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.center: Tensor = 0.5 * self.center + outputs.detach().mean(0)
+        return nn.functional.cross_entropy(outputs - self.center, targets)
+
+
+def test_what_a_loss_has_gathered_in_one_run_is_not_there_in_the_next() -> None:
+    made = task(loss=Centred())
+    batch = read(made, 0)
+    totals = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = made.model()
+        totals.append([summed(made, model, batch).total.item() for _ in range(3)])
+    assert totals[0] == totals[1]
+    assert len(set(totals[0])) == 3
+
+
 def test_a_batch_without_a_single_counted_target_weighs_nothing() -> None:
     made = task(loss=nn.CrossEntropyLoss(ignore_index=1))
     batch = [torch.randn(2, 8), torch.tensor([1, 1])]

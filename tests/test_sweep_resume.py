@@ -16,10 +16,12 @@ import joblib
 import psutil
 import pytest
 
+from runner.compose import same_run
 from runner.config import SAFE, Train
 from runner.errors import ConfigError, Problem, RunnerError, SweepError, TaskError, in_words
 from runner.sweeps.launch import shares
 from runner.sweeps.resume import expand_resumed_sweep
+from runner.tracking.sweep_file import Sweep, changed
 from tests.conftest import ENVIRONMENT, Done, Program
 from tests.sweeps import records, runs_of, statuses, sweep_of
 
@@ -41,6 +43,10 @@ class Dying(Quadratic):
             pathlib.Path("has_died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().batch(step, split, part)
+
+class DeadlyModel(Quadratic):
+    def model(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 class Deadly(Quadratic):
     def batch(self, step, split, part=(0, 1)):
@@ -175,6 +181,61 @@ def test_jobs_out_of_time_are_left_to_do_and_their_limit_may_change(program: Pro
     assert records(rest) == records(whole)
 
 
+def test_run_that_goes_on_in_another_directory_is_known_and_done(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "my/optimizer").mkdir(parents=True)
+    page = "defaults: [sgd]\nmomentum: {}\n"
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.5))
+    grid = ["--config-dir", "my", "-m", "task=quadratic", "optimizer=mine", "train.duration=40", "seed=0,1"]
+    part = program(*grid, "train.max_seconds=1e-9", "resume.checkpoint=best")
+    assert statuses(part) == ["interrupted"] * 2, part.err
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.6))
+    rest = program(f"resume.sweep={part.run}", "train.max_seconds=null")
+    assert statuses(rest) == ["finished"] * 2, rest.err
+    assert step_counts(rest) == [40, 40]
+    again = program(f"resume.sweep={part.run}")
+    assert len(runs_of(tmp_path)) == 4, "nothing is left to do"
+    assert again.code == 0
+
+
+def test_interrupted_job_with_a_damaged_checkpoint_starts_afresh_and_says_so(program: Program) -> None:
+    part = program("-m", *QUADRATIC, "seed=0,1", "train.max_seconds=1e-9")
+    first = part.directory / sweep_of(part)["jobs"][0]["run"]
+    (first / "checkpoints/last.pt").write_bytes(b"no checkpoint")
+    lines = (first / "records.jsonl").read_text().splitlines()
+    (first / "records.jsonl").write_text("\n".join(['{"kind":"step",', '{"kind":"eval",', *lines, ""]))
+    rest = program(f"resume.sweep={part.run}", "train.max_seconds=null")
+    assert statuses(rest) == ["finished"] * 2, rest.err
+    assert "warning sweep: job 1 starts afresh: resume.from: must have a readable checkpoint" in rest.err
+    assert len(runs_of(part.directory)) == 3
+
+
+def test_what_may_change_when_a_sweep_goes_on_does_not_change_what_its_runs_train() -> None:
+    sweep = Sweep("", "", (), (), (), "")
+    page = {
+        "train": {"max_seconds": 1, "duration": 5},
+        "tracking": {"uri": "a"},
+        "notify": {"command": "a"},
+        "quiet": 1,
+    }
+    changes: dict[str, dict[str, Any]] = {
+        "train.max_seconds=2": {"train": {"max_seconds": 2, "duration": 5}},
+        "tracking.uri=b": {"tracking": {"uri": "b"}},
+        "notify.command=b": {"notify": {"command": "b"}},
+        "quiet=false": {"quiet": False},
+    }
+    for override, change in changes.items():
+        assert sweep.may_change(override)
+        assert same_run(page, {**page, **change})
+    assert not sweep.may_change("train.duration=6")
+    assert not same_run(page, {**page, "train": {"max_seconds": 1, "duration": 6}})
+
+
+def test_another_option_of_a_group_ends_the_keys_of_the_old_one() -> None:
+    assert changed(["tracking.uri=a", "seed=0", "+quiet=true"], ["tracking=off", "quiet=false"]) == (
+        "seed=0", "tracking=off", "quiet=false",
+    )  # fmt: skip
+
+
 def test_loss_of_a_job_out_of_time_is_that_of_its_last_evaluation(program: Program) -> None:
     part = program("-m", "train.duration=40", "train.eval_every=1", "optimizer.lr=0.01,0.1", "train.max_seconds=1e-9")
     [first, _] = sweep_of(part)["settings"]
@@ -192,6 +253,15 @@ def test_directory_used_again_shows_nothing_of_the_sweep_before(program: Program
     after = program("-m", *grid)
     assert len(old | {job["run"] for job in sweep_of(after)["jobs"]}) == 4
     assert len(runs_of(tmp_path)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+def test_job_that_kills_its_worker_before_its_run_begins_takes_no_other_with_it(launch: Callable[..., Done]) -> None:
+    target = "task._target_=parts.DeadlyModel,runner.tasks.quadratic.Quadratic"
+    done = launch("-m", *QUADRATIC, target, "seed=0,1", "hydra/launcher=joblib")
+    assert done.code == 0, done.err
+    assert statuses(done) == ["failed"] * 2 + ["finished"] * 2
 
 
 @pytest.mark.slow
@@ -304,4 +374,4 @@ def test_workers_of_a_killed_sweep_end_their_jobs_and_themselves(tmp_path: Path)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/quadratic/*/result.json")]
-    assert [result["status"] for result in results] == ["finished"] * 2
+    assert {result["status"] for result in results} == {"finished"}

@@ -53,9 +53,16 @@ def test_settings_are_sorted_by_final_loss_with_those_that_diverged_behind() -> 
         outcome("worse", 0, final=2.0),
         outcome("better", 0, final=1.0),
         outcome("waiting", 0, "waiting"),
+        outcome("partly", 0, final=0.2),
+        outcome("partly", 1, "waiting"),
+        outcome("infinite", 0, final=0.3),
+        outcome("infinite", 1, final=math.inf),
+        outcome("cut", 0, "interrupted", final=0.4),
     ]
-    order = [setting.varied["optimizer.lr"] for setting in summarise(jobs)]
-    assert order == ["better", "worse", "half", "waiting", "none"]
+    settings = summarise(jobs)
+    order = [setting.varied["optimizer.lr"] for setting in settings]
+    assert order == ["better", "worse", "partly", "cut", "half", "infinite", "waiting", "none"]
+    assert settings[5].verdict == "2 finished (1 with a loss that is not finite)"
 
 
 def test_table_of_many_jobs_shows_the_running_the_best_and_the_latest() -> None:

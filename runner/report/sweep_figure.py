@@ -205,7 +205,7 @@ def _set_loss_axis(ax: Axes, losses: Sequence[float], shown: AxisRange, *, loss:
     if not any(shown.shows(value) for value in losses):
         ax.set_yticks([])
         text = (
-            "no run finished with a finite loss" if not losses else f"every finished run is above {number(_MOST_LOSS)}"
+            "no run finished with a finite loss" if not losses else f"every finished run is beyond {number(_MOST_LOSS)}"
         )
         ax.text(0.5, 0.45, text, transform=ax.transAxes, ha="center", color=GREY, fontsize=TEXT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from runner.compose import cannot_compose, compose_leniently, not_an_override, q
 from runner.config import Config
 from runner.errors import ConfigError, Problem
 from runner.job import checked
-from runner.tracking.sweep_file import JobState, Launchable, Sweep, key_of
+from runner.tracking.sweep_file import CHECKPOINT, FROM, JobState, Launchable, Sweep, changed
 from runner.tracking.sweep_runs import DONE
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -156,25 +157,19 @@ def rest_of(sweep: Sweep, states: Sequence[JobState], compose: Compose, *, chang
 
 
 def go_on(one: Launchable, state: JobState, compose: Compose, page: Sequence[str]) -> Launchable:
-    """Return an interrupted job with the overrides that go on with its run; unchanged where that cannot be.
+    """Return an interrupted job with the overrides that go on with its run at its last checkpoint.
 
-    It cannot when there is no checkpoint, or one that is damaged or has no step left.
+    It is returned unchanged, with a warning, when there is no checkpoint, or one that is damaged or has no step left.
     """
     if state.status != "interrupted" or state.run is None:
         return one
-    plain = [text for text in one.overrides if not text.startswith("resume.from=")]
-    overrides = (*plain, f"resume.from={quoted(state.run)}")
+    overrides = changed(one.overrides, [f"{FROM}={quoted(state.run)}", f"{CHECKPOINT}=last"])
     try:
         check_job(Point(overrides, one.job.varied), compose, page)
-    except ConfigError:
+    except ConfigError as error:
+        print(f"warning sweep: job {one.job.number} starts afresh: {error.problems[0]}", file=sys.stderr)
         return one
     return Launchable(one.job, overrides)
-
-
-def changed(overrides: Iterable[str], changes: Sequence[str]) -> tuple[str, ...]:
-    """Return overrides with others in the place of those of the same keys."""
-    keys = {key_of(text) for text in changes}
-    return (*(text for text in overrides if key_of(text) not in keys), *changes)
 
 
 def _place(numbers: Sequence[int], points: Sequence[Point]) -> str:

@@ -89,7 +89,7 @@ def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
         return "interrupted"
     if statuses.get("finished"):
         return "finished"
-    if statuses.get("interrupted"):
+    if statuses.get("interrupted") and not statuses.get("failed"):
         return "interrupted"
     return "diverged" if set(statuses) == {"diverged"} else "failed"
 

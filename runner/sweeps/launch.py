@@ -22,20 +22,20 @@ def launch_all(
     launcher: Launcher,
     *,
     size: int,
-    left: Callable[[Sequence[Launchable]], tuple[list[Launchable], list[Launchable]]],
+    undone: Callable[[Sequence[Launchable]], tuple[list[Launchable], list[Launchable]]],
     is_stopped: Callable[[], bool],
     errors: dict[int, str],
 ) -> None:
     """Launch jobs in batches.
 
-    The death of a worker ends its batch. Jobs that had begun are then launched again one by one, those that had not
-    together, so that a job that kills its worker takes no other with it a second time.
+    The death of a worker ends its batch. Jobs whose runs had begun are then launched again one by one, the others
+    together, or one by one where none had begun: so a job that kills its worker takes no other with it for good.
 
     Args:
         jobs: in order.
         launcher: Hydra's.
         size: most jobs that are handed over at once.
-        left: returns the jobs of a batch that had begun and are not done, and those that had not begun.
+        undone: returns the jobs of a batch that had begun and are not done, and those that had not begun.
         is_stopped: whether no further job shall start.
         errors: is filled with job number -> why it failed.
     """
@@ -45,12 +45,12 @@ def launch_all(
         try:
             returned = launcher.launch([list(one.overrides) for one in batch], initial_job_idx=batch[0].job.number - 1)
         except Exception as error:
-            begun, fresh = left(batch)
-            if len(batch) == 1 or len(fresh) == len(batch):  # to blame, or nothing can be launched at all
-                errors |= {one.job.number: in_words(error) for one in batch}
-            else:
-                batches.extendleft([fresh] if fresh else [])
-                batches.extendleft([one] for one in reversed(begun))
+            if len(batch) == 1:
+                errors[batch[0].job.number] = in_words(error)
+                continue
+            begun, fresh = undone(batch)
+            together = [fresh] if begun else [[one] for one in fresh]
+            batches.extendleft(reversed([*([one] for one in begun), *filter(None, together)]))
             continue
         values = [one._return_value for one in returned]
         texts = [value.error if isinstance(value, Ended) else str(value) for value in values]

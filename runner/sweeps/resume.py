@@ -10,7 +10,7 @@ from runner.compose import overrides_of, page_of, quoted, value_of
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import SWEEP
 from runner.tracking.lock import is_locked
-from runner.tracking.sweep_file import Sweep, key_of, read_sweep
+from runner.tracking.sweep_file import Sweep, changed, key_of, read_sweep
 
 KEY = "resume.sweep"
 
@@ -35,14 +35,8 @@ def expand_resumed_sweep(arguments: list[str]) -> list[str]:
     if other or page not in ((), sweep.page):
         rule = f"must be the overrides of the sweep, got also {' '.join(other or page)}"
         raise ConfigError([Problem(KEY, rule, "Leave them out, or start a new sweep")])
-    changed = {key_of(text) for text in new}
-    other_launcher = "hydra/launcher" in changed  # then the settings of the old one mean nothing
-    kept = [
-        text
-        for text in sweep.overrides
-        if key_of(text) not in changed and not (other_launcher and key_of(text).startswith("hydra.launcher."))
-    ]
-    return [*sweep.page, "--multirun", *kept, *new, f"{KEY}={quoted(str(directory))}"]
+    words = changed(sweep.overrides, new)
+    return [*sweep.page, "--multirun", *words, f"{KEY}={quoted(str(directory))}"]
 
 
 def resumed_directory(overrides: list[str]) -> Path | None:

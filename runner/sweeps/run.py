@@ -24,7 +24,6 @@ from runner.sweeps.check import (
     CheckedJob,
     Compose,
     Point,
-    changed,
     check_all,
     check_job,
     expand,
@@ -48,7 +47,7 @@ from runner.sweeps.worker import run_in_sweep
 from runner.tracking.directory import SWEEP
 from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
-from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, write_sweep
+from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, changed, write_sweep
 from runner.tracking.sweep_runs import KILLED, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 
@@ -92,7 +91,8 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
             refuse_if_alive(directory, runs.directories())
             changes = [text for text in arguments if sweep.may_change(text)]
             jobs = rest_of(sweep, runs.states(), compose, changes=changes)
-            first = check_job(Point(changed(sweep.jobs[0].overrides, changes), {}), compose, sweep.page)
+            words = jobs[0].overrides if jobs else changed(sweep.jobs[0].overrides, changes)
+            first = check_job(Point(words, {}), compose, sweep.page)
             _run(_Launch(sweep, jobs, runs, first.config), directory, compose, context=context, page=config, most=most)
         return
     page = page_of(sys.argv[1:])
@@ -152,7 +152,7 @@ def _run(
     def states(*, is_over: bool = False) -> list[JobState]:
         return with_errors(runs.states(is_over=is_over), runs.begun(), dict(errors))
 
-    def left(batch: Sequence[Launchable]) -> tuple[list[Launchable], list[Launchable]]:
+    def undone(batch: Sequence[Launchable]) -> tuple[list[Launchable], list[Launchable]]:
         now, begun = runs.states(is_over=True), runs.begun()
         killed = [one for one in batch if one.job.number in begun and now[one.job.number - 1].verdict == KILLED]
         fresh = [one for one in batch if one.job.number not in begun]
@@ -164,7 +164,7 @@ def _run(
         caught(stop, has_workers=has_workers(page)),
     ):
         size = batch_size(page, len(launch.jobs), most)
-        launch_all(launch.jobs, launcher, size=size, left=left, is_stopped=stop.exists, errors=errors)
+        launch_all(launch.jobs, launcher, size=size, undone=undone, is_stopped=stop.exists, errors=errors)
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
     finish(directory, sweep, states(is_over=True), tracking=config.tracking, signal=signal, quiet=config.quiet)
 

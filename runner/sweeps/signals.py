@@ -33,9 +33,12 @@ def interruptible(stop: Path) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, catch) for number in SIGNALS}
-    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        for number in SIGNALS:
+            signal.signal(number, catch)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that is pending is caught here
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -47,6 +47,13 @@ class SummedLoss:
         self.class_weights = None if class_weights is None else class_weights.detach().cpu()  # where `weight` counts
         self._device = torch.device("cpu")
         self._loss = _summing(loss) if self.of_classes and self._reduction == "mean" else loss
+        state = self._loss.state_dict() if isinstance(self._loss, nn.Module) else {}
+        self._state = {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
+
+    def reset(self) -> None:
+        """Put the buffers of the loss back to what they were when this was made."""
+        if self._state and isinstance(self._loss, nn.Module):
+            self._loss.load_state_dict(self._state, strict=False)
 
     def weight(self, targets: Any) -> float:
         """Return what the sum over these targets, on the CPU, is divided by; any number where they do not fit."""
@@ -58,7 +65,7 @@ class SummedLoss:
         if self.class_weights is None or self._reduction == "none":
             return int(kept.sum())
         try:
-            return float(self.class_weights[targets[kept]].sum())
+            return float(self.class_weights[targets[kept].long()].sum())
         except IndexError:  # a target that is no class, which the loss itself tells better
             return rows(targets)
 

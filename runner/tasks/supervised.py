@@ -115,6 +115,8 @@ class Supervised:
         Raises:
             ConfigError: it cannot be made, or is no module.
         """
+        if self._loss is not None:
+            self._loss.reset()  # what it has learned came from another run
         made: Any = self._model()
         if not isinstance(made, nn.Module):
             rule = f"must make a torch.nn.Module, got {type(made).__name__}"

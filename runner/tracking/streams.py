@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
@@ -11,16 +12,21 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+_PATIENCE_SECONDS = 1.0
+
+
 class _Dropping(io.FileIO):
     """A file that takes whatever is written to it, also behind a closed pipe, a lost terminal or on a full disk."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data)
-        except BlockingIOError:  # it is read, only not fast enough
-            raise
+            written: int | None = super().write(data)
+            if written is None:  # it does not block and is full
+                select.select([], [self], [], _PATIENCE_SECONDS)
+                written = super().write(data)
         except OSError:
-            return memoryview(data).nbytes
+            written = None
+        return memoryview(data).nbytes if written is None else written
 
 
 def keep_streams() -> None:
@@ -43,4 +49,5 @@ def _kept(stream: TextIO | None) -> TextIO:
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
     )

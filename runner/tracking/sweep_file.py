@@ -15,6 +15,7 @@ from runner.tracking.directory import SWEEP, write_whole
 
 STOP = ".stop"  # number of the signal after which no further job starts
 LIMIT = "train.max_seconds"
+FROM, CHECKPOINT = "resume.from", "resume.checkpoint"
 _VERSION = 1
 
 
@@ -74,9 +75,13 @@ class Sweep:
     def key(self, overrides: Iterable[str]) -> tuple[str, ...]:
         """Return what tells its jobs and their runs apart: the overrides as `result.json` has them.
 
-        What may change when a sweep goes on is left out.
+        What may change when a sweep goes on is left out, and what a run goes on from.
         """
-        return tuple(text.lstrip("+") for text in overrides if not self.may_change(text))
+        return tuple(text.lstrip("+") for text in overrides if not (self.may_change(text) or self._goes_on(text)))
+
+    def _goes_on(self, override: str) -> bool:
+        key = key_of(override)
+        return key in (FROM, CHECKPOINT) and not self.varies(key)
 
     def may_change(self, override: str) -> bool:
         """Whether an override may differ when the sweep goes on: how long its jobs run and who hears of them."""
@@ -136,6 +141,13 @@ class JobState:
 def key_of(override: str) -> str:
     """Return the key of an override, what adds or deletes left out."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def changed(overrides: Iterable[str], changes: Sequence[str]) -> tuple[str, ...]:
+    """Return overrides with others in the place of those of the same keys; another option of a group ends its keys."""
+    keys = {key_of(text) for text in changes}
+    inside = tuple(f"{key.replace('/', '.')}." for key in keys)
+    return (*(text for text in overrides if key_of(text) not in keys and not key_of(text).startswith(inside)), *changes)
 
 
 def outcome(job: Job, state: JobState) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -45,7 +46,7 @@ class SweepRuns:
         return [self._state(view, is_over=is_over) for view in self._views_of_jobs()]
 
     def begun(self) -> set[int]:
-        """Return the numbers of the jobs with a run that was written since this was made."""
+        """Return the numbers of the jobs with a run directory that was written to since this was made."""
         self._look()
         views = zip(self._sweep.jobs, self._views_of_jobs(), strict=True)
         return {job.number for job, view in views if view is not None and not view.is_old}
@@ -57,7 +58,7 @@ class SweepRuns:
     def _views_of_jobs(self) -> list[_RunView | None]:
         """Return the latest run of every job, one that is done before all others."""
         by_key: dict[tuple[str, ...], _RunView] = {}
-        for view in sorted(self._views.values(), key=lambda view: (view.result.status in DONE, view.directory.name)):
+        for view in sorted(self._views.values(), key=lambda view: (view.is_done, view.directory.name)):
             by_key[self._sweep.key(view.result.overrides)] = view
         return [by_key.get(self._sweep.key(job.overrides)) for job in self._sweep.jobs]
 
@@ -94,6 +95,11 @@ class _RunView:
         self._offset = 0
         self._steps = 0
         self._loss = self._val_loss = self._best = math.nan
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.result.status in DONE and not self.result.is_out_of_time
 
     def update(self) -> None:
         """Read what is new."""
@@ -137,12 +143,14 @@ class _RunView:
         self._offset += len(whole)
         lines = whole.splitlines()
         last_step = next((line for line in reversed(lines) if line.startswith(b'{"kind":"step"')), None)
-        if last_step is not None:
-            data = json.loads(last_step)
-            self._steps, self._loss = data["step"] + 1, read_non_finite(data["loss"])
+        with contextlib.suppress(ValueError, KeyError):  # a damaged line is named by whoever needs it whole
+            if last_step is not None:
+                data = json.loads(last_step)
+                self._steps, self._loss = data["step"] + 1, read_non_finite(data["loss"])
         for line in lines:
             if line.startswith(b'{"kind":"eval"'):
-                self._add_evaluation(json.loads(line))
+                with contextlib.suppress(ValueError):
+                    self._add_evaluation(json.loads(line))
 
     def _add_evaluation(self, data: dict[str, object]) -> None:
         metrics = data.get("metrics")
