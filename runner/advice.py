@@ -16,6 +16,7 @@ PROGRAM = ("python", "-m", "runner")
 PATIENCE_EVALS = 3
 _LONG_BEFORE = 2 / 3  # of the run: an evaluation before that is long before the end
 _WORSE = 0.02  # relative
+_EXPLODED = 10.0  # times the first loss
 _MATERIAL = 0.01  # of the whole fall
 
 
@@ -79,6 +80,10 @@ def is_still_falling(losses: Sequence[float]) -> bool:
 
 
 def _after_finish(result: RunResult, losses: Sequence[float], declared: Declared) -> str:
+    if losses and losses[-1] > _EXPLODED * abs(losses[0]):
+        lower = _changed(result, f"optimizer.lr={declared.lr / 10:g}")
+        rise = f"the loss rose from {number(losses[0], 4)} to {number(losses[-1], 4)}"
+        return f"{rise}; try a learning rate ten times lower: {lower}"
     best, last = result.best.get(declared.metric), result.final.get(f"val/{declared.metric}")
     if best is not None and last is not None and declared.patience is None:
         is_worse = not abs(last - best) <= _WORSE * abs(best)

@@ -5,6 +5,7 @@ It inspects types and signatures and never calls what a `_target_` names.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
-from runner.config import SAFE, Config, Node, OptimizerNode, Train, nodes
+from runner.config import Config, Node, OptimizerNode, Train, nodes
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.signatures import (
     PROVIDED,
@@ -28,6 +29,7 @@ from runner.signatures import (
     needs_closure,
     parameters_of,
 )
+from runner.stand_ins import with_stand_ins
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
 from runner.wording import Findings, adapter, fix, fix_of_list, is_for_section, rule, section_fix, shown
@@ -125,22 +127,9 @@ def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
         except ValidationError as error:
             for item in error.errors():
                 _add_invalid(found, item, (key, *item["loc"]), annotated)
-            if key in SAFE:
-                repaired = _repaired(tree[key], [item["loc"] for item in error.errors()], SAFE[key])
+            with contextlib.suppress(ValidationError):
+                repaired = with_stand_ins(key, tree[key], [item["loc"] for item in error.errors()])
                 found.sections[key] = TypeAdapter(annotated).validate_python(repaired)
-
-
-def _repaired(value: Any, wrong: list[tuple[int | str, ...]], safe: Any) -> Any:
-    """Return a section with its wrong values replaced by safe ones, so that its other rules can be checked."""
-    if not isinstance(safe, Mapping) or not isinstance(value, Mapping) or () in wrong:
-        return safe
-    below: dict[str, list[tuple[int | str, ...]]] = {}
-    for first, *rest in wrong:
-        below.setdefault(str(first), []).append(tuple(rest))
-    return {
-        name: _repaired(value.get(name), below[name], substitute) if name in below else value.get(name, substitute)
-        for name, substitute in safe.items()
-    }
 
 
 def _add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annotation: Any) -> None:

@@ -260,30 +260,6 @@ class Invocation:
     page: tuple[str, ...] = ()
 
 
-SAFE: Mapping[str, Any] = {
-    "seed": 0,
-    "resume": {"from": None, "sweep": None, "checkpoint": "last"},
-    "train": {
-        "duration": 1,
-        "batch_size": 1,
-        "accumulate": 1,
-        "clip_norm": None,
-        "precision": "fp32",
-        "compile": False,
-        "device": "cpu",
-        "deterministic": False,
-        "threads": None,
-        "eval_every": None,
-        "checkpoint_every": None,
-        "early_stop": {"metric": "loss", "patience": None, "min_delta": 0.0},
-        "max_seconds": None,
-        "watch_every": 1,
-        "ema_decay": None,
-    },
-}
-"""What stands in for a wrong value while the rest of its section is checked; never trained with."""
-
-
 def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
     """Yield (dotted key, node) for every part of the page that names a target; its own parts are left to it."""
     for key, section in sections.items():

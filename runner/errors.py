@@ -135,8 +135,9 @@ AGAINST_EXIT = "Raise an exception there, which says what is wrong"
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return the known name closest to `name`, or "" when none is close."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return found[0] if found else ""
+    lower = {other.lower(): other for other in reversed(known)}
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return lower[found[0]] if found else ""
 
 
 def unknown_key(key: str, known: Sequence[str]) -> Problem:

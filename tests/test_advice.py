@@ -31,6 +31,7 @@ GO_ON = "go on with: python -m runner resume.from=runs/a"
 CASES: dict[str, tuple[RunResult, list[float], Declared, str]] = {
     "flat": (RUN, FLAT, DECLARED, COMPARE),
     "falling": (RUN, FALLING, DECLARED, f"the loss was still falling; try a run twice as long: {TWICE}"),
+    "exploded": (RUN, [5.55, 6.0, 1e59], DECLARED, f"the loss rose from 5.55 to 1e59; {LOWER}"),
     "overfitted": (OVERFITTED, FALLING, DECLARED, STOP_EARLY),
     "patience set": (OVERFITTED, FLAT, DECLARED._replace(patience=5), COMPARE),
     "ends in nan": (replace(OVERFITTED, final={"val/loss": math.nan}), FLAT, DECLARED, STOP_EARLY),

@@ -183,6 +183,12 @@ def test_wrong_values_of_one_section_do_not_hide_the_other_rules(refuse: Refuse)
     ]  # fmt: skip
 
 
+def test_wrong_key_of_the_runner_hides_no_argument_of_the_same_node(refuse: Refuse) -> None:
+    refusal = refuse("task.hiden=[3]", "task.regime=finetune", "optimizer.lr=nan", "optimizer.momntum=1")
+    keys = [line.split(":")[0].strip() for line in refusal.err.splitlines()[1:]]
+    assert keys == ["optimizer.lr", "optimizer.momntum", "task.hiden", "task.regime"]
+
+
 def test_problems_of_data_and_machine_come_together_with_the_others(refuse: Refuse) -> None:
     refusal = refuse(
         "optimizer.lr=nan", "warmup.duration=9999", "train.batch_size=1401", "train.device=cuda", "schedule.floor=7"

@@ -134,7 +134,20 @@ def test_damaged_records_are_named_after_the_result(
     assert ["loss", f"{result(trained)['best']['loss']:.6g}", "-"] in [row.split() for row in done.out.splitlines()]
     assert done.err.startswith(f"warning {run}/records.jsonl")
     assert done.err.endswith("Mend or remove it to see what the run recorded.\n")
-    assert len((run / "evaluations.jsonl").read_text().splitlines()) >= 1
+    before = len((trained.run / "evaluations.jsonl").read_text().splitlines())
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) == before + 1
+
+
+def test_why_nothing_recorded_compares_is_said(program: Program, trained: Done, tmp_path: Path) -> None:
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    saved = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**saved, "dataset": {**saved["dataset"], "digest": "other"}}))
+    done = program("mode=eval", f"source={run}")
+    assert done.err == "warning source: the data is not that of the run, so nothing it recorded compares.\n"
+    (run / "result.json").write_text("{")
+    done = program("mode=eval", f"source={run}")
+    assert done.err.startswith(f"warning {run}/result.json: must be a readable result, it is missing or damaged. Mend")
+    assert done.code == 0
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n", "task: [\n", "seed: 0\n", "text\n"])

@@ -197,6 +197,7 @@ MISTAKES: list[tuple[str, bytes | None, list[str], str]] = [
     ("data.xlsx", b"a,b\n1,2\n", [], "task.path: must end in .csv, .tsv, .parquet, got '{path}'."),
     ("data.csv", b"a,a\n1,2\n", [], "task.path: must have columns with different names, got a more than once."),
     ("data.csv", b"a,b\n1,2\n", ["task.target=null"], "task.target: must be the column to predict (columns: a, b), got null."),
+    ("data.csv", b"a,y\n1,2\n", ["task.target=Y"], "task.target: must be a column of the table, got 'Y'. Did you mean y?"),
     ("data.csv", b"aged,b\n1,2\n", ["task.target=age"], "task.target: must be a column of the table, got 'age'. Did you mean aged?"),
     ("data.csv", b"a,y\n1,x\n2,x\n3,x\n4,x\n", [], "task.target: must have at least two classes, got 'y', always x."),
     ("data.csv", b"a,y\n1,x\n2,x\n3,z\n4,x\n", [], "task.target: must have at least two rows of every class, got one of z."),

@@ -14,10 +14,12 @@ from runner.load import evaluate_checkpoint
 from runner.records import EvalRecord
 from runner.tasks.described import first_line
 from runner.tasks.protocol import Task
-from runner.tracking.directory import RECORDS
+from runner.tracking.directory import RECORDS, RESULT
 from runner.tracking.jsonl import append_evaluation, find_result, read_records
 from runner.tracking.tables import number, print_table
 from runner.train.saved import Weights, find_checkpoint
+
+_MEND = ". Mend or remove it to see what the run recorded"
 
 
 def run(
@@ -58,7 +60,7 @@ def run(
         [[name, number(value), number(recorded.get(name))] for name, value in metrics.items()],
     )
     if damage:
-        print(f"warning {damage}. Mend or remove it to see what the run recorded.", file=sys.stderr)
+        print(f"warning {damage}.", file=sys.stderr)
     append_evaluation(
         directory,
         {
@@ -104,14 +106,16 @@ def _recorded(directory: Path, task: Task, step: int, split: str) -> tuple[Mappi
     Nothing is comparable when the data is not the same.
     """
     result = find_result(directory)
-    if result is None or result.dataset.get("digest") != task.digest:
-        return {}, ""
+    if result is None:
+        return {}, f"{directory / RESULT}: must be a readable result, it is missing or damaged{_MEND}"
+    if result.dataset.get("digest") != task.digest:
+        return {}, "source: the data is not that of the run, so nothing it recorded compares"
     try:
         found = [r for r in read_records(directory) if isinstance(r, EvalRecord) and (r.step, r.split) == (step, split)]
     except UnicodeDecodeError:
-        return {}, f"{directory / RECORDS}: must be text in UTF-8, it is damaged"
+        return {}, f"{directory / RECORDS}: must be text in UTF-8, it is damaged{_MEND}"
     except ValueError as error:
-        return {}, str(error).rstrip(".")
+        return {}, str(error).rstrip(".") + _MEND
     except (OSError, TypeError) as error:
-        return {}, f"{directory / RECORDS}: must be readable records, got {first_line(error)}"
+        return {}, f"{directory / RECORDS}: must be readable records, got {first_line(error)}{_MEND}"
     return (found[-1].metrics if found else {}), ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def launch_all(
             returned = launcher.launch([list(one.overrides) for one in batch], initial_job_idx=batch[0].job.number - 1)
         except Exception as error:
             if len(batch) == 1:
-                errors[batch[0].job.number] = in_words(error)
+                errors[batch[0].job.number] = _told(error)
                 continue
             begun, fresh = undone(batch)
             together = [fresh] if begun else [[one] for one in fresh]
@@ -55,6 +56,13 @@ def launch_all(
         values = [one._return_value for one in returned]
         texts = [value.error if isinstance(value, Ended) else str(value) for value in values]
         errors |= {one.job.number: text for one, text in zip(batch, texts, strict=True) if text}
+
+
+def _told(error: Exception) -> str:
+    """Return why a launcher failed; of the death of a worker only what it knows, its exit code."""
+    if codes := re.search(r"exit codes of the workers are \{([^}]*)\}", str(error)):
+        return f"its worker process ended with {codes[1]}, maybe for want of memory"
+    return in_words(error)
 
 
 def make_launcher(context: HydraContext, config: DictConfig, task: TaskFunction) -> Launcher:
