@@ -249,7 +249,10 @@ def value_of(override: str) -> Any:
 
 def not_an_override(key: str, value: str) -> Problem:
     """Return the problem of a text that Hydra cannot read."""
-    return Problem(key, f"must be of the form key=value, got {value!r}", "Quote special characters")
+    fix = f"Quote special characters, inside the quotes of the shell: '{key}=\"{value}\"'"
+    return Problem(
+        key, f"must be of the form key=value, got {value!r}", fix if key and value else "Give a key and a value"
+    )
 
 
 def quoted(value: str) -> str:
