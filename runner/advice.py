@@ -62,6 +62,11 @@ def advise(result: RunResult, losses: Sequence[float], *, declared: Declared, di
     return _after_finish(result, losses, declared) if result.status == "finished" else ""
 
 
+def has_exploded(losses: Sequence[float]) -> bool:
+    """Whether the last loss is more than ten times the first: too short a rise for the detectors to judge."""
+    return bool(losses) and losses[-1] > _EXPLODED * abs(losses[0])
+
+
 def is_still_falling(losses: Sequence[float]) -> bool:
     """Whether the loss at the end is lower than shortly before, beyond noise and by an amount that matters.
 
@@ -80,7 +85,7 @@ def is_still_falling(losses: Sequence[float]) -> bool:
 
 
 def _after_finish(result: RunResult, losses: Sequence[float], declared: Declared) -> str:
-    if losses and losses[-1] > _EXPLODED * abs(losses[0]):
+    if has_exploded(losses):
         lower = _changed(result, f"optimizer.lr={declared.lr / 10:g}")
         rise = f"the loss rose from {number(losses[0], 4)} to {number(losses[-1], 4)}"
         return f"{rise}; try a learning rate ten times lower: {lower}"

@@ -48,6 +48,13 @@ def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_p
     assert result["status"] == "finished"
 
 
+def test_dry_run_warns_of_a_loss_that_rises_too_briefly_for_the_detectors(program: Program) -> None:
+    done = program("mode=check", "task=quadratic", "train.duration=20", "optimizer.lr=10")
+    assert done.code == 0, done.err
+    rise = r"warning optimizer\.lr: the loss of the trial rose from 5\.55 to \S+ in 20 steps\. Try a rate"
+    assert re.search(rise, done.out)
+
+
 @pytest.mark.parametrize("lr", ["1e4", "1e30"])
 def test_dry_run_shows_warnings_and_makes_no_estimate_from_a_trial_that_diverges(
     program: Program, tmp_path: Path, lr: str

@@ -11,10 +11,12 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Le
 
 from runner import check
+from runner.advice import has_exploded
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tracking.tables import duration, number, print_table, size
 from runner.train.loop import fit
@@ -38,6 +40,7 @@ class Trial(NamedTuple):
         checkpoints: size and seconds of one.
         memory: bytes.
         state: how the trial ended.
+        losses: one a step.
     """
 
     start: int
@@ -47,6 +50,7 @@ class Trial(NamedTuple):
     checkpoints: WeighedCheckpoints
     memory: Memory
     state: TrainState
+    losses: list[float]
 
     @property
     def is_cut_short(self) -> bool:
@@ -77,6 +81,9 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     if trial.is_cut_short:
         cause = "; no update was made yet, so it is not the learning rate" if trial.state.step == trial.start else ""
         problems.append(f"the trial {trial.state.verdict}{cause}")
+    elif has_exploded(trial.losses):
+        rise = f"from {trial.losses[0]:.4g} to {trial.losses[-1]:.4g} in {len(trial.losses)} steps"
+        problems.append(f"optimizer.lr: the loss of the trial rose {rise}. Try a rate ten times lower.")
     for text in problems:
         print(f"warning {text}")
     if trial.is_cut_short:
@@ -94,6 +101,7 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
     source = checkpoint_source(config.resume)
     checkpoints = WeighedCheckpoints(Path(os.devnull), source=source)
     watch = Stopwatch(steps, watch_every=plan.watch_every)
+    losses: list[float] = []
     state = fit(
         task,
         model,
@@ -102,7 +110,7 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
         plan=trial_plan(plan),
         watch=experiment.watch,
         checkpoints=checkpoints,
-        on_record=lambda record: None,
+        on_record=lambda record: losses.append(record.loss) if isinstance(record, StepRecord) else None,
         interrupted=watch,
     )
     evaluation = first = 0.0
@@ -117,7 +125,7 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
         evaluation, first = part * batches / some, max(0.0, once - part / some)
     held = memory(model, experiment.optimizer, plan.device)
     made = steps_made(source) if source is not None else 0
-    return Trial(made, watch.pace(), evaluation, first, checkpoints, held, state)
+    return Trial(made, watch.pace(), evaluation, first, checkpoints, held, state, losses)
 
 
 def _timed(call: Callable[[], object]) -> float:
