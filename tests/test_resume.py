@@ -70,7 +70,9 @@ class Dying(Digits):
 """
 
 
-@pytest.mark.parametrize("part", ["optimizer=sgd", "optimizer=adamw train.ema_decay=0.9"])
+@pytest.mark.parametrize(
+    "part", [pytest.param("optimizer=sgd", marks=pytest.mark.slow), "optimizer=adamw train.ema_decay=0.9"]
+)
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, tmp_path: Path, part: str) -> None:
     """Killed at step 47 of 60, with a checkpoint of step 40 and records up to step 45 on disk."""
     (tmp_path / "dying.py").write_text(DYING)

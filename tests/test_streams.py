@@ -26,7 +26,13 @@ SEVERAL = ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0)
 
 @pytest.mark.parametrize(
     ("where", "words", "ended", "code"),
-    [("", *ONE), ("2>&1", *SEVERAL), (">&-", *DIVERGING), (">&- 2>&-", *SEVERAL), (">/dev/full", *ONE)],
+    [
+        ("", *ONE),
+        ("2>&1", *SEVERAL),
+        (">&-", *DIVERGING),
+        pytest.param(">&- 2>&-", *SEVERAL, marks=pytest.mark.slow),
+        (">/dev/full", *ONE),
+    ],
 )
 def test_run_whose_output_nobody_reads_goes_on(
     where: str, words: str, ended: list[str], code: int, tmp_path: Path
