@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +92,11 @@ class Sweep:
 
     def varies(self, key: str) -> bool:
         """Whether jobs differ in a key."""
-        return any(key in job.varied for job in self.jobs)
+        return key in self._varied
+
+    @functools.cached_property
+    def _varied(self) -> frozenset[str]:
+        return frozenset(key for job in self.jobs for key in job.varied)
 
 
 @dataclass(frozen=True)

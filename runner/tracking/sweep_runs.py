@@ -32,6 +32,7 @@ class SweepRuns:
         self._root = launch_directory
         self._foreign: set[Path] = set()
         self._views: dict[Path, _RunView] = {}
+        self._keys = [sweep.key(job.overrides) for job in sweep.jobs]
         self._look()
         for view in self._views.values():
             view.is_old = True  # until it is written again
@@ -46,8 +47,7 @@ class SweepRuns:
         return [self._state(view, is_over=is_over) for view in self._views_of_jobs()]
 
     def begun(self) -> set[int]:
-        """Return the numbers of the jobs with a run directory that was written to since this was made."""
-        self._look()
+        """Return the numbers of the jobs with a run that was written to since this was made, as `states` last saw."""
         views = zip(self._sweep.jobs, self._views_of_jobs(), strict=True)
         return {job.number for job, view in views if view is not None and not view.is_old}
 
@@ -59,8 +59,8 @@ class SweepRuns:
         """Return the latest run of every job, one that is done before all others."""
         by_key: dict[tuple[str, ...], _RunView] = {}
         for view in sorted(self._views.values(), key=lambda view: (view.is_done, view.directory.name)):
-            by_key[self._sweep.key(view.result.overrides)] = view
-        return [by_key.get(self._sweep.key(job.overrides)) for job in self._sweep.jobs]
+            by_key[view.key] = view
+        return [by_key.get(key) for key in self._keys]
 
     def _state(self, view: _RunView | None, *, is_over: bool) -> JobState:
         if view is None:
@@ -77,7 +77,7 @@ class SweepRuns:
                     continue
                 result = find_result(path)
                 if result is not None and result.tags.get("sweep") == self._sweep.id:
-                    self._views[path] = _RunView(path, result)
+                    self._views[path] = _RunView(path, result, self._sweep.key(result.overrides))
                 elif result is not None:
                     self._foreign.add(path)
         for view in self._views.values():
@@ -87,9 +87,10 @@ class SweepRuns:
 class _RunView:
     """One run directory, read again only where it has grown."""
 
-    def __init__(self, directory: Path, result: RunResult) -> None:
+    def __init__(self, directory: Path, result: RunResult, key: tuple[str, ...]) -> None:
         self.directory = directory
         self.result = result
+        self.key = key
         self.is_old = False
         self._stamp = 0
         self._offset = 0
