@@ -3,9 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -71,6 +72,15 @@ def call_main(words: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch
         patch.setenv("NO_COLOR", "1")
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         return main()
+
+
+def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
+    """Ask until the answer is true, and return it."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return found
 
 
 class Refusal(NamedTuple):

@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ import pytest
 
 from runner.compose import same_run
 from runner.config import Train
-from runner.errors import ConfigError, Problem, RunnerError, SweepError, TaskError, in_words
+from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepError, TaskError, in_words
 from runner.stand_ins import SAFE
 from runner.sweeps.launch import shares
 from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.sweep_file import Sweep, changed
-from tests.conftest import ENVIRONMENT, Done, Program
+from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
 from tests.sweeps import records, runs_of, statuses, sweep_of
 
 QUADRATIC = ("task=quadratic", "train.duration=30")
+SOUND = "runner.tasks.quadratic.Quadratic"
+needs_two_cores = pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
 
 PARTS = """
 import os, pathlib, signal, time
@@ -62,14 +64,7 @@ def launch(tmp_path: Path) -> Callable[..., Done]:
     """Run the program to its end in a directory with parts of a user's own."""
     (tmp_path / "parts.py").write_text(PARTS)
 
-    def call(*words: str) -> Done:
-        command = [sys.executable, "-m", "runner", "tracking=off", *words]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr, tmp_path)
-
-    return call
+    return partial(call_program, directory=tmp_path)
 
 
 def verdicts(done: Done) -> list[str]:
@@ -93,10 +88,8 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
     process = subprocess.Popen(
         command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not any('"step":21,' in path.read_text() for path in tmp_path.glob("runs/quadratic/*/records.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    records_of_all = "runs/quadratic/*/records.jsonl"
+    wait_for(lambda: any('"step":21,' in path.read_text() for path in tmp_path.glob(records_of_all)))
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     stopped = Done(process.returncode, out, err, tmp_path)
@@ -257,21 +250,21 @@ def test_directory_used_again_shows_nothing_of_the_sweep_before(program: Program
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
-def test_job_that_kills_its_worker_before_its_run_begins_takes_no_other_with_it(launch: Callable[..., Done]) -> None:
-    target = "task._target_=parts.DeadlyModel,runner.tasks.quadratic.Quadratic"
-    done = launch("-m", *QUADRATIC, target, "seed=0,1", "hydra/launcher=joblib")
-    assert done.code == 0, done.err
-    assert statuses(done) == ["failed"] * 2 + ["finished"] * 2
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
-def test_job_that_kills_its_worker_takes_no_other_with_it(launch: Callable[..., Done]) -> None:
-    target = "task._target_=runner.tasks.quadratic.Quadratic,parts.Deadly"
+@needs_two_cores
+@pytest.mark.parametrize(
+    ("targets", "ended"),
+    [
+        (("parts.DeadlyModel", SOUND), ["failed"] * 2 + ["finished"] * 2),
+        ((SOUND, "parts.Deadly"), ["finished"] * 2 + ["failed"] * 2),
+    ],
+)
+def test_job_that_kills_its_worker_takes_no_other_with_it(
+    launch: Callable[..., Done], targets: tuple[str, str], ended: list[str]
+) -> None:
+    target = f"task._target_={','.join(targets)}"
     done = launch("-m", *QUADRATIC, target, "optimizer.lr=0.01,0.02", "hydra/launcher=joblib")
     assert done.code == 0, done.err
-    assert statuses(done) == ["finished"] * 2 + ["failed"] * 2
+    assert statuses(done) == ended
     failed = [verdict for verdict in verdicts(done) if "finished" not in verdict]
     assert failed == ["its worker process ended with SIGKILL(-9), maybe for want of memory"] * 2
 
@@ -298,7 +291,7 @@ def test_launcher_of_a_sweep_stays_when_its_number_of_workers_changes(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+@needs_two_cores
 def test_error_of_a_mode_that_does_not_train_comes_home_from_a_worker(launch: Callable[..., Done]) -> None:
     (runs := launch("train.duration=3")).run.joinpath("checkpoints/best.pt").write_bytes(b"no checkpoint")
     done = launch("-m", "mode=eval", f"source={runs.run}", "seed=0,1", "hydra/launcher=joblib")
@@ -319,6 +312,7 @@ def test_error_of_a_mode_that_does_not_train_comes_home_from_a_worker(launch: Ca
         TaskError(Problem("task.x", "must be 1, got 2")),
         TaskError("no data"),
         SweepError("no job finished", exit_code=3),
+        MisfitError("last.pt", "head is only in the model"),
     ],
 )
 def test_error_survives_the_way_between_processes(error: RunnerError) -> None:
@@ -326,7 +320,7 @@ def test_error_survives_the_way_between_processes(error: RunnerError) -> None:
 
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.exit_code) == (type(error), str(error), error.exit_code)
-    assert getattr(copy, "problem", None) == getattr(error, "problem", None)
+    assert vars(copy) == vars(error)
     assert in_words(copy) == in_words(error)
 
 
@@ -359,16 +353,14 @@ def test_jobs_that_run_at_once_share_the_threads_and_use_the_gpus_in_turn(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
+@needs_two_cores
 def test_workers_of_a_killed_sweep_end_their_jobs_and_themselves(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
     grid = ["task=quadratic", "train.duration=60", "task._target_=parts.Slow", "seed=0,1,2,3", "hydra/launcher=joblib"]
     process = subprocess.Popen(
         [sys.executable, "-m", "runner", "-m", "tracking=off", *grid], cwd=tmp_path, env=ENVIRONMENT
     )
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("runs/quadratic/*/records.jsonl"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: len(list(tmp_path.glob("runs/quadratic/*/records.jsonl"))) >= 2)
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()

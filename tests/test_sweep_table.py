@@ -6,7 +6,6 @@ import pty
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from runner.sweeps.end import finish
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
 from runner.tracking.sweep_table import SweepTable, live_table
-from tests.conftest import Program
+from tests.conftest import Program, wait_for
 from tests.test_terminal import HIDE, SHOW, OnTerminal
 
 DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", "runs/a", 1234, 10_000, 9.5e8, 9.75)
@@ -30,13 +29,6 @@ DIVERGED = JobState("diverged", "diverged: gradient norm is inf at step 1,234", 
 def sweep_of(*varied: dict[str, str]) -> Sweep:
     jobs = tuple(Job(number, (), one, "digits", 0.1, 0) for number, one in enumerate(varied, start=1))
     return Sweep("20260101-000000-abcd", "", (), (), jobs, "../../..")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def drawn(sweep: Sweep, states: list[JobState], *, width: int) -> list[list[str]]:

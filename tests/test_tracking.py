@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from runner.tracking.mapping import Counters, lr_colour, metric_name, params, po
 from runner.tracking.mlflow import newest_experiment
 from runner.tracking.transfer import State, batches
 from runner.tracking.ui import serve_ui
+from tests.conftest import wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),  # MLflow leaves its sqlite connections open
@@ -88,14 +89,6 @@ def follower_process(directory: Path, uri: str) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     environment = {**os.environ, URI_VARIABLE: uri}
     return subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True, env=environment)
-
-
-def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
-    deadline = time.monotonic() + timeout_seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-    return found
 
 
 def state_of(directory: Path) -> dict[str, Any]:
