@@ -209,8 +209,18 @@ def build_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
     key = (_data_key(node), batch_size, seed)
     if key not in _LAST_TASK:
         _LAST_TASK.clear()  # first, so that two data sets never lie in memory at once
-        _LAST_TASK[key] = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
+        _LAST_TASK[key] = make_task(node, batch_size=batch_size, seed=seed)
     return _LAST_TASK[key]
+
+
+def make_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
+    """Make the task anew.
+
+    Raises:
+        ConfigError: it refuses its arguments or cannot get its data.
+    """
+    task: Task = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
+    return task
 
 
 class _TaskFacts(NamedTuple):

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -22,6 +21,15 @@ class RunnerError(Exception):
     """Root of all errors that end as text and an exit code, never as a traceback."""
 
     exit_code: int = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args, vars(self))  # workers of a sweep send it home, whatever its arguments
+
+
+def _copied(kind: type[RunnerError], args: tuple[Any, ...], state: dict[str, Any]) -> RunnerError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class Problem(NamedTuple):
@@ -55,14 +63,10 @@ class ConfigError(RunnerError):
 
     def __init__(self, problems: Iterable[Problem], *, places: Mapping[Problem, str] | None = None) -> None:
         self.problems = tuple(sorted(set(problems)))
-        self._places = dict(places or {})
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} in the configuration:"
-        ends = {problem: f" [{place}]" for problem, place in self._places.items()}
+        ends = {problem: f" [{place}]" for problem, place in (places or {}).items()}
         super().__init__("\n".join([head, *(f"  {problem}{ends.get(problem, '')}" for problem in self.problems)]))
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return partial(ConfigError, places=self._places), (self.problems,)  # workers of a sweep send it home
 
 
 class TaskError(RunnerError):
@@ -75,9 +79,6 @@ class TaskError(RunnerError):
     def __init__(self, reason: str | Problem) -> None:
         self.problem = reason if isinstance(reason, Problem) else None
         super().__init__(str(reason))
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return TaskError, (self.problem or str(self),)
 
 
 class CheckpointError(RunnerError):
@@ -103,9 +104,6 @@ class SweepError(RunnerError):
     def __init__(self, text: str, *, exit_code: int) -> None:
         self.exit_code = exit_code
         super().__init__(text)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return partial(SweepError, exit_code=self.exit_code), (str(self),)
 
 
 class TrackingError(RunnerError):

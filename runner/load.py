@@ -12,8 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from runner.assemble import make
-from runner.build import available_devices, build_task, find_device, set_up_torch
+from runner.build import available_devices, build_task, find_device, make_task, set_up_torch
 from runner.compose import saved_tree
 from runner.config import Config, Node, TaskNode
 from runner.durations import Clock
@@ -102,10 +101,8 @@ def _task(page: Mapping[str, Any]) -> Task:
     """Make the task of a saved page."""
     try:
         node = TaskNode.model_validate(page["task"])
-        batch_size = page["train"]["batch_size"]
-        # made anew: in a process that lives long, the data behind a path may change
-        task: Task = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": page["seed"]})
-        return task
+        # in a process that lives long, the data behind a path may change
+        return make_task(node, batch_size=page["train"]["batch_size"], seed=page["seed"])
     except (ValidationError, KeyError, TypeError) as error:
         raise RunnerError(f"directory: must have a readable {CONFIG}, but {error!r}.") from None
     except LookupError as error:

@@ -101,10 +101,7 @@ def _found(directory: Path, checkpoint: str, task: Task, split: str) -> Path:
 
 
 def _recorded(directory: Path, task: Task, step: int, split: str) -> tuple[Mapping[str, float], str]:
-    """Return what the run itself found with these weights on this split, and why its records cannot be read, or "".
-
-    Nothing is comparable when the data is not the same.
-    """
+    """Return what the run itself found with these weights on this split, and why nothing compares, or ""."""
     result = find_result(directory)
     if result is None:
         return {}, f"{directory / RESULT}: must be a readable result, it is missing or damaged{_MEND}"

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from runner.compose import quoted
 from runner.config import Train
 from runner.errors import ConfigError, Problem, in_words
-from runner.tracking.sweep_file import Ended, Launchable
+from runner.tracking.sweep_file import Launchable
 
 
 def launch_all(
@@ -50,11 +50,10 @@ def launch_all(
                 errors[batch[0].job.number] = _told(error)
                 continue
             begun, fresh = undone(batch)
-            together = [fresh] if begun else [[one] for one in fresh]
-            batches.extendleft(reversed([*([one] for one in begun), *filter(None, together)]))
+            together = [fresh] if begun and fresh else [[one] for one in fresh]
+            batches.extendleft(reversed([[one] for one in begun] + together))
             continue
-        values = [one._return_value for one in returned]
-        texts = [value.error if isinstance(value, Ended) else str(value) for value in values]
+        texts = [str(one._return_value) for one in returned]
         errors |= {one.job.number: text for one, text in zip(batch, texts, strict=True) if text}
 
 

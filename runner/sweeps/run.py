@@ -93,6 +93,7 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
             jobs = rest_of(sweep, runs.states(), compose, changes=changes)
             words = jobs[0].overrides if jobs else changed(sweep.jobs[0].overrides, changes)
             first = check_job(Point(words, {}), compose, sweep.page)
+            divide_cores(config, len(jobs))
             _run(_Launch(sweep, jobs, runs, first.config), directory, compose, context=context, page=config, most=most)
         return
     page = page_of(sys.argv[1:])
@@ -141,7 +142,6 @@ def _run(
 ) -> None:
     """Launch the jobs under one table, and finish the sweep with what came of all of them."""
     sweep, runs, config, stop = launch.sweep, launch.runs, launch.config, directory / STOP
-    divide_cores(page, len(launch.jobs))
     launcher = make_launcher(context, page, run_in_sweep)
     stop.unlink(missing_ok=True)
     write_sweep(directory, sweep, runs.states(), status="running")

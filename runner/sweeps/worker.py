@@ -21,36 +21,39 @@ from runner.job import run
 from runner.sweeps.signals import interruptible
 from runner.tracking.directory import TRACEBACK
 from runner.tracking.lock import is_locked
-from runner.tracking.sweep_file import STOP, Ended, find_sweep
+from runner.tracking.sweep_file import STOP, find_sweep
 
 _POLL_SECONDS = 1.0
 _busy = threading.Lock()
 
 
-def run_in_sweep(composed: DictConfig) -> Ended:
+def run_in_sweep(composed: DictConfig) -> str:
     """Run one job of a sweep, maybe in a process of its own; print nothing but warnings, raise nothing.
 
     After SIGINT or SIGTERM it ends as soon as its run is saved, and no further job of the sweep starts.
+
+    Returns:
+        why it failed, as a person reads it; "" when it did not, for the rest is on disk.
     """
     _leave_with_parent()
     directory = Path(HydraConfig.get().sweep.dir)
     stop = directory / STOP
     is_orphan = find_sweep(directory) is not None and not is_locked(directory)  # the parent was killed
     if stop.exists() or is_orphan:
-        return Ended()  # the disk says that it has not begun
+        return ""  # the disk says that it has not begun
     try:
         with _busy, interruptible(stop), contextlib.redirect_stdout(io.StringIO()):
             result = run(composed)
             if result is not None and result.signal is not None:
                 stop.write_text(str(result.signal), encoding="utf-8")
-            return Ended(result)
+        return ""
     except KeyboardInterrupt:
         if not stop.exists():
             stop.write_text(str(int(SIGINT)), encoding="utf-8")
-        return Ended()
+        return ""
     except Exception as error:
         _keep_traceback(directory / TRACEBACK)
-        return Ended(error=in_words(error))
+        return in_words(error)
 
 
 @functools.cache

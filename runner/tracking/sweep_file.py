@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.records import RunResult, spell_non_finite
+from runner.records import spell_non_finite
 from runner.sweep_summary import Outcome, Setting
 from runner.tracking.directory import SWEEP, write_whole
 
@@ -97,19 +97,6 @@ class Sweep:
     @functools.cached_property
     def _varied(self) -> frozenset[str]:
         return frozenset(key for job in self.jobs for key in job.varied)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a job of a sweep came to, as it travels between processes.
-
-    Attributes:
-        result: what its mode returned.
-        error: why it failed, as a person reads it; "" when it did not.
-    """
-
-    result: RunResult | None = None
-    error: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from runner.errors import in_words
 from runner.sweep_summary import Setting, Spread, in_numbers
 from runner.tracking.stderr import GatheredStderr
 from runner.tracking.sweep_file import Job, JobState, Sweep
+from runner.tracking.sweep_runs import DONE
 from runner.tracking.tables import clock, rounded
 
 POLL_SECONDS = 0.5
@@ -61,7 +62,7 @@ class SweepTable:
         self._has_complained = False
         self._started = time.monotonic()
         before = states()
-        self._ended = {i for i, state in enumerate(before) if state.status in ("finished", "diverged")}
+        self._ended = {i for i, state in enumerate(before) if state.status in DONE}
         self._failed_before = {i: _end(state) for i, state in enumerate(before) if state.status == "failed"}
 
     def __enter__(self) -> Self:
