@@ -4,67 +4,86 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.config import Node, is_node
 from runner.durations import Clock, to_steps
 from runner.errors import AGAINST_EXIT, ConfigError, Problem, RunnerError, TaskError, with_place
 from runner.signatures import (
     PROVIDED,
-    duration_arguments,
+    filled_in,
     form,
     hint_at,
     hints_of,
     is_bound_later,
+    is_duration,
     locate,
     parameters_of,
 )
 
 
 def make(key: str, node: Node, clock: Clock, provided: Mapping[str, Any]) -> Any:
-    """Call a node's target with its arguments, durations in steps, and what it asks for of `provided`.
+    """Call a node's target with its arguments, durations in steps, and what it asks for of the run.
 
     Args:
         key: dotted key of the node, for messages.
         node: checked.
         clock: turns durations into steps.
-        provided: what the runner fills in, by argument.
+        provided: what else the runner fills in, by name.
     Raises:
         ConfigError: the target, or that of a part, refuses its arguments.
     """
     wanted = parameters_of(locate(node.target)).keys() & PROVIDED.get(key, frozenset())
-    return _called(key, node, clock, {name: value for name, value in provided.items() if name in wanted})
+    named = {name: value for name, value in provided.items() if name in wanted}
+    return _Assembly(clock, provided).called(key, node, named)
 
 
-def _called(key: str, node: Node, clock: Clock, provided: Mapping[str, Any], *, hint: Any = None) -> Any:
-    target = locate(node.target)
-    hints = hints_of(target)
-    durations = {name: to_steps(duration, clock) for name, duration in duration_arguments(node).items()}
-    written = {**node.arguments, **durations}
-    arguments = {name: _value(f"{key}.{name}", value, clock, hints, name) for name, value in written.items()}
-    positional = [_value(f"{key}._args_.{i}", value, clock, {}, "") for i, value in enumerate(node.positional)]
-    if hint is not None and is_bound_later(target, hint, partial=node.partial):
-        return functools.partial(target, *positional, **arguments)
-    try:
-        return target(*positional, **arguments, **provided)
-    except ConfigError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ConfigError([refusal(key, node, error)]) from error
+class _Assembly(NamedTuple):
+    """Makes a node and its parts.
 
+    Attributes:
+        clock: of the run, or of the stretch of it that the parts are made for.
+        provided: what else the runner fills in, by name.
+    """
 
-def _value(key: str, value: Any, clock: Clock, hints: Mapping[str, Any], path: str) -> Any:
-    """Return an argument with every part inside it made, or made ready to be made."""
-    if is_node(value):
-        node, hint = Node.model_validate(value), hint_at(hints, path)
-        if form(hint) == "factory":
-            return functools.partial(_called, key, node, clock, {})
-        return _called(key, node, clock, {}, hint=hint)
-    if isinstance(value, Mapping):
-        return {name: _value(f"{key}.{name}", item, clock, hints, f"{path}.{name}") for name, item in value.items()}
-    if isinstance(value, list):
-        return [_value(f"{key}.{i}", item, clock, hints, f"{path}.{i}") for i, item in enumerate(value)]
-    return value
+    clock: Clock
+    provided: Mapping[str, Any]
+
+    def called(self, key: str, node: Node, named: Mapping[str, Any], *, hint: Any = None) -> Any:
+        """Return what a node's target returns, or the target with its arguments bound where that is wanted."""
+        target = locate(node.target)
+        hints = hints_of(target)
+        arguments = {n: self.value(f"{key}.{n}", value, hints, n) for n, value in node.arguments.items()}
+        positional = [self.value(f"{key}._args_.{i}", value, {}, "") for i, value in enumerate(node.positional)]
+        if hint is not None and is_bound_later(target, hint, partial=node.partial):
+            return functools.partial(target, *positional, **arguments)
+        try:
+            filled = {name: self.of_run(what) for name, what in filled_in(target).items()}
+            return target(*positional, **arguments, **named, **filled)
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigError([refusal(key, node, error)]) from error
+
+    def of_run(self, what: str) -> Any:
+        """Return what an argument annotated with `FromRun` asks for."""
+        return self.provided[what] if what in self.provided else getattr(self.clock, what)
+
+    def value(self, key: str, value: Any, hints: Mapping[str, Any], path: str) -> Any:
+        """Return an argument with every part inside it made, or made ready to be made."""
+        hint = hint_at(hints, path)
+        if is_node(value):
+            node = Node.model_validate(value)
+            if form(hint) == "factory":
+                return functools.partial(self.called, key, node, {})
+            if form(hint) == "timed":
+                return lambda clock: self._replace(clock=clock).called(key, node, {})
+            return self.called(key, node, {}, hint=hint)
+        if isinstance(value, Mapping):
+            return {name: self.value(f"{key}.{name}", item, hints, f"{path}.{name}") for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.value(f"{key}.{i}", item, hints, f"{path}.{i}") for i, item in enumerate(value)]
+        return to_steps(value, self.clock) if is_duration(hint) and value is not None else value
 
 
 def refusal(key: str, node: Node, error: BaseException) -> Problem:

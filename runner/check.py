@@ -21,6 +21,7 @@ from runner.errors import ConfigError, Problem, unknown_key
 from runner.signatures import (
     PROVIDED,
     as_written,
+    filled_in,
     has_fused,
     hint_at,
     hints_of,
@@ -230,7 +231,7 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
         found.add(f"{key}._target_", f"{wrong}, got {node.target!r}", "Choose another optimizer")
         return
     hints = hints_of(target)
-    known = _check_names(key, node, parameters, found)
+    known = _check_names(key, node, target, found)
     for name, value in node.arguments.items():
         if name in known and name in hints and not any(path.split(".")[0] == name for path in node.parts):
             _check_argument(f"{key}.{name}", value, hints[name], parameters[name].default, found)
@@ -249,9 +250,10 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
             found.add(f"{key}.{name}", "must be given, got nothing", f"Set {key}.{name}=...")
 
 
-def _check_names(key: str, node: Node, parameters: Mapping[str, inspect.Parameter], found: Findings) -> list[str]:
+def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str]:
     """Check that the target takes what the node gives, by name; return the names that it takes from a YAML."""
-    provided = PROVIDED.get(key, frozenset())
+    parameters = parameters_of(target)
+    provided = PROVIDED.get(key, frozenset()) | filled_in(target).keys()
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     known = [name for name, p in parameters.items() if p.kind in named and name not in provided]
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from runner.config import Resume, TaskNode, Train, nodes
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
-from runner.signatures import duration_arguments, form, hint_at, hints_of, locate
+from runner.signatures import durations_of, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
 
 
@@ -138,7 +138,7 @@ def _check_durations(train: Train, facts: Facts, found: Findings) -> None:
     for key, node in nodes(found.sections):
         if any(problem.key.startswith(f"{key}.") for problem in found.problems):
             continue
-        for name, duration in duration_arguments(node).items():
+        for name, duration in durations_of(node).items():
             steps = _resolve(f"{key}.{name}", duration, clock, found)
             if key == "warmup" and steps is not None and steps > total:
                 rule = f"must not be longer than the run of {total} steps, got {duration} ({steps} steps)"

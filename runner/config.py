@@ -52,7 +52,8 @@ class Node(BaseModel):
     @property
     def parts(self) -> dict[str, Any]:
         """What names a target of its own inside this node: path below it -> what is written there."""
-        return dict(_parts({**self.arguments, "_args_": self.positional}))
+        below = leaves({**self.arguments, "_args_": self.positional})
+        return {path: value for path, value in below if is_node(value)}
 
 
 def is_node(value: Any) -> bool:
@@ -60,11 +61,11 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def _parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
+def leaves(value: Mapping[str, Any] | list[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) for all below a mapping or a list; what names a target of its own is one value."""
+    for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         below = f"{path}.{name}" if path else str(name)
-        yield from [(below, item)] if is_node(item) else _parts(item, below)
+        yield from leaves(item, below) if isinstance(item, Mapping | list) and not is_node(item) else [(below, item)]
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
@@ -24,11 +25,13 @@ class Clock(NamedTuple):
         batch_size: examples per optimizer step.
         examples: training examples in an epoch; None when the task has no epochs.
         total_steps: length of the run in steps; None while that itself is being resolved.
+        warmup_steps: length of the warmup in steps; 0 while that is being resolved.
     """
 
     batch_size: int
     examples: int | None = None
     total_steps: int | None = None
+    warmup_steps: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,7 +102,27 @@ PositiveDuration = Annotated[str | int, BeforeValidator(_positive)]
 """A duration that must not be zero."""
 
 Steps = Annotated[int, PositiveDuration]
-"""An argument of a factory: written as a duration > 0, received as optimizer steps."""
+"""An argument of a factory: written as a duration > 0, received as optimizer steps; also as a member of a list."""
 
 StepsOrZero = Annotated[int, Duration]
-"""An argument of a factory: written as a duration, zero allowed, received as optimizer steps."""
+"""An argument of a factory: written as a duration, zero allowed, received as optimizer steps; also in a list."""
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """Marks an argument that is not written on the page: the runner fills it in, wherever the factory stands."""
+
+    name: str
+
+
+TotalSteps = Annotated[int, FromRun("total_steps")]
+"""Filled in: T, optimizer steps that the schedule is made for, those of the run unless it says otherwise."""
+
+WarmupSteps = Annotated[int, FromRun("warmup_steps")]
+"""Filled in: W, optimizer steps of the warmup; 0 without one."""
+
+StepsPerEpoch = Annotated[int, FromRun("steps_per_epoch")]
+"""Filled in: optimizer steps of an epoch; refused where the task has no epochs."""
+
+BaseLR = Annotated[float, FromRun("base_lr")]
+"""Filled in: `optimizer.lr`, for the few formulas that speak of absolute learning rates."""

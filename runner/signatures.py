@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from runner.config import Node
-from runner.durations import Steps, StepsOrZero
+from runner.config import Node, is_node, leaves
+from runner.durations import Clock, FromRun, Steps, StepsOrZero
 from runner.errors import nearest, with_place
 
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation"}),
     "task": frozenset({"batch_size", "seed"}),
     "optimizer": frozenset({"params"}),
-    "schedule": frozenset({"total_steps", "warmup_steps"}),
-    "warmup": frozenset({"total_steps"}),
 }
-"""section -> arguments of its target that the runner fills in, and that a YAML must not set"""
+"""section -> arguments of its target that the runner fills in by name; others say so by their annotation (`FromRun`)"""
+
+_DURATIONS = (Steps, StepsOrZero)
 
 
 def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
@@ -55,16 +55,18 @@ def _present(hint: Any) -> Any:
     return hint
 
 
-def form(hint: Any) -> Literal["value", "factory", "function"]:
+def form(hint: Any) -> Literal["value", "factory", "timed", "function"]:
     """Return in which form an argument takes a part that names a target.
 
-    `Callable[[], T]` takes a factory, which makes the part anew at every call (a model, once the seed is set). Any
-    other `Callable` takes a function: a class is called to get it, a function is handed over with the given arguments
-    bound. All else takes what the target returns.
+    `Callable[[], T]` takes a factory, which makes the part anew at every call (a model, once the seed is set), and
+    `Callable[[Clock], T]` one that makes it for a stretch of the run. Any other `Callable` takes a function: a class is
+    called to get it, a function is handed over with the given arguments bound. All else takes what the target returns,
+    `Annotated[Callable, ...]` too.
     """
     if get_origin(hint) is not Callable:
         return "value"
-    return "factory" if get_args(hint)[0] == [] else "function"
+    wanted = get_args(hint)[0]
+    return "factory" if wanted == [] else "timed" if wanted == [Clock] else "function"
 
 
 def is_bound_later(target: Any, hint: Any, *, partial: bool) -> bool:
@@ -72,10 +74,31 @@ def is_bound_later(target: Any, hint: Any, *, partial: bool) -> bool:
     return partial or (form(hint) == "function" and not inspect.isclass(target))
 
 
-def duration_arguments(node: Node) -> dict[str, str | int]:
-    """Return the arguments of a node that are durations, as written."""
+def is_duration(hint: Any) -> bool:
+    """Whether an argument of this type is written as a duration."""
+    return hint in _DURATIONS
+
+
+def durations_of(node: Node) -> dict[str, str | int]:
+    """Return what a node says of durations, its parts included: dotted path below it -> duration as written."""
     hints = hints_of(locate(node.target))
-    return {name: value for name, value in node.arguments.items() if hints.get(name) in (Steps, StepsOrZero)}
+    found: dict[str, str | int] = {}
+    for path, value in leaves(node.arguments):
+        if is_node(value):
+            inner = durations_of(Node.model_validate(value))
+            found |= {f"{path}.{name}": duration for name, duration in inner.items()}
+        elif value is not None and is_duration(hint_at(hints, path)):
+            found[path] = value
+    return found
+
+
+def filled_in(target: Any) -> dict[str, str]:
+    """Return the arguments of a class or function that the runner fills in: argument -> what of the run."""
+    marks = {
+        name: next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, FromRun)), None)
+        for name, hint in hints_of(target).items()
+    }
+    return {name: mark.name for name, mark in marks.items() if mark is not None}
 
 
 def locate(path: str) -> Any:
@@ -123,5 +146,12 @@ def has_fused(target: str) -> bool:
 
 
 def as_written(hint: Any) -> Any:
-    """Return what the YAML may hold for an argument: a duration where the factory receives steps."""
-    return hint.__metadata__[0] if hint in (Steps, StepsOrZero) else hint
+    """Return what the YAML may hold for an argument: durations where the factory receives steps."""
+    if is_duration(hint):
+        return hint.__metadata__[0]
+    members = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(as_written(member) for member in members)]  # noqa: UP007
+    if any(is_duration(member) for member in members):
+        return get_origin(hint)[tuple(as_written(member) for member in members)]
+    return hint

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import validate_call
 
+from runner.durations import TotalSteps
 from runner.schedules.shape import Divisor, Fraction, Schedule, cosine_between
 
 
 @validate_call
 def one_cycle(
-    *, total_steps: int, rise: Fraction = 0.3, start_divisor: Divisor = 25.0, end_divisor: Divisor = 1e4
+    *, total_steps: TotalSteps, rise: Fraction = 0.3, start_divisor: Divisor = 25.0, end_divisor: Divisor = 1e4
 ) -> Schedule:
     """Rise to the base learning rate and fall far below where it started, both along half a cosine.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import validate_call
 
-from runner.durations import Steps
+from runner.durations import Steps, TotalSteps, WarmupSteps
 from runner.schedules.shape import Decay, Fraction, Schedule, cosine_between, progress
 
 
@@ -20,7 +20,7 @@ def constant() -> Schedule:
 
 
 @validate_call
-def linear(*, total_steps: int, warmup_steps: int = 0, floor: Fraction = 0.0) -> Schedule:
+def linear(*, total_steps: TotalSteps, warmup_steps: WarmupSteps = 0, floor: Fraction = 0.0) -> Schedule:
     """Fall on a straight line.
 
     factor(t) = 1 - (1 - r) p,  p = (t - t0) / (T - t0)
@@ -40,7 +40,7 @@ def linear(*, total_steps: int, warmup_steps: int = 0, floor: Fraction = 0.0) ->
 
 
 @validate_call
-def cosine(*, total_steps: int, warmup_steps: int = 0, floor: Fraction = 0.0) -> Schedule:
+def cosine(*, total_steps: TotalSteps, warmup_steps: WarmupSteps = 0, floor: Fraction = 0.0) -> Schedule:
     """Fall along half a cosine.
 
     factor(t) = r + (1 - r) (1 + cos(pi p)) / 2,  p = (t - t0) / (T - t0)
