@@ -1,10 +1,10 @@
-"""Compare ways to train, each at its own best learning rate: `python experiments/compare.py <arms.yaml> <directory>`.
+"""Compare ways to train, each at its own best learning rate: `python experiments/compare.py <arms.yaml> [overrides]`.
 
 For every arm the learning rate with the lowest mean loss over the tuning seeds is taken, and the arm is run there with
 fresh seeds, so that no arm is flattered by the seeds that chose for it. A run that diverged counts as infinitely bad.
 
 The page of arms:
-    options   command line that all runs share, such as --config-dir and --config-name
+    options   command line that all runs share, such as --config-dir and --config-name; overrides given here follow it
     arms      name -> {overrides, lrs}; lrs of the page where an arm has none
     lrs       learning rates to choose from; one that is best at an end of them is marked
     tune      seeds that choose
@@ -52,10 +52,11 @@ class Arm(NamedTuple):
         return self.lr in (min(self.tuned), max(self.tuned)) and len(self.tuned) > 1
 
 
-def main(page: Path, directory: Path) -> None:
+def main(page: Path, *extra: str) -> None:
     """Run all arms, and write what came out."""
     declared = yaml.safe_load(page.read_text(encoding="utf-8"))
-    arms = [measure(name, arm or {}, declared, directory) for name, arm in declared["arms"].items()]
+    declared["options"] += extra
+    arms = [measure(name, arm or {}, declared) for name, arm in declared["arms"].items()]
     found = {arm.name: {"lr": arm.lr, "tuned": arm.tuned, "losses": arm.losses} for arm in arms}
     page.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = table(arms, declared["baseline"])
@@ -63,29 +64,27 @@ def main(page: Path, directory: Path) -> None:
     print(text)
 
 
-def measure(name: str, arm: dict[str, Any], declared: dict[str, Any], directory: Path) -> Arm:
+def measure(name: str, arm: dict[str, Any], declared: dict[str, Any]) -> Arm:
     """Choose the learning rate of an arm and run it there with fresh seeds."""
     lrs, overrides = arm.get("lrs", declared["lrs"]), [*declared["options"], *arm.get("overrides", [])]
     tuned: dict[float, list[float]] = {}
     if len(lrs) > 1:
-        for lr, _, loss in run(overrides, lrs, declared["tune"], directory):
+        for lr, _, loss in run(overrides, lrs, declared["tune"]):
             tuned.setdefault(lr, []).append(loss)
     means = {lr: fmean(losses) for lr, losses in tuned.items()} or {float(lrs[0]): math.nan}
     best = min(means, key=lambda lr: means[lr])
-    losses = {seed: loss for _, seed, loss in run(overrides, [best], declared["seeds"], directory)}
+    losses = {seed: loss for _, seed, loss in run(overrides, [best], declared["seeds"])}
     return Arm(name, means, best, losses)
 
 
-def run(
-    overrides: Sequence[str], lrs: Sequence[float], seeds: Sequence[int], directory: Path
-) -> list[tuple[float, int, float]]:
+def run(overrides: Sequence[str], lrs: Sequence[float], seeds: Sequence[int]) -> list[tuple[float, int, float]]:
     """Run a multirun and return (learning rate, seed, final val loss) of every job."""
     grid = [f"optimizer.lr={','.join(map(str, lrs))}", f"seed={','.join(map(str, seeds))}"]
     quiet = ["tracking=off", "quiet=true", "hydra/launcher=joblib"]
     command = [sys.executable, "-m", "runner", "-m", *overrides, *grid, *quiet]
     print("$", " ".join(["python", *command[1:]]), flush=True)
-    done = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, text=True, check=False)
-    sweep = json.loads((directory / done.stdout.strip().splitlines()[-1] / "sweep.json").read_text(encoding="utf-8"))
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    sweep = json.loads((Path(done.stdout.strip().splitlines()[-1]) / "sweep.json").read_text(encoding="utf-8"))
     failed = [job["verdict"] for job in sweep["jobs"] if job["status"] not in ("finished", "diverged")]
     if failed:
         raise SystemExit(f"{len(failed)} jobs failed: {failed[0]}")
@@ -120,4 +119,4 @@ def interval(values: Sequence[float], *, signed: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else Path.cwd())
+    main(Path(sys.argv[1]), *sys.argv[2:])
