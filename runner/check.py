@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
+from runner.check_watch import deaf_remedy, early_stop_first, never_judged
 from runner.config import Config, Node, OptimizerNode, Train, nodes
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.signatures import (
@@ -63,7 +64,9 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime)
+    rules = (
+        _unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, deaf_remedy, early_stop_first, never_judged,
+    )  # fmt: skip
     return [text for rule in rules if (text := rule(config))]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from runner.check_watch import check_watched
 from runner.config import Resume, TaskNode, Train, nodes
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
@@ -74,6 +75,7 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
         close = nearest(metric, list(facts.goals))
         rule = f"must be a metric of the task ({', '.join(facts.goals)}), got {metric!r}"
         found.add("train.early_stop.metric", rule, f"Set train.early_stop.metric={close or 'loss'}")
+    check_watched(found, splits=facts.examples, goals=facts.goals)
 
 
 def check_init_from(found: Findings) -> None:

@@ -14,7 +14,7 @@ LAYERS: dict[str, int] = {
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4,
-    "config": 5, "compose": 5, "check": 5, "check_facts": 5, "signatures": 5, "wording": 5, "assemble": 5, "build": 5,
+    "config": 5, "compose": 5, "check": 5, "check_facts": 5, "check_watch": 5, "signatures": 5, "wording": 5, "assemble": 5, "build": 5,
     "load": 5, "estimate": 5, "stand_ins": 5,
     "search": 5,
     "modes": 6,

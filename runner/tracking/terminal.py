@@ -90,7 +90,8 @@ class Terminal:
             if record.severity == "stop" or self._is_due(f"alarm {record.detector}"):
                 self._say(Text.assemble(("alarm", "yellow"), f"  {record.message}"))
         elif record.type == "Stop" or self._is_due(f"action {record.remedy}"):
-            self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}"))
+            what = f": {record.message}" if record.message is not None else ""
+            self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}{what}"))
 
     def end(self, result: RunResult, notes: Iterable[str], *, losses: Sequence[float] = ()) -> None:
         """Print the verdict, the numbers at the end and what to do next.
@@ -236,6 +237,8 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
         rows.append(("loss", f"{line} {rounded(losses[0])} to {rounded(losses[-1])}"))
     if result.alarms:
         rows.append(("alarms", f"{result.alarms:,}"))
+    if changes := result.learning_rate.get("changes"):
+        rows.append(("lr", changes))
     rows.append(("steps", f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"))
     return rows
 
