@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runner.records import Action, Alarm
 from runner.remedies.protocol import History
+
+
+def changes(actions: Sequence[Action]) -> dict[str, float]:
+    """Count what became of the learning rate: cuts, raises, rollbacks (cuts too), last lr_scale; {} when it was left.
+
+    Args:
+        actions: all of a run, oldest first.
+    """
+    found = [action for action in actions if "lr_scale" in action.arguments]
+    if not found:
+        return {}
+    factors = [action.arguments["factor"] for action in found]
+    return {
+        "cuts": sum(factor < 1 for factor in factors),
+        "raises": sum(factor > 1 for factor in factors),
+        "rollbacks": sum(action.type == "Rollback" for action in found),
+        "lr_scale": found[-1].arguments["lr_scale"],
+    }
 
 
 def scale_to(lr_scale: float, alarm: Alarm, history: History, *, remedy: str) -> Action:
