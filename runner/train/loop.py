@@ -57,7 +57,8 @@ def fit(
     """
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
     average = WeightAverage(model, plan.ema_decay) if plan.ema_decay is not None else None
-    run = _Run(task, model, optimizer, average, plan, watch, checkpoints, on_record, deepcopy(optimizer.state_dict()))
+    pristine = deepcopy(optimizer.state_dict())
+    run = _Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine)
     state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
     pending = list[_Pending]()
     apply, deadline = compiled(model, plan), time.monotonic() + (plan.max_seconds or float("inf"))
@@ -80,8 +81,6 @@ def fit(
             state.step += 1
             if plan.evaluates_at(state.step) and "val" in task.examples:
                 _evaluate(apply, state, run)
-                if state.best.get("step") == state.step:
-                    checkpoints.save(BEST, state, model, optimizer, scaler, average)
             if state.step < plan.steps:
                 _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
             if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
@@ -104,6 +103,7 @@ class _Run(NamedTuple):
     task: Task
     model: nn.Module
     optimizer: Optimizer
+    scaler: torch.amp.GradScaler
     average: WeightAverage | None
     plan: TrainPlan
     watch: Watch
@@ -223,7 +223,7 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: _Run) -> A
 
 
 def _evaluate(apply: Callable[..., object], state: TrainState, run: _Run) -> None:
-    """Evaluate the "val" split, keep the best, and stop early when the metric has not gained for too long."""
+    """Evaluate the "val" split, save the best, and stop early when the metric has not gained for too long."""
     plan = run.plan
     run.model.eval()
     with run.average.applied() if run.average is not None else nullcontext():
@@ -237,6 +237,8 @@ def _evaluate(apply: Callable[..., object], state: TrainState, run: _Run) -> Non
     if improved:
         state.best = {**metrics, "step": state.step}
     _observe(EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved), state, run)
+    if improved:
+        run.checkpoints.save(BEST, state, run.model, run.optimizer, run.scaler, run.average)
     if plan.patience is not None and state.evals_without_gain >= plan.patience:
         state.end(
             "finished",
