@@ -309,3 +309,33 @@ def test_changes_count_what_became_of_the_learning_rate() -> None:
     actions = [Action(1, "r", kind, {"factor": f, "lr_scale": s}) for kind, f, s in factors]  # type: ignore[arg-type]
     assert changes(actions) == {"cuts": 2, "raises": 1, "rollbacks": 1, "lr_scale": 0.5}
     assert changes([Action(1, "stop", "Stop")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        (
+            ["remedy=[reduce_lr,stop]"],
+            "remedies.reduce_lr.detectors: plateau is not active, so reduce_lr never answers it. "
+            "Set detector=[non_finite,divergence,plateau].",
+        ),
+        (
+            [*PLATEAU, "train.early_stop.patience=10"],
+            "train.early_stop.patience: 10 ends the run before detector plateau with its patience of 10 finds anything. "
+            "Set train.early_stop.patience=22 or more.",
+        ),
+        (
+            [*PLATEAU, "train.eval_every=null"],
+            "train.eval_every: null evaluates at the end only, so detector plateau finds nothing. Set it to 5%.",
+        ),
+    ],
+)
+def test_what_can_never_act_is_a_warning(program: Program, overrides: list[str], warning: str) -> None:
+    done = program(*overrides, "train.duration=3")
+    assert done.code == 0, done.err
+    assert f"warning {warning}" in done.err.replace("\n", " ")
+
+
+def test_presets_warn_of_nothing(program: Program) -> None:
+    done = program(*PLATEAU, "train.duration=3", "train.early_stop.patience=11")
+    assert done.err == ""

@@ -89,7 +89,8 @@ class Terminal:
         elif isinstance(record, Alarm):
             self._alarms += 1
             if record.severity == "stop" or self._is_due(f"alarm {record.detector}"):
-                self._say(Text.assemble(("alarm", "yellow"), f"  {record.message}"))
+                label = ("info", "cyan") if record.severity == "info" else ("alarm", "yellow")
+                self._say(Text.assemble(label, f"  {record.message}"))
         elif record.type == "Stop" or self._is_due(f"action {record.remedy}"):
             what = f": {record.message}" if record.message is not None else ""
             self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}{what}"))
