@@ -321,8 +321,8 @@ def test_changes_count_what_became_of_the_learning_rate() -> None:
         ),
         (
             [*PLATEAU, "train.early_stop.patience=10"],
-            "train.early_stop.patience: 10 ends the run before detector plateau with its patience of 10 finds anything. "
-            "Set train.early_stop.patience=22 or more.",
+            "train.early_stop.patience: 10 ends the run before detector plateau with its patience of 10 finds anything."
+            " Set train.early_stop.patience=22 or more.",
         ),
         (
             [*PLATEAU, "train.eval_every=null"],
