@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from runner.detectors.non_finite import NonFinite
 from runner.detectors.plateau import Plateau
 from runner.errors import CheckpointError
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
@@ -81,6 +82,7 @@ class Made:
         plan: TrainPlan = PLAN,
         remedy: Remedy | None = None,
         detector: Plateau | None = None,
+        watch: Watch | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = momentum,
         source: Path | None = None,
         **options: Any,
@@ -99,7 +101,7 @@ class Made:
                 self.optimizer,
                 {("all", "lr"): lambda step: 1.0},
                 plan=plan,
-                watch=Watch({"plateau": detector or Plateau(patience=1)}, {"remedy": remedy or RestoreBest()}),
+                watch=watch or Watch({"plateau": detector or Plateau(patience=1)}, {"remedy": remedy or RestoreBest()}),
                 checkpoints=Checkpoints(directory, source=source),
                 on_record=self.records.append,
                 **options,
@@ -242,3 +244,41 @@ def test_best_weights_of_another_step_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"best.pt: must hold the weights of step 20, got those of step 1"):
         Made(tmp_path, task=Meddled(SPOILT))
+
+
+@pytest.mark.parametrize("remedy", [ReduceLR(), RestoreBest()], ids=["reduce_lr", "restore_best"])
+def test_a_rollback_leaves_the_cooldown_of_its_detector(tmp_path: Path, remedy: Remedy) -> None:
+    """Patience 1 and cooldown 3 at an evaluation every five steps: no two cuts within 25 steps."""
+    task = Spoilt(range(20, 200))
+    cuts = {}
+    for cooldown in (0, 3):
+        detector = Plateau(patience=1, cooldown=cooldown)
+        made = Made(tmp_path / f"{cooldown}", task=task, detector=detector, remedy=remedy)
+        cuts[cooldown] = [action.step for action in made.of(Action)]
+    assert cuts == {0: [30, 40, 50], 3: [30, 55]}
+
+
+class Poisoned(Spoilt):
+    """Digits whose loss is nan at some steps."""
+
+    def loss(self, apply: Callable[..., Any], batch: Any, weight: float) -> Any:
+        loss = super().loss(apply, batch, weight)
+        return loss._replace(total=loss.total * float("nan")) if self.step in (25, 28) else loss
+
+
+def test_a_bad_first_update_after_a_rollback_is_seen_at_once(tmp_path: Path) -> None:
+    """Fused SGD would fill its empty momentum with garbage, and the good updates behind it would be undone too."""
+    watch = Watch({"non_finite": NonFinite()}, {"remedy": RestoreBest(detectors=("non_finite",))})
+    steps_made = iter(range(1, 61))
+    made = Made(
+        tmp_path,
+        task=Poisoned(),
+        plan=replace(PLAN, watch_every=4, eval_every=20),
+        watch=watch,
+        interrupted=lambda: "SIGINT" if next(steps_made) == 32 else None,
+    )
+    assert [(a.type, a.step) for a in made.of(Action)] == [("Rollback", 25), ("Rollback", 28)]
+    best = torch.load(tmp_path / "checkpoints/best.pt", weights_only=True)["model"]
+    weights = dict(made.model.named_parameters())
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert not any(torch.equal(value, best[name]) for name, value in weights.items()), "updates 29, 30 and 31 count"
