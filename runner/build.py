@@ -26,7 +26,7 @@ from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
-from runner.train.saved import FOLDER, find_misfit, steps_made
+from runner.train.saved import BEST, FOLDER, find_misfit, newest, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
 
@@ -71,7 +71,10 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
 
 def checkpoint_source(resume: Resume) -> Path | None:
     """Return the checkpoint to go on from, None for a fresh start."""
-    return Path(resume.source) / FOLDER / f"{resume.checkpoint}.pt" if resume.source is not None else None
+    if resume.source is None:
+        return None
+    folder = Path(resume.source) / FOLDER
+    return newest(folder) if resume.checkpoint == "last" else folder / BEST
 
 
 def hardware(plan: TrainPlan) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
+from runner.check_watch import check_watched, deaf_remedy, early_stop_first, never_judged
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.nodes import Node, nodes
@@ -57,7 +58,9 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     check_init_from(found)
     _check_watch_every(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
-        check_facts(found, find_facts)
+        facts = check_facts(found, find_facts)
+        if facts is not None:
+            check_watched(found, splits=facts.examples, goals=facts.goals)
     if found.problems:
         raise ConfigError(found.problems)
     return Config.model_validate(found.sections)
@@ -65,7 +68,9 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime)
+    rules = (
+        _unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, deaf_remedy, early_stop_first, never_judged,
+    )  # fmt: skip
     return [text for rule in rules if (text := rule(config))]
 
 

@@ -35,7 +35,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     # unknown options
     ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
-    ("detector=[divergense]", "detector: must be one of divergence, non_finite, got 'divergense'. Did you mean detector=divergence?"),
+    ("detector=[divergense]", "detector: must be one of divergence, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
     ("schedule=null", f"schedule: must be one of {SCHEDULES}, got 'None'. Did you mean schedule=cosine?"),
     # learning rate
     ("optimizer.lr=nan", f"optimizer.lr: must be a finite number > 0, got nan. {LR_FIX}"),
@@ -109,6 +109,38 @@ MISTAKES: list[tuple[str, str]] = [
     (
         "train.early_stop.metric=acuracy",
         "train.early_stop.metric: must be a metric of the task (loss, accuracy), got 'acuracy'. Set train.early_stop.metric=accuracy.",
+    ),
+    # detectors and remedies
+    (
+        "detector=[plateau] detectors.plateau.metric=val/acuracy",
+        "detectors.plateau.metric: must be a metric of the task (train/loss, val/loss, val/accuracy), got 'val/acuracy'. "
+        "Set detectors.plateau.metric=val/accuracy.",
+    ),
+    (
+        "detector=[plateau] detectors.plateau.metric=loss",
+        "detectors.plateau.metric: must be <split>/<metric> such as val/loss or train/loss, got 'loss'. "
+        "Set detectors.plateau.metric=val/loss, its default.",
+    ),
+    (
+        "detector=[streak] detectors.streak.metric=val/accuracy",
+        "detectors.streak.mode: must be max for val/accuracy, of which more is better, got 'min'. Set detectors.streak.mode=max.",
+    ),
+    (
+        "task=quadratic detector=[plateau]",
+        "detectors.plateau.metric: must be a metric of the task (train/loss), got 'val/loss'. Set detectors.plateau.metric=train/loss.",
+    ),
+    (
+        "task=quadratic remedy=[restore_best]",
+        "remedies.restore_best: must be left out for a task without a val split, which has no best weights, got "
+        "'runner.remedies.restore_best.RestoreBest'. Set remedy=[reduce_lr,stop].",
+    ),
+    (
+        "remedy=[reduce_lr] remedies.reduce_lr.factor=1",
+        "remedies.reduce_lr.factor: must be a finite number > 0 and < 1, got 1. Set remedies.reduce_lr.factor=0.1, its default.",
+    ),
+    (
+        "remedy=[reduce_lr] remedies.reduce_lr.detectors=plateau",
+        "remedies.reduce_lr.detectors: must be a list, each item text, got 'plateau'. Set remedies.reduce_lr.detectors=[plateau].",
     ),
     # the rest of the page
     ("seed=1.5", "seed: must be an integer >= 0 and < 4294967296, got 1.5. Set seed=0."),

@@ -17,6 +17,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
 from runner.records import Record, RunResult, StepRecord
+from runner.remedies.scaling import changes
 from runner.report.figures import curves
 from runner.tracking.address import shown
 from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
@@ -192,6 +193,7 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         best=state.best,
         alarms=state.alarms,
         actions=len(state.actions),
+        learning_rate={**result.learning_rate, **changes(state.actions)},
         stopped_by=asdict(state.alarm) if state.alarm is not None else None,
         seconds=seconds,
         signal=signal,

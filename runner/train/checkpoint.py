@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.records import Action
 from runner.train.average import WeightAverage
-from runner.train.saved import FOLDER, FORMAT, read_checkpoint
+from runner.train.saved import BEST, FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
 from runner.watch import Watch
 
-_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict"}
+_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict", "is_fresh"}
 
 
 class Checkpoints:
@@ -126,6 +126,24 @@ class Checkpoints:
         if not self.continues:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state
+
+    def restore_best(
+        self, state: TrainState, watch: Watch, model: nn.Module, average: WeightAverage | None = None
+    ) -> None:
+        """Give the model, its average and the detectors what they had at the best evaluation of this run.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or is not that of `state.best`.
+        """
+        path = self.folder / BEST
+        content = read_checkpoint(path, mmap=True)
+        if content["state"]["step"] != state.best["step"]:
+            made, wanted = content["state"]["step"], state.best["step"]
+            raise CheckpointError(f"{path}: must hold the weights of step {wanted}, got those of step {made}.")
+        model.load_state_dict(content["model"])
+        if average is not None:
+            average.restore(content)
+        state.watch = watch.restore(content["detectors"])
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
