@@ -111,7 +111,7 @@ def build(config: Config) -> Experiment:
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
     warmup_steps = to_steps(config.warmup_duration, clock)
-    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps}
+    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps, "base_lr": config.optimizer.lr}
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
     nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule, "param_groups": config.param_groups}
