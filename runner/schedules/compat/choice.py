@@ -12,6 +12,9 @@ from pydantic import AfterValidator
 
 from runner.schedules.shape import Schedule
 
+FILLED = ("total_steps", "base_lr")
+"""What every factory may ask for."""
+
 Positive = Annotated[float, Gt(0)]
 """A number > 0."""
 
@@ -29,7 +32,9 @@ def one_of(names: Collection[str], *, of_loss: Collection[str] = ()) -> AfterVal
 
     def known(name: str) -> str:
         if name in of_loss:
-            raise ValueError("must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr")
+            raise ValueError(
+                "must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr"
+            )
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f" (nearest: {close[0]})" if close else ""
@@ -39,35 +44,29 @@ def one_of(names: Collection[str], *, of_loss: Collection[str] = ()) -> AfterVal
     return AfterValidator(known)
 
 
-def chosen(
-    shapes: Mapping[str, Callable[..., Schedule]],
-    name: str,
-    *,
-    filled: Mapping[str, Any],
-    written: Mapping[str, Any],
-) -> Schedule:
-    """Make the schedule of a name.
+def chosen(shapes: Mapping[str, Callable[..., Schedule]], arguments: Mapping[str, Any]) -> Schedule:
+    """Make the schedule that `arguments` name.
 
     Args:
         shapes: name -> factory.
-        name: one of them.
-        filled: arguments that every factory may ask for.
-        written: arguments of the page; None is the library's default.
+        arguments: `name`, and the arguments that factories take; None is the library's default. Those of `FILLED`
+            are there for each that asks.
     Raises:
         ValueError: an argument that this name does not take, or cannot do without.
     """
+    name = arguments["name"]
     parameters = inspect.signature(shapes[name]).parameters
-    takes = [argument for argument in parameters if argument not in filled]
-    given = {argument: value for argument, value in written.items() if value is not None}
+    takes = [argument for argument in parameters if argument not in FILLED]
+    given = {key: value for key, value in arguments.items() if value is not None and key not in ("name", *FILLED)}
     for argument, value in given.items():
         if argument not in takes:
             known = ", ".join(takes) or "no argument"
-            raise ValueError(f"{argument}: must be left out with name={name}, which takes {known}, got {value}")
+            raise ValueError(f"{argument}: must be null with name={name}, which takes {known}, got {value}")
     for argument in takes:
         if parameters[argument].default is inspect.Parameter.empty and argument not in given:
             raise ValueError(f"{argument}: must be given with name={name}, got nothing")
-    wanted = {argument: value for argument, value in filled.items() if argument in parameters}
-    return shapes[name](**wanted, **given)
+    filled = {argument: arguments[argument] for argument in FILLED if argument in parameters}
+    return shapes[name](**filled, **given)
 
 
 def hold_after(total_steps: int, schedule: Schedule) -> Schedule:

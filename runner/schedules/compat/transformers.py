@@ -32,7 +32,7 @@ Bend = Literal["linear", "cosine", "1-sqrt"]
 
 
 def _warmed(warmup: int, body: Schedule) -> Schedule:
-    """t / W before step W, then the body."""
+    """Rise by t / W up to step W, then follow the body."""
     return lambda step: step / warmup if step < warmup else body(step)
 
 
@@ -74,7 +74,7 @@ def polynomial(
 
     def body(step: int) -> float:
         remaining = 1.0 - (step - warmup) / max(1, total_steps - warmup)
-        return floor + (1.0 - floor) * remaining**power
+        return floor + (1.0 - floor) * math.pow(remaining, power)
 
     return _warmed(warmup, body)
 
@@ -217,13 +217,13 @@ def schedule(
 ) -> Schedule:
     """Follow a schedule of transformers 5.23, by its name in `TrainingArguments.lr_scheduler_type`.
 
-    The formulas stand at the functions of this module. An argument that is None has the library's default.
+    Formulas and defaults stand at the function of that name; an argument that is None has its default.
 
     Args:
         total_steps: num_training_steps, steps of the run.
         base_lr: of the optimizer, for `lr_end` and `min_lr`.
         name: of the schedule.
-        warmup: W, num_warmup_steps; not longer than the run. The library's default is 0.
+        warmup: W, num_warmup_steps; not longer than the run.
         num_cycles: c, waves of the cosine, each two half ones, or number of restarts; > 0.
         power: k of the polynomial; > 0.
         lr_end: learning rate at the end of the polynomial, absolute; from 0 to base_lr.
@@ -240,21 +240,6 @@ def schedule(
         ValueError: an argument out of its range, one that this name does not take, or none that it needs.
     Source: transformers/optimization.py, `get_scheduler`.
     """
+    arguments = dict(locals())
     refuse_longer("warmup", warmup or 0, total_steps)
-    written = {
-        "warmup": warmup,
-        "num_cycles": num_cycles,
-        "power": power,
-        "lr_end": lr_end,
-        "min_lr": min_lr,
-        "min_lr_rate": min_lr_rate,
-        "warmup_lr_rate": warmup_lr_rate,
-        "timescale": timescale,
-        "num_stable_steps": num_stable_steps,
-        "num_decay_steps": num_decay_steps,
-        "warmup_type": warmup_type,
-        "decay_type": decay_type,
-        "min_lr_ratio": min_lr_ratio,
-    }
-    filled = {"total_steps": total_steps, "base_lr": base_lr}
-    return hold_after(total_steps, chosen(_SHAPES, name, filled=filled, written=written))
+    return hold_after(total_steps, chosen(_SHAPES, arguments))
