@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
@@ -150,15 +150,15 @@ def step(
 
 def multistep(
     *,
-    decay_milestones: list[int],
+    decay_milestones: Sequence[int],
     warmup_lr_init: float = 0.0,
     warmup_t: int = 0,
     warmup_prefix: bool = True,
     decay_rate: float = 1.0,
 ) -> Schedule:
     """Follow `MultiStepLRScheduler`: decay_rate ** #{milestones <= t + 1}, one t before torch's MultiStepLR."""
-    if decay_milestones != sorted(decay_milestones):
-        raise ValueError(f"decay_milestones: must rise, got {decay_milestones} in steps")
+    if list(decay_milestones) != sorted(decay_milestones):
+        raise ValueError(f"decay_milestones: must rise, got {list(decay_milestones)} intervals")
     return _warmed(
         lambda t: decay_rate ** bisect.bisect_right(decay_milestones, t + 1),
         warmup_t=warmup_t,
@@ -236,7 +236,7 @@ def schedule(
     cycle_decay: Decay | None = None,
     cycle_limit: Annotated[int, Ge(1)] | None = None,
     decay_t: Steps | None = None,
-    decay_milestones: list[Steps] | None = None,
+    decay_milestones: Sequence[Steps] | None = None,
     decay_rate: Decay | None = None,
     stable_fn: Stable | None = None,
     stable_timescale: Steps | None = None,
@@ -279,10 +279,11 @@ def schedule(
     return hold_after(total_steps, lambda step: body(step // interval))
 
 
-def _in_intervals(argument: str, steps: int | list[int] | None, interval: int) -> int | list[int] | None:
-    for length in steps if isinstance(steps, list) else [steps or 0]:
-        if length % interval:
-            raise ValueError(f"{argument}: must be whole intervals of {interval} steps, got {length} steps")
-    if isinstance(steps, list):
-        return [length // interval for length in steps]
-    return None if steps is None else steps // interval
+def _in_intervals(argument: str, steps: int | Sequence[int] | None, interval: int) -> Any:
+    if steps is None:
+        return None
+    if not isinstance(steps, int):
+        return [_in_intervals(argument, length, interval) for length in steps]
+    if steps % interval:
+        raise ValueError(f"{argument}: must be whole intervals of {interval} steps, got {steps} steps")
+    return steps // interval
