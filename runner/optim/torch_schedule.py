@@ -40,18 +40,18 @@ def tabulated(
     Raises:
         ValueError: it looks at the loss, cannot be made, or fails on the way to step T.
     """
-    intervals = total_steps // interval
-    if intervals >= LONGEST_TABLE:
+    intervals = math.ceil(total_steps / interval)
+    if intervals > LONGEST_TABLE:
         rule = f"must not make more than {LONGEST_TABLE:,} values of a run of {total_steps:,} steps"
         raise ValueError(f"interval: {rule}, got {interval}")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=base_lr, momentum=0.9)
-    # rounded up: the scheduler's last interval may be cut short by the end of the run
-    horizon = {"intervals": math.ceil(total_steps / interval), "base_lr": base_lr}
+    horizon = {"intervals": intervals, "base_lr": base_lr}
     made = _made(_with_horizon(functools.partial(scheduler), horizon), optimizer)
-    factors = _table(made, optimizer, base_lr=base_lr, intervals=intervals)
+    factors = _table(made, optimizer, base_lr=base_lr, updates=intervals)
     return lambda step: factors[min(step, total_steps) // interval]
 
 
+_ROUNDING = 1e-12
 _ASKED = {"T_max": "intervals", "total_steps": "intervals", "num_training_steps": "intervals", "max_lr": "base_lr"}
 """argument of a scheduler -> what it stands for"""
 
@@ -88,28 +88,28 @@ def _made(part: Any, optimizer: torch.optim.Optimizer) -> Any:
     return made
 
 
-def _table(scheduler: LRScheduler, optimizer: torch.optim.Optimizer, *, base_lr: float, intervals: int) -> array[float]:
-    """Return the factors after 0 .. intervals calls of `step()`."""
+def _table(scheduler: LRScheduler, optimizer: torch.optim.Optimizer, *, base_lr: float, updates: int) -> array[float]:
+    """Return the factors after 0 .. `updates` calls of `step()`; no update sees the last."""
     if not isinstance(scheduler, LRScheduler):
         raise ValueError(f"scheduler: must make a scheduler of torch, got {scheduler!r}")
     optimizer.step()  # else torch warns that schedulers step after the optimizer
     group = optimizer.param_groups[0]
-    factors = array("d", [float(group["lr"]) / base_lr])
-    for count in range(1, intervals + 1):
+    factors = array("d")
+    for count in range(updates + 1):
         try:
-            scheduler.step()
+            if count:
+                scheduler.step()
+            factor = float(group["lr"]) / base_lr
+            factor = 0.0 if -_ROUNDING < factor < 0.0 else factor
+            if not 0.0 <= factor < math.inf:
+                raise ValueError(f"the learning rate is {group['lr']:g}")
         except Exception as error:
-            if count == intervals:  # OneCycleLR ends before T, which is after the last update
-                factors.append(factors[-1])
-                break
-            name = _name(type(scheduler))
-            rule = f"must last for the {intervals} intervals of the run, but {name} says at {count}: {error}"
-            raise ValueError(f"scheduler: {rule}") from error
-        factors.append(float(group["lr"]) / base_lr)
-    wrong = next((index for index, factor in enumerate(factors) if not 0.0 <= factor < math.inf), None)
-    if wrong is not None:
-        value = factors[wrong] * base_lr
-        raise ValueError(f"scheduler: must give finite learning rates >= 0, got {value:g} after {wrong} calls of step")
+            if count == updates:  # OneCycleLR has no value there, or a negative one
+                factor = factors[-1]
+            else:
+                rule = f"must give finite learning rates >= 0 for {updates} calls of step"
+                raise ValueError(f"scheduler: {rule}, but {_name(type(scheduler))} says at {count}: {error}") from error
+        factors.append(factor)
     return factors
 
 
