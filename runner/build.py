@@ -12,13 +12,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.assemble import make, refusal
+from runner.build_schedules import RunSchedules, build_schedules
 from runner.check_facts import Facts
-from runner.config import Config, Node, OptimizerNode, Resume, TaskNode, Train
+from runner.config import Config, OptimizerNode, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
-from runner.optim.apply import Schedules
+from runner.nodes import Node
+from runner.optim.apply import Schedules, keep_initial
 from runner.optim.groups import Group
-from runner.schedules.shape import product
 from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
@@ -110,16 +111,19 @@ def build(config: Config) -> Experiment:
     clock = Clock(train.batch_size, task.examples.get("train"))
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
-    warmup_steps = to_steps(config.warmup_duration, clock)
-    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps, "base_lr": config.optimizer.lr}
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
-    nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule, "param_groups": config.param_groups}
+    try:
+        schedules = build_schedules(config, clock)
+        clock = schedules.clock
+    except ConfigError as error:
+        problems += error.problems
+    nodes: dict[str, Node] = {"param_groups": config.param_groups}
     nodes |= {f"detectors.{name}": node for name, node in config.detectors.items()}
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
         try:
-            parts[key] = make(key, node, clock, provided)
+            parts[key] = make(key, node, clock, {"base_lr": config.optimizer.lr, "seed": config.seed})
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -127,17 +131,25 @@ def build(config: Config) -> Experiment:
     model, initial_weights = _tried_model(config, task, plan)
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
-    schedule = product(parts["warmup"], parts["schedule"])
+    for hyperparameter in schedules.others:
+        keep_initial(optimizer, hyperparameter)
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules={(group.name, "lr"): schedule for group in groups},
+        schedules=_by_group(groups, schedules),
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
-        warmup_steps=warmup_steps,
+        warmup_steps=schedules.warmup.steps,
         initial_weights=initial_weights,
     )
+
+
+def _by_group(groups: list[Group], schedules: RunSchedules) -> Schedules:
+    """Return (group, hyperparameter) -> factor; groups without a schedule of their own share the run's."""
+    shared = schedules.lr()
+    lrs = {(group.name, "lr"): schedules.lr(group.schedule) if group.schedule else shared for group in groups}
+    return {**lrs, **{(group.name, name): other for group in groups for name, other in schedules.others.items()}}
 
 
 def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:

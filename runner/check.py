@@ -16,8 +16,9 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
-from runner.config import Config, Node, OptimizerNode, Train, nodes
+from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
+from runner.nodes import Node, nodes
 from runner.signatures import (
     PROVIDED,
     as_written,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from runner.config import Resume, TaskNode, Train, nodes
+from runner.config import Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
+from runner.nodes import nodes
 from runner.signatures import durations_of, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Refusal
+from tests.conftest import ROOT, Refusal
 
 Refuse = Callable[..., Refusal]
 
@@ -13,12 +13,13 @@ TRAIN_KEYS = (
     "ema_decay, eval_every, max_seconds, precision, threads, watch_every"
 )
 TOP_KEYS = (
-    "detectors, mode, name, notify, optimizer, param_groups, quiet, remedies, resume, schedule, seed, source, tags, "
-    "task, tracking, train, warmup"
+    "detectors, mode, name, notify, optimizer, overlays, param_groups, quiet, remedies, resume, schedule, schedule_of, "
+    "seed, source, tags, task, tracking, train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
 URI = "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
+SCHEDULES = ", ".join(sorted(path.stem for path in (ROOT / "conf/schedule").glob("*.yaml")))
 DURATION = "500 (steps), 10%, 2ep or 64000ex"
 
 MISTAKES: list[tuple[str, str]] = [
@@ -33,9 +34,9 @@ MISTAKES: list[tuple[str, str]] = [
         "Known keys here: metric, min_delta, patience.",
     ),
     # unknown options
-    ("schedule=cosin", "schedule: must be one of constant, cosine, linear, one_cycle, step, got 'cosin'. Did you mean schedule=cosine?"),
+    ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
     ("detector=[divergense]", "detector: must be one of divergence, non_finite, got 'divergense'. Did you mean detector=divergence?"),
-    ("schedule=null", "schedule: must be one of constant, cosine, linear, one_cycle, step, got 'None'. Did you mean schedule=cosine?"),
+    ("schedule=null", f"schedule: must be one of {SCHEDULES}, got 'None'. Did you mean schedule=cosine?"),
     # learning rate
     ("optimizer.lr=nan", f"optimizer.lr: must be a finite number > 0, got nan. {LR_FIX}"),
     ("optimizer.lr=inf", f"optimizer.lr: must be a finite number > 0, got inf. {LR_FIX}"),
@@ -219,7 +220,7 @@ def test_patience_without_a_val_split_is_refused(refuse: Refuse) -> None:
 
 
 def test_task_without_data_has_no_epochs(refuse: Refuse) -> None:
-    refusal = refuse("task=quadratic", "schedule=step")
+    refusal = refuse("task=quadratic", "schedule=step", "schedule.every=2ep")
     assert refusal.code == 2
     assert "schedule.every: must be in steps, this task has no epochs or examples to count" in refusal.err
 

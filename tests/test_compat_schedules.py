@@ -19,9 +19,11 @@ from runner.optim.torch_schedule import tabulated
 from runner.schedules.compat import optax as of_optax
 from runner.schedules.compat import timm as of_timm
 from runner.schedules.compat import transformers as of_transformers
+from runner.schedules.compat.optax_shapes import Cycle
 from runner.schedules.cycles import one_cycle
 from runner.schedules.decays import cosine
-from runner.schedules.shape import Schedule, product
+from runner.schedules.joins import times
+from runner.schedules.shape import Schedule
 from runner.schedules.warmups import linear as linear_warmup
 from tests.conftest import Program, Refusal
 
@@ -101,7 +103,7 @@ ROWS: dict[str, Schedule] = {
     "optax.linear_onecycle(100,1.0)": optax(name="linear_onecycle"),
     "optax.cosine_onecycle(100,1.0)": optax(name="cosine_onecycle"),
     "optax.polynomial(1,0,power=2,steps=90,begin=10)": optax(name="polynomial", power=2, transition_begin=10),
-    "optax.sgdr([2x 50, warm 10])": optax(name="sgdr", cosine_kwargs=[{"decay_steps": 50, "warmup_steps": 10}] * 2),
+    "optax.sgdr([2x 50, warm 10])": optax(name="sgdr", cosine_kwargs=[Cycle(decay_steps=50, warmup_steps=10)] * 2),
 }
 
 
@@ -163,6 +165,7 @@ def test_transformers_gives_the_same_at_every_step(name: str, arguments: dict[st
     for warmup in {0, total // 3}:
         expected = values_of(hf_library(name, total, warmup, arguments), total, lr=0.03)
         written = arguments | ({} if name == "constant" else {"warmup": warmup})
+        written["floor"] = written.pop("min_lr") / 0.03 if "min_lr" in written else None  # as the runner does
         ours = of_transformers.schedule(total_steps=total, base_lr=0.03, name=name, **written)
         assert [ours(t) for t in range(total + 1)] == pytest.approx(expected, rel=0, abs=1e-9)
 
@@ -177,7 +180,8 @@ def test_transformers_gives_the_same_at_every_step(name: str, arguments: dict[st
 def test_transformers_gives_the_same_for_any_arguments(
     total: int, share: float, cycles: float, floor: float, name: str
 ) -> None:
-    warmup, arguments = int(share * total), {"num_cycles": cycles, "min_lr_rate": floor}
+    warmup = int(share * total)
+    arguments: dict[str, Any] = {"num_cycles": cycles, "min_lr_rate": floor}
     expected = values_of(hf_library(name, total, warmup, arguments), total, lr=0.03)
     ours = of_transformers.schedule(total_steps=total, base_lr=0.03, name=name, warmup=warmup, **arguments)
     assert [ours(t) for t in range(total + 1)] == pytest.approx(expected, rel=0, abs=1e-9)
@@ -343,8 +347,8 @@ def test_schedulers_of_torch_inside_schedulers_share_one_optimizer() -> None:
         rest = lr_scheduler.ExponentialLR(optimizer, 0.99)
         return lr_scheduler.ChainedScheduler([lr_scheduler.SequentialLR(optimizer, [rise, fall], [4]), rest])
 
-    rise = bind(lr_scheduler.LinearLR, start_factor=0.1, total_iters=4)
-    fall = bind(lr_scheduler.PolynomialLR, total_iters=90)
+    rise: Any = bind(lr_scheduler.LinearLR, start_factor=0.1, total_iters=4)
+    fall: Any = bind(lr_scheduler.PolynomialLR, total_iters=90)
     joined = bind(lr_scheduler.SequentialLR, schedulers=[rise, fall], milestones=[4])
     rest = bind(lr_scheduler.ExponentialLR, gamma=0.99)
     ours = torch_schedule(100, lr_scheduler.ChainedScheduler, schedulers=[joined, rest])
@@ -397,14 +401,14 @@ def test_warmup_before_one_cycle_of_torch_ends_at_a_25th_of_the_peak_and_ours_mu
         theirs = sequence(warm, cycle, milestones=[10])
         assert [theirs(0), theirs(9)] == pytest.approx([0.004, 0.0364])
         assert theirs(10) >= after
-    ours = product(linear_warmup(duration=10), one_cycle(total_steps=100))
+    ours = times(linear_warmup(duration=10).factor, one_cycle(total_steps=100))
     assert [ours(0), ours(9), ours(10)] == pytest.approx([0.004, 0.2516, 0.2951], abs=1e-3)
 
 
 def test_overlapping_warmup_of_timm_drops_from_075_to_0655_and_ours_joins_at_the_peak() -> None:
     theirs = of_timm.schedule(total_steps=10, base_lr=1.0, warmup_t=4)
     assert [theirs(3), theirs(4)] == pytest.approx([0.75, 0.6545], abs=1e-4)
-    ours = product(linear_warmup(duration=4), cosine(total_steps=10, warmup_steps=4))
+    ours = times(linear_warmup(duration=4).factor, cosine(total_steps=10, warmup_steps=4))
     assert [ours(2), ours(3), ours(4)] == pytest.approx([0.75, 1, 0.9505], abs=1e-4)
 
 
@@ -469,6 +473,7 @@ TORCH_OF = "schedule.scheduler._target_=torch.optim.lr_scheduler"
         ("schedule=transformers schedule.warmup=-3", "schedule.warmup: must be a duration >= 0 such as 500 (steps), 10%, 2ep or 64000ex, got -3. Leave schedule.warmup out for its default."),
         ("schedule=transformers schedule.warmup=500", "schedule.warmup: must not be longer than the run of 20 steps, got 500 steps. Change schedule.warmup."),
         ("schedule=transformers schedule.name=cosine_with_min_lr", "schedule.min_lr_rate: must be given here, or min_lr instead, got nothing. Change schedule.min_lr_rate."),
+        ("schedule=transformers schedule.name=cosine_with_min_lr schedule.min_lr=1", "schedule.floor: must be at most 1, so min_lr at most the base learning rate, got 10. Change schedule.floor."),
         ("schedule=transformers schedule.name=polynomial schedule.lr_end=0.2", "schedule.lr_end: must be at most the base learning rate 0.1, got 0.2. Change schedule.lr_end."),
         ("schedule=transformers schedule.name=warmup_stable_decay schedule.num_decay_steps=30", "schedule.num_decay_steps: must fit into the 20 steps after the warmup, got 30. Change schedule.num_decay_steps."),
         ("schedule=timm schedule.name=step", "schedule.decay_t: must be given with name=step, got nothing. Change schedule.decay_t."),

@@ -88,23 +88,21 @@ def inverse_sqrt(*, warmup: int = 0, timescale: int | None = None) -> Schedule:
 def cosine_with_min_lr(
     *,
     total_steps: int,
-    base_lr: float,
     warmup: int = 0,
     num_cycles: float = 0.5,
-    min_lr: float | None = None,
+    floor: float | None = None,
     min_lr_rate: float | None = None,
 ) -> Schedule:
     """Follow `get_cosine_with_min_lr_schedule_with_warmup`: the waves of `cosine` between 1 and the floor."""
-    return _warmed(warmup, _waves(total_steps, warmup, num_cycles, _floor(min_lr, min_lr_rate, base_lr)))
+    return _warmed(warmup, _waves(total_steps, warmup, num_cycles, _floor(floor, min_lr_rate)))
 
 
 def cosine_warmup_with_min_lr(
     *,
     total_steps: int,
-    base_lr: float,
     warmup: int = 0,
     num_cycles: float = 0.5,
-    min_lr: float | None = None,
+    floor: float | None = None,
     min_lr_rate: float | None = None,
     warmup_lr_rate: float | None = None,
 ) -> Schedule:
@@ -113,7 +111,7 @@ def cosine_warmup_with_min_lr(
     As `cosine_with_min_lr`, one step ahead, and with a warmup that learns at update 0:
     (t + 1) / W, or with a start a = warmup_lr_rate: a + (1 - a) t / (W - 1).
     """
-    waves = _waves(total_steps, warmup, num_cycles, _floor(min_lr, min_lr_rate, base_lr))
+    waves = _waves(total_steps, warmup, num_cycles, _floor(floor, min_lr_rate))
 
     def factor(step: int) -> float:
         if step >= warmup:
@@ -125,14 +123,14 @@ def cosine_warmup_with_min_lr(
     return factor
 
 
-def _floor(min_lr: float | None, min_lr_rate: float | None, base_lr: float) -> float:
-    if min_lr is not None and min_lr_rate is not None:
-        raise ValueError(f"min_lr: must be left out with min_lr_rate={min_lr_rate:g}, got {min_lr:g}")
-    if min_lr is not None:
-        return as_factor("min_lr", min_lr, base_lr)
-    if min_lr_rate is None:
+def _floor(floor: float | None, min_lr_rate: float | None) -> float:
+    if floor is not None and min_lr_rate is not None:
+        raise ValueError(f"min_lr_rate: must be null with min_lr, got {min_lr_rate:g}")
+    if floor is not None and floor > 1.0:
+        raise ValueError(f"floor: must be at most 1, so min_lr at most the base learning rate, got {floor:g}")
+    if floor is None and min_lr_rate is None:
         raise ValueError("min_lr_rate: must be given here, or min_lr instead, got nothing")
-    return min_lr_rate
+    return floor if floor is not None else min_lr_rate or 0.0
 
 
 def warmup_stable_decay(
@@ -205,7 +203,7 @@ def schedule(
     num_cycles: Positive | None = None,
     power: Positive | None = None,
     lr_end: NotNegative | None = None,
-    min_lr: NotNegative | None = None,
+    floor: NotNegative | None = None,
     min_lr_rate: Fraction | None = None,
     warmup_lr_rate: Fraction | None = None,
     timescale: Steps | None = None,
@@ -221,14 +219,14 @@ def schedule(
 
     Args:
         total_steps: num_training_steps, steps of the run.
-        base_lr: of the optimizer, for `lr_end` and `min_lr`.
+        base_lr: of the optimizer, for `lr_end`.
         name: of the schedule.
         warmup: W, num_warmup_steps; not longer than the run.
         num_cycles: c, waves of the cosine, each two half ones, or number of restarts; > 0.
         power: k of the polynomial; > 0.
         lr_end: learning rate at the end of the polynomial, absolute; from 0 to base_lr.
-        min_lr: learning rate at the end of a cosine, absolute; from 0 to base_lr.
-        min_lr_rate: the same as a factor; in [0, 1].
+        floor: factor at the end of a cosine, which the runner makes of the key `min_lr`; in [0, 1].
+        min_lr_rate: the same by the library's name.
         warmup_lr_rate: first factor of the warmup of `cosine_warmup_with_min_lr`; in [0, 1].
         timescale: S of the inverse square root, in optimizer steps.
         num_stable_steps: steps of the plateau; None is what warmup and decay leave.
