@@ -26,8 +26,8 @@ def tabulated(
     factor(t) = lr after floor(min(t, T) / interval) calls of `step()`, over the base learning rate
 
     A function of the step like all others: nothing to save, the learning rate scaled by remedies, groups in their
-    ratios. It follows torch up to step T, the end of the run, and holds its value there. The table costs 2 to 3 s of a core and
-    8 MB for a million values.
+    ratios. It follows torch up to step T, the end of the run, and holds its value there. A million values
+    cost 2 to 3 s of a core and 8 MB.
 
     Args:
         scheduler: takes `optimizer` and makes a scheduler; a class of torch.optim.lr_scheduler, or a function such as
