@@ -35,7 +35,7 @@ from runner.signatures import (
 from runner.stand_ins import with_stand_ins
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import Findings, adapter, fix, fix_of_list, is_for_section, rule, section_fix, shown
+from runner.wording import Findings, fix, fix_of_list, is_for_section, rule, section_fix, shown, validate
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -253,7 +253,9 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
     given = {*node.arguments, *known[: len(node.positional)]}
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in given:
-            found.add(f"{key}.{name}", "must be given, got nothing", f"Set {key}.{name}=...")
+            later = name == "optimizer" and hint is not None
+            fix_of_missing = f"Set {key}._partial_=true, it is given later" if later else f"Set {key}.{name}=..."
+            found.add(f"{key}.{name}", "must be given, got nothing", fix_of_missing)
 
 
 def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str]:
@@ -282,7 +284,7 @@ def _wrong_optimizer(target: Any) -> str:
 def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findings) -> None:
     hint = as_written(hint)
     try:
-        adapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+        validate(value, hint)
     except PydanticSchemaGenerationError:
         return
     except ValidationError as error:
