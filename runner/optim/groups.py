@@ -18,12 +18,17 @@ class Group:
         parameters: the parameters, each in exactly one group.
         lr_multiplier: the group's own factor on `optimizer.lr`; unitless.
         hyperparameters: values that replace the optimizer's, such as {"weight_decay": 0.0}.
+        schedule: the group's own factor of the step in place of the run's schedule, unitless; the run's warmup still
+            applies; None takes the run's.
+        frozen_steps: optimizer steps before the group is trained; 0 trains it from the first.
     """
 
     name: str
     parameters: list[nn.Parameter]
     lr_multiplier: float = 1.0
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    schedule: Callable[[int], float] | None = None
+    frozen_steps: int = 0
 
     def as_dict(self, lr: float) -> dict[str, Any]:
         """Return the group as torch.optim takes it; `initial_lr` is the base the schedule multiplies."""
@@ -33,6 +38,7 @@ class Group:
             "name": self.name,
             "lr": initial_lr,
             "initial_lr": initial_lr,
+            "frozen_steps": self.frozen_steps,
             **self.hyperparameters,
         }
 

@@ -133,7 +133,7 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
     A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded.
     """
-    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "initial_lr"} - {"params"}
+    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "initial_lr", "frozen_steps"} - {"params"}
     groups = [{k: v for k, v in group.items() if k in arguments} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, groups, strict=True):
