@@ -17,7 +17,8 @@ from runner.config import Config, Node, OptimizerNode, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.optim.apply import Schedules
-from runner.optim.groups import Group
+from runner.optim.freezing import zero_while_frozen
+from runner.optim.groups import Group, Grouping, Settings, make_groups
 from runner.schedules.shape import product
 from runner.signatures import locate
 from runner.tasks.closing import in_use
@@ -111,7 +112,8 @@ def build(config: Config) -> Experiment:
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
     warmup_steps = to_steps(config.warmup_duration, clock)
-    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps}
+    settings = Settings(locate(config.optimizer.target), config.optimizer.arguments)
+    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps, "optimizer_settings": settings}
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
     nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule, "param_groups": config.param_groups}
@@ -125,19 +127,29 @@ def build(config: Config) -> Experiment:
     if problems:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
-    groups: list[Group] = parts["param_groups"](model)
+    groups = _groups(config.param_groups, parts["param_groups"], model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     schedule = product(parts["warmup"], parts["schedule"])
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules={(group.name, "lr"): schedule for group in groups},
+        schedules={(group.name, "lr"): zero_while_frozen(schedule, group.frozen_steps) for group in groups},
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
         warmup_steps=warmup_steps,
         initial_weights=initial_weights,
     )
+
+
+def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:
+    """Return the parameter groups of a model; a grouping of the user's own may fail in any way."""
+    try:
+        return make_groups(grouping, model)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError([refusal("param_groups", node, error)]) from error
 
 
 def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, NamedTuple
 
 from torch import nn
+from torch.optim import Optimizer
+
+from runner.durations import FromRun
+from runner.errors import ConfigError, Problem
+from runner.tasks.described import listed
+
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,26 @@ class Group:
 
 
 Grouping = Callable[[nn.Module], list[Group]]
-"""model -> its parameter groups, none of them empty"""
+"""model -> its parameter groups, none of them empty; what it freezes for good, it takes `requires_grad` from
+
+The learning rate in the records is that of the first group.
+"""
+
+
+class Settings(NamedTuple):
+    """The optimizer that the groups are for.
+
+    Attributes:
+        kind: its class.
+        arguments: what the page gives it, `lr` included.
+    """
+
+    kind: type[Optimizer]
+    arguments: Mapping[str, Any]
+
+
+OptimizerSettings = Annotated[Settings, FromRun("optimizer_settings")]
+"""Filled in: class and arguments of the optimizer, for groupings whose values depend on them."""
 
 
 def everything() -> Grouping:
@@ -65,6 +92,53 @@ def no_decay_1d() -> Grouping:
         return [group for group in (decay, no_decay) if group.parameters]
 
     return split
+
+
+def without_decay_1d(groups: Iterable[Group]) -> list[Group]:
+    """Split what has dimension <= 1 off every group, as `<name>_no_decay` with weight decay 0."""
+    split = []
+    for group in groups:
+        matrices = replace(group, parameters=[p for p in group.parameters if p.ndim > 1])
+        vectors = replace(
+            group,
+            name=f"{group.name}_no_decay",
+            parameters=[p for p in group.parameters if p.ndim <= 1],
+            hyperparameters={**group.hyperparameters, "weight_decay": 0.0},
+        )
+        split += [part for part in (matrices, vectors) if part.parameters]
+    return split
+
+
+def make_groups(grouping: Grouping, model: nn.Module) -> list[Group]:
+    """Return the groups of a model.
+
+    Raises:
+        ConfigError: a trained parameter is in no group or in two, two groups share a name, or nothing is trained from
+            the first step.
+    """
+    groups = grouping(model)
+    claims = Counter(id(parameter) for group in groups for parameter in group.parameters)
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    unclaimed = [name for name, parameter in named.items() if not claims[id(parameter)]]
+    claimed_twice = [name for name, parameter in named.items() if claims[id(parameter)] > 1]
+    names = Counter(group.name for group in groups)
+    repeated = [name for name, count in names.items() if count > 1]
+    problems = []
+    if unclaimed:
+        problems.append(_problem("must claim every trained parameter", f"no group for {listed(unclaimed, most=SHOWN)}"))
+    if claimed_twice:
+        problems.append(_problem("must claim a parameter once", f"two groups for {listed(claimed_twice, most=SHOWN)}"))
+    if repeated:
+        problems.append(_problem("must give every group a name of its own", f"two called {listed(repeated)}"))
+    if not any(group.parameters and not group.frozen_steps for group in groups):
+        problems.append(_problem("must leave something to train from the first step", "none"))
+    if problems:
+        raise ConfigError(problems)
+    return groups
+
+
+def _problem(rule: str, given: str) -> Problem:
+    return Problem("param_groups", f"{rule}, got {given}", "Change the groups")
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
