@@ -129,12 +129,12 @@ def build(config: Config) -> Experiment:
     model, initial_weights = _tried_model(config, task, plan)
     groups = _groups(config.param_groups, parts["param_groups"], model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
-    schedule = product(parts["warmup"], parts["schedule"])
+    factors = {g.name: product(parts["warmup"], g.schedule or parts["schedule"]) for g in groups}
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules={(group.name, "lr"): zero_while_frozen(schedule, group.frozen_steps) for group in groups},
+        schedules={(g.name, "lr"): zero_while_frozen(factors[g.name], g.frozen_steps) for g in groups},
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
         warmup_steps=warmup_steps,

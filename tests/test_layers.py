@@ -15,14 +15,14 @@ LAYERS: dict[str, int] = {
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4,
     "config": 5, "compose": 5, "check": 5, "check_facts": 5, "signatures": 5, "wording": 5, "assemble": 5, "build": 5,
-    "load": 5, "estimate": 5, "stand_ins": 5,
+    "load": 5, "estimate": 5, "stand_ins": 5, "check_groups": 5, "group_table": 5,
     "search": 5,
     "modes": 6,
     "__main__": 7, "job": 7, "sweeps": 7, "plugins": 7,
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
-    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate"},
+    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate", "group_table"},
     "hydra": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "optuna": {"search"},

@@ -16,9 +16,10 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.group_table import group_table
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
-from runner.tracking.tables import duration, number, print_table, size
+from runner.tracking.tables import duration, print_table, size
 from runner.train.loop import fit
 from runner.train.saved import steps_made
 from runner.train.state import TrainState
@@ -160,13 +161,7 @@ def _show_model(experiment: Experiment) -> None:
     if experiment.initial_weights is not None:
         print(experiment.initial_weights)
     print(f"parameters: {total:,}, {trained:,} of them trained")
-    peak = _peak(experiment)
-    rows = []
-    for group in experiment.optimizer.param_groups:
-        count = sum(parameter.numel() for parameter in group["params"])
-        decay, lr = group.get("weight_decay"), group["initial_lr"] * peak[group["name"]]
-        rows.append([group["name"], f"{len(group['params']):,}", f"{count:,}", f"{lr:g}", number(decay)])
-    print_table(["group", "tensors", "parameters", "lr at peak", "weight decay"], rows)
+    print_table(*group_table(experiment.model, experiment.optimizer, _peak(experiment)))
 
 
 def _peak(experiment: Experiment) -> dict[str, float]:
@@ -184,8 +179,8 @@ def _show_learning_rate(experiment: Experiment) -> None:
         for group in experiment.optimizer.param_groups
     }
     shown = sorted({0, 1, experiment.warmup_steps, steps // 2, steps - 1} & set(range(steps)))
-    rows = [[f"{step:,}", *(f"{initial * factor(step):.4g}" for initial, factor in lrs.values())] for step in shown]
-    print_table(["step", *(["lr"] if len(lrs) == 1 else [f"lr of {name}" for name in lrs])], rows)
+    rows = [[name, *(f"{initial * factor(step):.4g}" for step in shown)] for name, (initial, factor) in lrs.items()]
+    print_table(["lr at step", *(f"{step:,}" for step in shown)], rows)
 
 
 def _show_data(experiment: Experiment, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""The one place that writes learning rates."""
+"""The one place that writes learning rates, and says from which step on a group is trained."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 
 from torch.optim import Optimizer
 
+from runner.optim.freezing import thaw
+
 Schedules = Mapping[tuple[str, str], Callable[[int], float]]
 """(name of the parameter group, hyperparameter) -> factor of the step"""
 
 
 def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr_scale: float = 1.0) -> None:
-    """Set every scheduled hyperparameter of every group for this step.
+    """Set every scheduled hyperparameter of every group for this step, and freeze the groups whose time has not come.
 
     lr = initial_lr * schedule(step) * lr_scale; other hyperparameters without lr_scale.
 
     Args:
-        optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x".
+        optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x"; see `thaw` for
+            "frozen_steps".
         schedules: by (group, hyperparameter); what is not named stays as it is.
         step: optimizer step, 0-based.
         lr_scale: product of the interventions so far, unitless.
@@ -26,3 +29,4 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
         group = groups[name]
         value = group[f"initial_{hyperparameter}"] * schedule(step)
         group[hyperparameter] = value * lr_scale if hyperparameter == "lr" else value
+    thaw(optimizer, step)

@@ -14,7 +14,7 @@ from runner.durations import StepsOrZero
 from runner.errors import ConfigError, Problem, nearest
 from runner.optim.groups import Group, Grouping, OptimizerSettings, Settings
 from runner.optim.names import SHOWN, Patterns, as_list, fits, nothing
-from runner.tasks.described import listed
+from runner.tasks.described import first_line, listed
 
 KEY = "param_groups.rules"
 
@@ -113,8 +113,8 @@ def _faults(name: str, rule: Rule, settings: Settings) -> list[Problem]:
     if own := _hyperparameters(rule):
         try:
             settings.kind([nn.Parameter()], **{**settings.arguments, **own})
-        except (TypeError, ValueError, RuntimeError) as error:
-            text = f"must be accepted by {settings.kind.__name__}, which says: {str(error).rstrip('.')}"
+        except Exception as error:
+            text = f"must be accepted by {settings.kind.__name__}, which says: {first_line(error)}"
             problems.append(Problem(f"{KEY}.{name}", text, f"Change {', '.join(own)}"))
     return problems
 

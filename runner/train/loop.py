@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.optim.freezing import thaw
 from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
@@ -64,7 +63,6 @@ def fit(
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
-            thaw(optimizer, state.step)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step)
             pending.append(_Pending.of(signals, state, optimizer))
             if plan.watch_every > 1:
