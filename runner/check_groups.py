@@ -13,6 +13,7 @@ from runner.signatures import fields_of, hints_of, locate, parameters_of, sectio
 from runner.wording import Findings, shown
 
 _NOT_FOR_GROUPS = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
+_EXAMPLE = "{head:{match:head,lr_multiplier:10},rest:{match:'*'}}"
 
 
 def check_group_rules(found: Findings) -> None:
@@ -23,7 +24,10 @@ def check_group_rules(found: Findings) -> None:
         return
     for name, hint in hints_of(locate(node.target)).items():
         kind, groups = section_type(hint), node.arguments.get(name)
-        if kind is not None and isinstance(groups, Mapping):
+        if kind is not None and not isinstance(groups, Mapping):
+            key = f"param_groups.{name}"
+            found.add(key, f"must be sections by name of the group, got {shown(groups)}", f"Set {key}={_EXAMPLE}")
+        elif kind is not None and isinstance(groups, Mapping):
             for group, items in groups.items():
                 _check_group(f"param_groups.{name}.{group}", str(group), items, set(fields_of(kind)), optimizer, found)
 
@@ -32,7 +36,7 @@ def _check_group(key: str, group: str, items: Any, ours: set[str], optimizer: Op
     if not re.fullmatch(r"[\w-]+", group):
         found.add(key, f"must be named by letters, digits, '_' and '-', got {group!r}", "Rename it")
     if not isinstance(items, Mapping):
-        found.add(key, f"must be a section with keys of its own, got {shown(items)}", f"Set {key}.match=...")
+        found.add(key, f"must be a section with keys of its own, got {shown(items)}", f"Set {key}={{match:'*'}}")
         return
     parameters = parameters_of(locate(optimizer.target))
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

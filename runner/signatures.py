@@ -6,7 +6,9 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from typing_extensions import is_typeddict
 
 from runner.config import Node, is_node, leaves
 from runner.durations import Clock, FromRun, Steps, StepsOrZero
@@ -66,11 +68,11 @@ def section_type(hint: Any) -> Any:
 def spread(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
     """Yield (dotted path, value, annotation) of an argument; of every key that a mapping of sections declares."""
     kind = section_type(hint)
-    if kind is None or not isinstance(value, Mapping):
+    if kind is None:
         yield name, value, hint
         return
     fields = fields_of(kind)
-    for section, items in value.items():
+    for section, items in value.items() if isinstance(value, Mapping) else ():
         known = items.items() if isinstance(items, Mapping) else ()
         yield from ((f"{name}.{section}.{key}", item, fields[key]) for key, item in known if key in fields)
 

@@ -24,7 +24,7 @@ TORCH_WITHOUT_CLOSURE = {
 }  # fmt: skip
 NEEDS = {
     "schedule=step": ["schedule.every=5"],
-    "task=supervised": needs_of(["task=supervised"]),
+    **{option: needs_of([option]) for option in ("task=supervised", "param_groups=patterns", "param_groups=mup")},
 }
 
 
@@ -44,7 +44,9 @@ def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
     config = checked(to_tree(compose("config", [value, "train.duration=30", *needs])))
     experiment = build(config)
     assert experiment.plan.steps == 30
-    factors = [experiment.schedules[(group["name"], "lr")](0) for group in experiment.optimizer.param_groups]
+    trained = [group for group in experiment.optimizer.param_groups if not group["frozen_steps"]]
+    factors = [experiment.schedules[(group["name"], "lr")](0) for group in trained]
+    assert factors
     assert all(0 < factor <= 1 for factor in factors)
 
 

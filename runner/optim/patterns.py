@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pydoc import locate
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt, MinLen
 from torch import nn
+from typing_extensions import TypedDict
 
 from runner.durations import StepsOrZero
 from runner.errors import ConfigError, Problem, nearest
@@ -61,7 +62,7 @@ def patterns(*, rules: Mapping[str, Rule], optimizer_settings: OptimizerSettings
     """
     problems = [problem for name, rule in rules.items() for problem in _faults(name, rule, optimizer_settings)]
     if not rules:
-        problems.append(Problem(KEY, "must have a rule, got none", 'Set param_groups.rules={all:{match:"*"}}'))
+        problems.append(Problem(KEY, "must have a rule, got none", "Set param_groups.rules={all:{match:'*'}}"))
     if problems:
         raise ConfigError(problems)
 

@@ -13,6 +13,11 @@ from tests.conftest import ROOT
 Make = Callable[..., Experiment]
 NEEDS = {
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
+    "param_groups=patterns": ["param_groups.rules={vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"],
+    "param_groups=mup": [
+        "++param_groups.base._target_=runner.tasks.mlp.mlp",
+        *(f"++param_groups.base.{value}" for value in ("inputs=64", "hidden=[16,16]", "outputs=10", "dropout=0.0")),
+    ],
 }
 """option -> what it cannot do without"""
 
