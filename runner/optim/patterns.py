@@ -133,10 +133,16 @@ def _claims(rules: Mapping[str, Rule], model: nn.Module, *, strict: bool) -> dic
     if left := [p for p, names in takers.items() if not names and parameters[p].requires_grad]:
         rule = f"must claim every trained parameter, got no rule for {listed(left, most=SHOWN)}"
         problems.append(Problem(KEY, rule, "End with a rule for the rest, such as rest: {match: '*'}"))
-    problems += [_fruitless(name, rules[name], model, wanted, takers) for name, found in claimed.items() if not found]
+    fruitless = [name for name, found in claimed.items() if not found and not _takes_all(rules[name])]
+    problems += [_fruitless(name, rules[name], model, wanted, takers) for name in fruitless]
     if problems:
         raise ConfigError(problems)
     return {name: [parameters[p] for p in found] for name, found in claimed.items()}
+
+
+def _takes_all(rule: Rule) -> bool:
+    """Whether a rule is for whatever the others leave, which may be nothing."""
+    return as_list(rule.get("match", [])) == ["*"] and not {"module", "dims"} & rule.keys()
 
 
 def _fits(name: str, rule: Rule, model: nn.Module) -> bool:

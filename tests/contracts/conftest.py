@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 Make = Callable[..., Experiment]
 NEEDS = {
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
-    "param_groups=patterns": ["param_groups.rules={vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"],
+    "param_groups=patterns": ["++param_groups.rules={vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"],
     "param_groups=mup": [
         "++param_groups.base._target_=runner.tasks.mlp.mlp",
         *(f"++param_groups.base.{value}" for value in ("inputs=64", "hidden=[16,16]", "outputs=10", "dropout=0.0")),
@@ -36,4 +36,4 @@ def options(group: str) -> list[str]:
 def make() -> Iterator[Make]:
     """Overrides -> the objects of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *overrides: build(checked(to_tree(compose("config", [*overrides, *needs_of(overrides)]))))
+        yield lambda *overrides: build(checked(to_tree(compose("config", [*needs_of(overrides), *overrides]))))
