@@ -20,8 +20,6 @@ from runner.optim.patterns import Rule, patterns
 from runner.tasks.mlp import mlp
 from runner.tasks.transformer import Transformer
 from tests.conftest import Program, Refusal
-from tests.contracts.conftest import Make, make  # noqa: F401
-from tests.contracts.test_optimizer import advance
 
 ADAMW = Settings(torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.01})
 SGD = Settings(torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.01})
@@ -307,44 +305,3 @@ def test_mup_starts_embeddings_alike_and_the_output_smaller_at_every_width() -> 
     assert wide.tokens.weight.std().item() == pytest.approx(narrow.tokens.weight.std().item(), rel=0.15)
     ratio = wide.head.weight.std().item() / narrow.head.weight.std().item()
     assert ratio == pytest.approx(1 / 16, rel=0.15)
-
-
-def moved(width: int, groups: str, make: Make) -> dict[str, float]:
-    """Mean |change of the activations| of every layer after three steps."""
-    declared = ["task=char_lm", "task.depth=2", "task.context=32", "train.batch_size=8", "train.duration=10"]
-    declared += ["optimizer=adamw", "optimizer.lr=0.003", "warmup=none", "schedule=constant", f"task.width={width}"]
-    base = ["task.base_width=64", "++param_groups.base=null"] if groups == "mup" else []
-    experiment = make(*declared, f"param_groups={groups}", *base)
-    windows = experiment.task.batch(99, "train")[0][:, :-1].long()  # type: ignore[index]
-
-    def activations() -> dict[str, torch.Tensor]:
-        found: dict[str, torch.Tensor] = {}
-        hooks = [
-            experiment.model.get_submodule(name).register_forward_hook(
-                lambda module, inputs, output, name=name: found.__setitem__(name, output)
-            )
-            for name in LAYERS
-        ]
-        with torch.no_grad():
-            experiment.model(windows)
-        for hook in hooks:
-            hook.remove()
-        return found
-
-    before = activations()
-    advance(experiment, range(3))
-    return {name: (value - before[name]).abs().mean().item() for name, value in activations().items()}
-
-
-LAYERS = ["tokens", "blocks.0.attention", "blocks.0.feed_forward", "blocks.1.attention", "blocks.1", "head"]
-
-
-@pytest.mark.slow
-def test_with_mup_every_layer_moves_alike_at_widths_64_to_512_and_without_it_does_not(make: Make) -> None:  # noqa: F811
-    """The coordinate check of Yang et al. 2022, arXiv:2203.03466, appendix D.1."""
-    spreads = {}
-    for groups in ("mup", "all"):
-        at_width = [moved(width, groups, make) for width in (64, 128, 256, 512)]
-        spreads[groups] = {name: max(a[name] for a in at_width) / min(a[name] for a in at_width) for name in LAYERS}
-    assert max(spreads["mup"].values()) < 2
-    assert spreads["all"]["blocks.0.feed_forward"] > 8

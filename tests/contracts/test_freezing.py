@@ -1,4 +1,4 @@
-"""Gradual unfreezing: a frozen group is as if it were not there, and a run goes on bit for bit on both sides of a thaw."""
+"""Gradual unfreezing: a frozen group is as if it were not there, and a run goes on bit for bit around a thaw."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from runner.records import Record, StepRecord
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
 from tests.conftest import Program
-from tests.contracts.conftest import Make, make  # noqa: F401
+from tests.contracts.conftest import Make
 from tests.test_resume import same
 
 THAW = 20
@@ -27,7 +27,7 @@ DECLARED = [
 ]
 
 
-def train(make: Make, directory: Path, *, until: int = 60, source: Path | None = None) -> Mapping[str, Any]:  # noqa: F811
+def train(make: Make, directory: Path, *, until: int = 60, source: Path | None = None) -> Mapping[str, Any]:
     """Train up to a step; return the last checkpoint and the records of the steps."""
     experiment = make(*DECLARED)
     made: list[Record] = []
@@ -49,7 +49,7 @@ def train(make: Make, directory: Path, *, until: int = 60, source: Path | None =
 
 
 @pytest.mark.parametrize("stop", [THAW - 1, THAW, THAW + 1])
-def test_a_run_goes_on_bit_for_bit_before_at_and_after_a_thaw(make: Make, tmp_path: Path, stop: int) -> None:  # noqa: F811
+def test_a_run_goes_on_bit_for_bit_before_at_and_after_a_thaw(make: Make, tmp_path: Path, stop: int) -> None:
     whole = train(make, tmp_path / "whole")
     begun = train(make, tmp_path / "begun", until=stop)
     ended = train(make, tmp_path / "ended", source=tmp_path / "begun/checkpoints/last.pt")
@@ -60,7 +60,7 @@ def test_a_run_goes_on_bit_for_bit_before_at_and_after_a_thaw(make: Make, tmp_pa
 
 
 def test_a_frozen_group_keeps_its_weights_has_no_state_and_no_share_in_the_gradient_norm(
-    make: Make,  # noqa: F811
+    make: Make,
     tmp_path: Path,
 ) -> None:
     start = {name: value.clone() for name, value in make(*DECLARED).model.state_dict().items()}
