@@ -163,6 +163,17 @@ def test_a_grouping_that_breaks_the_contract_is_refused(
         make_groups(lambda model: groups(list(model.parameters())), nn.Sequential(nn.Linear(2, 2)))
 
 
+def test_plain_groups_come_first_so_that_the_recorded_rate_is_the_usual_one() -> None:
+    rules: dict[str, Rule] = {
+        "fast": {"match": "head", "lr_multiplier": 10.0},
+        "late": {"match": "tokens", "frozen_until": 5},
+        "usual": {"match": "norm", "weight_decay": 0.0},
+        "rest": {"match": "*", "lr_multiplier": 1.0},
+    }
+    groups = make_groups(patterns(rules=rules, optimizer_settings=ADAMW, total_steps=9), transformer())
+    assert [group.name for group in groups] == ["usual", "rest", "fast", "late"]
+
+
 WORDS = ["blocks.0", "blocks.*.weight", "*.bias", "head", "tokens", "*norm*", "norm", "positions.weight", "[bn]*"]
 
 
@@ -185,7 +196,7 @@ def test_the_first_rule_that_fits_claims_a_parameter(drawn: list[tuple[str, int 
             rules[f"rule{number}"] = {"match": word, "dims": dims} if dims is not None else {"match": word}
     if "rest" in wanted.values():
         rules["rest"] = {"match": "*"}
-    groups = make_groups(patterns(rules=rules, optimizer_settings=ADAMW), model)
+    groups = make_groups(patterns(rules=rules, optimizer_settings=ADAMW, total_steps=9), model)
     assert {name: g.name for g in groups for name in names(model, g.parameters)} == wanted
 
 
@@ -197,8 +208,8 @@ def test_a_rule_names_modules_and_brings_hyperparameters_of_its_own() -> None:
         "rest": {"dims": [1, 2]},
     }
     model = transformer()
-    groups = {g.name: g for g in make_groups(patterns(rules=rules, optimizer_settings=ADAMW), model)}
-    assert list(groups) == ["embeddings", "norms", "rest"]
+    groups = {g.name: g for g in make_groups(patterns(rules=rules, optimizer_settings=ADAMW, total_steps=9), model)}
+    assert list(groups) == ["norms", "rest", "embeddings"]
     assert groups["embeddings"].as_dict(1.0) | {"params": None} == {
         "params": None, "name": "embeddings", "lr": 0.1, "initial_lr": 0.1, "frozen_steps": 5, "betas": (0.8, 0.9),
     }  # fmt: skip
@@ -225,6 +236,7 @@ RULES = [
     ("{a:{match:4,frozen_until:-1}}", "rules.a.frozen_until: must be a duration >= 0 such as 500 (steps)"),
     ("{a:{match:4,frozen_until:3ep},rest:{match:'*',schedule:{_target_:nowhere.at_all}}}", "rules.rest.schedule._target_: must be the dotted path of a class"),
     ("{a:{match:4,frozen:true,momentum:0.5},rest:{match:'*'}}", "rules.a.frozen: must stand without what is for training, got momentum. "),
+    ("{a:{match:4,frozen_until:20ep},rest:{match:'*'}}", "rules.a.frozen_until: must end before the run of 440 steps does, got 440 steps. "),
     ("{a:{dims:[3,1]},rest:{match:'*'}}", "rules.a.dims: must be a number or [fewest, most], got [3, 1]. "),
     ("{a:{match:4,momentum:-1},rest:{match:'*'}}", "rules.a: must be accepted by SGD, which says: ValueError: Invalid momentum value: -1. Change momentum."),
     ("{a:{match:4}}", "rules: must claim every trained parameter, got no rule for 0.weight, 0.bias, 2.weight, 2.bias. End with"),

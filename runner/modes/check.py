@@ -19,6 +19,7 @@ from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory,
 from runner.group_table import group_table
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
+from runner.tasks.described import listed
 from runner.tracking.tables import duration, print_table, size
 from runner.train.loop import fit
 from runner.train.saved import steps_made
@@ -78,7 +79,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)
-    problems = [*check.warnings(config), *experiment.task.remarks]
+    problems = [*check.warnings(config), *experiment.task.remarks, *_still_frozen(experiment, trial)]
     if trial.is_cut_short:
         cause = "; no update was made yet, so it is not the learning rate" if trial.state.step == trial.start else ""
         problems.append(f"the trial {trial.state.verdict}{cause}")
@@ -94,6 +95,14 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     limit = config.train.max_seconds
     cut = f", and train.max_seconds ends it after {duration(limit)}" if limit is not None and high > limit else ""
     print(f"estimate: {duration(low)} to {duration(high)} of training{cut}", flush=True)
+
+
+def _still_frozen(experiment: Experiment, trial: Trial) -> list[str]:
+    """Say that the trial did not train all that the run will."""
+    made = trial.state.step
+    names = [group["name"] for group in experiment.optimizer.param_groups if group["frozen_steps"] >= made > 0]
+    text = "param_groups: {} did not train yet in the trial; steps get slower and the optimizer's state larger later."
+    return [text.format(listed(names))] if names else []
 
 
 def _try(config: Config, experiment: Experiment, steps: int) -> Trial:

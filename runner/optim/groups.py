@@ -52,10 +52,7 @@ class Group:
 
 
 Grouping = Callable[[nn.Module], list[Group]]
-"""model -> its parameter groups, none of them empty; what it freezes for good, it takes `requires_grad` from
-
-The learning rate in the records is that of the first group.
-"""
+"""model -> its parameter groups, none of them empty; what it freezes for good, it takes `requires_grad` from"""
 
 
 class Settings(NamedTuple):
@@ -110,7 +107,7 @@ def without_decay_1d(groups: Iterable[Group]) -> list[Group]:
 
 
 def make_groups(grouping: Grouping, model: nn.Module) -> list[Group]:
-    """Return the groups of a model.
+    """Return the groups of a model, plain ones first, so that the learning rate in the records is the usual one.
 
     Raises:
         ConfigError: a trained parameter is in no group or in two, two groups share a name, or nothing is trained from
@@ -134,7 +131,11 @@ def make_groups(grouping: Grouping, model: nn.Module) -> list[Group]:
         problems.append(_problem("must leave something to train from the first step", "none"))
     if problems:
         raise ConfigError(problems)
-    return groups
+    return sorted(groups, key=lambda group: not _is_plain(group))
+
+
+def _is_plain(group: Group) -> bool:
+    return group.lr_multiplier == 1.0 and group.schedule is None and not group.frozen_steps
 
 
 def _problem(rule: str, given: str) -> Problem:

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from torch import nn
 from typing_extensions import TypedDict
 
-from runner.durations import StepsOrZero
+from runner.durations import StepsOrZero, TotalSteps
 from runner.errors import ConfigError, Problem, nearest
 from runner.optim.groups import Group, Grouping, OptimizerSettings, Settings
 from runner.optim.names import SHOWN, Patterns, as_list, fits, nothing
@@ -49,18 +49,28 @@ class Rule(TypedDict, total=False):
     frozen_until: StepsOrZero
 
 
-def patterns(*, rules: Mapping[str, Rule], optimizer_settings: OptimizerSettings, strict: bool = False) -> Grouping:
+def patterns(
+    *,
+    rules: Mapping[str, Rule],
+    optimizer_settings: OptimizerSettings,
+    total_steps: TotalSteps,
+    strict: bool = False,
+) -> Grouping:
     """Give every parameter to the first rule that fits it.
 
     Args:
         rules: name of the group -> what it claims and how it is trained, in this order.
         optimizer_settings: filled in.
+        total_steps: T, filled in.
         strict: whether a parameter that fits two rules is an error.
     Raises:
-        ConfigError: there are no rules, one claims nothing by itself, or the optimizer refuses its hyperparameters. The
-            grouping raises it where a rule fits no parameter, or no rule fits a parameter.
+        ConfigError: there are no rules, one says not what it claims or is frozen to the end, or the optimizer refuses
+            its hyperparameters. The grouping raises it where a rule fits no parameter, or no rule a parameter.
     """
     problems = [problem for name, rule in rules.items() for problem in _faults(name, rule, optimizer_settings)]
+    problems += [
+        _too_late(name, r, total_steps) for name, r in rules.items() if r.get("frozen_until", 0) >= total_steps
+    ]
     if not rules:
         problems.append(Problem(KEY, "must have a rule, got none", "Set param_groups.rules={all:{match:'*'}}"))
     if problems:
@@ -118,6 +128,11 @@ def _faults(name: str, rule: Rule, settings: Settings) -> list[Problem]:
             text = f"must be accepted by {settings.kind.__name__}, which says: {first_line(error)}"
             problems.append(Problem(f"{KEY}.{name}", text, f"Change {', '.join(own)}"))
     return problems
+
+
+def _too_late(name: str, rule: Rule, total_steps: int) -> Problem:
+    text = f"must end before the run of {total_steps} steps does, got {rule['frozen_until']} steps"
+    return Problem(f"{KEY}.{name}.frozen_until", text, f"Set {KEY}.{name}.frozen=true to never train it")
 
 
 def _claims(rules: Mapping[str, Rule], model: nn.Module, *, strict: bool) -> dict[str, list[nn.Parameter]]:

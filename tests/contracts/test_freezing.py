@@ -106,3 +106,10 @@ def test_a_resumed_run_obeys_the_thaw_that_it_declares_now(program: Program) -> 
     assert later.code == 0, later.err
     groups = torch.load(later.run / "checkpoints/last.pt", weights_only=True)["optimizer"]["param_groups"]
     assert [group["frozen_steps"] for group in groups] == [0, 25, 50]
+
+
+def test_momenta_of_other_groups_are_refused(program: Program) -> None:
+    first = program(*DECLARED[2:], "param_groups=layerwise", "train.duration=30")
+    later = program(f"resume.from={first.run}", "train.duration=60", "param_groups.no_decay_1d=true")
+    assert later.code == 1
+    assert "its parameter groups are 6, 3, 0, not 6, 6_no_decay, 3, 3_no_decay, 0, 0_no_decay" in later.err
