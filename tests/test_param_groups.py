@@ -19,7 +19,7 @@ from runner.optim.names import covering
 from runner.optim.patterns import Rule, patterns
 from runner.tasks.mlp import mlp
 from runner.tasks.transformer import Transformer
-from tests.conftest import Program, Refusal
+from tests.conftest import Refusal
 
 ADAMW = Settings(torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.01})
 SGD = Settings(torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.01})
@@ -91,6 +91,7 @@ def test_depth_is_found_in_lists_of_layers(make: Callable[[], nn.Module], expect
     assert {label: covering(names(model, found), model) for label, found in by_depth(model).items()} == expected
 
 
+@pytest.mark.slow
 def test_depth_is_found_in_a_transformers_model() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
@@ -255,12 +256,15 @@ def test_wrong_rules_are_refused_by_key(refuse: Callable[..., Refusal], rules: s
     assert refusal.left_behind == []
 
 
-def test_two_rules_for_a_parameter_are_an_error_in_strict_mode_only(program: Program) -> None:
-    declared = ["mode=check", "mode.steps=2", "param_groups=patterns", "param_groups.rules={a:{match:4},b:{match:'*'}}"]
-    assert program(*declared).code == 0
-    strict = program(*declared, "param_groups.strict=true")
-    assert strict.code == 2
-    assert "got two rules for 4.weight (a, b), 4.bias (a, b). Narrow one of them" in strict.err
+def test_two_rules_for_a_parameter_are_an_error_in_strict_mode_only() -> None:
+    rules: dict[str, Rule] = {"a": {"match": "4"}, "b": {"match": "*"}}
+    model = mlp(2, (3, 3), 2, dropout=0.0)
+    loose = make_groups(patterns(rules=rules, optimizer_settings=SGD, total_steps=9), model)
+    assert names(model, loose[0].parameters) == ["4.weight", "4.bias"]
+    strict = patterns(rules=rules, optimizer_settings=SGD, total_steps=9, strict=True)
+    message = r"param_groups.rules: .*got two rules for 4\.weight \(a, b\), 4\.bias \(a, b\)\. Narrow one of them"
+    with pytest.raises(ConfigError, match=message):
+        strict(model)
 
 
 @pytest.mark.parametrize(
