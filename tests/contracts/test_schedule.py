@@ -45,11 +45,11 @@ def test_ratios_between_groups_survive(make: Make, schedule: str, warmup: str) -
 def test_a_group_with_a_schedule_of_its_own_keeps_the_warmup_and_leaves_the_others_alone(
     make: Make, warmup: str
 ) -> None:
-    rules = "{head:{match:4,schedule:{_target_:runner.schedules.decays.constant}},rest:{match:'*'}}"
+    own_schedule = "++param_groups.rules.vectors.schedule._target_=runner.schedules.decays.constant"
     usual = make(f"warmup={warmup}", "schedule=cosine").schedules[("all", "lr")]
     steady = make(f"warmup={warmup}", "schedule=constant").schedules[("all", "lr")]
-    declared = [f"warmup={warmup}", "schedule=cosine", "param_groups=patterns", f"++param_groups.rules={rules}"]
+    declared = [f"warmup={warmup}", "schedule=cosine", "param_groups=patterns", own_schedule]
     own = make(*declared).schedules
     for step in (0, 1, 21, 22, 100, 439):
-        assert own[("head", "lr")](step) == steady(step)
+        assert own[("vectors", "lr")](step) == steady(step)
         assert own[("rest", "lr")](step) == usual(step)
