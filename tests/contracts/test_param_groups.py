@@ -68,7 +68,7 @@ def moved(width: int, groups: str, make: Make) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_with_mup_every_layer_moves_alike_at_widths_64_to_512_and_without_it_does_not(make: Make) -> None:
-    """The coordinate check of Yang et al. 2022, arXiv:2203.03466, appendix D.1."""
+    """The coordinate check of Yang et al. 2022, arXiv:2203.03466 (coord_check in microsoft/mup)."""
     spreads = {}
     for groups in ("mup", "all"):
         at_width = [moved(width, groups, make) for width in (64, 128, 256, 512)]
