@@ -19,7 +19,8 @@ from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.nodes import Node
 from runner.optim.apply import Schedules, keep_initial
-from runner.optim.groups import Group
+from runner.optim.freezing import zero_while_frozen
+from runner.optim.groups import Group, Grouping, Settings, make_groups
 from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
@@ -114,6 +115,11 @@ def build(config: Config) -> Experiment:
     clock = Clock(train.batch_size, task.examples.get("train"))
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
+    provided = {
+        "base_lr": config.optimizer.lr,
+        "seed": config.seed,
+        "optimizer_settings": Settings(locate(config.optimizer.target), config.optimizer.arguments),
+    }
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
     try:
@@ -126,13 +132,13 @@ def build(config: Config) -> Experiment:
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
         try:
-            parts[key] = make(key, node, clock, {"base_lr": config.optimizer.lr, "seed": config.seed})
+            parts[key] = make(key, node, clock, provided)
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
-    groups: list[Group] = parts["param_groups"](model)
+    groups = _groups(config.param_groups, parts["param_groups"], model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     for hyperparameter in schedules.others:
         keep_initial(optimizer, hyperparameter)
@@ -151,8 +157,19 @@ def build(config: Config) -> Experiment:
 def _by_group(groups: list[Group], schedules: RunSchedules) -> Schedules:
     """Return (group, hyperparameter) -> factor; groups without a schedule of their own share the run's."""
     shared = schedules.lr()
-    lrs = {(group.name, "lr"): schedules.lr(group.schedule) if group.schedule else shared for group in groups}
+    whole = {group.name: schedules.lr(group.schedule) if group.schedule else shared for group in groups}
+    lrs = {(group.name, "lr"): zero_while_frozen(whole[group.name], group.frozen_steps) for group in groups}
     return {**lrs, **{(group.name, name): other for group in groups for name, other in schedules.others.items()}}
+
+
+def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:
+    """Return the parameter groups of a model; a grouping of the user's own may fail in any way."""
+    try:
+        return make_groups(grouping, model)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError([refusal("param_groups", node, error)]) from error
 
 
 def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:

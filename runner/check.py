@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
+from runner.check_groups import check_group_rules
 from runner.check_watch import check_watched, deaf_remedy, early_stop_first, never_judged
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
@@ -31,6 +32,7 @@ from runner.signatures import (
     locate,
     needs_closure,
     parameters_of,
+    spread,
 )
 from runner.stand_ins import with_stand_ins
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
@@ -54,6 +56,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     _check_finite(tree, found)
     for key, node in list(nodes(found.sections)):
         _check_node(key, node, found)
+    check_group_rules(found)
     _check_paths(found)
     check_init_from(found)
     _check_watch_every(found)
@@ -239,8 +242,10 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
     hints = hints_of(target)
     known = _check_names(key, node, target, found)
     for name, value in node.arguments.items():
-        if name in known and name in hints and not any(path.split(".")[0] == name for path in node.parts):
-            _check_argument(f"{key}.{name}", value, hints[name], parameters[name].default, found)
+        for path, item, item_hint in spread(name, value, hints[name]) if name in known and name in hints else ():
+            if not any(f"{part}.".startswith(f"{path}.") for part in node.parts):
+                default = parameters[name].default if path == name else inspect.Parameter.empty
+                _check_argument(f"{key}.{path}", item, item_hint, default, found)
     for path, written in node.parts.items():
         part_key, part_hint = f"{key}.{path}", hint_at(hints, path)
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from typing_extensions import is_typeddict
 
 from runner.durations import Clock, FromRun, Steps, StepsOrZero
 from runner.errors import nearest, with_place
@@ -43,10 +45,37 @@ def hint_at(hints: Mapping[str, Any], path: str) -> Any:
     """Return the annotation of what lies at a dotted path below the arguments, without "or None"."""
     name, *below = path.split(".")
     hint = _present(hints.get(name, Any))
-    for _ in below:
-        members = get_args(get_args(hint)[0] if get_origin(hint) is Annotated else hint)
-        hint = _present(members[-1]) if members else Any
+    for part in below:
+        if is_typeddict(hint):
+            hint = _present(fields_of(hint).get(part, Any))
+        else:
+            members = get_args(get_args(hint)[0] if get_origin(hint) is Annotated else hint)
+            hint = _present(members[-1]) if members else Any
     return hint
+
+
+def fields_of(hint: Any) -> dict[str, Any]:
+    """Return key -> annotation of a `TypedDict`."""
+    return get_type_hints(hint, include_extras=True)
+
+
+def section_type(hint: Any) -> Any:
+    """Return T where an annotation is a mapping of names to sections with the keys of a `TypedDict` T, else None."""
+    hint = _present(hint)
+    last = get_args(hint)[-1] if get_origin(hint) in (dict, Mapping) else None
+    return last if is_typeddict(last) else None
+
+
+def spread(name: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted path, value, annotation) of an argument; of every key that a mapping of sections declares."""
+    kind = section_type(hint)
+    if kind is None:
+        yield name, value, hint
+        return
+    fields = fields_of(kind)
+    for section, items in value.items() if isinstance(value, Mapping) else ():
+        known = items.items() if isinstance(items, Mapping) else ()
+        yield from ((f"{name}.{section}.{key}", item, fields[key]) for key, item in known if key in fields)
 
 
 def _present(hint: Any) -> Any:

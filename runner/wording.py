@@ -92,7 +92,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     if schema["type"] == "array":
         inner = schema.get("items") or schema.get("prefixItems", [{}])[0]
-        count = f" of {schema['minItems']}" if schema.get("minItems", 0) == schema.get("maxItems") else ""
+        least = schema.get("minItems", 0)
+        count = f" of {least}" if least == schema.get("maxItems") else f" of at least {least}" if least > 1 else ""
         return f"a list{count}, each item {_in_words(inner)}" if inner else "a list"
     if schema.get("minLength"):
         return "text that is not empty"

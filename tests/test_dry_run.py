@@ -26,8 +26,8 @@ def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_p
     assert done.code == 0, done.err
     assert list(tmp_path.iterdir()) == []
     assert f"parameters: {PARAMETERS:,}, {PARAMETERS:,} of them trained" in done.out
-    assert words(done, "decay") == ["decay", "2", "2,368", "0.001", "0.01"]
-    assert words(done, "no_decay") == ["no_decay", "2", "42", "0.001", "0"]
+    assert words(done, "decay") == ["decay", "2", "2,368", "0.001", "0.01", "*.weight"]
+    assert words(done, "no_decay") == ["no_decay", "2", "42", "0.001", "0", "*.bias"]
     assert "data: train 1,400, val 397; prior entropy 2.30" in done.out
     assert "steps: 100, warmup 10; 22 an epoch, 4.545 epochs" in done.out
     assert "evaluations: 7; checkpoints: 4 and up to 7 of a new best" in done.out
@@ -39,8 +39,9 @@ def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_p
     run = program(*declared)
     records = [json.loads(line) for line in (run.run / "records.jsonl").read_text().splitlines()]
     lrs = {r["step"]: r["lr"] for r in records if r["kind"] == "step"}
-    for step in (0, 1, 10, 50, 99):
-        assert words(done, f"{step} ") == [str(step), f"{lrs[step]:.4g}", f"{lrs[step]:.4g}"]
+    shown = [f"{lrs[step]:.4g}" for step in (0, 1, 10, 50, 99)]
+    table = done.out.partition("lr at step")[2].splitlines()
+    assert [line.split() for line in table[1:3]] == [["decay", *shown], ["no_decay", *shown]]
     assert len([r for r in records if r["kind"] == "eval"]) == 7
     result = json.loads((run.run / "result.json").read_text())
     last = run.run / "checkpoints/last.pt"
@@ -127,3 +128,15 @@ def test_stopwatch_ends_after_its_steps_and_is_silent_before() -> None:
     assert [watch() for _ in range(5)] == [None, None, None, None, "the end of the trial"]
     pace = watch.pace()
     assert 0 < pace.fast <= pace.typical <= pace.slow
+
+
+def test_dry_run_says_what_its_trial_does_not_train_and_what_never_is(program: Program) -> None:
+    done = program("mode=check", "mode.steps=5", *SMALL, "param_groups=unfreeze", "param_groups.unfreeze_every=10")
+    assert done.code == 0, done.err
+    assert words(done, "2 ") == ["2", "2", "330", "0.1", "0", "0", "2"]
+    assert words(done, "0 ") == ["0", "2", "2,080", "0.0990393", "0", "10", "0"]
+    assert "warning param_groups: 0 did not train yet in the trial; steps get slower" in done.out
+    done = program("mode=check", "mode.steps=5", *SMALL, "param_groups=freeze")
+    assert f"parameters: {PARAMETERS:,}, 330 of them trained" in done.out
+    assert words(done, "frozen") == ["frozen", "2", "2,080", "-", "-", "0"]
+    assert "did not train yet" not in done.out

@@ -14,8 +14,8 @@ LAYERS: dict[str, int] = {
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4,
-    "config": 5, "nodes": 5, "compose": 5, "check": 5, "check_facts": 5, "check_watch": 5, "wording": 5,
-    "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5,
+    "config": 5, "nodes": 5, "compose": 5, "check": 5, "check_facts": 5, "check_watch": 5, "check_groups": 5,
+    "wording": 5, "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5, "group_table": 5,
     "load": 5, "estimate": 5, "stand_ins": 5,
     "search": 5,
     "modes": 6,
@@ -23,7 +23,7 @@ LAYERS: dict[str, int] = {
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
-    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate"},
+    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate", "group_table"},
     "hydra": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "optuna": {"search"},

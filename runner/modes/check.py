@@ -16,9 +16,11 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.group_table import group_table
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
-from runner.tracking.tables import duration, number, print_table, size
+from runner.tasks.described import listed
+from runner.tracking.tables import duration, print_table, size
 from runner.train.loop import fit
 from runner.train.saved import steps_made
 from runner.train.state import TrainState
@@ -77,7 +79,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)
-    problems = [*check.warnings(config), *experiment.task.remarks]
+    problems = [*check.warnings(config), *experiment.task.remarks, *_still_frozen(experiment, trial)]
     if trial.is_cut_short:
         cause = "; no update was made yet, so it is not the learning rate" if trial.state.step == trial.start else ""
         problems.append(f"the trial {trial.state.verdict}{cause}")
@@ -93,6 +95,14 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     limit = config.train.max_seconds
     cut = f", and train.max_seconds ends it after {duration(limit)}" if limit is not None and high > limit else ""
     print(f"estimate: {duration(low)} to {duration(high)} of training{cut}", flush=True)
+
+
+def _still_frozen(experiment: Experiment, trial: Trial) -> list[str]:
+    """Say that the trial did not train all that the run will."""
+    made = trial.state.step
+    names = [group["name"] for group in experiment.optimizer.param_groups if group["frozen_steps"] >= made > 0]
+    text = "param_groups: {} did not train yet in the trial; steps get slower and the optimizer's state larger later."
+    return [text.format(listed(names))] if names else []
 
 
 def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
@@ -160,13 +170,7 @@ def _show_model(experiment: Experiment) -> None:
     if experiment.initial_weights is not None:
         print(experiment.initial_weights)
     print(f"parameters: {total:,}, {trained:,} of them trained")
-    peak = _peak(experiment)
-    rows = []
-    for group in experiment.optimizer.param_groups:
-        count = sum(parameter.numel() for parameter in group["params"])
-        decay, lr = group.get("weight_decay"), group["initial_lr"] * peak[group["name"]]
-        rows.append([group["name"], f"{len(group['params']):,}", f"{count:,}", f"{lr:g}", number(decay)])
-    print_table(["group", "tensors", "parameters", "lr at peak", "weight decay"], rows)
+    print_table(*group_table(experiment.model, experiment.optimizer, _peak(experiment)))
 
 
 def _peak(experiment: Experiment) -> dict[str, float]:
@@ -184,8 +188,8 @@ def _show_learning_rate(experiment: Experiment) -> None:
         for group in experiment.optimizer.param_groups
     }
     shown = sorted({0, 1, experiment.warmup_steps, steps // 2, steps - 1} & set(range(steps)))
-    rows = [[f"{step:,}", *(f"{initial * factor(step):.4g}" for initial, factor in lrs.values())] for step in shown]
-    print_table(["step", *(["lr"] if len(lrs) == 1 else [f"lr of {name}" for name in lrs])], rows)
+    rows = [[name, *(f"{initial * factor(step):.4g}" for step in shown)] for name, (initial, factor) in lrs.items()]
+    print_table(["lr at step", *(f"{step:,}" for step in shown)], rows)
 
 
 def _show_data(experiment: Experiment, batch_size: int) -> None:

@@ -1,10 +1,12 @@
-"""The one place that writes learning rates."""
+"""The one place that writes learning rates, and says from which step on a group is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from torch.optim import Optimizer
+
+from runner.optim.freezing import thaw
 
 Schedules = Mapping[tuple[str, str], Callable[[int], float]]
 """(name of the parameter group, hyperparameter) -> factor of the step"""
@@ -14,12 +16,13 @@ _BETAS = {"beta1": 0, "beta2": 1}
 
 
 def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr_scale: float = 1.0) -> None:
-    """Set every scheduled hyperparameter of every group for this step.
+    """Set every scheduled hyperparameter of every group for this step, and freeze the groups whose time has not come.
 
     lr = initial_lr * schedule(step) * lr_scale; other hyperparameters without lr_scale.
 
     Args:
-        optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x".
+        optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x"; see `thaw` for
+            "frozen_steps".
         schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of "betas".
         step: optimizer step, 0-based.
         lr_scale: product of the interventions so far, unitless.
@@ -37,6 +40,7 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
             group["betas"] = tuple(betas)
         else:
             group[hyperparameter] = value * lr_scale if hyperparameter == "lr" else value
+    thaw(optimizer, step)
 
 
 def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:

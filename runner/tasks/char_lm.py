@@ -41,6 +41,8 @@ class CharLM:
         dropout: probability of dropping; in [0, 1).
         norm: LayerNorm at the start of a residual branch ("pre") or behind its sum ("post").
         qk_norm: whether queries and keys are normalised.
+        base_width: width for which the learning rate was chosen, with `param_groups=mup`; `heads` divides it; None
+            starts the weights in the usual way.
         batch_size: windows per optimizer step, from the run.
         seed: order of the windows, from the run.
     Raises:
@@ -65,8 +67,9 @@ class CharLM:
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
         norm: Literal["pre", "post"] = "pre",
         qk_norm: bool = False,
+        base_width: Annotated[int, Ge(1)] | None = None,
     ) -> None:
-        content = _content(text, width=width, heads=heads)
+        content = _content(text, {"width": width, "base_width": base_width}, heads)
         ids, vocabulary = _encode(content)
         self.digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         splits = _windows(ids, context=context)
@@ -83,6 +86,7 @@ class CharLM:
             dropout=dropout,
             norm=norm,
             qk_norm=qk_norm,
+            base_width=base_width,
         )
 
     def model(self) -> nn.Module:
@@ -120,12 +124,14 @@ class BitsPerChar:
         return {"bits_per_char": loss / math.log(2)}
 
 
-def _content(text: str | None, *, width: int, heads: int) -> str:
+def _content(text: str | None, widths: Mapping[str, int | None], heads: int) -> str:
     """Return the text, or raise with all that is wrong."""
     problems: list[Problem] = []
-    if width % heads:
-        rule = f"must divide task.width={width}, got {heads}"
-        problems.append(Problem("task.heads", rule, f"Set task.heads=1 or task.width={width // heads * heads + heads}"))
+    for name, width in widths.items():
+        if width is not None and width % heads:
+            rule = f"must divide task.{name}={width}, got {heads}"
+            fix = f"Set task.heads=1 or task.{name}={width // heads * heads + heads}"
+            problems.append(Problem("task.heads", rule, fix))
     try:
         content = _help_topics() if text is None else _read(text)
     except ConfigError as error:

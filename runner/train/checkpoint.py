@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError
 from runner.records import Action
+from runner.tasks.described import listed
 from runner.train.average import WeightAverage
 from runner.train.saved import BEST, FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
@@ -150,8 +151,14 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
 
     A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded.
+
+    Raises:
+        ValueError: the groups are others, so that momenta would reach the wrong parameters.
     """
-    arguments = {*inspect.signature(type(optimizer)).parameters, "name"} - {"params"}
+    had, has = ([group.get("name") for group in groups] for groups in (saved["param_groups"], optimizer.param_groups))
+    if had != has:
+        raise ValueError(f"its parameter groups are {listed(had)}, not {listed(has)}")
+    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "frozen_steps"} - {"params"}
     groups = [
         {k: v for k, v in group.items() if k in arguments or k.startswith("initial_")}
         for group in optimizer.param_groups

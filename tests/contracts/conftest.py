@@ -19,6 +19,11 @@ NEEDS = {
     "warmup=untuned": ["optimizer=adamw"],
     "warmup=untuned_exponential": ["optimizer=adamw"],
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
+    "param_groups=patterns": ["++param_groups.rules={vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"],
+    "param_groups=mup": [
+        "++param_groups.base._target_=runner.tasks.mlp.mlp",
+        *(f"++param_groups.base.{value}" for value in ("inputs=64", "hidden=[16,16]", "outputs=10", "dropout=0.0")),
+    ],
 }
 """option -> what it cannot do without"""
 
@@ -37,7 +42,7 @@ def options(group: str) -> list[str]:
 def declare() -> Iterator[Declare]:
     """Overrides -> the checked configuration of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *overrides: checked(to_tree(compose("config", [*overrides, *needs_of(overrides)])))
+        yield lambda *overrides: checked(to_tree(compose("config", [*needs_of(overrides), *overrides])))
 
 
 @pytest.fixture

@@ -51,11 +51,25 @@ def reaches_1(schedule: str, warmup: str, steps: int) -> bool:
 def test_ratios_between_groups_survive(make: Make, schedule: str, warmup: str) -> None:
     if schedule in NEEDS_A_WARMUP and warmup == "none":
         pytest.skip("needs a warmup or a timescale")
-    experiment = make(f"schedule={schedule}", f"warmup={warmup}", "param_groups=no_decay_1d")
-    first, second = experiment.optimizer.param_groups
-    second["initial_lr"] = 0.1 * first["initial_lr"]
+    experiment = make(f"schedule={schedule}", f"warmup={warmup}", "param_groups=layerwise", "param_groups.rate=0.1")
+    groups = experiment.optimizer.param_groups
+    assert [group["initial_lr"] / groups[0]["initial_lr"] for group in groups] == pytest.approx([1.0, 0.1, 0.01])
     for step in (0, 1, 21, 22, 100, 439):
         apply_schedules(experiment.optimizer, experiment.schedules, step, lr_scale=0.5)
-        assert second["lr"] == pytest.approx(0.1 * first["lr"], rel=1e-12)
-        factor = experiment.schedules[("decay", "lr")](step)
-        assert first["lr"] == pytest.approx(first["initial_lr"] * factor * 0.5, rel=1e-12)
+        factor = experiment.schedules[(groups[0]["name"], "lr")](step)
+        for group in groups:
+            assert group["lr"] == pytest.approx(group["initial_lr"] * factor * 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("warmup", options("warmup"))
+def test_a_group_with_a_schedule_of_its_own_keeps_the_warmup_and_leaves_the_others_alone(
+    make: Make, warmup: str
+) -> None:
+    own_schedule = "++param_groups.rules.vectors.schedule._target_=runner.schedules.decays.constant"
+    usual = make(f"warmup={warmup}", "schedule=cosine").schedules[("all", "lr")]
+    steady = make(f"warmup={warmup}", "schedule=constant").schedules[("all", "lr")]
+    declared = [f"warmup={warmup}", "schedule=cosine", "param_groups=patterns", own_schedule]
+    own = make(*declared).schedules
+    for step in (0, 1, 21, 22, 100, 439):
+        assert own[("vectors", "lr")](step) == steady(step)
+        assert own[("rest", "lr")](step) == usual(step)
