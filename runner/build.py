@@ -18,6 +18,7 @@ from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.optim.apply import Schedules
 from runner.optim.groups import Group
+from runner.optim.muon import with_adamw_lr
 from runner.schedules.shape import product
 from runner.signatures import locate
 from runner.tasks.closing import in_use
@@ -125,7 +126,8 @@ def build(config: Config) -> Experiment:
     if problems:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
-    groups: list[Group] = parts["param_groups"](model)
+    adamw_lr = config.optimizer.arguments.get("adamw_lr")
+    groups = with_adamw_lr(parts["param_groups"](model), config.optimizer.lr, adamw_lr)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     schedule = product(parts["warmup"], parts["schedule"])
     return Experiment(

@@ -16,6 +16,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.optim.readout import lr_rules
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tracking.tables import duration, number, print_table, size
@@ -167,6 +168,8 @@ def _show_model(experiment: Experiment) -> None:
         decay, lr = group.get("weight_decay"), group["initial_lr"] * peak[group["name"]]
         rows.append([group["name"], f"{len(group['params']):,}", f"{count:,}", f"{lr:g}", number(decay)])
     print_table(["group", "tensors", "parameters", "lr at peak", "weight decay"], rows)
+    for text in lr_rules(experiment.optimizer):
+        print(text)
 
 
 def _peak(experiment: Experiment) -> dict[str, float]:
