@@ -199,6 +199,7 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
         patience=stop.patience,
         min_delta=stop.min_delta,
         ema_decay=train.ema_decay,
+        refresh_batches=train.refresh_batches,
     )
 
 

@@ -187,6 +187,7 @@ class Train(Section):
     max_seconds: Positive | None
     watch_every: Count
     ema_decay: Fraction | None = None
+    refresh_batches: Count = 50
 
 
 class Resume(Section):

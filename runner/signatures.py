@@ -19,6 +19,17 @@ PROVIDED: Mapping[str, frozenset[str]] = {
 }
 """section -> arguments of its target that the runner fills in by name; others say so by their annotation (`FromRun`)"""
 
+EXTRAS: Mapping[str, str] = {
+    "bitsandbytes": "bitsandbytes",
+    "heavyball": "heavyball",
+    "prodigyopt": "prodigy",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "schedulefree": "schedulefree",
+    "timm": "timm",
+    "torchao": "torchao",
+}
+"""package that a YAML may name -> the extra of this project that installs it"""
+
 _DURATIONS = (Steps, StepsOrZero)
 
 
@@ -127,6 +138,9 @@ def locate(path: str) -> Any:
         if not callable(found):
             raise LookupError("must name a class or a function")
         return found
+    if (extra := EXTRAS.get(parts[0])) is not None:
+        fix = f"Install it: pip install 'stepsize-runner[{extra}]'"
+        raise LookupError(f"must be importable, but {parts[0]} is not installed", "", fix)
     raise LookupError("must be the dotted path of a class or function that can be imported")
 
 
@@ -143,6 +157,11 @@ def has_fused(target: str) -> bool:
         return "fused" in inspect.signature(locate(target)).parameters
     except LookupError:
         return False
+
+
+def averages_itself(optimizer: Any) -> bool:
+    """Whether an optimizer class averages the weights by itself: `eval()` puts the average in place, `train()` back."""
+    return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
 
 
 def as_written(hint: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError
 from runner.records import Action
-from runner.train.average import WeightAverage
+from runner.train.own_average import Average
 from runner.train.saved import FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
@@ -54,7 +54,7 @@ class Checkpoints:
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
-        average: WeightAverage | None = None,
+        average: Average | None = None,
     ) -> None:
         """Write a checkpoint.
 
@@ -96,7 +96,7 @@ class Checkpoints:
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
-        average: WeightAverage | None = None,
+        average: Average | None = None,
     ) -> TrainState | None:
         """Load the source into model, optimizer, scaler, average and generators; return where the run stands.
 

@@ -17,8 +17,8 @@ from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepR
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.average import WeightAverage
 from runner.train.checkpoint import Checkpoints
+from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
@@ -56,7 +56,7 @@ def fit(
         the state at the end; its status is never "running".
     """
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
-    average = WeightAverage(model, plan.ema_decay) if plan.ema_decay is not None else None
+    average = averaging(task, model, optimizer, plan)
     state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
     pending, has_updated = list[_Pending](), False
     apply, deadline = compiled(model, plan), time.monotonic() + (plan.max_seconds or float("inf"))
@@ -184,7 +184,7 @@ def _evaluate(
     task: Task,
     model: nn.Module,
     apply: Callable[..., object],
-    average: WeightAverage | None,
+    average: Average | None,
     state: TrainState,
     plan: TrainPlan,
     watch: Watch,

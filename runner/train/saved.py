@@ -40,6 +40,15 @@ def find_checkpoint(directory: Path, name: str) -> Path:
     return found
 
 
+def has_average(path: Path) -> bool:
+    """Whether a checkpoint keeps averaged weights beside those that are trained.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    return bool(read_checkpoint(path, mmap=True).get("average"))
+
+
 def weights_of(content: dict[str, Any], weights: Weights = "averaged") -> dict[str, torch.Tensor]:
     """Return the weights of a checkpoint by the names that the model gives them."""
     if weights == "raw" or not content.get("average"):
