@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,16 +10,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from runner.assemble import make, refusal
+from runner.assemble import make
+from runner.build_optimizer import build_optimizer
 from runner.check_facts import Facts
-from runner.config import Config, Node, OptimizerNode, Resume, TaskNode, Train
+from runner.config import Config, Node, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.optim.apply import Schedules
-from runner.optim.groups import Group
 from runner.optim.muon import with_adamw_lr
 from runner.schedules.shape import product
-from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
@@ -249,24 +247,6 @@ def _task_facts(node: TaskNode, *, batch_size: int, seed: int) -> _TaskFacts:
 def _data_key(node: TaskNode) -> str:
     """Return what a task is made of, and where, as paths may be relative."""
     return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime'})}"
-
-
-def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.device) -> Optimizer:
-    """Make the optimizer over the groups: fused where torch has it, else foreach, unless the YAML says otherwise.
-
-    Raises:
-        ConfigError: the class refuses its arguments.
-    """
-    parameters = inspect.signature(locate(node.target)).parameters
-    arguments = node.arguments
-    if not {"fused", "foreach"} & arguments.keys() and device.type in ("cpu", "cuda", "mps"):
-        faster = next((name for name in ("fused", "foreach") if name in parameters), None)
-        arguments |= {faster: True} if faster else {}
-    try:
-        optimizer: Optimizer = locate(node.target)([group.as_dict(node.lr) for group in groups], **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError([refusal("optimizer", node, error)]) from error
-    return optimizer
 
 
 def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:

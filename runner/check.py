@@ -20,13 +20,13 @@ from runner.check_optimizer import check_optimizer, wrong_optimizer
 from runner.config import Config, Node, OptimizerNode, Train, nodes
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.signatures import (
-    PROVIDED,
     as_written,
     filled_in,
     hint_at,
     hints_of,
     is_bound_later,
     locate,
+    named_by_runner,
     parameters_of,
 )
 from runner.stand_ins import with_stand_ins
@@ -241,7 +241,7 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
 def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str]:
     """Check that the target takes what the node gives, by name; return the names that it takes from a YAML."""
     parameters = parameters_of(target)
-    provided = PROVIDED.get(key, frozenset()) | filled_in(target).keys()
+    provided = named_by_runner(key, target) | filled_in(target).keys()
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     known = [name for name, p in parameters.items() if p.kind in named and name not in provided]
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -103,10 +103,17 @@ class ModeNode(Node):
 
 
 class OptimizerNode(Node):
-    """An optimizer: `lr` and `typical` are ours, the rest are arguments of the class."""
+    """An optimizer: `lr`, `typical` and `devices` are ours, the rest are arguments of the class.
+
+    Attributes:
+        lr: base learning rate.
+        typical: those in use.
+        devices: types of devices that it runs on; None is all of them.
+    """
 
     lr: Positive
     typical: Typical | None = None
+    devices: list[Literal["cpu", "cuda", "mps"]] | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from runner.errors import nearest, with_place
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation"}),
     "task": frozenset({"batch_size", "seed"}),
-    "optimizer": frozenset({"params"}),
 }
 """section -> arguments of its target that the runner fills in by name; others say so by their annotation (`FromRun`)"""
 
@@ -101,6 +100,11 @@ def durations_of(node: Node) -> dict[str, str | int]:
         elif value is not None and is_duration(hint_at(hints, path)):
             found[path] = value
     return found
+
+
+def named_by_runner(key: str, target: Any) -> frozenset[str]:
+    """Return the arguments that the runner fills in by name, or first: an optimizer begins with its parameters."""
+    return frozenset(list(parameters_of(target))[:1]) if key == "optimizer" else PROVIDED.get(key, frozenset())
 
 
 def filled_in(target: Any) -> dict[str, str]:

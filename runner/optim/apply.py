@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 Schedules = Mapping[tuple[str, str], Callable[[int], float]]
@@ -24,5 +25,8 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
     groups = {group["name"]: group for group in optimizer.param_groups}
     for (name, hyperparameter), schedule in schedules.items():
         group = groups[name]
-        value = group[f"initial_{hyperparameter}"] * schedule(step)
-        group[hyperparameter] = value * lr_scale if hyperparameter == "lr" else value
+        value = group[f"initial_{hyperparameter}"] * schedule(step) * (lr_scale if hyperparameter == "lr" else 1.0)
+        if isinstance(group[hyperparameter], Tensor):  # a compiled optimizer reads it from there
+            group[hyperparameter].fill_(value)
+        else:
+            group[hyperparameter] = value

@@ -17,9 +17,12 @@ def effective_lrs(optimizer: Optimizer) -> dict[str, float | Tensor]:
     It is d * lr where the optimizer estimates a step size d of its own (Prodigy, D-Adaptation), else lr. A number that
     lies on a device stays there: reading it would make the host wait.
     """
-    return {
-        group["name"]: group["lr"] * group["d"] if estimates(group) else group["lr"] for group in _groups(optimizer)
-    }
+    return {group["name"]: _effective_lr(group) for group in optimizer.param_groups}
+
+
+def _effective_lr(group: Mapping[str, Any]) -> float | Tensor:
+    lr: float | Tensor = group["lr"] * group["d"] if estimates(group) else group["lr"]
+    return lr.clone() if isinstance(lr, Tensor) else lr  # the next step writes into it
 
 
 def estimates(group: Mapping[str, Any]) -> bool:
@@ -29,13 +32,8 @@ def estimates(group: Mapping[str, Any]) -> bool:
 
 def lr_rules(optimizer: Optimizer) -> Iterator[str]:
     """Yield, a phrase each, what an unusual optimizer does with the learning rate before the update."""
-    if any(estimates(group) for group in _groups(optimizer)):
+    if any(estimates(group) for group in optimizer.param_groups):
         yield "the learning rate used and recorded is d x lr, where d is what the optimizer estimates"
-    modes = {group["adjust_lr_fn"] or "original": None for group in _groups(optimizer) if "adjust_lr_fn" in group}
+    modes = {group["adjust_lr_fn"] or "original": None for group in optimizer.param_groups if "adjust_lr_fn" in group}
     for mode in modes:
         yield f"Muon moves a matrix by lr x {_MUON_FACTORS[mode]} (adjust_lr_fn={mode})"
-
-
-def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    return groups

@@ -131,13 +131,29 @@ class Checkpoints:
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
 
-    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded.
+    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded. State
+    keeps its number format, where torch would round all of it to that of the parameter.
     """
     arguments = {*inspect.signature(type(optimizer)).parameters, "name", "initial_lr"} - {"params"}
     groups = [{k: v for k, v in group.items() if k in arguments} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, groups, strict=True):
         group.update(configured)
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        if number in saved["state"]:
+            optimizer.state[parameter] = _as_saved(optimizer.state[parameter], saved["state"][number])
+
+
+def _as_saved(loaded: Any, saved: Any) -> Any:
+    if isinstance(saved, torch.Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device, copy=True)
+    if isinstance(saved, dict):
+        return {key: _as_saved(loaded[key], value) for key, value in saved.items()}
+    if isinstance(saved, list | tuple):
+        return type(saved)(_as_saved(one, other) for one, other in zip(loaded, saved, strict=True))
+    return loaded
 
 
 def _kept(path: Path) -> str:
