@@ -56,6 +56,7 @@ def _misuse(optimizer: Optimizer) -> Iterator[Problem]:
     name = type(optimizer).__name__
     if needs_closure(type(optimizer)):
         yield Problem("optimizer", f"must step without a closure, got {name}", "Choose another optimizer")
+        return
     rates = sorted({group["initial_lr"] for group in optimizer.param_groups})
     if estimates(optimizer.param_groups[0]) and len(rates) > 1:
         got = ", ".join(f"{rate:g}" for rate in rates)

@@ -26,8 +26,8 @@ def _effective_lr(group: Mapping[str, Any]) -> float | Tensor:
 
 
 def estimates(group: Mapping[str, Any]) -> bool:
-    """Whether an optimizer estimates the step size of a group: `d`, from `d0` on (Adafactor's `d` is another thing)."""
-    return "d0" in group and "d" in group
+    """Whether an optimizer estimates the step size `d` of a group; that of Adafactor, which never grows, is none."""
+    return "d" in group and "growth_rate" in group
 
 
 def lr_rules(optimizer: Optimizer) -> Iterator[str]:

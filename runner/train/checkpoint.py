@@ -147,12 +147,13 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def _as_saved(loaded: Any, saved: Any) -> Any:
-    if isinstance(saved, torch.Tensor):
+    """Return loaded state with the number formats of the saved one, where a class has not given it another form."""
+    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
         return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device, copy=True)
-    if isinstance(saved, dict):
-        return {key: _as_saved(loaded[key], value) for key, value in saved.items()}
-    if isinstance(saved, list | tuple):
-        return type(saved)(_as_saved(one, other) for one, other in zip(loaded, saved, strict=True))
+    if isinstance(loaded, dict) and isinstance(saved, dict):
+        return {key: _as_saved(value, saved.get(key, value)) for key, value in loaded.items()}
+    if isinstance(loaded, list | tuple) and isinstance(saved, list | tuple) and len(loaded) == len(saved):
+        return type(loaded)(_as_saved(one, other) for one, other in zip(loaded, saved, strict=True))
     return loaded
 
 
