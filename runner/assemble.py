@@ -6,9 +6,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from runner.config import Node, is_node
 from runner.durations import Clock, to_steps
 from runner.errors import AGAINST_EXIT, ConfigError, Problem, RunnerError, TaskError, with_place
+from runner.nodes import Node, is_node
 from runner.signatures import (
     PROVIDED,
     filled_in,
@@ -67,6 +67,8 @@ class _Assembly(NamedTuple):
 
     def of_run(self, what: str) -> Any:
         """Return what an argument annotated with `FromRun` asks for."""
+        if what == "clock":
+            return self.clock
         return self.provided[what] if what in self.provided else getattr(self.clock, what)
 
     def value(self, key: str, value: Any, hints: Mapping[str, Any], path: str) -> Any:

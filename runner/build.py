@@ -12,19 +12,21 @@ from torch.optim import Optimizer
 
 from runner.assemble import make
 from runner.build_optimizer import build_optimizer
+from runner.build_schedules import RunSchedules, build_schedules
 from runner.check_facts import Facts
-from runner.config import Config, Node, Resume, TaskNode, Train
+from runner.config import Config, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
-from runner.optim.apply import Schedules
+from runner.nodes import Node
+from runner.optim.apply import Schedules, keep_initial
+from runner.optim.groups import Group
 from runner.optim.muon import with_adamw_lr
-from runner.schedules.shape import product
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
-from runner.train.saved import FOLDER, find_misfit, steps_made
+from runner.train.saved import BEST, FOLDER, find_misfit, newest, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
 
@@ -69,7 +71,10 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
 
 def checkpoint_source(resume: Resume) -> Path | None:
     """Return the checkpoint to go on from, None for a fresh start."""
-    return Path(resume.source) / FOLDER / f"{resume.checkpoint}.pt" if resume.source is not None else None
+    if resume.source is None:
+        return None
+    folder = Path(resume.source) / FOLDER
+    return newest(folder) if resume.checkpoint == "last" else folder / BEST
 
 
 def hardware(plan: TrainPlan) -> dict[str, str]:
@@ -109,16 +114,19 @@ def build(config: Config) -> Experiment:
     clock = Clock(train.batch_size, task.examples.get("train"))
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
-    warmup_steps = to_steps(config.warmup_duration, clock)
-    provided = {"total_steps": plan.steps, "warmup_steps": warmup_steps}
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
-    nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule, "param_groups": config.param_groups}
+    try:
+        schedules = build_schedules(config, clock)
+        clock = schedules.clock
+    except ConfigError as error:
+        problems += error.problems
+    nodes: dict[str, Node] = {"param_groups": config.param_groups}
     nodes |= {f"detectors.{name}": node for name, node in config.detectors.items()}
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
         try:
-            parts[key] = make(key, node, clock, provided)
+            parts[key] = make(key, node, clock, {"base_lr": config.optimizer.lr, "seed": config.seed})
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -127,17 +135,25 @@ def build(config: Config) -> Experiment:
     adamw_lr = config.optimizer.arguments.get("adamw_lr")
     groups = with_adamw_lr(parts["param_groups"](model), config.optimizer.lr, adamw_lr)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
-    schedule = product(parts["warmup"], parts["schedule"])
+    for hyperparameter in schedules.others:
+        keep_initial(optimizer, hyperparameter)
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules={(group.name, "lr"): schedule for group in groups},
+        schedules=_by_group(groups, schedules),
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
-        warmup_steps=warmup_steps,
+        warmup_steps=schedules.warmup.steps,
         initial_weights=initial_weights,
     )
+
+
+def _by_group(groups: list[Group], schedules: RunSchedules) -> Schedules:
+    """Return (group, hyperparameter) -> factor; groups without a schedule of their own share the run's."""
+    shared = schedules.lr()
+    lrs = {(group.name, "lr"): schedules.lr(group.schedule) if group.schedule else shared for group in groups}
+    return {**lrs, **{(group.name, name): other for group in groups for name, other in schedules.others.items()}}
 
 
 def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:

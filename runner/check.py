@@ -17,8 +17,10 @@ from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.check_optimizer import check_optimizer, wrong_optimizer
-from runner.config import Config, Node, OptimizerNode, Train, nodes
+from runner.check_watch import check_watched, deaf_remedy, early_stop_first, never_judged
+from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
+from runner.nodes import Node, nodes
 from runner.signatures import (
     as_written,
     filled_in,
@@ -32,7 +34,7 @@ from runner.signatures import (
 from runner.stand_ins import with_stand_ins
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import Findings, adapter, fix, fix_of_list, is_for_section, rule, section_fix, shown
+from runner.wording import Findings, fix, fix_of_list, is_for_section, rule, section_fix, shown, validate
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -55,7 +57,9 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     check_init_from(found)
     check_optimizer(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
-        check_facts(found, find_facts)
+        facts = check_facts(found, find_facts)
+        if facts is not None:
+            check_watched(found, splits=facts.examples, goals=facts.goals)
     if found.problems:
         raise ConfigError(found.problems)
     return Config.model_validate(found.sections)
@@ -63,7 +67,9 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime)
+    rules = (
+        _unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, deaf_remedy, early_stop_first, never_judged,
+    )  # fmt: skip
     return [text for rule in rules if (text := rule(config))]
 
 
@@ -235,7 +241,9 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
     given = {*node.arguments, *known[: len(node.positional)]}
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in given:
-            found.add(f"{key}.{name}", "must be given, got nothing", f"Set {key}.{name}=...")
+            later = name == "optimizer" and hint is not None
+            fix_of_missing = f"Set {key}._partial_=true, it is given later" if later else f"Set {key}.{name}=..."
+            found.add(f"{key}.{name}", "must be given, got nothing", fix_of_missing)
 
 
 def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str]:
@@ -257,7 +265,7 @@ def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str
 def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findings) -> None:
     hint = as_written(hint)
     try:
-        adapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+        validate(value, hint)
     except PydanticSchemaGenerationError:
         return
     except ValidationError as error:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from runner.config import Resume, TaskNode, Train, nodes
+from runner.config import Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
+from runner.nodes import nodes
 from runner.signatures import durations_of, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
 
@@ -37,15 +38,15 @@ _STAND_IN = {"_target_": "torch.nn.Identity"}
 FindFacts = Callable[[TaskNode, Train, Resume, int], Facts]
 
 
-def check_facts(found: Findings, find_facts: FindFacts) -> None:
-    """Check the rules that take facts, with safe values in place of what is known to be wrong.
+def check_facts(found: Findings, find_facts: FindFacts) -> Facts | None:
+    """Check the rules that take facts, with safe values in place of what is known to be wrong; return the facts.
 
     A mode that rebuilds a run wants its task and the device, one that trains all of them, any other none.
     """
     mode = found.sections["mode"]
     wrong = {problem.key for problem in found.problems}
     if "task._target_" in wrong or not (mode.trains or (mode.rebuilds and "source" not in wrong)):
-        return
+        return None
     train, resume = found.sections["train"], found.sections["resume"]
     task = _without(found.sections["task"], wrong)
     if "resume.from" in wrong:
@@ -54,15 +55,15 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
         facts = find_facts(task, train, resume, found.sections.get("seed", 0))
     except ConfigError as error:
         found.problems.extend(problem for problem in error.problems if not _follows(problem.key, wrong))
-        return
+        return None
     except CheckpointError as error:
         found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
-        return
+        return None
     _check_device(train, facts, found)
     if mode.trains:
         _check_optimizer(facts, found)
     if not mode.trains:
-        return
+        return None
     _check_batches(train, facts, found)
     if not wrong & {"train.duration", "train.batch_size"}:
         _check_durations(train, facts, found)
@@ -76,6 +77,7 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
         close = nearest(metric, list(facts.goals))
         rule = f"must be a metric of the task ({', '.join(facts.goals)}), got {metric!r}"
         found.add("train.early_stop.metric", rule, f"Set train.early_stop.metric={close or 'loss'}")
+    return facts
 
 
 def check_init_from(found: Findings) -> None:

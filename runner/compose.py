@@ -29,7 +29,7 @@ if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a proce
     sys.path.append(_PLUGINS)
 
 _ABSENT = object()
-_PACKAGES = {"detector": "detectors", "remedy": "remedies"}
+_PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
 
 
 def conf_directory() -> Path:

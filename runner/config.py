@@ -6,7 +6,7 @@ Every model forbids unknown keys; nodes with a `_target_` keep theirs, and `chec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
-from runner.durations import Duration, PositiveDuration
+from runner.durations import PositiveDuration
+from runner.nodes import Node
 
 Finite = Field(allow_inf_nan=False)
 Positive = Annotated[float, Strict(), Gt(0), Finite]
@@ -33,39 +34,6 @@ class Section(BaseModel):
     """A part of the configuration; unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
-
-
-class Node(BaseModel):
-    """A part that names a callable by `_target_`; its other keys are arguments of it."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
-
-    target: str = Field(alias="_target_")
-    partial: bool = Field(default=False, alias="_partial_")
-    positional: list[Any] = Field(default_factory=list, alias="_args_")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The keys that are arguments of the target."""
-        return dict(self.model_extra or {})
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """What names a target of its own inside this node: path below it -> what is written there."""
-        below = leaves({**self.arguments, "_args_": self.positional})
-        return {path: value for path, value in below if is_node(value)}
-
-
-def is_node(value: Any) -> bool:
-    """Whether a value of the YAML names a target."""
-    return isinstance(value, Mapping) and "_target_" in value
-
-
-def leaves(value: Mapping[str, Any] | list[Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted path, value) for all below a mapping or a list; what names a target of its own is one value."""
-    for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-        below = f"{path}.{name}" if path else str(name)
-        yield from leaves(item, below) if isinstance(item, Mapping | list) and not is_node(item) else [(below, item)]
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -119,6 +87,28 @@ class OptimizerNode(Node):
     def arguments(self) -> dict[str, Any]:
         """The keys that are arguments of the class, `lr` included."""
         return {**super().arguments, "lr": self.lr}
+
+
+class ScheduleNode(Node):
+    """A schedule of a hyperparameter.
+
+    Attributes:
+        horizon: length that it is made for, where that is not the length of the run; at least as long.
+        end: whether its end value belongs to the last update (inclusive) or to the step after it.
+    """
+
+    horizon: PositiveDuration | None = None
+    end: Literal["exclusive", "inclusive"] = "exclusive"
+
+
+class LRScheduleNode(ScheduleNode):
+    """The schedule of the learning rate.
+
+    Attributes:
+        min_lr: floor as a learning rate of the groups without a multiplier of their own; the others keep their ratio.
+    """
+
+    min_lr: NonNegative | None = None
 
 
 class TaskNode(Node):
@@ -228,8 +218,10 @@ class Config(Section):
     task: TaskNode
     optimizer: OptimizerNode
     param_groups: Node
-    schedule: Node
+    schedule: LRScheduleNode
     warmup: Node
+    schedule_of: dict[str, ScheduleNode]
+    overlays: dict[str, Node]
     detectors: dict[str, Node]
     remedies: dict[str, Node]
     tracking: Tracking
@@ -241,11 +233,6 @@ class Config(Section):
     tags: dict[str, str | int | float | bool]
     source: str | None
     quiet: bool
-
-    @property
-    def warmup_duration(self) -> Duration:
-        """Length of the warmup, as declared."""
-        return self.warmup.arguments.get("duration", 0)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -267,12 +254,3 @@ class Invocation:
     directory: Path
     sweep: str | None = None
     page: tuple[str, ...] = ()
-
-
-def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
-    """Yield (dotted key, node) for every part of the page that names a target; its own parts are left to it."""
-    for key, section in sections.items():
-        if isinstance(section, Node):
-            yield key, section
-        elif key in ("detectors", "remedies"):
-            yield from ((f"{key}.{name}", node) for name, node in section.items())

@@ -126,3 +126,9 @@ StepsPerEpoch = Annotated[int, FromRun("steps_per_epoch")]
 
 BaseLR = Annotated[float, FromRun("base_lr")]
 """Filled in: `optimizer.lr`, for the few formulas that speak of absolute learning rates."""
+
+RunSeed = Annotated[int, FromRun("seed")]
+"""Filled in: `seed`."""
+
+RunClock = Annotated[Clock, FromRun("clock")]
+"""Filled in: what turns durations into steps, for a factory that makes its parts for stretches of the run."""

@@ -14,9 +14,10 @@ from torch import nn
 
 from runner.build import available_devices, build_task, find_device, make_task, set_up_torch
 from runner.compose import saved_tree
-from runner.config import Config, Node, TaskNode
+from runner.config import Config, TaskNode
 from runner.durations import Clock
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError
+from runner.nodes import Node
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.tracking.directory import CONFIG, ROOT

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 Severity = Literal["info", "warn", "stop"]
-ActionType = Literal["UpdateWeights", "Stop"]
+ActionType = Literal["UpdateWeights", "Stop", "ScaleLR", "Rollback"]
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -89,7 +89,17 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a remedy asks for; the loop carries it out. `cause` is (detector, step of its alarm)."""
+    """What a remedy asks for; the loop carries it out.
+
+    Attributes:
+        step: that of the alarm.
+        remedy: who asks.
+        type: Stop ends the run. ScaleLR sets the product of interventions. Rollback loads the weights of an earlier
+            step, empties the optimizer's state, sets the product of interventions, and keeps the step.
+        arguments: of ScaleLR `lr_scale` and the `factor` that leads to it; of Rollback these and `to_step`.
+        cause: (detector, step of its alarm).
+        message: what it does, for a person; None where the type says it all.
+    """
 
     kind: ClassVar[str] = "action"
     step: int
@@ -97,6 +107,7 @@ class Action:
     type: ActionType
     arguments: Mapping[str, float] = field(default_factory=dict)
     cause: tuple[str, int] | None = None
+    message: str | None = None
 
 
 Record = StepRecord | EvalRecord | Alarm | Action
@@ -123,7 +134,8 @@ class RunResult:
         alarms: number of alarms.
         stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
-        learning_rate: value, where it came from, typical range, what the optimizer makes of it.
+        learning_rate: value, where it came from, typical range, what the optimizer makes of it; what remedies made of
+            it: cuts, raises, rollbacks and the last lr_scale.
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.

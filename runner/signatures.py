@@ -6,11 +6,11 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from runner.config import Node, is_node, leaves
 from runner.durations import Clock, FromRun, Steps, StepsOrZero
 from runner.errors import nearest, with_place
+from runner.nodes import Node, is_node, leaves
 
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation"}),
@@ -54,7 +54,8 @@ def hint_at(hints: Mapping[str, Any], path: str) -> Any:
     name, *below = path.split(".")
     hint = _present(hints.get(name, Any))
     for _ in below:
-        hint = _present(get_args(hint)[-1]) if get_args(hint) else Any
+        members = get_args(get_args(hint)[0] if get_origin(hint) is Annotated else hint)
+        hint = _present(members[-1]) if members else Any
     return hint
 
 
@@ -173,6 +174,8 @@ def as_written(hint: Any) -> Any:
     if is_duration(hint):
         return hint.__metadata__[0]
     members = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return Annotated[(as_written(members[0]), *members[1:])]
     if get_origin(hint) in (Union, UnionType):
         return Union[tuple(as_written(member) for member in members)]  # noqa: UP007
     if any(is_duration(member) for member in members):

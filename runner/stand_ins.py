@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runner.config import is_node
+from runner.nodes import is_node
 
 SAFE: Mapping[str, Any] = {
     "seed": 0,

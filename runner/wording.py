@@ -67,6 +67,21 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation, config=None if is_model else ConfigDict(arbitrary_types_allowed=True))
 
 
+def validate(value: Any, annotation: Any) -> None:
+    """Check a value of the page against a type, without conversions; a list stands for a tuple too.
+
+    Raises:
+        ValidationError: it does not fit.
+        PydanticSchemaGenerationError: pydantic does not know the type.
+    """
+    try:
+        adapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        if not isinstance(value, list) or all(item["type"] != "tuple_type" for item in error.errors()):
+            raise
+        adapter(annotation).validate_python(tuple(value), strict=True)
+
+
 def _in_words(schema: Mapping[str, Any]) -> str:
     """Say what a JSON schema allows, in a few words."""
     if "$ref" in schema or schema.get("type") == "object":
@@ -99,7 +114,7 @@ def fix(key: str, default: Any = inspect.Parameter.empty) -> str:
 def fix_of_list(key: str, value: Any, annotation: Any) -> str:
     """Return what to do about one value where a list belongs; "" where a list of it would not do either."""
     try:
-        adapter(annotation).validate_python((value,), strict=True)
+        validate([value], annotation)
     except (ValidationError, PydanticSchemaGenerationError):
         return ""
     return f"Set {key}={_spelled([value])}"

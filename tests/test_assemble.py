@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from runner.assemble import make
 from runner.check import _check_node
-from runner.config import Node
 from runner.durations import Clock, Steps
 from runner.errors import ConfigError
+from runner.nodes import Node
 from runner.wording import Findings
 
 HERE = "tests.test_assemble"

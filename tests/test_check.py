@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Refusal
+from tests.conftest import ROOT, Refusal
 
 Refuse = Callable[..., Refusal]
 
@@ -13,12 +13,13 @@ TRAIN_KEYS = (
     "ema_decay, eval_every, max_seconds, precision, refresh_batches, threads, watch_every"
 )
 TOP_KEYS = (
-    "detectors, mode, name, notify, optimizer, param_groups, quiet, remedies, resume, schedule, seed, source, tags, "
-    "task, tracking, train, warmup"
+    "detectors, mode, name, notify, optimizer, overlays, param_groups, quiet, remedies, resume, schedule, schedule_of, "
+    "seed, source, tags, task, tracking, train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
 URI = "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
+SCHEDULES = ", ".join(sorted(path.stem for path in (ROOT / "conf/schedule").glob("*.yaml")))
 DURATION = "500 (steps), 10%, 2ep or 64000ex"
 
 MISTAKES: list[tuple[str, str]] = [
@@ -33,9 +34,9 @@ MISTAKES: list[tuple[str, str]] = [
         "Known keys here: metric, min_delta, patience.",
     ),
     # unknown options
-    ("schedule=cosin", "schedule: must be one of constant, cosine, linear, one_cycle, step, got 'cosin'. Did you mean schedule=cosine?"),
-    ("detector=[divergense]", "detector: must be one of divergence, non_finite, got 'divergense'. Did you mean detector=divergence?"),
-    ("schedule=null", "schedule: must be one of constant, cosine, linear, one_cycle, step, got 'None'. Did you mean schedule=cosine?"),
+    ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
+    ("detector=[divergense]", "detector: must be one of divergence, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
+    ("schedule=null", f"schedule: must be one of {SCHEDULES}, got 'None'. Did you mean schedule=cosine?"),
     # learning rate
     ("optimizer.lr=nan", f"optimizer.lr: must be a finite number > 0, got nan. {LR_FIX}"),
     ("optimizer.lr=inf", f"optimizer.lr: must be a finite number > 0, got inf. {LR_FIX}"),
@@ -64,7 +65,7 @@ MISTAKES: list[tuple[str, str]] = [
     # inside _target_ nodes
     (
         "+optimizer.lrr=1",
-        "optimizer.lrr: unknown key, did you mean optimizer.lr? Known keys here: dampening, differentiable, foreach, "
+        "optimizer.lrr: unknown key, did you mean optimizer.lr? Known keys here: dampening, devices, differentiable, foreach, "
         "fused, lr, maximize, momentum, nesterov, typical, weight_decay.",
     ),
     ("optimizer.momentum=abc", "optimizer.momentum: must be a finite number, got 'abc'. Set optimizer.momentum=0, its default."),
@@ -108,6 +109,38 @@ MISTAKES: list[tuple[str, str]] = [
     (
         "train.early_stop.metric=acuracy",
         "train.early_stop.metric: must be a metric of the task (loss, accuracy), got 'acuracy'. Set train.early_stop.metric=accuracy.",
+    ),
+    # detectors and remedies
+    (
+        "detector=[plateau] detectors.plateau.metric=val/acuracy",
+        "detectors.plateau.metric: must be a metric of the task (train/loss, val/loss, val/accuracy), got 'val/acuracy'. "
+        "Set detectors.plateau.metric=val/accuracy.",
+    ),
+    (
+        "detector=[plateau] detectors.plateau.metric=loss",
+        "detectors.plateau.metric: must be <split>/<metric> such as val/loss or train/loss, got 'loss'. "
+        "Set detectors.plateau.metric=val/loss, its default.",
+    ),
+    (
+        "detector=[streak] detectors.streak.metric=val/accuracy",
+        "detectors.streak.mode: must be max for val/accuracy, of which more is better, got 'min'. Set detectors.streak.mode=max.",
+    ),
+    (
+        "task=quadratic detector=[plateau]",
+        "detectors.plateau.metric: must be a metric of the task (train/loss), got 'val/loss'. Set detectors.plateau.metric=train/loss.",
+    ),
+    (
+        "task=quadratic remedy=[restore_best]",
+        "remedies.restore_best: must be left out for a task without a val split, which has no best weights, got "
+        "'runner.remedies.restore_best.RestoreBest'. Set remedy=[reduce_lr,stop].",
+    ),
+    (
+        "remedy=[reduce_lr] remedies.reduce_lr.factor=1",
+        "remedies.reduce_lr.factor: must be a finite number > 0 and < 1, got 1. Set remedies.reduce_lr.factor=0.1, its default.",
+    ),
+    (
+        "remedy=[reduce_lr] remedies.reduce_lr.detectors=plateau",
+        "remedies.reduce_lr.detectors: must be a list, each item text, got 'plateau'. Set remedies.reduce_lr.detectors=[plateau].",
     ),
     # the rest of the page
     ("seed=1.5", "seed: must be an integer >= 0 and < 4294967296, got 1.5. Set seed=0."),
@@ -219,7 +252,7 @@ def test_patience_without_a_val_split_is_refused(refuse: Refuse) -> None:
 
 
 def test_task_without_data_has_no_epochs(refuse: Refuse) -> None:
-    refusal = refuse("task=quadratic", "schedule=step")
+    refusal = refuse("task=quadratic", "schedule=step", "schedule.every=2ep")
     assert refusal.code == 2
     assert "schedule.every: must be in steps, this task has no epochs or examples to count" in refusal.err
 

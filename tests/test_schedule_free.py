@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from runner.load import load_model
 from runner.optim.apply import apply_schedules
 from runner.records import Record, StepRecord
-from runner.schedules.warmups import linear
 from runner.tasks.digits import Digits
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
@@ -111,6 +110,15 @@ def test_average_is_that_of_the_paper() -> None:
         assert model.weight.item() == pytest.approx(y, rel=1e-12)
 
 
+def rise(step: int) -> float:
+    """Return the factor of warmup=linear with 8 steps."""
+    return min(1.0, (step + 1) / 8)
+
+
+def hold(step: int) -> float:
+    return 1.0
+
+
 def test_warmup_of_the_runner_is_that_of_the_package() -> None:
     """The weights of the average follow the largest learning rate so far, which the package reads from the group."""
     trained = []
@@ -119,9 +127,8 @@ def test_warmup_of_the_runner_is_that_of_the_package() -> None:
         model = nn.Linear(3, 2)
         optimizer = over(model, warmup_steps=0 if own else 8)
         optimizer.train()
-        factor = linear(duration=8) if own else lambda step: 1.0
         for step in range(20):
-            apply_schedules(optimizer, {("all", "lr"): factor}, step)
+            apply_schedules(optimizer, {("all", "lr"): rise if own else hold}, step)
             optimizer.zero_grad()
             model(torch.ones(4, 3)).square().mean().backward()
             optimizer.step()

@@ -8,7 +8,8 @@ import pytest
 
 from runner.schedules.cycles import one_cycle
 from runner.schedules.decays import cosine, linear, step
-from runner.schedules.shape import Schedule, product
+from runner.schedules.joins import times
+from runner.schedules.shape import Schedule
 from runner.schedules.warmups import linear as linear_warmup
 from runner.schedules.warmups import none
 
@@ -46,15 +47,15 @@ def test_one_cycle_peaks_once_and_never_rises_after_its_end(total: int) -> None:
 
 
 def test_linear_warmup_learns_at_update_0_and_peaks_at_the_last_of_its_steps() -> None:
-    warmup = linear_warmup(duration=10)
+    warmup = linear_warmup(duration=10).factor
     assert [warmup(t) for t in range(12)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1])
-    assert [linear_warmup(duration=0)(0), none()(0)] == [1.0, 1.0]
+    assert [linear_warmup(duration=0).factor(0), none().factor(0)] == [1.0, 1.0]
 
 
 def test_warmup_and_cosine_join_at_one_peak_and_end_at_the_floor() -> None:
     # torch's CosineAnnealingLR climbs again after T_max; ours holds
     total, warmup = 100, 10
-    factor = product(linear_warmup(duration=warmup), cosine(total_steps=total, warmup_steps=warmup, floor=0.1))
+    factor = times(linear_warmup(duration=warmup).factor, cosine(total_steps=total, warmup_steps=warmup, floor=0.1))
     values = [factor(t) for t in range(total + 1)]
     assert values[warmup - 1] == 1.0
     assert values.count(1.0) == 1

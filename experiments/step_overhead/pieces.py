@@ -21,7 +21,7 @@ from runner.optim.apply import apply_schedules
 from runner.records import StepRecord, to_json
 from runner.remedies.stop import Stop
 from runner.schedules.decays import cosine
-from runner.schedules.shape import product
+from runner.schedules.joins import times
 from runner.schedules.warmups import linear
 from runner.tasks.order import EpochOrder
 from runner.tracking.jsonl import RecordWriter
@@ -87,7 +87,7 @@ def _record() -> StepRecord:
 
 
 def _schedule(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    schedule = product(linear(duration=100), cosine(total_steps=10**6, warmup_steps=100))
+    schedule = times(linear(duration=100).factor, cosine(total_steps=10**6, warmup_steps=100))
     return lambda: apply_schedules(optimizer, {("all", "lr"): schedule}, 500)
 
 

@@ -18,6 +18,7 @@ from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
 from runner.optim.readout import lr_rules
 from runner.records import Record, RunResult, StepRecord
+from runner.remedies.scaling import changes
 from runner.report.figures import curves
 from runner.tracking.address import shown
 from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
@@ -194,6 +195,7 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         best=state.best,
         alarms=state.alarms,
         actions=len(state.actions),
+        learning_rate={**result.learning_rate, **changes(state.actions)},
         stopped_by=asdict(state.alarm) if state.alarm is not None else None,
         seconds=seconds,
         signal=signal,

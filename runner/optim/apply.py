@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 Schedules = Mapping[tuple[str, str], Callable[[int], float]]
 """(name of the parameter group, hyperparameter) -> factor of the step"""
+
+
+_BETAS = {"beta1": 0, "beta2": 1}
 
 
 def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr_scale: float = 1.0) -> None:
@@ -18,15 +22,34 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
 
     Args:
         optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x".
-        schedules: by (group, hyperparameter); what is not named stays as it is.
+        schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of "betas".
         step: optimizer step, 0-based.
         lr_scale: product of the interventions so far, unitless.
     """
     groups = {group["name"]: group for group in optimizer.param_groups}
+    factors: dict[Callable[[int], float], float] = {}  # groups share schedules: each is asked once
     for (name, hyperparameter), schedule in schedules.items():
-        group = groups[name]
-        value = group[f"initial_{hyperparameter}"] * schedule(step) * (lr_scale if hyperparameter == "lr" else 1.0)
-        if isinstance(group[hyperparameter], Tensor):  # a compiled optimizer reads it from there
-            group[hyperparameter].fill_(value)
+        group, factor = groups[name], factors.get(schedule)
+        if factor is None:
+            factor = factors[schedule] = schedule(step)
+        value = group[f"initial_{hyperparameter}"] * factor
+        if hyperparameter in _BETAS:
+            betas = list(group["betas"])
+            betas[_BETAS[hyperparameter]] = value
+            group["betas"] = tuple(betas)
         else:
-            group[hyperparameter] = value
+            _write(group, hyperparameter, value * lr_scale if hyperparameter == "lr" else value)
+
+
+def _write(group: dict[str, Any], hyperparameter: str, value: float) -> None:
+    if isinstance(group[hyperparameter], Tensor):  # a compiled optimizer reads it from there
+        group[hyperparameter].fill_(value)
+    else:
+        group[hyperparameter] = value
+
+
+def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:
+    """Note the value that a schedule multiplies, in every group of the optimizer."""
+    for group in optimizer.param_groups:
+        index = _BETAS.get(hyperparameter)
+        group[f"initial_{hyperparameter}"] = group[hyperparameter] if index is None else group["betas"][index]

@@ -18,12 +18,14 @@ class Group:
         parameters: the parameters, each in exactly one group.
         lr_multiplier: the group's own factor on `optimizer.lr`; unitless.
         hyperparameters: values that replace the optimizer's, such as {"weight_decay": 0.0}.
+        schedule: its own factor of the step in place of the run's schedule; the run's warmup still applies.
     """
 
     name: str
     parameters: list[nn.Parameter]
     lr_multiplier: float = 1.0
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    schedule: Callable[[int], float] | None = None
 
     def as_dict(self, lr: float) -> dict[str, Any]:
         """Return the group as torch.optim takes it; `initial_lr` is the base the schedule multiplies."""

@@ -13,10 +13,12 @@ class History(NamedTuple):
     Attributes:
         actions: actions taken so far in this run, oldest first.
         lr_scale: product of the interventions so far.
+        best_step: updates that the best evaluation so far stands for, whose weights are kept; None before the first.
     """
 
     actions: tuple[Action, ...] = ()
     lr_scale: float = 1.0
+    best_step: int | None = None
 
 
 class Remedy(Protocol):

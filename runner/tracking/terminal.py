@@ -6,6 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -88,9 +89,11 @@ class Terminal:
         elif isinstance(record, Alarm):
             self._alarms += 1
             if record.severity == "stop" or self._is_due(f"alarm {record.detector}"):
-                self._say(Text.assemble(("alarm", "yellow"), f"  {record.message}"))
+                label = ("info", "cyan") if record.severity == "info" else ("alarm", "yellow")
+                self._say(Text.assemble(label, f"  {record.message}"))
         elif record.type == "Stop" or self._is_due(f"action {record.remedy}"):
-            self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}"))
+            what = f": {record.message}" if record.message is not None else ""
+            self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}{what}"))
 
     def end(self, result: RunResult, notes: Iterable[str], *, losses: Sequence[float] = ()) -> None:
         """Print the verdict, the numbers at the end and what to do next.
@@ -236,8 +239,17 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
         rows.append(("loss", f"{line} {rounded(losses[0])} to {rounded(losses[-1])}"))
     if result.alarms:
         rows.append(("alarms", f"{result.alarms:,}"))
+    if "lr_scale" in result.learning_rate:
+        rows.append(("lr", _changes(result.learning_rate)))
     rows.append(("steps", f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"))
     return rows
+
+
+def _changes(learning_rate: Mapping[str, Any]) -> str:
+    """Return what remedies made of the learning rate."""
+    nouns = {"cuts": "cut", "raises": "raise", "rollbacks": "rollback"}
+    counts = [_count(int(learning_rate[key]), noun) for key, noun in nouns.items() if learning_rate[key]]
+    return f"{', '.join(counts)}, at the end {learning_rate['lr_scale']:.4g} of its schedule"
 
 
 def _listed(metrics: Mapping[str, float]) -> str:

@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.records import Action
 from runner.train.own_average import Average
-from runner.train.saved import FOLDER, FORMAT, read_checkpoint
+from runner.train.saved import BEST, FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
 from runner.watch import Watch
 
-_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict"}
+_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict", "is_fresh"}
 
 
 class Checkpoints:
@@ -127,6 +127,22 @@ class Checkpoints:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state
 
+    def restore_best(self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None) -> None:
+        """Give the model, its average and the detectors what they had at the best evaluation of this run.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or is not that of `state.best`.
+        """
+        path = self.folder / BEST
+        content = read_checkpoint(path, mmap=True)
+        if content["state"]["step"] != state.best["step"]:
+            made, wanted = content["state"]["step"], state.best["step"]
+            raise CheckpointError(f"{path}: must hold the weights of step {wanted}, got those of step {made}.")
+        model.load_state_dict(content["model"])
+        if average is not None:
+            average.restore(content)
+        state.watch = watch.restore(content["detectors"])
+
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
@@ -134,8 +150,11 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded. State
     keeps its number format, where torch would round all of it to that of the parameter.
     """
-    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "initial_lr"} - {"params"}
-    groups = [{k: v for k, v in group.items() if k in arguments} for group in optimizer.param_groups]
+    arguments = {*inspect.signature(type(optimizer)).parameters, "name"} - {"params"}
+    groups = [
+        {k: v for k, v in group.items() if k in arguments or k.startswith("initial_")}
+        for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, groups, strict=True):
         group.update(configured)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepR
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.checkpoint import Checkpoints
+from runner.train.checkpoint import Checkpoints, load_optimizer_state
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
 from runner.train.saved import BEST, LAST
@@ -57,8 +58,10 @@ def fit(
     """
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
     average = averaging(task, model, optimizer, plan)
+    pristine = deepcopy(optimizer.state_dict())
+    run = _Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine)
     state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
-    pending, has_updated = list[_Pending](), False
+    pending = list[_Pending]()
     apply, deadline = compiled(model, plan), time.monotonic() + (plan.max_seconds or float("inf"))
     model.train()
     with in_use(task):
@@ -69,22 +72,20 @@ def fit(
             if plan.watch_every > 1:
                 guard_on_device(optimizer, signals)
             # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
-            if plan.looks_at(state.step) or not has_updated:
-                _look(pending, state, plan, watch, on_record)
+            if plan.looks_at(state.step) or state.is_fresh:
+                _look(pending, state, run)
                 if state.alarm is not None:
                     break
             drop = state.last_skipped and not pending
             update(optimizer, scaler, average, drop=drop)
-            has_updated = has_updated or not drop
+            state.is_fresh = state.is_fresh and drop
             state.step += 1
             if plan.evaluates_at(state.step) and "val" in task.examples:
-                _evaluate(task, model, apply, average, state, plan, watch, on_record)
-                if state.best.get("step") == state.step:
-                    checkpoints.save(BEST, state, model, optimizer, scaler, average)
+                _evaluate(apply, state, run)
             if state.step < plan.steps:
                 _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
             if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
-                _look(pending, state, plan, watch, on_record)
+                _look(pending, state, run)
                 checkpoints.save(LAST, state, model, optimizer, scaler, average)
     state.end("finished", "finished")
     return state
@@ -97,17 +98,55 @@ def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
         state.end("finished", f"{OUT_OF_TIME} at step {state.step}")
 
 
-def act(action: Action, alarm: Alarm, state: TrainState) -> None:
+class _Run(NamedTuple):
+    """What the loop works with; `pristine` is the state of the optimizer before its first update."""
+
+    task: Task
+    model: nn.Module
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    average: Average | None
+    plan: TrainPlan
+    watch: Watch
+    checkpoints: Checkpoints
+    on_record: OnRecord
+    pristine: dict[str, Any]
+
+
+def act(action: Action, alarm: Alarm, state: TrainState, run: _Run) -> None:
     """Carry out an action; deliberately the only closed list.
 
     Raises:
         ValueError: an action of a type that the loop does not know.
+        CheckpointError: the weights to go back to cannot be read.
     """
     if action.type == "Stop":
         state.alarm = alarm
         state.end("diverged", f"diverged: {alarm.message}")
+    elif action.type == "ScaleLR":
+        state.lr_scale = action.arguments["lr_scale"]
+    elif action.type == "Rollback":
+        state.lr_scale = action.arguments["lr_scale"]
+        _roll_back(alarm, state, run)
     elif action.type != "UpdateWeights":
-        raise ValueError(f"remedy {action.remedy}: must ask for UpdateWeights or Stop, got {action.type!r}")
+        raise ValueError(
+            f"remedy {action.remedy}: must ask for UpdateWeights, Stop, ScaleLR or Rollback, got {action.type!r}"
+        )
+
+
+def _roll_back(alarm: Alarm, state: TrainState, run: _Run) -> None:
+    """Go on from the best weights with an empty optimizer state; step, generators and fp16 scale stay.
+
+    Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
+    lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
+    """
+    after = state.watch
+    if state.best["step"] != state.step:  # otherwise the best weights are at hand, and not saved yet
+        run.checkpoints.restore_best(state, run.watch, run.model, run.average)
+    if alarm.severity != "stop":
+        state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
+    load_optimizer_state(run.optimizer, deepcopy(run.pristine))
+    state.is_fresh = True
 
 
 class _Pending(NamedTuple):
@@ -145,56 +184,56 @@ class _Pending(NamedTuple):
         )
 
 
-def _look(pending: list[_Pending], state: TrainState, plan: TrainPlan, watch: Watch, on_record: OnRecord) -> None:
+def _look(pending: list[_Pending], state: TrainState, run: _Run) -> None:
     """Bring what is pending to the host, show it to the watch, and do what it asks for."""
     if not pending:
         return
     tensors = [value for step in pending for value in (step.signals.total, step.signals.grad_norm)]
     # one transfer for many steps; for one step two reads are cheaper than a stack
     numbers = torch.stack(tensors).tolist() if len(pending) > 1 else [tensor.item() for tensor in tensors]
+    is_undone = False
     for index, step in enumerate(pending):
         state.examples += step.signals.examples
-        record = step.record(state, plan, numbers[2 * index] / step.signals.weight, numbers[2 * index + 1])
-        state.last_loss, state.last_skipped = record.loss, bool(record.skipped)
-        if state.status == "diverged":
-            on_record(record)  # its update was made before the host knew
+        record = step.record(state, run.plan, numbers[2 * index] / step.signals.weight, numbers[2 * index + 1])
+        state.last_loss = record.loss
+        if state.status == "diverged" or is_undone:
+            run.on_record(record)  # its update was made before the host knew
         else:
-            _observe(record, state, watch, on_record)
+            action = _observe(record, state, run)
+            is_undone = action is not None and action.type == "Rollback"
+        state.last_skipped = is_undone or bool(record.skipped)
     pending.clear()
 
 
-def _observe(record: StepRecord | EvalRecord, state: TrainState, watch: Watch, on_record: OnRecord) -> None:
+def _observe(record: StepRecord | EvalRecord, state: TrainState, run: _Run) -> Action | None:
     """Show a record to the watch; write it, its alarms and the action, and carry the action out."""
-    state.watch, alarms = watch.observe(state.watch, record)
-    on_record(record)
+    state.watch, alarms = run.watch.observe(state.watch, record)
+    run.on_record(record)
     if not alarms:
-        return
+        return None
     for alarm in alarms:
-        on_record(alarm)
+        run.on_record(alarm)
     state.alarms += len(alarms)
-    decision = watch.decide(alarms, History(state.actions, state.lr_scale))
-    if decision is not None:
-        action, alarm = decision
-        on_record(action)
-        state.actions = (*state.actions, action)
-        act(action, alarm, state)
+    best_step = int(state.best["step"]) if state.best else None
+    decision = run.watch.decide(alarms, History(state.actions, state.lr_scale, best_step))
+    if decision is None:
+        return None
+    action, alarm = decision
+    if state.step == run.plan.steps and action.type != "Stop":
+        return None  # no update is left that it could change
+    run.on_record(action)
+    state.actions = (*state.actions, action)
+    act(action, alarm, state, run)
+    return action
 
 
-def _evaluate(
-    task: Task,
-    model: nn.Module,
-    apply: Callable[..., object],
-    average: Average | None,
-    state: TrainState,
-    plan: TrainPlan,
-    watch: Watch,
-    on_record: OnRecord,
-) -> None:
-    """Evaluate the "val" split, keep the best, and stop early when the metric has not gained for too long."""
-    model.eval()
-    with average.applied() if average is not None else nullcontext():
-        metrics = evaluate(task, apply, plan, "val")
-    model.train()
+def _evaluate(apply: Callable[..., object], state: TrainState, run: _Run) -> None:
+    """Evaluate the "val" split, save the best, and stop early when the metric has not gained for too long."""
+    plan = run.plan
+    run.model.eval()
+    with run.average.applied() if run.average is not None else nullcontext():
+        metrics = evaluate(run.task, apply, plan, "val")
+    run.model.train()
     sign = 1.0 if plan.goal == "min" else -1.0
     value, best = sign * metrics[plan.metric], state.best.get(plan.metric)
     improved = value == value and (best is None or value < sign * best - plan.min_delta)
@@ -202,8 +241,9 @@ def _evaluate(
     state.evals_without_gain = 0 if improved else state.evals_without_gain + 1
     if improved:
         state.best = {**metrics, "step": state.step}
-    record = EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved)
-    _observe(record, state, watch, on_record)
+    _observe(EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved), state, run)
+    if improved:
+        run.checkpoints.save(BEST, state, run.model, run.optimizer, run.scaler, run.average)
     if plan.patience is not None and state.evals_without_gain >= plan.patience:
         state.end(
             "finished",

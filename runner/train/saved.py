@@ -29,6 +29,15 @@ def steps_made(path: Path) -> int:
     return int(read_checkpoint(path, mmap=True)["state"]["step"])
 
 
+def newest(folder: Path) -> Path:
+    """Return the checkpoint with the most updates: a run that was killed may have saved its best after its last one."""
+    last, best = folder / LAST, folder / BEST
+    try:
+        return best if steps_made(best) > steps_made(last) else last
+    except CheckpointError:
+        return last
+
+
 def find_checkpoint(directory: Path, name: str) -> Path:
     """Return the checkpoint of a run by its name ("best", "last") or by its path.
 

@@ -21,7 +21,9 @@ class TrainState:
         evals_without_gain: evaluations since then.
         last_eval: metrics of the latest evaluation.
         last_loss: training loss of the latest step.
-        last_skipped: whether the fp16 scaler drops the update of the latest step.
+        last_skipped: whether the update of the latest step is dropped: by the fp16 scaler, or since its gradient is
+            that of weights that a rollback has replaced.
+        is_fresh: whether no update has been made in this launch since the optimizer's state was empty.
         alarms: alarms so far.
         actions: actions so far, updates not counted.
         status: "running" until the run ends.
@@ -38,6 +40,7 @@ class TrainState:
     last_eval: dict[str, float] = field(default_factory=dict)
     last_loss: float = float("nan")
     last_skipped: bool = False
+    is_fresh: bool = True
     alarms: int = 0
     actions: tuple[Action, ...] = ()
     status: Status = "running"

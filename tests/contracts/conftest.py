@@ -11,11 +11,18 @@ from hydra import compose, initialize_config_dir
 
 from runner.build import Experiment, build
 from runner.compose import to_tree
+from runner.config import Config
 from runner.job import checked
 from tests.conftest import ROOT
 
 Make = Callable[..., Experiment]
+Declare = Callable[..., Config]
 NEEDS = {
+    "schedule_of=one_cycle_momentum": ["schedule=one_cycle"],
+    "schedule=lambda": ["++schedule.function._target_=tests.own_parts.halving"],
+    "param_groups=muon": ["optimizer=muon"],
+    "warmup=untuned": ["optimizer=adamw"],
+    "warmup=untuned_exponential": ["optimizer=adamw"],
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
 }
 """option -> what it cannot do without"""
@@ -48,7 +55,13 @@ def missing(name: str) -> list[pytest.MarkDecorator]:
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
-    """Overrides -> the objects of a run."""
+def declare() -> Iterator[Declare]:
+    """Overrides -> the checked configuration of a run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *overrides: build(checked(to_tree(compose("config", [*overrides, *needs_of(overrides)]))))
+        yield lambda *overrides: checked(to_tree(compose("config", [*overrides, *needs_of(overrides)])))
+
+
+@pytest.fixture
+def make(declare: Declare) -> Make:
+    """Overrides -> the objects of a run."""
+    return lambda *overrides: build(declare(*overrides))

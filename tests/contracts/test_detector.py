@@ -9,13 +9,15 @@ import pytest
 
 from runner.detectors.divergence import Divergence
 from runner.detectors.non_finite import NonFinite
-from runner.records import Alarm, StepRecord, from_json, to_json
+from runner.records import Alarm, EvalRecord, StepRecord, from_json, to_json
 from runner.remedies.protocol import History
 from runner.watch import Watch
 from tests.contracts.conftest import Make, options
 
 Curve = Callable[[int], float]
 NAMES = options("detector")
+PROGRESS = {"plateau", "streak"}
+"""detectors that tell how a metric gets on, on every curve"""
 
 
 def record(step: int, loss: float, grad_norm: float = 1.0, skipped: bool | None = None) -> StepRecord:
@@ -46,6 +48,35 @@ def test_detector_is_silent_on_a_clean_curve(make: Make, name: str, curve: str, 
     for step in range(1000):
         state, alarm = detector.update(state, record(step, value(step)))
         assert alarm is None, alarm
+        if step % 20 == 19 and name not in PROGRESS:
+            metrics = {"loss": value(step), "accuracy": 1 / (1 + value(step))}
+            state, alarm = detector.update(state, EvalRecord(step + 1, 0, "val", metrics))
+            assert alarm is None, alarm
+
+
+@pytest.mark.parametrize(
+    ("name", "curve", "severity"),
+    [
+        ("plateau", lambda t: 3 - t / 500, None),
+        ("plateau", lambda t: 2.3, "warn"),
+        ("streak", lambda t: 3 - t / 500, "info"),
+        ("streak", lambda t: 2.3, "warn"),
+    ],
+    ids=["plateau falls", "plateau flat", "streak falls", "streak flat"],
+)
+@pytest.mark.parametrize("metric", ["val/loss", "train/loss"])
+def test_detector_of_progress_tells_how_a_metric_gets_on(
+    make: Make, name: str, curve: Curve, severity: str | None, metric: str
+) -> None:
+    detector = make(f"detector=[{name}]", f"detectors.{name}.metric={metric}").watch.detectors[name]
+    state, found = detector.init(), set()
+    for step in range(1000):
+        seen: list[StepRecord | EvalRecord] = [record(step, curve(step))]
+        seen += [EvalRecord(step + 1, 0, "val", {"loss": curve(step)})] if step % 20 == 19 else []
+        for one in seen:
+            state, alarm = detector.update(state, one)
+            found |= {alarm.severity} if alarm is not None else set()
+    assert found == ({severity} if severity is not None else set())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,18 +85,24 @@ def test_state_survives_json_at_every_step(make: Make, name: str) -> None:
     one, other = watch.start(), watch.start()
     value = noisy(lambda t: 2 * math.exp(t / 100), seed=0, sd=0.3)
     for step in range(300):
-        seen = record(step, value(step))
+        seen: StepRecord | EvalRecord = record(step, value(step))
         one, alarms = watch.observe(one, seen)
         other, same = watch.observe(watch.restore(json.loads(json.dumps(other))), seen)
         assert (one, alarms) == (other, same)
+        if step % 5 == 4:
+            seen = EvalRecord(step + 1, 0, "val", {"loss": value(step)})
+            one, alarms = watch.observe(one, seen)
+            other, same = watch.observe(watch.restore(json.loads(json.dumps(other))), seen)
+            assert (one, alarms) == (other, same)
 
 
 @pytest.mark.parametrize("name", options("remedy"))
-def test_remedy_answers_a_stop_and_leaves_an_info_alone(make: Make, name: str) -> None:
+def test_remedy_answers_a_stop_of_its_detectors_and_leaves_an_info_of_another_alone(make: Make, name: str) -> None:
     remedy = make(f"remedy=[{name}]").watch.remedies[name]
-    asked = remedy.propose(Alarm(3, "x", "stop", {}, "m"), History())
+    detector = getattr(remedy, "detectors", ("y",))[0]
+    asked = remedy.propose(Alarm(3, detector, "stop", {}, "m"), History(best_step=2))
     assert asked is not None
-    assert (asked.step, asked.cause) == (3, ("x", 3))
+    assert (asked.step, asked.cause) == (3, (detector, 3))
     assert from_json(to_json(asked)) == asked
     assert remedy.propose(Alarm(3, "x", "info", {}, "m"), History()) is None
 

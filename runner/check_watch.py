@@ -1,0 +1,91 @@
+"""Rules for detectors and remedies: what they watch must exist, and who asks must be heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from runner.config import Config
+from runner.detectors.metric import TRAIN_LOSS, MetricOfSplit
+from runner.errors import nearest
+from runner.nodes import Node
+from runner.signatures import hints_of, locate
+from runner.wording import Findings
+
+
+def check_watched(found: Findings, *, splits: Mapping[str, int], goals: Mapping[str, Literal["min", "max"]]) -> None:
+    """Check detectors and remedies against the task.
+
+    Args:
+        found: takes the problems; its sections are read.
+        splits: split -> number of examples; empty when the task has no data set.
+        goals: metric of an evaluation -> whether less or more is better.
+    """
+    wrong = {problem.key for problem in found.problems}
+    known = {TRAIN_LOSS: "min"}
+    known |= {f"val/{name}": goal for name, goal in goals.items()} if "val" in splits else {}
+    for name, node in found.sections.get("detectors", {}).items():
+        if not any(key.startswith(f"detectors.{name}.") for key in wrong):
+            for argument, metric in _metrics(node):
+                _check_metric(f"detectors.{name}", argument, metric, node.arguments.get("mode"), known, found)
+    for name, node in found.sections.get("remedies", {}).items():
+        if node.target.endswith(".RestoreBest") and "val" not in splits:
+            rule = f"must be left out for a task without a val split, which has no best weights, got {node.target!r}"
+            found.add(f"remedies.{name}", rule, "Set remedy=[reduce_lr,stop]")
+
+
+def _check_metric(key: str, argument: str, metric: str, mode: Any, known: Mapping[str, str], found: Findings) -> None:
+    if metric not in known:
+        close = nearest(metric, list(known)) or next(iter(known))
+        rule = f"must be a metric of the task ({', '.join(known)}), got {metric!r}"
+        found.add(f"{key}.{argument}", rule, f"Set {key}.{argument}={close}")
+    elif mode is not None and mode != known[metric]:
+        better = "less" if known[metric] == "min" else "more"
+        rule = f"must be {known[metric]} for {metric}, of which {better} is better, got {mode!r}"
+        found.add(f"{key}.mode", rule, f"Set {key}.mode={known[metric]}")
+
+
+def _metrics(node: Node) -> Iterator[tuple[str, str]]:
+    """Yield (argument, metric) for each argument of a detector that names a metric of a split."""
+    try:
+        hints = hints_of(locate(node.target))
+    except LookupError:
+        return
+    yield from ((name, value) for name, value in node.arguments.items() if hints.get(name) == MetricOfSplit)
+
+
+def deaf_remedy(config: Config) -> str:
+    """Say that a remedy waits for a detector that is not active."""
+    active = list(config.detectors)
+    for name, node in config.remedies.items():
+        asked = node.arguments.get("detectors")
+        missing = [detector for detector in asked if detector not in active] if isinstance(asked, list) else []
+        if missing:
+            return (
+                f"remedies.{name}.detectors: {', '.join(missing)} is not active, so {name} never answers it. "
+                f"Set detector=[{','.join([*active, *missing])}]."
+            )
+    return ""
+
+
+def early_stop_first(config: Config) -> str:
+    """Say that the run ends before its first plateau."""
+    stop = config.train.early_stop
+    for name, node in config.detectors.items():
+        patience, metric = node.arguments.get("patience"), node.arguments.get("metric")
+        if metric != f"val/{stop.metric}" or not isinstance(patience, int) or stop.patience is None:
+            continue
+        if stop.patience <= patience:
+            return (
+                f"train.early_stop.patience: {stop.patience} ends the run before detector {name} with its patience of "
+                f"{patience} finds anything. Set train.early_stop.patience={2 * patience + 2} or more."
+            )
+    return ""
+
+
+def never_judged(config: Config) -> str:
+    """Say that a metric of the val split is watched that is computed at the end only."""
+    watched = [name for name, node in config.detectors.items() if any(m != TRAIN_LOSS for _, m in _metrics(node))]
+    if not watched or config.train.eval_every is not None:
+        return ""
+    return f"train.eval_every: null evaluates at the end only, so detector {watched[0]} finds nothing. Set it to 5%."

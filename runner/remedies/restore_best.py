@@ -1,0 +1,56 @@
+"""Go back to the best weights, and reduce the learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import validate_call
+
+from runner.records import Action, Alarm
+from runner.remedies.protocol import History
+from runner.remedies.reduce_lr import ReduceLR
+
+
+class RestoreBest:
+    """At each alarm of its detectors go on from the best weights, with an empty optimizer state and a lower rate.
+
+    The step stays, so the batches of the stretch that is undone are not seen again. Before the first evaluation there
+    are no best weights: then only the learning rate falls. What cannot be cut any further is not restored either.
+
+    Args:
+        detectors: as in `ReduceLR`, with the other arguments.
+        factor: as there.
+        min_scale: as there.
+        eps: as there.
+        max_cuts: as there.
+    """
+
+    @validate_call
+    def __init__(
+        self,
+        *,
+        detectors: tuple[str, ...] = ("plateau",),
+        factor: Annotated[float, Gt(0), Lt(1)] = 0.1,
+        min_scale: Annotated[float, Ge(0), Le(1)] = 0.0,
+        eps: Annotated[float, Ge(0)] = 1e-8,
+        max_cuts: Annotated[int, Ge(1)] | None = None,
+    ) -> None:
+        self.detectors = detectors
+        self.reduce = ReduceLR(detectors=detectors, factor=factor, min_scale=min_scale, eps=eps, max_cuts=max_cuts)
+
+    def propose(self, alarm: Alarm, history: History) -> Action | None:
+        """Return a Rollback to the best weights, a ScaleLR when there are none, None when nothing is left to cut."""
+        cut = self.reduce.propose(alarm, history)
+        if cut is None:
+            return None
+        if history.best_step is None:
+            return replace(cut, remedy="restore_best", message=f"no best weights yet, so only the {cut.message}")
+        return replace(
+            cut,
+            remedy="restore_best",
+            type="Rollback",
+            arguments={**cut.arguments, "to_step": history.best_step},
+            message=f"weights of step {history.best_step:,}, empty optimizer state, {cut.message}",
+        )

@@ -1,0 +1,89 @@
+"""Schedules made of other schedules."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated
+
+from annotated_types import MinLen
+from pydantic import validate_call
+
+from runner.durations import Clock, RunClock, Steps
+from runner.schedules.shape import ASchedule, Schedule, in_order
+
+
+@validate_call
+def product(*, schedules: Annotated[Mapping[str, ASchedule], MinLen(1)]) -> Schedule:
+    """Multiply schedules, each of them over the whole run.
+
+    factor(t) = m_1(t) m_2(t) ...
+
+    Args:
+        schedules: name -> schedule.
+    Source: torch.optim.lr_scheduler.ChainedScheduler.
+    """
+    return times(*schedules.values())
+
+
+def times(*schedules: Schedule) -> Schedule:
+    """Return the schedule whose factor is the product of the given ones."""
+    if len(schedules) == 1:
+        return schedules[0]
+
+    def factor(step: int) -> float:
+        return math.prod(schedule(step) for schedule in schedules)
+
+    return factor
+
+
+@validate_call
+def sequential(
+    *,
+    clock: RunClock,
+    stages: Annotated[Mapping[str, Callable[[Clock], Schedule]], MinLen(1)],
+    boundaries: Sequence[Steps],
+    continuous: bool = False,
+) -> Schedule:
+    """Follow one schedule after the other, each as if its stage were the whole run.
+
+    factor(t) = c_i m_i(t - b_i) for b_i <= t < b_(i+1), with b_0 = 0; c_i = 1, or what makes it continuous
+
+    Args:
+        clock: of the run.
+        stages: name -> schedule, in order; each is made for the length of its stage, the first with the run's warmup.
+        boundaries: steps at which the second, third ... stage begins; in order, inside the run.
+        continuous: whether a stage begins at the factor at which the one before has ended.
+    Raises:
+        ValueError: not one boundary fewer than stages; out of order or beyond the run.
+    Source: torch.optim.lr_scheduler.SequentialLR; continuous as in OLMo-core.
+    """
+    total_steps = clock.total_steps or 0
+    if len(boundaries) != len(stages) - 1:
+        wanted = f"one fewer than the {len(stages)} stages"
+        raise ValueError(f"boundaries: must be {wanted}, got {len(boundaries)}")
+    bounds = [0, *in_order("boundaries", boundaries, total_steps=total_steps), total_steps]
+    parts = [
+        stage(clock._replace(total_steps=end - begin, warmup_steps=0 if begin else clock.warmup_steps))
+        if end > begin
+        else _nothing
+        for stage, (begin, end) in zip(stages.values(), pairwise(bounds), strict=True)
+    ]
+    scales = [1.0]
+    for index in range(1, len(parts)):
+        begin, end = bounds[index - 1], bounds[index]
+        reached, next_start = scales[-1] * parts[index - 1](end - begin), parts[index](0)
+        scales.append(reached / next_start if continuous and next_start else 1.0)
+
+    def factor(step: int) -> float:
+        index = bisect_right(bounds, step, hi=len(parts)) - 1
+        return scales[index] * parts[index](step - bounds[index])
+
+    return factor
+
+
+def _nothing(step: int) -> float:
+    """Stand in for a stage without a step."""
+    return 1.0

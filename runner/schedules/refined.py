@@ -1,0 +1,51 @@
+"""A schedule from the gradient norms that an earlier run has recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from runner.schedules.shape import Schedule, between
+
+
+def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoothing: float, power: float) -> Schedule:
+    """Spend most of the learning rate where gradients are small, and anneal because little is left to come.
+
+    w_t = G_t^-a, factor(t) = w_t (w_(t+1) + w_(t+2) + ...) divided by its largest value, with G the norms, smoothed by
+    a running median and stretched over the body of the run; 0 from t = T on.
+
+    Args:
+        norms: global L2 norms of the gradient, one a step; values that are not finite or not > 0 are left out.
+        total_steps: T, steps of the run.
+        warmup_steps: W; the body begins at t0 = max(W - 1, 0).
+        smoothing: width of the median, as a share of the norms; in [0, 1].
+        power: a; 2 for SGD. The paper takes 1, and L1 norms, for Adam.
+    Raises:
+        ValueError: fewer than two norms that can be used.
+    Source: Defazio et al. 2023, arXiv:2310.07831, algorithm 1, and the code published with it.
+    """
+    usable = [norm for norm in norms if math.isfinite(norm) and norm > 0]
+    if len(usable) < 2:
+        raise ValueError(f"source: must have recorded at least two finite gradient norms > 0, got {len(usable)}")
+    start, smooth = max(warmup_steps - 1, 0), _running_median(usable, round(smoothing * len(usable)))
+    body = max(total_steps - start, 1)
+    places = [(len(smooth) - 1) * step / body for step in range(body + 1)]
+    weights = [_at(smooth, place) ** -power for place in places]
+    left, factors = 0.0, [0.0] * (body + 1)
+    for step in reversed(range(body + 1)):
+        factors[step] = weights[step] * left
+        left += weights[step]
+    highest = max(factors)
+    return lambda step: factors[min(max(step - start, 0), body)] / highest
+
+
+def _running_median(values: Sequence[float], width: int) -> list[float]:
+    """Return the median of the `width` values around each; at the ends of those that there are."""
+    half = width // 2
+    return [median(values[max(0, index - half) : index + half + 1]) for index in range(len(values))]
+
+
+def _at(values: Sequence[float], place: float) -> float:
+    below = min(int(place), len(values) - 2)
+    return between(values[below], values[below + 1], place - below)

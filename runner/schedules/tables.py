@@ -1,0 +1,116 @@
+"""Schedules written down point by point."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from annotated_types import Ge, Gt, MinLen
+from pydantic import validate_call
+
+from runner.durations import StepsOrZero, TotalSteps
+from runner.schedules.shape import Schedule, between, in_order
+
+Times = Annotated[Sequence[StepsOrZero], MinLen(1)]
+Values = Annotated[Sequence[Annotated[float, Ge(0)]], MinLen(1)]
+
+
+@validate_call
+def piecewise_constant(*, total_steps: TotalSteps, times: Times, values: Values) -> Schedule:
+    """Take each value from its time on.
+
+    factor(t) = v_i for time_i <= t < time_(i+1); the first value holds before, the last one after
+
+    Args:
+        total_steps: T, steps of the run.
+        times: in optimizer steps, in order, inside the run.
+        values: factors, one a time; >= 0.
+    Raises:
+        ValueError: times out of order or beyond the run; not one value a time.
+    """
+    places = _table(times, values, total_steps)
+    return lambda step: values[max(bisect_right(places, step) - 1, 0)]
+
+
+@validate_call
+def piecewise_linear(*, total_steps: TotalSteps, times: Times, values: Values) -> Schedule:
+    """Draw straight lines between points.
+
+    factor(t) = v_i + (v_(i+1) - v_i) (t - time_i) / (time_(i+1) - time_i); the ends are held
+
+    Args:
+        total_steps: T, steps of the run.
+        times: in optimizer steps, in order, inside the run.
+        values: factors, one a time; >= 0.
+    Raises:
+        ValueError: times out of order or beyond the run; not one value a time.
+    """
+    places = _table(times, values, total_steps)
+
+    def factor(step: int) -> float:
+        after = bisect_right(places, step)
+        if after in (0, len(places)):
+            return values[min(after, len(values) - 1)]
+        begin, end = places[after - 1], places[after]
+        return between(values[after - 1], values[after], (step - begin) / (end - begin))
+
+    return factor
+
+
+@validate_call
+def chebyshev(
+    *, total_steps: TotalSteps, low: Annotated[float, Gt(0)] = 0.05, high: Annotated[float, Gt(0)] = 1.0
+) -> Schedule:
+    """Take the reciprocal Chebyshev nodes of a spectrum in an order that keeps rounding errors small.
+
+    factor(t) = 1 / ((M + m)/2 - (M - m)/2 cos((k(t) + 1/2) pi / n)), n = T rounded up to a power of two, k the fractal
+    permutation of 0 .. n-1. Single factors go up to 1/m: for experiments with methods, not for everyday training.
+
+    Args:
+        total_steps: T, steps of the run.
+        low: m, smallest curvature relative to the largest; > 0.
+        high: M, largest; > m.
+    Raises:
+        ValueError: low >= high.
+    Source: Agarwal, Goel & Zhang 2021, arXiv:2103.01338.
+    """
+    if low >= high:
+        raise ValueError(f"low: must be less than high={high:g}, got {low:g}")
+    order = [0]
+    while len(order) < total_steps:
+        order = [index for place in order for index in (place, 2 * len(order) - 1 - place)]
+    middle, radius = (high + low) / 2, (high - low) / 2
+
+    def factor(step: int) -> float:
+        node = order[min(step, total_steps - 1)]
+        return 1.0 / (middle - radius * math.cos((node + 0.5) * math.pi / len(order)))
+
+    return factor
+
+
+@validate_call
+def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) -> Schedule:
+    """Take the factor from a function of the user's own; it is asked for every step of the run beforehand.
+
+    factor(t) = function(t) for t <= T, held after
+
+    Args:
+        total_steps: T, steps of the run.
+        function: step -> factor; finite, >= 0, without a state.
+    Raises:
+        ValueError: a factor that is no number, negative or not finite; the step is named.
+    """
+    for step in range(total_steps + 1):
+        value = function(step)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < float("inf"):
+            raise ValueError(f"function: must return a finite number >= 0 at every step, got {value!r} at step {step}")
+    return lambda step: float(function(min(step, total_steps)))
+
+
+def _table(times: Sequence[int], values: Sequence[float], total_steps: int) -> list[int]:
+    if len(times) != len(values):
+        raise ValueError(f"values: must be one for each of the {len(times)} times, got {len(values)}")
+    return in_order("times", times, total_steps=total_steps)
