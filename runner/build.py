@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,15 +11,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.assemble import make, refusal
+from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.check_facts import Facts
-from runner.config import Config, OptimizerNode, Resume, TaskNode, Train
+from runner.config import Config, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.nodes import Node
 from runner.optim.apply import Schedules, keep_initial
 from runner.optim.freezing import zero_while_frozen
 from runner.optim.groups import Group, Grouping, Settings, make_groups
+from runner.optim.muon import with_adamw_lr
 from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
@@ -139,6 +140,7 @@ def build(config: Config) -> Experiment:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
     groups = _groups(config.param_groups, parts["param_groups"], model)
+    groups = with_adamw_lr(groups, config.optimizer.lr, config.optimizer.arguments.get("adamw_lr"))
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
     for hyperparameter in schedules.others:
         keep_initial(optimizer, hyperparameter)
@@ -229,6 +231,7 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
         patience=stop.patience,
         min_delta=stop.min_delta,
         ema_decay=train.ema_decay,
+        refresh_batches=train.refresh_batches,
     )
 
 
@@ -278,24 +281,6 @@ def _task_facts(node: TaskNode, *, batch_size: int, seed: int) -> _TaskFacts:
 def _data_key(node: TaskNode) -> str:
     """Return what a task is made of, and where, as paths may be relative."""
     return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime'})}"
-
-
-def build_optimizer(node: OptimizerNode, groups: list[Group], device: torch.device) -> Optimizer:
-    """Make the optimizer over the groups: fused where torch has it, else foreach, unless the YAML says otherwise.
-
-    Raises:
-        ConfigError: the class refuses its arguments.
-    """
-    parameters = inspect.signature(locate(node.target)).parameters
-    arguments = node.arguments
-    if not {"fused", "foreach"} & arguments.keys() and device.type in ("cpu", "cuda", "mps"):
-        faster = next((name for name in ("fused", "foreach") if name in parameters), None)
-        arguments |= {faster: True} if faster else {}
-    try:
-        optimizer: Optimizer = locate(node.target)([group.as_dict(node.lr) for group in groups], **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError([refusal("optimizer", node, error)]) from error
-    return optimizer
 
 
 def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:

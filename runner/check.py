@@ -17,20 +17,19 @@ from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.check_groups import check_group_rules
+from runner.check_optimizer import check_optimizer, wrong_optimizer
 from runner.check_watch import check_watched, deaf_remedy, early_stop_first, never_judged
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.nodes import Node, nodes
 from runner.signatures import (
-    PROVIDED,
     as_written,
     filled_in,
-    has_fused,
     hint_at,
     hints_of,
     is_bound_later,
     locate,
-    needs_closure,
+    named_by_runner,
     parameters_of,
     spread,
 )
@@ -59,7 +58,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     check_group_rules(found)
     _check_paths(found)
     check_init_from(found)
-    _check_watch_every(found)
+    check_optimizer(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
         if facts is not None:
@@ -214,17 +213,6 @@ def _check_paths(found: Findings) -> None:
         )
 
 
-def _check_watch_every(found: Findings) -> None:
-    """Between two looks at the loss, only a fused optimizer can drop a bad update by itself."""
-    train, optimizer = found.sections.get("train"), found.sections.get("optimizer")
-    if train is None or optimizer is None or train.watch_every == 1:
-        return
-    chosen = {name for name in ("foreach", "differentiable") if optimizer.arguments.get(name)}
-    if not has_fused(optimizer.target) or chosen or optimizer.arguments.get("fused") is False:
-        rule = f"must be 1 with an optimizer that is not fused, got {train.watch_every}"
-        found.add("train.watch_every", rule, "Set train.watch_every=1, or optimizer=sgd, adam, adamw or adagrad")
-
-
 def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> None:
     """Bind the arguments of a node to the signature of its target, names and types, and those of its parts."""
     try:
@@ -235,7 +223,7 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
         fix = f"Set {key}._target_={close}" if close else fix or "Give the dotted path of a class or function"
         found.add(f"{key}._target_", f"{rule}, got {node.target!r}", fix)
         return
-    wrong = _wrong_optimizer(target) if isinstance(node, OptimizerNode) else ""
+    wrong = wrong_optimizer(target) if isinstance(node, OptimizerNode) else ""
     if wrong:
         found.add(f"{key}._target_", f"{wrong}, got {node.target!r}", "Choose another optimizer")
         return
@@ -266,7 +254,7 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
 def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str]:
     """Check that the target takes what the node gives, by name; return the names that it takes from a YAML."""
     parameters = parameters_of(target)
-    provided = PROVIDED.get(key, frozenset()) | filled_in(target).keys()
+    provided = named_by_runner(key, target) | filled_in(target).keys()
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     known = [name for name, p in parameters.items() if p.kind in named and name not in provided]
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -277,13 +265,6 @@ def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str
             reserved = [n for n in type(node).model_fields if n not in ("target", "partial", "positional")]
             found.problems.append(unknown_key(f"{key}.{name}", sorted({*known, *reserved})))
     return known
-
-
-def _wrong_optimizer(target: Any) -> str:
-    """Return the rule that an optimizer's target breaks, "" when it breaks none."""
-    if not inspect.isclass(target) or not issubclass(target, locate("torch.optim.Optimizer")):
-        return "must be a class of optimizers, like those of torch.optim"
-    return "must step without a closure" if needs_closure(target) else ""
 
 
 def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findings) -> None:

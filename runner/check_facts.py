@@ -60,6 +60,8 @@ def check_facts(found: Findings, find_facts: FindFacts) -> Facts | None:
         found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
         return None
     _check_device(train, facts, found)
+    if mode.trains:
+        _check_optimizer(facts, found)
     if not mode.trains:
         return None
     _check_batches(train, facts, found)
@@ -113,6 +115,16 @@ def _check_device(train: Train, facts: Facts, found: Findings) -> None:
         found.add("train.device", rule, "Set train.device=auto")
     elif train.precision == "fp16" and facts.device == "cpu":
         found.add("train.precision", "must be fp32 or bf16 on a CPU, got 'fp16'", "Set train.precision=bf16")
+
+
+def _check_optimizer(facts: Facts, found: Findings) -> None:
+    """Whether the optimizer runs on the device of the run."""
+    optimizer = found.sections.get("optimizer")
+    if optimizer is not None and optimizer.devices and facts.device not in (None, *optimizer.devices):
+        needed = " or ".join(optimizer.devices)
+        rule = f"must be an optimizer that runs on {facts.device}, got {optimizer.target!r}, which needs {needed}"
+        there = next((name for name in facts.devices if name.partition(":")[0] in optimizer.devices), None)
+        found.add("optimizer._target_", rule, f"Set train.device={there}" if there else "Choose another optimizer")
 
 
 def _check_batches(train: Train, facts: Facts, found: Findings) -> None:

@@ -71,10 +71,17 @@ class ModeNode(Node):
 
 
 class OptimizerNode(Node):
-    """An optimizer: `lr` and `typical` are ours, the rest are arguments of the class."""
+    """An optimizer: `lr`, `typical` and `devices` are ours, the rest are arguments of the class.
+
+    Attributes:
+        lr: base learning rate.
+        typical: those in use.
+        devices: types of devices that it runs on; None is all of them.
+    """
 
     lr: Positive
     typical: Typical | None = None
+    devices: list[Literal["cpu", "cuda", "mps"]] | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -177,6 +184,7 @@ class Train(Section):
     max_seconds: Positive | None
     watch_every: Count
     ema_decay: Fraction | None = None
+    refresh_batches: Count = 50
 
 
 class Resume(Section):

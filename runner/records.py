@@ -28,11 +28,12 @@ class StepRecord:
         step: optimizer step, 0-based.
         time_ms: wall clock, milliseconds since 1970.
         loss: mean training loss of the batch (task's unit, nats for cross entropy).
-        lr: learning rate used by the first parameter group.
+        lr: learning rate used by the first parameter group; d * lr where the optimizer estimates a step size d.
         grad_norm: global L2 norm of the gradient before clipping.
         examples: training examples seen so far, this batch included.
         lr_scale: product of interventions; 1.0 when nobody intervened.
         lrs: learning rate of every group, when they differ.
+        lr_nominal: what `optimizer.lr`, schedule and interventions give, where `lr` is d times that.
         clipped: whether the gradient was clipped; None when clipping is off.
         skipped: True when the fp16 scaler dropped this update.
         prev_update_norm: L2 norm of the previous update, when a detector asks for it.
@@ -48,6 +49,7 @@ class StepRecord:
     examples: int
     lr_scale: float = 1.0
     lrs: Mapping[str, float] | None = None
+    lr_nominal: float | None = None
     clipped: bool | None = None
     skipped: bool | None = None
     prev_update_norm: float | None = None
@@ -132,8 +134,8 @@ class RunResult:
         alarms: number of alarms.
         stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
-        learning_rate: value, where it came from, typical range; what remedies made of it: cuts, raises, rollbacks and
-            the last lr_scale.
+        learning_rate: value, where it came from, typical range, what the optimizer makes of it; what remedies made of
+            it: cuts, raises, rollbacks and the last lr_scale.
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.

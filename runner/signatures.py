@@ -17,9 +17,19 @@ from runner.nodes import Node, is_node, leaves
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation"}),
     "task": frozenset({"batch_size", "seed"}),
-    "optimizer": frozenset({"params"}),
 }
 """section -> arguments of its target that the runner fills in by name; others say so by their annotation (`FromRun`)"""
+
+EXTRAS: Mapping[str, str] = {
+    "bitsandbytes": "bitsandbytes",
+    "heavyball": "heavyball",
+    "prodigyopt": "prodigy",
+    "pytorch_optimizer": "pytorch-optimizer",
+    "schedulefree": "schedulefree",
+    "timm": "timm",
+    "torchao": "torchao",
+}
+"""package that a YAML may name -> the extra of this project that installs it"""
 
 _DURATIONS = (Steps, StepsOrZero)
 
@@ -122,6 +132,11 @@ def durations_of(node: Node) -> dict[str, str | int]:
     return found
 
 
+def named_by_runner(key: str, target: Any) -> frozenset[str]:
+    """Return the arguments that the runner fills in by name, or first: an optimizer begins with its parameters."""
+    return frozenset(list(parameters_of(target))[:1]) if key == "optimizer" else PROVIDED.get(key, frozenset())
+
+
 def filled_in(target: Any) -> dict[str, str]:
     """Return the arguments of a class or function that the runner fills in: argument -> what of the run."""
     marks = {
@@ -157,6 +172,9 @@ def locate(path: str) -> Any:
         if not callable(found):
             raise LookupError("must name a class or a function")
         return found
+    if (extra := EXTRAS.get(parts[0])) is not None:
+        fix = f"Install it: pip install 'stepsize-runner[{extra}]'"
+        raise LookupError(f"must be importable, but {parts[0]} is not installed", "", fix)
     raise LookupError("must be the dotted path of a class or function that can be imported")
 
 
@@ -173,6 +191,11 @@ def has_fused(target: str) -> bool:
         return "fused" in inspect.signature(locate(target)).parameters
     except LookupError:
         return False
+
+
+def averages_itself(optimizer: Any) -> bool:
+    """Whether an optimizer class averages the weights by itself: `eval()` puts the average in place, `train()` back."""
+    return all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
 
 
 def as_written(hint: Any) -> Any:

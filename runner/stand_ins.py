@@ -26,6 +26,7 @@ SAFE: Mapping[str, Any] = {
         "max_seconds": None,
         "watch_every": 1,
         "ema_decay": None,
+        "refresh_batches": 1,
     },
 }
 _OF_NODES: Mapping[str, Any] = {"lr": 1.0}  # what has no default

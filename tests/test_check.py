@@ -10,7 +10,7 @@ Refuse = Callable[..., Refusal]
 
 TRAIN_KEYS = (
     "accumulate, batch_size, checkpoint_every, clip_norm, compile, deterministic, device, duration, early_stop, "
-    "ema_decay, eval_every, max_seconds, precision, threads, watch_every"
+    "ema_decay, eval_every, max_seconds, precision, refresh_batches, threads, watch_every"
 )
 TOP_KEYS = (
     "detectors, mode, name, notify, optimizer, overlays, param_groups, quiet, remedies, resume, schedule, schedule_of, "
@@ -65,12 +65,12 @@ MISTAKES: list[tuple[str, str]] = [
     # inside _target_ nodes
     (
         "+optimizer.lrr=1",
-        "optimizer.lrr: unknown key, did you mean optimizer.lr? Known keys here: dampening, differentiable, foreach, "
+        "optimizer.lrr: unknown key, did you mean optimizer.lr? Known keys here: dampening, devices, differentiable, foreach, "
         "fused, lr, maximize, momentum, nesterov, typical, weight_decay.",
     ),
     ("optimizer.momentum=abc", "optimizer.momentum: must be a finite number, got 'abc'. Set optimizer.momentum=0, its default."),
     ("optimizer.momentum=nan", "optimizer.momentum: must be a finite number, got nan. Leave optimizer.momentum out for its default."),
-    ("optimizer.momentum=-1", "optimizer: must be accepted by torch.optim.SGD, which says: Invalid momentum value: -1. Change optimizer."),
+    ("optimizer.momentum=-1", "optimizer.momentum: must be a number >= 0, got -1. Set optimizer.momentum=0."),
     (
         "optimizer._target_=torch.optim.SDG",
         "optimizer._target_: must name something that exists, got 'torch.optim.SDG'. Set optimizer._target_=torch.optim.SGD.",
@@ -157,7 +157,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("optimizer.momentum='0.9'", "optimizer.momentum: must be a finite number, got '0.9'. Set optimizer.momentum=0, its default."),
     ("train.batch_size=true", "train.batch_size: must be an integer >= 1, got true. Leave train.batch_size out for its default."),
     ("train.duration=1e30", f"train.duration: must be a duration of at most 1e+12, got 1e+30. {DURATION_FIX}"),
-    ("optimizer._target_=os.getcwd", "optimizer._target_: must be a class of optimizers, like those of torch.optim, got 'os.getcwd'. Choose another optimizer."),
+    ("optimizer._target_=os.getcwd", "optimizer._target_: must be a class of optimizers, like those of torch.optim, or a function that declares to return one, got 'os.getcwd'. Choose another optimizer."),
     ("mode=eval", "source: must be a run directory with config.yaml and records.jsonl, got null. Set source=runs/<name>/<run>."),
     ("mode=eval source=no/such/run", "source: must be a run directory with config.yaml and records.jsonl, got 'no/such/run'. Set source=runs/<name>/<run>."),
     ("mode=upload", "source: must be a run directory with records.jsonl, got null. Set source=runs/<name>/<run>."),

@@ -17,13 +17,24 @@ LAYERS: dict[str, int] = {
     "config": 5, "nodes": 5, "compose": 5, "check": 5, "check_facts": 5, "check_watch": 5, "check_groups": 5,
     "wording": 5, "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5, "group_table": 5,
     "load": 5, "estimate": 5, "stand_ins": 5,
-    "search": 5,
+    "search": 5, "check_optimizer": 5, "build_optimizer": 5,
     "modes": 6,
     "__main__": 7, "job": 7, "sweeps": 7, "plugins": 7,
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
-    "torch": {"optim", "tasks", "train", "lanes", "range_test", "build", "load", "estimate", "group_table"},
+    "torch": {
+        "optim",
+        "tasks",
+        "train",
+        "lanes",
+        "range_test",
+        "build",
+        "build_optimizer",
+        "load",
+        "estimate",
+        "group_table",
+    },
     "hydra": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "omegaconf": {"compose", "search", "modes", "__main__", "job", "sweeps", "plugins"},
     "optuna": {"search"},

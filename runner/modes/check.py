@@ -17,6 +17,7 @@ from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
 from runner.group_table import group_table
+from runner.optim.readout import lr_rules
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.described import listed
@@ -171,6 +172,8 @@ def _show_model(experiment: Experiment) -> None:
         print(experiment.initial_weights)
     print(f"parameters: {total:,}, {trained:,} of them trained")
     print_table(*group_table(experiment.model, experiment.optimizer, _peak(experiment)))
+    for text in lr_rules(experiment.optimizer):
+        print(text)
 
 
 def _peak(experiment: Experiment) -> dict[str, float]:

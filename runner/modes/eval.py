@@ -17,7 +17,7 @@ from runner.tasks.protocol import Task
 from runner.tracking.directory import RECORDS, RESULT
 from runner.tracking.jsonl import append_evaluation, find_result, read_records
 from runner.tracking.tables import number, print_table
-from runner.train.saved import Weights, find_checkpoint
+from runner.train.saved import Weights, find_checkpoint, has_average
 
 _MEND = ". Mend or remove it to see what the run recorded"
 
@@ -52,7 +52,7 @@ def run(
         rule = f"must be a readable checkpoint, but {str(error).rstrip('.')}"
         raise ConfigError([Problem("mode.checkpoint", rule, "Set mode.checkpoint to another one")]) from error
     seconds = round(time.monotonic() - started, 3)
-    same_weights = weights == "averaged" or config.train.ema_decay is None
+    same_weights = weights == "averaged" or not has_average(path)
     recorded, damage = _recorded(directory, task, step, split) if same_weights else ({}, "")
     print(f"{directory.name}: {path.name} of step {step:,}, {split}")
     print_table(

@@ -16,6 +16,7 @@ from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
+from runner.optim.readout import lr_rules
 from runner.records import Record, RunResult, StepRecord
 from runner.remedies.scaling import changes
 from runner.report.figures import curves
@@ -153,6 +154,7 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
             "from": _origin_of_lr(config, invocation),
             "regime": config.task.regime,
             "typical": optimizer.typical.model_dump() if optimizer.typical is not None else None,
+            "rules": list(lr_rules(experiment.optimizer)),
         },
         initial_weights=asdict(experiment.initial_weights) if experiment.initial_weights is not None else {},
         dataset={
@@ -236,11 +238,12 @@ def _chose_tracking(result: RunResult) -> bool:
 
 def _headline(result: RunResult, experiment: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
-    begin = f"\n{experiment.initial_weights}" if experiment.initial_weights is not None else ""
-    return (
+    begin = [str(experiment.initial_weights)] if experiment.initial_weights is not None else []
+    first = (
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "
-        f"{result.versions['device']}{begin}"
+        f"{result.versions['device']}"
     )
+    return "\n".join([first, *begin, *result.learning_rate.get("rules", ())])
 
 
 def _shown(directory: Path) -> str:

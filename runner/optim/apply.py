@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from runner.optim.freezing import thaw
@@ -39,8 +41,15 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
             betas[_BETAS[hyperparameter]] = value
             group["betas"] = tuple(betas)
         else:
-            group[hyperparameter] = value * lr_scale if hyperparameter == "lr" else value
+            _write(group, hyperparameter, value * lr_scale if hyperparameter == "lr" else value)
     thaw(optimizer, step)
+
+
+def _write(group: dict[str, Any], hyperparameter: str, value: float) -> None:
+    if isinstance(group[hyperparameter], Tensor):  # a compiled optimizer reads it from there
+        group[hyperparameter].fill_(value)
+    else:
+        group[hyperparameter] = value
 
 
 def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:

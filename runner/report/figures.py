@@ -129,7 +129,7 @@ def _draw_accuracy(ax: Axes, evals: Sequence[EvalRecord], *, name: str) -> Handl
 
 
 def _draw_rates(ax: Axes, steps: Sequence[StepRecord]) -> None:
-    """Draw the learning rate used, one line a parameter group when they differ."""
+    """Draw the learning rate used, one line a parameter group when they differ; d * lr where d is estimated."""
     groups = dict.fromkeys(name for r in steps for name in r.lrs or ())
     rates = {name: [(r.lrs or {name: r.lr}).get(name, math.nan) for r in steps] for name in groups or [""]}
     known = [v for rate in rates.values() for v in rate if math.isfinite(v)]
@@ -144,7 +144,8 @@ def _draw_rates(ax: Axes, steps: Sequence[StepRecord]) -> None:
         del handles[len(_GROUPS) :]
         handles[-1].set_label(f"{handles[-1].get_label()} … of {len(rates)} groups")
     empty = "" if known else "no learning rate"
-    _finish(ax, shown, label="learning rate", handles=handles if groups else [], empty=empty)
+    label = "learning rate, d x lr" if any(r.lr_nominal is not None for r in steps) else "learning rate"
+    _finish(ax, shown, label=label, handles=handles if groups else [], empty=empty)
 
 
 def _draw_norms(ax: Axes, steps: Sequence[StepRecord]) -> None:

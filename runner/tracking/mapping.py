@@ -80,6 +80,8 @@ def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
     values = {"train/loss": record.loss, "train/lr": record.lr, "train/grad_norm": record.grad_norm}
     for group, lr in (record.lrs or {}).items():
         values[metric_name("train/lr", group)] = lr
+    if record.lr_nominal is not None:
+        values["train/lr_nominal"] = record.lr_nominal
     if record.lr_scale != 1.0 or record.lr_scale != last_lr_scale:
         values["train/lr_scale"] = record.lr_scale
     if record.clipped is not None:

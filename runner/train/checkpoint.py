@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.records import Action
 from runner.tasks.described import listed
-from runner.train.average import WeightAverage
+from runner.train.own_average import Average
 from runner.train.saved import BEST, FOLDER, FORMAT, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
@@ -55,7 +55,7 @@ class Checkpoints:
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
-        average: WeightAverage | None = None,
+        average: Average | None = None,
     ) -> None:
         """Write a checkpoint.
 
@@ -97,7 +97,7 @@ class Checkpoints:
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
-        average: WeightAverage | None = None,
+        average: Average | None = None,
     ) -> TrainState | None:
         """Load the source into model, optimizer, scaler, average and generators; return where the run stands.
 
@@ -128,9 +128,7 @@ class Checkpoints:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state
 
-    def restore_best(
-        self, state: TrainState, watch: Watch, model: nn.Module, average: WeightAverage | None = None
-    ) -> None:
+    def restore_best(self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None) -> None:
         """Give the model, its average and the detectors what they had at the best evaluation of this run.
 
         Raises:
@@ -150,7 +148,8 @@ class Checkpoints:
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
 
-    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded.
+    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded. State
+    keeps its number format, where torch would round all of it to that of the parameter.
 
     Raises:
         ValueError: the groups are others, so that momenta would reach the wrong parameters.
@@ -166,6 +165,22 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     optimizer.load_state_dict(saved)
     for group, configured in zip(optimizer.param_groups, groups, strict=True):
         group.update(configured)
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        if number in saved["state"]:
+            optimizer.state[parameter] = _as_saved(optimizer.state[parameter], saved["state"][number])
+
+
+def _as_saved(loaded: Any, saved: Any) -> Any:
+    """Return loaded state with the number formats of the saved one, where a class has not given it another form."""
+    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device, copy=True)
+    if isinstance(loaded, dict) and isinstance(saved, dict):
+        return {key: _as_saved(value, saved.get(key, value)) for key, value in loaded.items()}
+    if isinstance(loaded, list | tuple) and isinstance(saved, list | tuple) and len(loaded) == len(saved):
+        return type(loaded)(_as_saved(one, other) for one, other in zip(loaded, saved, strict=True))
+    return loaded
 
 
 def _kept(path: Path) -> str:

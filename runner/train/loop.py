@@ -9,16 +9,17 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
+from runner.optim.readout import effective_lrs, estimates
 from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.average import WeightAverage
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
+from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
@@ -56,7 +57,7 @@ def fit(
         the state at the end; its status is never "running".
     """
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
-    average = WeightAverage(model, plan.ema_decay) if plan.ema_decay is not None else None
+    average = averaging(task, model, optimizer, plan)
     pristine = deepcopy(optimizer.state_dict())
     run = _Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine)
     state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
@@ -104,7 +105,7 @@ class _Run(NamedTuple):
     model: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    average: WeightAverage | None
+    average: Average | None
     plan: TrainPlan
     watch: Watch
     checkpoints: Checkpoints
@@ -154,17 +155,20 @@ class _Pending(NamedTuple):
     step: int
     time_ms: int
     signals: Signals
-    lrs: dict[str, float]
+    lrs: dict[str, float | Tensor]
+    lr_nominal: float | None
     lr_scale: float
 
     @classmethod
     def of(cls, signals: Signals, state: TrainState, optimizer: Optimizer) -> _Pending:
-        lrs = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
-        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, state.lr_scale)
+        first, lrs = optimizer.param_groups[0], effective_lrs(optimizer)
+        nominal = float(first["lr"]) if estimates(first) else None
+        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, nominal, state.lr_scale)
 
     def record(self, state: TrainState, plan: TrainPlan, loss: float, grad_norm: float) -> StepRecord:
         """Return the record of this step, now that its numbers have reached the host."""
-        first, *others = self.lrs.values()
+        lrs = {name: float(lr) for name, lr in self.lrs.items()}
+        first, *others = lrs.values()
         return StepRecord(
             step=self.step,
             time_ms=self.time_ms,
@@ -173,7 +177,8 @@ class _Pending(NamedTuple):
             grad_norm=grad_norm,
             examples=state.examples,
             lr_scale=self.lr_scale,
-            lrs=self.lrs if any(lr != first for lr in others) else None,
+            lrs=lrs if any(lr != first for lr in others) else None,
+            lr_nominal=self.lr_nominal,
             clipped=None if plan.clip_norm is None else grad_norm > plan.clip_norm,
             skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
         )

@@ -30,6 +30,7 @@ class TrainPlan:
         patience: evaluations without a gain before the run stops early; None never.
         min_delta: a gain smaller than this is none.
         ema_decay: decay per update of the average of the weights; None keeps none.
+        refresh_batches: training batches that BatchNorm sees anew for weights that the optimizer averages.
     """
 
     steps: int
@@ -47,6 +48,7 @@ class TrainPlan:
     patience: int | None = None
     min_delta: float = 0.0
     ema_decay: float | None = None
+    refresh_batches: int = 50
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation is due after `step` updates."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from runner.errors import CheckpointError, MisfitError
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
 FORMAT = 1
+_KNOWN = {"torchao": "torchao.optim"}  # package of tensors in optimizer states -> module that declares them to torch
 Weights = Literal["averaged", "raw"]
 """averaged: those of the weight average where a run keeps one, else raw; raw: those that the optimizer changes"""
 
@@ -47,6 +50,15 @@ def find_checkpoint(directory: Path, name: str) -> Path:
         there = ", ".join(sorted(path.stem for path in folder.glob("*.pt"))) or "none"
         raise CheckpointError(f"checkpoint: must be one of the run ({there}) or a file, got {name!r}.")
     return found
+
+
+def has_average(path: Path) -> bool:
+    """Whether a checkpoint keeps averaged weights beside those that are trained.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
+    """
+    return bool(read_checkpoint(path, mmap=True).get("average"))
 
 
 def weights_of(content: dict[str, Any], weights: Weights = "averaged") -> dict[str, torch.Tensor]:
@@ -93,6 +105,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is not a checkpoint of ours.
     """
     try:
+        _declare_known_classes(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint.") from None
@@ -101,3 +114,11 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT or "model" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of this version (format {FORMAT}).")
     return content
+
+
+def _declare_known_classes(path: Path) -> None:
+    """Import the packages whose tensors are in a checkpoint, if known: then they tell torch that these are no code."""
+    packages = {name.partition(".")[0] for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)}
+    for package in packages & _KNOWN.keys():
+        with suppress(ImportError):
+            importlib.import_module(_KNOWN[package])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,17 @@ from torch.optim import Optimizer
 
 from runner.errors import TaskError
 from runner.tasks.protocol import Task
-from runner.train.average import WeightAverage
 from runner.train.plan import TrainPlan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Averaging(Protocol):
+    """An average of the weights that takes in every update."""
+
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        ...
 
 
 class Signals(NamedTuple):
@@ -103,9 +110,7 @@ def clip(grads: list[Tensor], clip_norm: float | None) -> Tensor:
     return norm
 
 
-def update(
-    optimizer: Optimizer, scaler: torch.amp.GradScaler, average: WeightAverage | None = None, *, drop: bool
-) -> None:
+def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, average: Averaging | None = None, *, drop: bool) -> None:
     """Change the weights: the only place that does.
 
     Args:

@@ -1,8 +1,12 @@
 """Contracts run over the YAML files: a new part is tested without touching a test."""
 
-from collections.abc import Callable, Iterator, Sequence
+import importlib.util
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from hydra import compose, initialize_config_dir
 
 from runner.build import Experiment, build
@@ -16,6 +20,7 @@ Declare = Callable[..., Config]
 NEEDS = {
     "schedule_of=one_cycle_momentum": ["schedule=one_cycle"],
     "schedule=lambda": ["++schedule.function._target_=tests.own_parts.halving"],
+    "param_groups=muon": ["optimizer=muon"],
     "warmup=untuned": ["optimizer=adamw"],
     "warmup=untuned_exponential": ["optimizer=adamw"],
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
@@ -36,6 +41,22 @@ def needs_of(overrides: Sequence[str]) -> list[str]:
 def options(group: str) -> list[str]:
     """Names of the YAML files of a group."""
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def optimizers(*, without: Collection[str] = ()) -> list[Any]:
+    """Options of `optimizer`; one whose package or device is missing is skipped."""
+    return [pytest.param(name, marks=missing(name)) for name in options("optimizer") if name not in without]
+
+
+def missing(name: str) -> list[pytest.MarkDecorator]:
+    page = yaml.safe_load((ROOT / f"conf/optimizer/{name}.yaml").read_text())
+    package = page.get("_target_", "torch").partition(".")[0]
+    is_missing = importlib.util.find_spec(package) is None
+    no_device = "devices" in page and not torch.cuda.is_available()
+    return [
+        pytest.mark.skipif(is_missing, reason=f"{package} is not installed"),
+        pytest.mark.skipif(no_device, reason="needs a CUDA device"),
+    ]
 
 
 @pytest.fixture

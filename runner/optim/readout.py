@@ -1,0 +1,39 @@
+"""What an optimizer makes of the learning rates that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+_MUON_FACTORS = {"original": "sqrt(max(1, rows / columns))", "match_rms_adamw": "0.2 sqrt(max(rows, columns))"}
+
+
+def effective_lrs(optimizer: Optimizer) -> dict[str, float | Tensor]:
+    """Return the learning rate that the next update uses, by group.
+
+    It is d * lr where the optimizer estimates a step size d of its own (Prodigy, D-Adaptation), else lr. A number that
+    lies on a device stays there: reading it would make the host wait.
+    """
+    return {group["name"]: _effective_lr(group) for group in optimizer.param_groups}
+
+
+def _effective_lr(group: Mapping[str, Any]) -> float | Tensor:
+    lr: float | Tensor = group["lr"] * group["d"] if estimates(group) else group["lr"]
+    return lr.clone() if isinstance(lr, Tensor) else lr  # the next step writes into it
+
+
+def estimates(group: Mapping[str, Any]) -> bool:
+    """Whether an optimizer estimates the step size `d` of a group; that of Adafactor, which never grows, is none."""
+    return "d" in group and "growth_rate" in group
+
+
+def lr_rules(optimizer: Optimizer) -> Iterator[str]:
+    """Yield, a phrase each, what an unusual optimizer does with the learning rate before the update."""
+    if any(estimates(group) for group in optimizer.param_groups):
+        yield "the learning rate used and recorded is d x lr, where d is what the optimizer estimates"
+    modes = {group["adjust_lr_fn"] or "original": None for group in optimizer.param_groups if "adjust_lr_fn" in group}
+    for mode in modes:
+        yield f"Muon moves a matrix by lr x {_MUON_FACTORS[mode]} (adjust_lr_fn={mode})"
