@@ -123,14 +123,14 @@ def build(config: Config) -> Experiment:
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
         try:
-            parts[key] = make(key, node, clock, {"base_lr": config.optimizer.lr, "seed": config.seed})
+            parts[key] = make(key, node, clock, {"base_lr": config.scaled_optimizer.lr, "seed": config.seed})
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
     groups: list[Group] = parts["param_groups"](model)
-    optimizer = build_optimizer(config.optimizer, groups, plan.device)
+    optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in schedules.others:
         keep_initial(optimizer, hyperparameter)
     return Experiment(

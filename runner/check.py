@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
+from runner.check_scaling import check_scaling, far_from_reference, unscaled_warmup, unusual_rule
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.nodes import Node, nodes
@@ -56,6 +57,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     _check_paths(found)
     check_init_from(found)
     _check_watch_every(found)
+    check_scaling(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         check_facts(found, find_facts)
     if found.problems:
@@ -65,20 +67,21 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime)
+    of_scaling = (unusual_rule, far_from_reference, unscaled_warmup)
+    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, *of_scaling)
     return [text for rule in rules if (text := rule(config))]
 
 
 def _unusual_lr(config: Config) -> str:
     """Say that a learning rate is more than 10x outside its typical range."""
-    optimizer, typical = config.optimizer, config.optimizer.typical
-    low, high = getattr(typical, config.task.regime) if typical is not None else (optimizer.lr, optimizer.lr)
-    if typical is None or low / 10 <= optimizer.lr <= high * 10:
+    optimizer, lr, typical = config.optimizer, config.scaled_optimizer.lr, config.optimizer.typical
+    low, high = getattr(typical, config.task.regime) if typical is not None else (lr, lr)
+    if typical is None or low / 10 <= lr <= high * 10:
         return ""
-    times = optimizer.lr / high if optimizer.lr > high else low / optimizer.lr
-    side = "above" if optimizer.lr > high else "below"
+    times, side = (lr / high, "above") if lr > high else (low / lr, "below")
+    scaled = f" after scaling ({optimizer.lr:g} before)" if config.scaling.rule != "none" else ""
     return (
-        f"optimizer.lr: {optimizer.lr:g} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
+        f"optimizer.lr: {lr:g}{scaled} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
         f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
         f"({typical.source}). The run goes on."
     )

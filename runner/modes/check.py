@@ -16,6 +16,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.provenance import lr_provenance
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tracking.tables import duration, number, print_table, size
@@ -73,6 +74,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     name, machine = config.name or invocation.choices["task"], hardware(experiment.plan)
     print(f"{name}: dry run on {machine['device']}, {machine['threads']} threads", flush=True)
     _show_model(experiment)
+    print(f"learning rate: {lr_provenance(config, invocation, experiment.optimizer.param_groups)['in_words']}")
     _show_learning_rate(experiment)
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)
