@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Lt
 from pydantic import TypeAdapter, ValidationError
 
-from runner.config import Config, Fraction, OptimizerNode, Positive, Scaling
+from runner.config import Config, NonNegative, OptimizerNode, Scaling
 from runner.scaling import LARGEST_LINEAR_BATCH, LARGEST_LINEAR_FACTOR, Hyperparameters, scale
 from runner.signatures import locate, parameters_of
 from runner.wording import Findings, shown
 
+_Beta = Annotated[NonNegative, Lt(1)]
 _MOMENTS: Mapping[str, tuple[TypeAdapter[Any], str]] = {
-    "betas": (TypeAdapter(tuple[Fraction, Fraction]), "two numbers between 0 and 1"),
-    "eps": (TypeAdapter(Positive), "a finite number > 0"),
+    "betas": (TypeAdapter(tuple[_Beta, _Beta]), "two numbers >= 0 and < 1"),
+    "eps": (TypeAdapter(NonNegative), "a finite number >= 0"),
 }
 _RULE_OF = {"SGD": "linear", "Adam": "sqrt", "AdamW": "sqrt", "NAdam": "sqrt", "RAdam": "sqrt", "RMSprop": "sqrt"}
 _SOURCES = {"linear": "Goyal et al. 2017, arXiv:1706.02677", "sqrt": "Malladi et al. 2022, arXiv:2205.10287"}
@@ -66,7 +68,7 @@ def _check_moments(optimizer: OptimizerNode, found: Findings) -> bool:
         rule = f"must be false for an optimizer without betas, got true with {name}"
         found.add("scaling.betas", rule, "Set scaling.betas=false")
         return False
-    before = len(found.problems)
+    is_sound = True
     for name, (adapter, form) in _MOMENTS.items():
         value = optimizer.arguments.get(name)
         if name not in known and value is None:
@@ -74,9 +76,10 @@ def _check_moments(optimizer: OptimizerNode, found: Findings) -> bool:
         try:
             adapter.validate_python(tuple(value) if isinstance(value, list) else value)
         except ValidationError:
+            is_sound = False
             rule = f"must be {form} to be scaled, got {'nothing' if value is None else shown(value)}"
             found.add(f"optimizer.{name}", rule, f"Give optimizer.{name}, or set scaling.betas=false")
-    return len(found.problems) == before
+    return is_sound
 
 
 def unusual_rule(config: Config) -> str:
@@ -95,9 +98,9 @@ def far_from_reference(config: Config) -> str:
     if config.scaling.rule != "linear" or is_tried:
         return ""
     return (
-        f"scaling: batch size {batch_size:,} is {factor:g} times the reference; the linear rule was found to hold "
-        f"up to {LARGEST_LINEAR_FACTOR} times and {LARGEST_LINEAR_BATCH:,} on ImageNet ({_SOURCES['linear']}). "
-        "Expect that a lower learning rate is needed."
+        f"scaling: batch size {batch_size:,} is {factor:g} times the reference; on ImageNet the linear rule held "
+        f"up to {LARGEST_LINEAR_BATCH:,}, {LARGEST_LINEAR_FACTOR} times 256 ({_SOURCES['linear']}). A lower learning "
+        "rate may be needed."
     )
 
 

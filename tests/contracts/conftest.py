@@ -18,6 +18,8 @@ NEEDS = {
     "schedule=lambda": ["++schedule.function._target_=tests.own_parts.halving"],
     "warmup=untuned": ["optimizer=adamw"],
     "warmup=untuned_exponential": ["optimizer=adamw"],
+    "scaling=linear": ["scaling.reference_batch_size=32"],
+    "scaling=sqrt": ["scaling.reference_batch_size=32"],
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
 }
 """option -> what it cannot do without"""
