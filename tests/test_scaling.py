@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from runner.build import Experiment, build
+from runner.compose import to_tree
+from runner.job import checked
 from runner.scaling import Hyperparameters, Rule, scale
-from tests.conftest import Program
-from tests.contracts.conftest import Declare, Make, declare, make  # noqa: F401
+from tests.conftest import ROOT, Program
 
 LINEAR = ("scaling=linear", "scaling.reference_batch_size=32")
 WHOLE_SQRT = ("optimizer=adamw", "scaling=sqrt", "scaling.reference_batch_size=16", "scaling.betas=true")
+
+
+def make(*overrides: str) -> Experiment:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return build(checked(to_tree(compose("config", list(overrides)))))
 
 
 def result_of(run: Path) -> dict[str, Any]:
@@ -28,7 +36,8 @@ def origin_of(run: Path) -> list[tuple[str, float]]:
     ("rule", "factor", "lr"), [("linear", 4, 4e-3), ("linear", 0.5, 5e-4), ("sqrt", 4, 2e-3), ("none", 4, 1e-3)]
 )
 def test_rule_gives_the_published_learning_rate(rule: Rule, factor: float, lr: float) -> None:
-    assert scale(Hyperparameters(1e-3), rule=rule, factor=factor) == (pytest.approx(lr, rel=1e-12), None, None)
+    scaled = scale(Hyperparameters(1e-3), rule=rule, factor=factor)
+    assert scaled == Hyperparameters(pytest.approx(lr, rel=1e-12))
 
 
 def test_sqrt_rule_scales_betas_and_eps_as_published() -> None:
@@ -49,19 +58,19 @@ def test_average_that_would_keep_nothing_is_refused_with_the_numbers() -> None:
         scale(Hyperparameters(1e-3, (0.9, 0.999)), rule="sqrt", factor=16)
 
 
-def test_optimizer_is_made_with_the_scaled_values(make: Make) -> None:  # noqa: F811
+def test_optimizer_is_made_with_the_scaled_values() -> None:
     (group,) = make(*WHOLE_SQRT).optimizer.param_groups
     assert (group["lr"], group["initial_lr"], group["eps"]) == pytest.approx((2e-3, 2e-3, 5e-9), rel=1e-12)
     assert group["betas"] == pytest.approx((0.6, 0.996), rel=1e-12)
 
 
-def test_lowest_learning_rate_is_absolute_also_after_scaling(make: Make) -> None:  # noqa: F811
+def test_lowest_learning_rate_is_absolute_also_after_scaling() -> None:
     made = make(*LINEAR, "optimizer.lr=0.1", "+schedule.min_lr=0.05", "warmup=none")
     initial_lr = made.optimizer.param_groups[0]["initial_lr"]
     assert initial_lr * made.schedules[("all", "lr")](made.plan.steps) == pytest.approx(0.05, rel=1e-12)
 
 
-def test_groups_keep_their_ratio_to_the_scaled_rate(make: Make) -> None:  # noqa: F811
+def test_groups_keep_their_ratio_to_the_scaled_rate() -> None:
     made = make(*LINEAR, "optimizer.lr=0.1", "param_groups._target_=tests.own_parts.fast_first")
     assert {g["name"]: g["initial_lr"] for g in made.optimizer.param_groups} == {"first": 2.0, "rest": 0.2}
 
@@ -72,7 +81,8 @@ def test_groups_keep_their_ratio_to_the_scaled_rate(make: Make) -> None:  # noqa
         (
             (*WHOLE_SQRT, "scaling.reference_batch_size=4"),
             "scaling.betas: must keep (1 - beta) * k below 1, got (1 - 0.9) * 16 = 1.6, where k = train.batch_size / "
-            "scaling.reference_batch_size. Set scaling.betas=false, a smaller train.batch_size or larger optimizer.betas.",
+            "scaling.reference_batch_size. Set scaling.betas=false, a smaller train.batch_size or larger "
+            "optimizer.betas.",
         ),
         (
             (*WHOLE_SQRT, "optimizer=sgd"),
@@ -84,7 +94,7 @@ def test_groups_keep_their_ratio_to_the_scaled_rate(make: Make) -> None:  # noqa
         ),
         (
             (*WHOLE_SQRT, "optimizer.betas=[0.9]"),
-            "optimizer.betas: must be a list of 2 numbers, got [0.9]",
+            "optimizer.betas: must be a list of 2, each item a finite number, got [0.9]",
         ),
         (
             (*WHOLE_SQRT, "~optimizer.eps"),
@@ -109,7 +119,10 @@ def test_scaling_that_cannot_be_is_refused(program: Program, overrides: tuple[st
     [
         ((*LINEAR, "optimizer=adamw"), "scaling: the sqrt rule is the usual one for AdamW"),
         (("scaling=sqrt", "scaling.reference_batch_size=32"), "scaling: the linear rule is the usual one for SGD"),
-        ((*LINEAR, "scaling.reference_batch_size=1", "optimizer.lr=0.01"), "batch size 64 is 64 times the reference"),
+        (
+            (*LINEAR, "scaling.reference_batch_size=1", "optimizer.lr=0.01"),
+            "scaling: batch size 64 is 64 times the reference",
+        ),
         (
             (*LINEAR, "optimizer.lr=5"),
             "optimizer.lr: 10 after scaling (5 before) is 12.5 times above the typical range",
