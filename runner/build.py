@@ -117,7 +117,7 @@ def build(config: Config) -> Experiment:
     clock = clock._replace(total_steps=to_steps(train.duration, clock))
     plan = build_plan(train, task, clock)
     provided = {
-        "base_lr": config.optimizer.lr,
+        "base_lr": config.scaled_optimizer.lr,
         "seed": config.seed,
         "optimizer_settings": Settings(locate(config.optimizer.target), config.optimizer.arguments),
     }
@@ -141,7 +141,7 @@ def build(config: Config) -> Experiment:
     model, initial_weights = _tried_model(config, task, plan)
     groups = _groups(config.param_groups, parts["param_groups"], model)
     groups = with_adamw_lr(groups, config.optimizer.lr, config.optimizer.arguments.get("adamw_lr"))
-    optimizer = build_optimizer(config.optimizer, groups, plan.device)
+    optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in schedules.others:
         keep_initial(optimizer, hyperparameter)
     return Experiment(

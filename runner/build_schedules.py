@@ -53,7 +53,8 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
     Raises:
         ConfigError: a factory refuses its arguments; all that do are named.
     """
-    provided = {"base_lr": config.optimizer.lr, "seed": config.seed}
+    base_lr = config.scaled_optimizer.lr
+    provided = {"base_lr": base_lr, "seed": config.seed}
     problems: list[Problem] = []
     made: dict[str, Any] = {}
 
@@ -65,7 +66,7 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
 
     attempt("warmup", config.warmup, clock)
     clock = clock._replace(warmup_steps=made["warmup"].steps if "warmup" in made else 0)
-    attempt("schedule", with_floor(config.schedule, config.optimizer.lr), made_for(config.schedule, clock))
+    attempt("schedule", with_floor(config.schedule, base_lr), made_for(config.schedule, clock))
     for name, node in config.schedule_of.items():
         attempt(f"schedule_of.{name}", node, made_for(node, clock))
     for name, overlay in config.overlays.items():

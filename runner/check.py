@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.check_groups import check_group_rules
 from runner.check_optimizer import check_optimizer, wrong_optimizer
+from runner.check_scaling import check_scaling, far_from_reference, unscaled_warmup, unusual_rule
 from runner.check_watch import check_watched, deaf_remedy, early_stop_first, never_judged
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
@@ -59,6 +60,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     _check_paths(found)
     check_init_from(found)
     check_optimizer(found)
+    check_scaling(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
         if facts is not None:
@@ -70,22 +72,24 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
 
 def warnings(config: Config) -> list[str]:
     """Return what is allowed but unusual, a sentence each."""
-    rules = (
-        _unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, deaf_remedy, early_stop_first, never_judged,
-    )  # fmt: skip
+    of_watch, of_scaling = (
+        (deaf_remedy, early_stop_first, never_judged),
+        (unusual_rule, far_from_reference, unscaled_warmup),
+    )
+    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, *of_watch, *of_scaling)
     return [text for rule in rules if (text := rule(config))]
 
 
 def _unusual_lr(config: Config) -> str:
     """Say that a learning rate is more than 10x outside its typical range."""
-    optimizer, typical = config.optimizer, config.optimizer.typical
-    low, high = getattr(typical, config.task.regime) if typical is not None else (optimizer.lr, optimizer.lr)
-    if typical is None or low / 10 <= optimizer.lr <= high * 10:
+    optimizer, lr, typical = config.optimizer, config.scaled_optimizer.lr, config.optimizer.typical
+    low, high = getattr(typical, config.task.regime) if typical is not None else (lr, lr)
+    if typical is None or low / 10 <= lr <= high * 10:
         return ""
-    times = optimizer.lr / high if optimizer.lr > high else low / optimizer.lr
-    side = "above" if optimizer.lr > high else "below"
+    times, side = (lr / high, "above") if lr > high else (low / lr, "below")
+    scaled = f" after scaling ({optimizer.lr:g} before)" if config.scaling.rule != "none" else ""
     return (
-        f"optimizer.lr: {optimizer.lr:g} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
+        f"optimizer.lr: {lr:g}{scaled} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
         f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
         f"({typical.source}). The run goes on."
     )

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from runner.durations import PositiveDuration
 from runner.nodes import Node
+from runner.scaling import Hyperparameters, Rule, scale
 
 Finite = Field(allow_inf_nan=False)
 Positive = Annotated[float, Strict(), Gt(0), Finite]
@@ -187,6 +188,14 @@ class Train(Section):
     refresh_batches: Count = 50
 
 
+class Scaling(Section):
+    """How the learning rate, and Adam's betas and eps where asked for, follow the batch size."""
+
+    rule: Rule
+    reference_batch_size: Count | None
+    betas: bool
+
+
 class Resume(Section):
     """What to go on from."""
 
@@ -217,6 +226,7 @@ class Config(Section):
     mode: ModeNode
     task: TaskNode
     optimizer: OptimizerNode
+    scaling: Scaling
     param_groups: Node
     schedule: LRScheduleNode
     warmup: Node
@@ -233,6 +243,19 @@ class Config(Section):
     tags: dict[str, str | int | float | bool]
     source: str | None
     quiet: bool
+
+    @property
+    def batch_factor(self) -> float:
+        """How many times the reference batch size a batch is; 1 without a rule."""
+        return self.train.batch_size / (self.scaling.reference_batch_size or self.train.batch_size)
+
+    @property
+    def scaled_optimizer(self) -> OptimizerNode:
+        """The optimizer as it is made: `optimizer` is what was found with the reference batch size."""
+        scaling, arguments = self.scaling, self.optimizer.arguments
+        moments = {name: arguments[name] for name in ("betas", "eps") if scaling.betas and name in arguments}
+        scaled = scale(Hyperparameters(self.optimizer.lr, **moments), rule=scaling.rule, factor=self.batch_factor)
+        return self.optimizer.model_copy(update={name: getattr(scaled, name) for name in ("lr", *moments)})
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,8 @@ class RunResult:
         alarms: number of alarms.
         stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
-        learning_rate: value, where it came from, typical range, what the optimizer makes of it; what remedies made of
-            it: cuts, raises, rollbacks and the last lr_scale.
+        learning_rate: as written, as used, the steps between the two, groups with their multipliers, typical range,
+            what the optimizer makes of it; what remedies made of it: cuts, raises, rollbacks and the last lr_scale.
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from runner.optim.groups import Group, Grouping
+
 
 class Net(nn.Module):
     def __init__(self, inputs: int = 8, classes: int = 3, dropout: float = 0.0) -> None:
@@ -154,3 +156,11 @@ def join_with_noise(items: list[Any]) -> list[Tensor]:
 def halving(step: int) -> float:
     """A schedule of one's own."""
     return float(0.5 ** (step / 100))
+
+
+def fast_first() -> Grouping:
+    """Train the first tensor ten times as fast as the rest."""
+    return lambda model: [
+        Group("first", list(model.parameters())[:1], lr_multiplier=10.0),
+        Group("rest", list(model.parameters())[1:]),
+    ]

@@ -13,8 +13,8 @@ TRAIN_KEYS = (
     "ema_decay, eval_every, max_seconds, precision, refresh_batches, threads, watch_every"
 )
 TOP_KEYS = (
-    "detectors, mode, name, notify, optimizer, overlays, param_groups, quiet, remedies, resume, schedule, schedule_of, "
-    "seed, source, tags, task, tracking, train, warmup"
+    "detectors, mode, name, notify, optimizer, overlays, param_groups, quiet, remedies, resume, scaling, schedule, "
+    "schedule_of, seed, source, tags, task, tracking, train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
@@ -46,6 +46,18 @@ MISTAKES: list[tuple[str, str]] = [
     ("optimizer.lr=", f"optimizer.lr: must be a finite number > 0, got ''. {LR_FIX}"),
     ("optimizer.lr=null", f"optimizer.lr: must be a finite number > 0, got null. {LR_FIX}"),
     ("optimizer.lr=[0.1]", f"optimizer.lr: must be a finite number > 0, got [0.1]. {LR_FIX}"),
+    # scaling
+    ("scaling=cubic", "scaling: must be one of linear, none, sqrt, got 'cubic'. Set scaling=linear."),
+    (
+        "scaling=linear",
+        "scaling.reference_batch_size: must be given for the linear rule, got null. "
+        "Set it to the batch size that optimizer.lr was found with.",
+    ),
+    (
+        "scaling.reference_batch_size=64",
+        "scaling.reference_batch_size: must be null without a rule, got 64. Set scaling=linear or scaling=sqrt.",
+    ),
+    ("scaling.betas=true", "scaling.betas: must be false without a rule, got true. Set scaling=sqrt scaling.betas=true."),
     # durations
     ("train.duration=0", f"train.duration: must be a duration > 0 such as {DURATION}, got 0. {DURATION_FIX}"),
     ("train.duration=-5", f"train.duration: must be a duration > 0 such as {DURATION}, got -5. {DURATION_FIX}"),

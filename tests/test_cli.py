@@ -79,7 +79,7 @@ def test_run_directory_holds_config_records_result_curves_and_checkpoints(progra
         "warmup": "linear",
         "note": "first",
     }
-    assert result["learning_rate"]["from"] == "command line"
+    assert result["learning_rate"]["origin"] == [{"what": "typed", "where": "the command line", "value": 0.003}]
     assert result["dataset"]["examples"] == {"train": 1400, "val": 397}
     assert result["best"]["loss"] == pytest.approx(result["final"]["val/loss"])
     records = [json.loads(line) for line in (done.run / "records.jsonl").read_text().splitlines()]

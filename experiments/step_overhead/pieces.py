@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -17,11 +18,13 @@ from torch import nn
 
 from runner.detectors.divergence import Divergence
 from runner.detectors.non_finite import NonFinite
-from runner.optim.apply import apply_schedules
+from runner.optim.apply import Schedules, apply_schedules, keep_initial
 from runner.records import StepRecord, to_json
 from runner.remedies.stop import Stop
 from runner.schedules.decays import cosine
 from runner.schedules.joins import times
+from runner.schedules.overlays import cooldown, noise
+from runner.schedules.shape import Schedule
 from runner.schedules.warmups import linear
 from runner.tasks.order import EpochOrder
 from runner.tracking.jsonl import RecordWriter
@@ -52,6 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, RecordWriter(Path(folder)) as writer:
         pieces = {
             "learning rate: schedule and write": _schedule(optimizer),
+            **{f"learning rate of 10 groups: {name}": piece for name, piece in _ten_groups().items()},
             "order of the data": _order(len(job.tensors[0]), job.batch_size),
             "rows: index_select": lambda: [tensor.index_select(0, index) for tensor in job.tensors],
             "rows: tensor[index]": lambda: [tensor[index] for tensor in job.tensors],
@@ -86,9 +90,45 @@ def _record() -> StepRecord:
     return StepRecord(12_345, 1_700_000_000_000, 2.3 / 3, 1e-3 / 7, 1 / 3, 64 * 12_345, clipped=True)
 
 
+def _body() -> Schedule:
+    return times(linear(duration=100).factor, cosine(total_steps=10**6, warmup_steps=100))
+
+
 def _schedule(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    schedule = times(linear(duration=100).factor, cosine(total_steps=10**6, warmup_steps=100))
+    schedule = _body()
     return lambda: apply_schedules(optimizer, {("all", "lr"): schedule}, 500)
+
+
+def _ten_groups() -> dict[str, Callable[[], object]]:
+    """Return what setting the hyperparameters of ten groups costs; every call is for the next step."""
+    names = [str(index) for index in range(10)]
+    weights = [nn.Parameter(torch.zeros(1)) for _ in names]
+    groups = [{"params": [p], "name": n, "initial_lr": 1e-3} for p, n in zip(weights, names, strict=True)]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    keep_initial(optimizer, "beta1")
+    keep_initial(optimizer, "weight_decay")
+    shared, others = _body(), {"beta1": _body(), "weight_decay": _body()}
+    fall, shake = cooldown(begin=1000, duration=10**6), noise(seed=0, total_steps=10**6)
+    own = {(name, "lr"): _body() for name in names}
+    declared = {
+        "one schedule": {(name, "lr"): shared for name in names},
+        "one schedule, beta1 and weight decay scheduled": {
+            (name, x): schedule for x, schedule in {"lr": shared, **others}.items() for name in names
+        },
+        "ten schedules": own,
+        "ten schedules, beta1 and weight decay scheduled": {
+            **own,
+            **{(name, x): schedule for x, schedule in others.items() for name in names},
+        },
+        "ten schedules under a cooldown": {key: fall(schedule) for key, schedule in own.items()},
+        "ten schedules under noise": {key: shake(schedule) for key, schedule in own.items()},
+    }
+    return {name: _applied(optimizer, schedules) for name, schedules in declared.items()}
+
+
+def _applied(optimizer: torch.optim.Optimizer, schedules: Schedules) -> Callable[[], object]:
+    step = count(500)
+    return lambda: apply_schedules(optimizer, schedules, next(step))
 
 
 def _order(examples: int, batch_size: int) -> Callable[[], object]:

@@ -18,6 +18,7 @@ from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
 from runner.group_table import group_table
 from runner.optim.readout import lr_rules
+from runner.provenance import lr_provenance
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.described import listed
@@ -76,6 +77,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     name, machine = config.name or invocation.choices["task"], hardware(experiment.plan)
     print(f"{name}: dry run on {machine['device']}, {machine['threads']} threads", flush=True)
     _show_model(experiment)
+    print(f"learning rate: {lr_provenance(config, invocation, experiment.optimizer.param_groups)['in_words']}")
     _show_learning_rate(experiment)
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)

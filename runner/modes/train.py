@@ -17,6 +17,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
 from runner.config import Config, Invocation
 from runner.optim.readout import lr_rules
+from runner.provenance import lr_provenance
 from runner.records import Record, RunResult, StepRecord
 from runner.remedies.scaling import changes
 from runner.report.figures import curves
@@ -68,7 +69,7 @@ def _train(
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
         for text in [*check.warnings(config), *experiment.task.remarks]:
             terminal.warn(text)
-        terminal.start(_headline(result, experiment))
+        terminal.start(_headline(config, result, experiment))
         notifier = Notifier(config.notify.command, directory, title=result.title, warn=terminal.warn)
         uri = config.tracking.uri
         follower = start_follower(directory, uri=uri, warn=terminal.warn) if uri is not None else None
@@ -134,14 +135,15 @@ def _directory(config: Config, invocation: Invocation) -> tuple[Path, RunResult 
 
 def _first_result(config: Config, invocation: Invocation, experiment: Experiment) -> RunResult:
     """Return what is known before the first step."""
-    choices, optimizer = invocation.choices, config.optimizer
+    choices = invocation.choices
+    learning_rate = lr_provenance(config, invocation, experiment.optimizer.param_groups)
     tags = {group: choices[group] for group in ("task", "optimizer", "schedule", "warmup")}
     tags |= {"sweep": invocation.sweep} if invocation.sweep is not None else {}
     return RunResult(
         mode="train",
         status="running",
         verdict="running",
-        title=f"{choices['optimizer']} lr={optimizer.lr:g} {choices['schedule']} w{experiment.warmup_steps}",
+        title=f"{choices['optimizer']} lr={learning_rate['used']:g} {choices['schedule']} w{experiment.warmup_steps}",
         experiment=config.name or choices["task"],
         command=shlex.join([*PROGRAM, *invocation.page, *invocation.overrides]),
         seed=config.seed,
@@ -149,13 +151,7 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
         choices={group: option for group, option in choices.items() if not group.startswith("hydra")},
         tags={**tags, **{key: str(value) for key, value in config.tags.items()}},
         planned_steps=experiment.plan.steps,
-        learning_rate={
-            "optimizer.lr": optimizer.lr,
-            "from": _origin_of_lr(config, invocation),
-            "regime": config.task.regime,
-            "typical": optimizer.typical.model_dump() if optimizer.typical is not None else None,
-            "rules": list(lr_rules(experiment.optimizer)),
-        },
+        learning_rate={**learning_rate, "rules": list(lr_rules(experiment.optimizer))},
         initial_weights=asdict(experiment.initial_weights) if experiment.initial_weights is not None else {},
         dataset={
             "name": choices["task"],
@@ -166,16 +162,6 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
         versions={**versions(), **hardware(experiment.plan)},
         commit=git_commit(invocation.directory),
     )
-
-
-def _origin_of_lr(config: Config, invocation: Invocation) -> str:
-    """Return where the learning rate was written down."""
-    if any(text.startswith("optimizer.lr=") for text in invocation.overrides):
-        return "command line"
-    if config.resume.source is not None:
-        return config.resume.source
-    option = f"conf/optimizer/{invocation.choices['optimizer']}.yaml"
-    return " or ".join([option, *invocation.page[1::2]])
 
 
 def _failed(result: RunResult, error: BaseException) -> RunResult:
@@ -236,9 +222,10 @@ def _chose_tracking(result: RunResult) -> bool:
     return any(text.startswith("tracking") for text in result.overrides)
 
 
-def _headline(result: RunResult, experiment: Experiment) -> str:
+def _headline(config: Config, result: RunResult, experiment: Experiment) -> str:
     parameters = sum(parameter.numel() for parameter in experiment.model.parameters())
     begin = [str(experiment.initial_weights)] if experiment.initial_weights is not None else []
+    begin += [f"learning rate: {result.learning_rate['in_words']}"] if config.scaling.rule != "none" else []
     first = (
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "
         f"{result.versions['device']}"

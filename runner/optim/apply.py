@@ -32,16 +32,18 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
     groups = {group["name"]: group for group in optimizer.param_groups}
     factors: dict[Callable[[int], float], float] = {}  # groups share schedules: each is asked once
     for (name, hyperparameter), schedule in schedules.items():
-        group, factor = groups[name], factors.get(schedule)
+        factor = factors.get(schedule)
         if factor is None:
             factor = factors[schedule] = schedule(step)
-        value = group[f"initial_{hyperparameter}"] * factor
-        if hyperparameter in _BETAS:
+        group = groups[name]
+        if hyperparameter == "lr":
+            _write(group, "lr", group["initial_lr"] * factor * lr_scale)
+        elif hyperparameter in _BETAS:
             betas = list(group["betas"])
-            betas[_BETAS[hyperparameter]] = value
+            betas[_BETAS[hyperparameter]] = group[f"initial_{hyperparameter}"] * factor
             group["betas"] = tuple(betas)
         else:
-            _write(group, hyperparameter, value * lr_scale if hyperparameter == "lr" else value)
+            _write(group, hyperparameter, group[f"initial_{hyperparameter}"] * factor)
     thaw(optimizer, step)
 
 

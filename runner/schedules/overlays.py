@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -45,6 +46,7 @@ def noise(
     if stop < begin:
         raise ValueError(f"end: must not come before begin, which is step {begin}, got step {stop}")
 
+    @lru_cache(maxsize=1)  # groups with schedules of their own ask for the same step
     def deviation(step: int) -> float:
         generator = random.Random(f"{seed} {step}")
         draws = (generator.gauss(0.0, sd) for _ in range(_TRIES))

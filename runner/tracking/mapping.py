@@ -127,6 +127,15 @@ def params(directory: Path) -> dict[str, str]:
     return {metric_name("", key): _short(value) for key, value in _flat(tree if isinstance(tree, dict) else {}, "")}
 
 
+def lr_params(result: RunResult) -> dict[str, str]:
+    """Return the learning rate used after scaling, and that of each group where there are several."""
+    found, groups = result.learning_rate, result.learning_rate.get("groups", {})
+    lrs = {"lr.used": found["used"]} if "used" in found else {}
+    if len(groups) > 1:
+        lrs |= {f"lr.group.{name}": group["initial_lr"] for name, group in groups.items()}
+    return {metric_name("", key): _short(value) for key, value in lrs.items()}
+
+
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -141,11 +150,22 @@ def _short(value: Any) -> str:
 
 
 def tags(result: RunResult, lr: float | None) -> dict[str, str]:
-    """Return the tags of a run: its own, verdict, status, and those that the MLflow UI reads (colour, note)."""
+    """Return the tags of a run: its own, verdict, status, origin of the learning rate, and the UI's (colour, note)."""
     found = {**result.tags, "verdict": result.verdict, "status": result.status, "mlflow.note.content": note(result)}
+    if "origin" in result.learning_rate:
+        found |= _lr_tags(result.learning_rate)
     if lr is not None:
         found["mlflow.runColor"] = lr_colour(lr)
     return {metric_name("", key): value[:LONGEST_TAG] for key, value in found.items()}
+
+
+def _lr_tags(learning_rate: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the learning rate comes from, and the rule that scaled it if one did."""
+    found = {"lr.origin": str(learning_rate["in_words"])}
+    for step in learning_rate["origin"]:
+        if step["what"] == "scaled":
+            found["lr.scaling"] = f"{step['rule']} x{step['factor']:g}"
+    return found
 
 
 def note(result: RunResult) -> str:

@@ -18,7 +18,7 @@ from runner.records import RunResult, spell_non_finite
 from runner.tracking.address import absolute, artifacts_root, database_path, set_environment, unreachable
 from runner.tracking.directory import CONFIG, CURVES, DATASET, RECORDS, RESULT, SWEEP, SWEEP_FIGURE
 from runner.tracking.jsonl import read_result
-from runner.tracking.mapping import Point, params, tags
+from runner.tracking.mapping import Point, lr_params, params, tags
 from runner.tracking.transfer import LARGEST_BATCH, State, batches, write_state
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MlflowSender:
             write_state(self._directory, state)
         else:
             self.client.update_run(_run_id(state), status="RUNNING")
-        self._log_params(_run_id(state), params_there or {})
+        self._log_params(_run_id(state), result, params_there or {})
         self._set_tags(_run_id(state), result)
         return state
 
@@ -102,18 +102,19 @@ class MlflowSender:
         run = self.client.create_run(experiment_id, start_time=start_time, tags=found, run_name=result.title)
         return str(run.info.run_id)
 
-    def _log_params(self, run_id: str, known: dict[str, str]) -> None:
+    def _log_params(self, run_id: str, result: RunResult, known: dict[str, str]) -> None:
         """Send the params that the run lacks; those it has cannot change."""
         from mlflow.entities import Param
 
-        new = [Param(k, self._hidden(v)) for k, v in params(self._directory).items() if k not in known]
+        found = {**params(self._directory), **lr_params(result)}
+        new = [Param(k, self._hidden(v)) for k, v in found.items() if k not in known]
         for some in _chunks(new, MOST_PARAMS_OR_TAGS):
             self.client.log_batch(run_id, params=some, synchronous=True)
 
     def _set_tags(self, run_id: str, result: RunResult) -> None:
         from mlflow.entities import RunTag
 
-        lr = _number(params(self._directory).get("optimizer.lr"))
+        lr = result.learning_rate.get("used") or _number(params(self._directory).get("optimizer.lr"))
         found = [RunTag(k, self._hidden(v)) for k, v in tags(result, lr).items()]
         for some in _chunks(found, MOST_PARAMS_OR_TAGS):
             self.client.log_batch(run_id, tags=some, synchronous=True)

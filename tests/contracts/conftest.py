@@ -23,6 +23,8 @@ NEEDS = {
     "param_groups=muon": ["optimizer=muon"],
     "warmup=untuned": ["optimizer=adamw"],
     "warmup=untuned_exponential": ["optimizer=adamw"],
+    "scaling=linear": ["scaling.reference_batch_size=32"],
+    "scaling=sqrt": ["scaling.reference_batch_size=32"],
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
     "param_groups=patterns": ["++param_groups.rules={vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"],
     "param_groups=mup": [
