@@ -34,7 +34,12 @@ _DEFAULT_THREADS = torch.get_num_threads()
 
 
 class Experiment(NamedTuple):
-    """The objects of a run, as `fit` takes them."""
+    """The objects of a run, as `fit` takes them.
+
+    Attributes:
+        schedules: what `fit` applies, by group and hyperparameter.
+        declared: what they were made from, of the whole run.
+    """
 
     task: Task
     model: nn.Module
@@ -42,7 +47,7 @@ class Experiment(NamedTuple):
     schedules: Schedules
     plan: TrainPlan
     watch: Watch
-    warmup_steps: int
+    declared: RunSchedules
     initial_weights: InitialWeights | None = None
 
 
@@ -114,8 +119,8 @@ def build(config: Config) -> Experiment:
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
     try:
-        schedules = build_schedules(config, clock)
-        clock = schedules.clock
+        declared = build_schedules(config, clock)
+        clock = declared.clock
     except ConfigError as error:
         problems += error.problems
     nodes: dict[str, Node] = {"param_groups": config.param_groups}
@@ -131,16 +136,16 @@ def build(config: Config) -> Experiment:
     model, initial_weights = _tried_model(config, task, plan)
     groups: list[Group] = parts["param_groups"](model)
     optimizer = build_optimizer(config.optimizer, groups, plan.device)
-    for hyperparameter in schedules.others:
+    for hyperparameter in declared.others:
         keep_initial(optimizer, hyperparameter)
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules=_by_group(groups, schedules),
+        schedules=_by_group(groups, declared),
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
-        warmup_steps=schedules.warmup.steps,
+        declared=declared,
         initial_weights=initial_weights,
     )
 

@@ -1,6 +1,6 @@
 """check(tree) -> Config: the whole configuration is validated before anything is built, all problems at once.
 
-It inspects types and signatures and never calls what a `_target_` names.
+It inspects types and signatures and never calls what a `_target_` names, schedules excepted (`check_schedules`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, Vali
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
+from runner.check_schedules import check_schedule_keys
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.nodes import Node, nodes
@@ -56,60 +57,12 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     _check_paths(found)
     check_init_from(found)
     _check_watch_every(found)
+    check_schedule_keys(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         check_facts(found, find_facts)
     if found.problems:
         raise ConfigError(found.problems)
     return Config.model_validate(found.sections)
-
-
-def warnings(config: Config) -> list[str]:
-    """Return what is allowed but unusual, a sentence each."""
-    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime)
-    return [text for rule in rules if (text := rule(config))]
-
-
-def _unusual_lr(config: Config) -> str:
-    """Say that a learning rate is more than 10x outside its typical range."""
-    optimizer, typical = config.optimizer, config.optimizer.typical
-    low, high = getattr(typical, config.task.regime) if typical is not None else (optimizer.lr, optimizer.lr)
-    if typical is None or low / 10 <= optimizer.lr <= high * 10:
-        return ""
-    times = optimizer.lr / high if optimizer.lr > high else low / optimizer.lr
-    side = "above" if optimizer.lr > high else "below"
-    return (
-        f"optimizer.lr: {optimizer.lr:g} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
-        f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
-        f"({typical.source}). The run goes on."
-    )
-
-
-def _deaf_optimizer(config: Config) -> str:
-    """Say that torch's Rprop takes its learning rate from the first update and never looks again."""
-    is_constant = config.schedule.target.endswith(".constant") and config.warmup.target.endswith(".none")
-    if config.optimizer.target != "torch.optim.Rprop" or is_constant:
-        return ""
-    return (
-        "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and "
-        "a schedule has no effect. Set warmup=none schedule=constant."
-    )
-
-
-def _double_warmup(config: Config) -> str:
-    """Say that one-cycle rises by itself."""
-    if not config.schedule.target.endswith(".one_cycle") or config.warmup.target.endswith(".none"):
-        return ""
-    return "warmup: one_cycle rises by itself, and the warmup is multiplied with it. Set warmup=none."
-
-
-def _wrong_regime(config: Config) -> str:
-    """Say that loaded weights are trained with the learning rates of fresh ones."""
-    if config.task.init_from is None or config.task.regime == "fine_tune":
-        return ""
-    return (
-        "task.regime: weights come from task.init_from, but the typical learning rates are those of training from "
-        "scratch. Set task.regime=fine_tune for the lower ones of fine-tuning."
-    )
 
 
 def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
@@ -154,7 +107,8 @@ def _add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annota
     if item["type"] == "missing":
         found.add(key, "must be there, got nothing", "Do not delete it")
     else:
-        found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", fix(key))
+        mend = section_fix(item, key) if is_for_section(item) else fix(key)
+        found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", mend)
 
 
 def _declared(info: FieldInfo) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from runner.check_schedules import check_schedules
 from runner.config import Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
@@ -140,10 +141,8 @@ def _check_durations(train: Train, facts: Facts, found: Findings) -> None:
         if any(problem.key.startswith(f"{key}.") for problem in found.problems):
             continue
         for name, duration in durations_of(node).items():
-            steps = _resolve(f"{key}.{name}", duration, clock, found)
-            if key == "warmup" and steps is not None and steps > total:
-                rule = f"must not be longer than the run of {total} steps, got {duration} ({steps} steps)"
-                found.add(f"{key}.{name}", rule, f"Set {key}.{name}=5% or a longer train.duration")
+            _resolve(f"{key}.{name}", duration, clock, found)
+    check_schedules(found, clock)
 
 
 def _resolve(key: str, duration: str | int, clock: Clock, found: Findings) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -11,6 +12,7 @@ Schedules = Mapping[tuple[str, str], Callable[[int], float]]
 
 
 _BETAS = {"beta1": 0, "beta2": 1}
+_MOMENTUM = "momentum"
 
 
 def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr_scale: float = 1.0) -> None:
@@ -20,7 +22,8 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
 
     Args:
         optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x".
-        schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of "betas".
+        schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of
+            "betas", and so is the momentum of an optimizer that has none by that name (beta1).
         step: optimizer step, 0-based.
         lr_scale: product of the interventions so far, unitless.
     """
@@ -31,9 +34,10 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
         if factor is None:
             factor = factors[schedule] = schedule(step)
         value = group[f"initial_{hyperparameter}"] * factor
-        if hyperparameter in _BETAS:
+        index = _beta(group, hyperparameter)
+        if index is not None:
             betas = list(group["betas"])
-            betas[_BETAS[hyperparameter]] = value
+            betas[index] = value
             group["betas"] = tuple(betas)
         else:
             group[hyperparameter] = value * lr_scale if hyperparameter == "lr" else value
@@ -42,5 +46,12 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
 def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:
     """Note the value that a schedule multiplies, in every group of the optimizer."""
     for group in optimizer.param_groups:
-        index = _BETAS.get(hyperparameter)
+        index = _beta(group, hyperparameter)
         group[f"initial_{hyperparameter}"] = group[hyperparameter] if index is None else group["betas"][index]
+
+
+def _beta(group: Mapping[str, Any], hyperparameter: str) -> int | None:
+    """Return the place of a hyperparameter among the betas, None for what is no beta."""
+    if hyperparameter == _MOMENTUM and _MOMENTUM not in group:
+        return 0
+    return _BETAS.get(hyperparameter)

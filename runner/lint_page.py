@@ -1,0 +1,119 @@
+"""What is allowed but odd about the words of a page, without looking at the values of its schedules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from runner.config import Config
+from runner.durations import Clock, parse, to_steps
+from runner.nodes import Node
+from runner.signatures import durations_of
+
+_SHORT_EPOCH = 10  # steps; epochs and steps are hard to tell apart below
+
+
+def warnings(config: Config, clock: Clock) -> list[str]:
+    """Return what is allowed but unusual, a sentence each.
+
+    Args:
+        config: checked.
+        clock: of the run.
+    """
+    of_page = (_unusual_lr, _deaf_optimizer, _wrong_regime, _schedule_of_zero)
+    of_clock = (_epochs_as_steps, _coinciding)
+    return [text for rule in of_page if (text := rule(config))] + [
+        text for timed in of_clock for text in timed(config, clock)
+    ]
+
+
+def _unusual_lr(config: Config) -> str:
+    """Say that a learning rate is more than 10x outside its typical range."""
+    optimizer, typical = config.optimizer, config.optimizer.typical
+    low, high = getattr(typical, config.task.regime) if typical is not None else (optimizer.lr, optimizer.lr)
+    if typical is None or low / 10 <= optimizer.lr <= high * 10:
+        return ""
+    times = optimizer.lr / high if optimizer.lr > high else low / optimizer.lr
+    side = "above" if optimizer.lr > high else "below"
+    return (
+        f"optimizer.lr: {optimizer.lr:g} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
+        f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
+        f"({typical.source}). The run goes on."
+    )
+
+
+def _deaf_optimizer(config: Config) -> str:
+    """Say that torch's Rprop takes its learning rate from the first update and never looks again."""
+    is_constant = config.schedule.target.endswith(".constant") and config.warmup.target.endswith(".none")
+    if config.optimizer.target != "torch.optim.Rprop" or is_constant:
+        return ""
+    return (
+        "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and "
+        "a schedule has no effect. Set warmup=none schedule=constant."
+    )
+
+
+def _wrong_regime(config: Config) -> str:
+    """Say that loaded weights are trained with the learning rates of fresh ones."""
+    if config.task.init_from is None or config.task.regime == "fine_tune":
+        return ""
+    return (
+        "task.regime: weights come from task.init_from, but the typical learning rates are those of training from "
+        "scratch. Set task.regime=fine_tune for the lower ones of fine-tuning."
+    )
+
+
+def _schedule_of_zero(config: Config) -> str:
+    """Say that a schedule multiplies a hyperparameter that is switched off."""
+    given = config.optimizer.arguments
+    off = [name for name in config.schedule_of if given.get(name) == 0]
+    if not off:
+        return ""
+    return f"schedule_of.{off[0]}: optimizer.{off[0]} is 0, and so is every multiple of it. Set optimizer.{off[0]}."
+
+
+def _epochs_as_steps(config: Config, clock: Clock) -> Iterator[str]:
+    """Say that small whole numbers are steps here, where the run is declared in epochs of many steps.
+
+    `milestones=[30,60,90]` of a run of 100 epochs is what people write who mean epochs; as steps it is legal.
+    """
+    number, unit = parse(config.train.duration)
+    if unit != "ep" or clock.steps_per_epoch < _SHORT_EPOCH:
+        return
+    for key, given in _durations(config):
+        counted = [duration for duration in given.values() if duration != 0]
+        if not counted or any(parse(duration)[1] or parse(duration)[0] > number for duration in counted):
+            continue
+        meant = [f"{duration}ep" if duration != 0 else "0" for duration in given.values()]
+        shown = ", ".join(map(str, given.values()))
+        is_list = next(iter(given)) != ""
+        value = f"[{','.join(meant)}]" if is_list else meant[0]
+        yield (
+            f"{key}: {shown} {'are' if len(given) > 1 else 'is'} in optimizer steps, of which an epoch has "
+            f"{clock.steps_per_epoch:,}. Set {key}={value} if epochs were meant."
+        )
+
+
+def _coinciding(config: Config, clock: Clock) -> Iterator[str]:
+    """Say that several times of one list fall on one step: the run is shorter than they were meant for."""
+    for key, given in _durations(config):
+        if key.rpartition(".")[2] == "periods":
+            continue
+        counts = Counter(to_steps(duration, clock) for duration in given.values())
+        step, count = counts.most_common(1)[0]
+        if count > 1:
+            yield f"{key}: {count} of them fall on step {step:,} of {clock.total_steps:,}. Set a longer train.duration."
+
+
+def _durations(config: Config) -> Iterator[tuple[str, dict[str, str | int]]]:
+    """Yield (key, durations) of the schedules; those of one list together, by place, one alone by ""."""
+    nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule}
+    nodes |= {f"schedule_of.{name}": node for name, node in config.schedule_of.items()}
+    nodes |= {f"overlays.{name}": node for name, node in config.overlays.items()}
+    for key, node in nodes.items():
+        lists: dict[str, dict[str, str | int]] = {}
+        for path, duration in durations_of(node).items():
+            name, _, place = path.rpartition(".")
+            owner, index = (name, place) if place.isdigit() else (path, "")
+            lists.setdefault(f"{key}.{owner}", {})[index] = duration
+        yield from lists.items()
