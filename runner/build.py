@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from runner.assemble import make, refusal
 from runner.build_schedules import RunSchedules, build_schedules
-from runner.check_facts import Facts
 from runner.config import Config, OptimizerNode, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
+from runner.facts import Facts
 from runner.nodes import Node
 from runner.optim.apply import Schedules, keep_initial
 from runner.optim.groups import Group
