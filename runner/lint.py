@@ -117,8 +117,8 @@ def _jump_after_rise(course: Course) -> str:
         return ""
     begin, end = course.steps[turn - 1], min(course.steps[turn + 1], course.total_steps - 3)
     factor = course.factor
-    peak = next((t for t in range(begin, end) if factor(t + 1) < factor(t)), None)
-    if peak is None:
+    peak = next((t for t in range(begin, end) if factor(t + 1) < factor(t)), 0)
+    if peak == 0 or factor(peak) <= factor(peak - 1):  # a stair falls from where it was flat
         return ""
     top, after, later = factor(peak), factor(peak + 1), factor(peak + 2)
     if after <= 0 or later <= 0 or top < _JUMP * after or math.log(top / after) < 3 * abs(math.log(after / later)):
@@ -184,7 +184,7 @@ def _learns_nothing_first(course: Course) -> str:
 def _learns_nothing_last(course: Course) -> str:
     """Say that the run ends with updates of rate 0: one costs a batch, many are a run that is too long."""
     total, since = course.total_steps, _since(course, 0.0)
-    if since is None or since == 0:
+    if since is None or since == 0 or _ends_early(course):
         return ""
     if since == total - 1:
         inclusive = course.config.schedule.end == "inclusive"

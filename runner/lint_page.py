@@ -80,11 +80,13 @@ def _epochs_as_steps(config: Config, clock: Clock) -> Iterator[str]:
     number, unit = parse(config.train.duration)
     if unit != "ep" or clock.steps_per_epoch < _SHORT_EPOCH:
         return
-    for key, given in _durations(config):
-        counted = [duration for duration in given.values() if duration != 0]
-        if not counted or any(parse(duration)[1] or parse(duration)[0] > number for duration in counted):
+    found = list(_durations(config))
+    in_steps = {key.split(".")[0] for key, given in found if any(_plain(each) > number for each in given.values())}
+    for key, given in found:
+        small = [_plain(duration) for duration in given.values()]
+        if key.split(".")[0] in in_steps or not any(small) or any(parse(d)[1] for d in given.values() if parse(d)[0]):
             continue
-        meant = [f"{duration}ep" if duration != 0 else "0" for duration in given.values()]
+        meant = [f"{duration}ep" if _plain(duration) else "0" for duration in given.values()]
         shown = ", ".join(map(str, given.values()))
         is_list = next(iter(given)) != ""
         value = f"[{','.join(meant)}]" if is_list else meant[0]
@@ -92,6 +94,12 @@ def _epochs_as_steps(config: Config, clock: Clock) -> Iterator[str]:
             f"{key}: {shown} {'are' if len(given) > 1 else 'is'} in optimizer steps, of which an epoch has "
             f"{clock.steps_per_epoch:,}. Set {key}={value} if epochs were meant."
         )
+
+
+def _plain(duration: str | int) -> int:
+    """Return a duration that is a number of steps, 0 for one with a unit."""
+    number, unit = parse(duration)
+    return 0 if unit else int(number)
 
 
 def _coinciding(config: Config, clock: Clock) -> Iterator[str]:

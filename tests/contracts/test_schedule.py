@@ -15,7 +15,7 @@ LENGTHS = [1, 2, 3, 10, 440]
 PEAK_IS_NOT_1 = {"half_cosine", "chebyshev", "range_test"}
 NEEDS_A_WARMUP = {"inverse_sqrt", "noam", "power"}
 WITHOUT_LENGTH = {"none", "untuned_exponential"}
-COUNTED_FROM_0 = {"piecewise_linear", "lambda", "one_cycle", "cyclic"}
+COUNTED_FROM_0 = {"piecewise_linear", "lambda", "one_cycle", "cyclic", "refined"}
 RISES_AFTER_THE_END = {"cyclic"}
 
 
