@@ -154,3 +154,19 @@ def join_with_noise(items: list[Any]) -> list[Tensor]:
 def halving(step: int) -> float:
     """A schedule of one's own."""
     return float(0.5 ** (step / 100))
+
+
+def not_a_number_at_7(step: int) -> float:
+    """A factor with a hole."""
+    return float("nan") if step == 7 else 1.0
+
+
+class Counting:
+    """A factor that depends on how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 1
+
+    def __call__(self, step: int) -> float:
+        self.calls += 1
+        return 1.0 / self.calls
