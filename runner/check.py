@@ -230,6 +230,8 @@ def _wrong_optimizer(target: Any) -> str:
 
 def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findings) -> None:
     hint = as_written(hint)
+    if any(problem.key.startswith(f"{key}.") for problem in found.problems):  # an item of it is not finite
+        return
     try:
         adapter(hint).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
     except PydanticSchemaGenerationError:

@@ -110,7 +110,8 @@ def _coinciding(config: Config, clock: Clock) -> Iterator[str]:
         counts = Counter(to_steps(duration, clock) for duration in given.values())
         step, count = counts.most_common(1)[0]
         if count > 1:
-            yield f"{key}: {count} of them fall on step {step:,} of {clock.total_steps:,}. Set a longer train.duration."
+            fix = "Leave one out" if len({*given.values()}) < len(given) else "Set a longer train.duration"
+            yield f"{key}: {count} of them fall on step {step:,} of {clock.total_steps:,}. {fix}."
 
 
 def _durations(config: Config) -> Iterator[tuple[str, dict[str, str | int]]]:

@@ -88,7 +88,7 @@ def test_default_warmups_are_not_odd(warn: Callable[[str], list[str]], warmup: s
 
 
 def test_numbers_of_a_page_that_speaks_of_steps_are_taken_for_steps(warn: Callable[[str], list[str]]) -> None:
-    assert warn("schedule=multistep schedule.milestones=[15,200] warmup.duration=10") == []
+    assert warn("schedule=wsd_s schedule.periods=[220,220] schedule.decay=15 warmup.duration=30") == []
     assert warn("schedule=step schedule.every=5 train.duration=440 warmup=none") == []
 
 

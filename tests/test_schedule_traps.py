@@ -1,5 +1,6 @@
 """What schedules of other libraries do to people, and that ours do not: the wrong value stands beside ours."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -61,9 +62,9 @@ def test_cooldown_of_ludwig_to_zero_has_a_floor_here() -> None:
 
 
 @pytest.mark.parametrize("body", [cosine, linear, rex, polynomial])
-def test_first_update_learns(body: type[Schedule]) -> None:
+def test_first_update_learns(body: Callable[..., Schedule]) -> None:
     # transformers, timm, optax and OLMo make update 0 at rate 0; pytorch_optimizer's classes at min_lr
-    factor = times(warmups.linear(duration=10).factor, body(total_steps=100, warmup_steps=10))  # type: ignore[call-arg]
+    factor = times(warmups.linear(duration=10).factor, body(total_steps=100, warmup_steps=10))
     assert factor(0) == 0.1
 
 
@@ -105,9 +106,8 @@ def test_warmup_before_one_cycle_is_not_scaled_by_its_start() -> None:
 def test_ratio_between_groups_survives() -> None:
     # torch's OneCycleLR and CyclicLR with one max_lr, and pytorch_optimizer's classes, give all groups one rate
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    groups = [
-        {"params": [p], "name": n, "initial_lr": lr} for p, n, lr in zip(parameters, "ab", (0.1, 0.01), strict=True)
-    ]
+    rates = zip(parameters, "ab", (0.1, 0.01), strict=True)
+    groups = [{"params": [parameter], "name": name, "initial_lr": lr} for parameter, name, lr in rates]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     for body in (one_cycle(total_steps=50), cyclic(up=10), cosine(total_steps=50, floor=0.5)):
         for step in (0, 7, 14, 49, 50):

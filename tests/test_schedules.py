@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -138,7 +138,10 @@ SHIFTED: list[tuple[str, Schedule]] = [
     ),
     ("closed: exp warmup 1-exp(-(1-b2)t) b2=.9", warmups.untuned_exponential(beta2=0.9).factor),
     *(
-        (f"{begin}{shape}{end}", after_warmup(wsd(total_steps=T - 1, warmup_steps=W, decay=20, shape=shape)))
+        (
+            f"{begin}{shape}{end}",
+            after_warmup(wsd(total_steps=T - 1, warmup_steps=W, decay=20, shape=cast(Shape, shape))),
+        )
         for begin, end, shapes in (
             ("hf.wsd(10,decay=20,stable=70,decay_type=", ")", ("linear", "cosine", "1-sqrt")),
             (
@@ -199,7 +202,7 @@ COOLDOWNS = {  # at 80, 82, 85, 90, 95, 99, 100 of 100 steps
 @pytest.mark.parametrize("name", COOLDOWNS)
 def test_cooldown_follows_its_published_curve(name: str) -> None:
     shape, _, floor = name.partition(" ")
-    factor = wsd(total_steps=T, decay=20, shape=shape, floor=float(floor or 0))  # type: ignore[arg-type]
+    factor = wsd(total_steps=T, decay=20, shape=cast(Shape, shape), floor=float(floor or 0))
     assert [factor(t) for t in (80, 82, 85, 90, 95, 99, 100)] == pytest.approx(COOLDOWNS[name], abs=1e-6)
 
 
