@@ -21,6 +21,7 @@ from runner.signatures import durations_of, filled_in, locate
 LONGEST_SCAN = 10_000  # steps of a run that are asked for their learning rate, so that a long one costs no seconds
 _NEAR = 50  # of the start, the peak and the end every step is asked
 _MUCH = 1.25  # ratio from which two rates differ visibly
+_HIGH = 0.1  # share of the peak that is no low end
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
 
 
@@ -78,7 +79,8 @@ def _longer_horizon(course: Course) -> str:
     """Say where a schedule that is made for a longer run is cut off: a pilot of a long run may be wanted so."""
     horizon, total = course.config.schedule.horizon, course.total_steps
     made_for = to_steps(horizon, course.schedules.clock) if horizon is not None else total
-    if made_for <= total:
+    uncut = course.schedules._replace(overlays=()).lr()(total - 1)
+    if made_for <= total or course.factors[-1] < uncut:  # a cooldown brings it to an end
         return ""
     return (
         f"schedule.horizon: the schedule is made for {made_for:,} steps and the run stops after {total:,}, at learning "
@@ -136,7 +138,7 @@ def _rises_at_the_end(course: Course) -> str:
     after_top = range(values.index(top), len(values))
     lowest = min(after_top, key=lambda i: (values[i], -i))
     end = min(values[-1], factor(total))
-    if end <= max(_MUCH * values[lowest], 0.01 * top):
+    if end <= max(_MUCH * values[lowest], _HIGH * top):
         return ""
     low = _next_low(factor, total)
     fits = f"It is low again after {low:,} steps" if low is not None else "It stays there"

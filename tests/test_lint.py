@@ -8,6 +8,9 @@ import pytest
 from runner import lint
 from runner.build_schedules import build_schedules
 from runner.durations import Clock, to_steps
+from runner.records import StepRecord
+from runner.schedules.decays import cosine
+from runner.tracking.jsonl import read_records
 from tests.conftest import ROOT, Program, Refusal
 from tests.contracts.conftest import Declare, declare, needs_of, options  # noqa: F401
 
@@ -152,6 +155,19 @@ def test_run_prints_what_is_odd_and_goes_on(program: Program) -> None:
     done = program("task=quadratic", "train.duration=20", "+schedule.horizon=40")
     assert done.code == 0
     assert "schedule.horizon: the schedule is made for 40 steps and the run stops after 20" in done.out + done.err
+
+
+def test_run_that_stopped_is_cooled_down_from_where_it_was(program: Program) -> None:
+    page = ["task=quadratic", "warmup=none", "optimizer.lr=0.01", "schedule.horizon=400"]
+    stopped = program(*page, "train.duration=100").run
+    cooled = program(
+        f"resume.from={stopped}", "train.duration=150", "overlay=[cooldown]",
+        "overlays.cooldown.begin=100", "overlays.cooldown.duration=50",
+    )  # fmt: skip
+    assert "warning" not in cooled.err
+    lrs = {record.step: record.lr for record in read_records(cooled.run) if isinstance(record, StepRecord)}
+    reached = 0.01 * cosine(total_steps=400)(100)
+    assert lrs == {100 + i: pytest.approx(reached * (1 - i / 50)) for i in range(50)}
 
 
 def test_momentum_of_adam_is_its_beta1(declare: Declare) -> None:  # noqa: F811
