@@ -198,6 +198,8 @@ def cannot_compose(error: Exception) -> Problem:
         key = found[1]
         of_launcher = key.startswith("hydra.launcher.")
         fix = "Set hydra/launcher=joblib" if of_launcher else "Call with --cfg hydra to see the keys"
+        if "@" in key:
+            return Problem(key, "must be there to be changed", f"Set +{key} to add it")
         return Problem(key, f"unknown key{' of this launcher' if of_launcher else ''}", fix)
     if found := re.match(r"Error merging override ([^=]+)=(.*)", text):
         key, value = found.groups()

@@ -121,6 +121,7 @@ REFUSED = [
     ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter that torch.optim.SGD has, did you mean schedule_of.momentum? Known here: dampening, momentum, weight_decay."),
     ("schedule_of.lr._target_=runner.schedules.decays.constant", "schedule_of.lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
     ("schedule=one_cycle schedule_of=[one_cycle_momentum] optimizer=adagrad", "schedule_of.momentum: must be a hyperparameter that torch.optim.Adagrad has. Known here: eps, initial_accumulator_value, lr_decay, weight_decay."),
+    ("schedule=sequential schedule@schedule.stages.third=rex", "schedule@schedule.stages.third: must be there to be changed. Set +schedule@schedule.stages.third to add it."),
     ("warmup=untuned", "warmup.beta2: must have a value, but takes it from optimizer.betas[1], which is not there. Set warmup.beta2=0.999, or choose an optimizer with betas."),
     ("schedule=lambda schedule.function._target_=tests.own_parts.not_a_number_at_7", "schedule.function: must return a finite number >= 0 at every step, got nan at step 7. Change schedule.function."),
     ("schedule=lambda schedule.function._target_=tests.own_parts.Counting", "schedule.function: must return the same for the same step, got 0.5 and 0.00225734 for step 0. Change schedule.function."),
@@ -132,6 +133,18 @@ def test_what_nobody_can_want_is_refused_before_anything_is_made(refuse: Refuse,
     refusal = refuse(*overrides.split())
     assert (refusal.code, refusal.left_behind) == (2, [])
     assert refusal.err.splitlines()[1:] == [f"  {message}"]
+
+
+def test_stages_and_factors_are_chosen_and_added_by_name(declare: Declare) -> None:  # noqa: F811
+    chosen = declare("schedule=sequential", "schedule@schedule.stages.second=wsd", "schedule.stages.second.decay=20%")
+    added = declare("schedule=sequential", "+schedule@schedule.stages.third=rex", "schedule.boundaries=[30%,60%]")
+    multiplied = declare("schedule=product", "schedule@schedule.schedules.second=step")
+    clock = DIGITS._replace(total_steps=100)
+    assert build_schedules(chosen, clock).body(85) == 1.0 > build_schedules(chosen, clock).body(95)
+    third = build_schedules(added, clock).body
+    assert (third(30), third(60)) == (1.0, 1.0)
+    assert max(third(59), third(99)) < 0.06
+    assert build_schedules(multiplied, clock).body(99) < 1e-3
 
 
 def test_problem_of_one_schedule_hides_no_other(refuse: Refuse) -> None:
