@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from runner.assemble import make, refusal
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
-from runner.check_facts import Facts
 from runner.config import Config, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
+from runner.facts import Facts
 from runner.nodes import Node
 from runner.optim.apply import Schedules, keep_initial
 from runner.optim.freezing import zero_while_frozen
@@ -36,7 +36,12 @@ _DEFAULT_THREADS = torch.get_num_threads()
 
 
 class Experiment(NamedTuple):
-    """The objects of a run, as `fit` takes them."""
+    """The objects of a run, as `fit` takes them.
+
+    Attributes:
+        schedules: what `fit` applies, by group and hyperparameter.
+        declared: what they were made from, of the whole run.
+    """
 
     task: Task
     model: nn.Module
@@ -44,7 +49,7 @@ class Experiment(NamedTuple):
     schedules: Schedules
     plan: TrainPlan
     watch: Watch
-    warmup_steps: int
+    declared: RunSchedules
     initial_weights: InitialWeights | None = None
 
 
@@ -124,8 +129,8 @@ def build(config: Config) -> Experiment:
     problems: list[Problem] = []
     parts: dict[str, Any] = {}
     try:
-        schedules = build_schedules(config, clock)
-        clock = schedules.clock
+        declared = build_schedules(config, clock)
+        clock = declared.clock
     except ConfigError as error:
         problems += error.problems
     nodes: dict[str, Node] = {"param_groups": config.param_groups}
@@ -142,16 +147,16 @@ def build(config: Config) -> Experiment:
     groups = _groups(config.param_groups, parts["param_groups"], model)
     groups = with_adamw_lr(groups, config.optimizer.lr, config.optimizer.arguments.get("adamw_lr"))
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
-    for hyperparameter in schedules.others:
+    for hyperparameter in declared.others:
         keep_initial(optimizer, hyperparameter)
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules=_by_group(groups, schedules),
+        schedules=_by_group(groups, declared),
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
-        warmup_steps=schedules.warmup.steps,
+        declared=declared,
         initial_weights=initial_weights,
     )
 

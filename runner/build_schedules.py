@@ -16,6 +16,7 @@ from runner.nodes import Node
 from runner.schedules.joins import times
 from runner.schedules.overlays import Overlay
 from runner.schedules.shape import Schedule, Warmup
+from runner.signatures import durations_of
 
 
 class RunSchedules(NamedTuple):
@@ -65,7 +66,10 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
             problems.extend(error.problems)
 
     attempt("warmup", config.warmup, clock)
-    clock = clock._replace(warmup_steps=made["warmup"].steps if "warmup" in made else 0)
+    if "warmup" in made:
+        problems += _too_long(made["warmup"], config.warmup, clock)
+    # a schedule after a wrong warmup is made as after the shortest, so that it says what is wrong with itself
+    clock = clock._replace(warmup_steps=1 if problems else made["warmup"].steps)
     attempt("schedule", with_floor(config.schedule, base_lr), made_for(config.schedule, clock))
     for name, node in config.schedule_of.items():
         attempt(f"schedule_of.{name}", node, made_for(node, clock))
@@ -83,6 +87,17 @@ def made_for(node: ScheduleNode, clock: Clock) -> Clock:
     total = clock.total_steps if node.horizon is None else to_steps(node.horizon, clock)
     assert total is not None
     return clock._replace(total_steps=max(total - 1, 1) if node.end == "inclusive" else total)
+
+
+def _too_long(warmup: Warmup, node: Node, clock: Clock) -> list[Problem]:
+    """Return the problem of a warmup that does not end within the run; no body can follow it."""
+    if clock.total_steps is None or warmup.steps <= clock.total_steps:
+        return []
+    name, given = next(iter(durations_of(node).items()), ("", warmup.steps))
+    key = f"warmup.{name}" if name else "warmup"
+    rule = f"must not be longer than the run of {clock.total_steps} steps, got {given} ({warmup.steps} steps)"
+    fix = f"Set {key}=5% or a longer train.duration" if name else "Set warmup=none or a longer train.duration"
+    return [Problem(key, rule, fix)]
 
 
 def with_floor(node: LRScheduleNode, lr: float) -> LRScheduleNode:

@@ -1,6 +1,6 @@
 """check(tree) -> Config: the whole configuration is validated before anything is built, all problems at once.
 
-It inspects types and signatures and never calls what a `_target_` names.
+It inspects types and signatures and never calls what a `_target_` names, schedules excepted (`check_schedules`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pydantic.fields import FieldInfo
 from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.check_groups import check_group_rules
 from runner.check_optimizer import check_optimizer, wrong_optimizer
-from runner.check_scaling import check_scaling, far_from_reference, unscaled_warmup, unusual_rule
-from runner.check_watch import check_watched, deaf_remedy, early_stop_first, never_judged
+from runner.check_scaling import check_scaling
+from runner.check_schedules import check_schedule_keys
+from runner.check_watch import check_watched
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.nodes import Node, nodes
@@ -61,6 +62,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     check_init_from(found)
     check_optimizer(found)
     check_scaling(found)
+    check_schedule_keys(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
         if facts is not None:
@@ -68,59 +70,6 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     if found.problems:
         raise ConfigError(found.problems)
     return Config.model_validate(found.sections)
-
-
-def warnings(config: Config) -> list[str]:
-    """Return what is allowed but unusual, a sentence each."""
-    of_watch, of_scaling = (
-        (deaf_remedy, early_stop_first, never_judged),
-        (unusual_rule, far_from_reference, unscaled_warmup),
-    )
-    rules = (_unusual_lr, _deaf_optimizer, _double_warmup, _wrong_regime, *of_watch, *of_scaling)
-    return [text for rule in rules if (text := rule(config))]
-
-
-def _unusual_lr(config: Config) -> str:
-    """Say that a learning rate is more than 10x outside its typical range."""
-    optimizer, lr, typical = config.optimizer, config.scaled_optimizer.lr, config.optimizer.typical
-    low, high = getattr(typical, config.task.regime) if typical is not None else (lr, lr)
-    if typical is None or low / 10 <= lr <= high * 10:
-        return ""
-    times, side = (lr / high, "above") if lr > high else (low / lr, "below")
-    scaled = f" after scaling ({optimizer.lr:g} before)" if config.scaling.rule != "none" else ""
-    return (
-        f"optimizer.lr: {lr:g}{scaled} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
-        f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
-        f"({typical.source}). The run goes on."
-    )
-
-
-def _deaf_optimizer(config: Config) -> str:
-    """Say that torch's Rprop takes its learning rate from the first update and never looks again."""
-    is_constant = config.schedule.target.endswith(".constant") and config.warmup.target.endswith(".none")
-    if config.optimizer.target != "torch.optim.Rprop" or is_constant:
-        return ""
-    return (
-        "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and "
-        "a schedule has no effect. Set warmup=none schedule=constant."
-    )
-
-
-def _double_warmup(config: Config) -> str:
-    """Say that one-cycle rises by itself."""
-    if not config.schedule.target.endswith(".one_cycle") or config.warmup.target.endswith(".none"):
-        return ""
-    return "warmup: one_cycle rises by itself, and the warmup is multiplied with it. Set warmup=none."
-
-
-def _wrong_regime(config: Config) -> str:
-    """Say that loaded weights are trained with the learning rates of fresh ones."""
-    if config.task.init_from is None or config.task.regime == "fine_tune":
-        return ""
-    return (
-        "task.regime: weights come from task.init_from, but the typical learning rates are those of training from "
-        "scratch. Set task.regime=fine_tune for the lower ones of fine-tuning."
-    )
 
 
 def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
@@ -165,7 +114,8 @@ def _add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annota
     if item["type"] == "missing":
         found.add(key, "must be there, got nothing", "Do not delete it")
     else:
-        found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", fix(key))
+        mend = section_fix(item, key) if is_for_section(item) else fix(key)
+        found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", mend)
 
 
 def _declared(info: FieldInfo) -> Any:
@@ -273,6 +223,8 @@ def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str
 
 def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findings) -> None:
     hint = as_written(hint)
+    if any(problem.key.startswith(f"{key}.") for problem in found.problems):  # an item of it is not finite
+        return
     try:
         validate(value, hint)
     except PydanticSchemaGenerationError:

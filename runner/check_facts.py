@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
 
+from runner.check_schedules import check_schedules
 from runner.config import Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
+from runner.facts import Facts
 from runner.nodes import nodes
 from runner.signatures import durations_of, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
-
-
-class Facts(NamedTuple):
-    """What only the data and the machine can tell.
-
-    Attributes:
-        examples: split -> number of examples; empty when the task has no data set.
-        goals: metric of an evaluation -> whether less or more is better.
-        device: type of the device that `train.device` stands for here; None when it is not there.
-        devices: devices that are there.
-        steps_made: updates made by the checkpoint to go on from; None when a run starts afresh.
-        unreadable: why the weights to begin with cannot be read; "" when they can.
-    """
-
-    examples: Mapping[str, int]
-    goals: Mapping[str, Literal["min", "max"]]
-    device: str | None
-    devices: tuple[str, ...]
-    steps_made: int | None = None
-    unreadable: str = ""
-
 
 _STAND_IN = {"_target_": "torch.nn.Identity"}
 FindFacts = Callable[[TaskNode, Train, Resume, int], Facts]
@@ -153,10 +133,8 @@ def _check_durations(train: Train, facts: Facts, found: Findings) -> None:
         if any(problem.key.startswith(f"{key}.") for problem in found.problems):
             continue
         for name, duration in durations_of(node).items():
-            steps = _resolve(f"{key}.{name}", duration, clock, found)
-            if key == "warmup" and steps is not None and steps > total:
-                rule = f"must not be longer than the run of {total} steps, got {duration} ({steps} steps)"
-                found.add(f"{key}.{name}", rule, f"Set {key}.{name}=5% or a longer train.duration")
+            _resolve(f"{key}.{name}", duration, clock, found)
+    check_schedules(found, clock)
 
 
 def _resolve(key: str, duration: str | int, clock: Clock, found: Findings) -> int | None:

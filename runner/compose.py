@@ -23,6 +23,7 @@ from yaml import YAMLError
 from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result
+from runner.wording import unresolved
 
 _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
@@ -47,10 +48,7 @@ def to_tree(config: DictConfig) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        text = str(error).splitlines()[0]
-        raise ConfigError(
-            [Problem(error.full_key or "config", f"must resolve, but {text}", "Mend the ${...}")]
-        ) from None
+        raise ConfigError([unresolved(error.full_key or "config", str(error).splitlines()[0])]) from None
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items() if key != "hydra"}
 
@@ -200,6 +198,8 @@ def cannot_compose(error: Exception) -> Problem:
         key = found[1]
         of_launcher = key.startswith("hydra.launcher.")
         fix = "Set hydra/launcher=joblib" if of_launcher else "Call with --cfg hydra to see the keys"
+        if "@" in key:
+            return Problem(key, "must be there to be changed", f"Set +{key} to add it")
         return Problem(key, f"unknown key{' of this launcher' if of_launcher else ''}", fix)
     if found := re.match(r"Error merging override ([^=]+)=(.*)", text):
         key, value = found.groups()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 _PATTERN = re.compile(r"(?P<number>\d+(?:\.\d*)?(?:e\+?\d+)?)\s*(?P<unit>%|ep|ex)?", re.IGNORECASE)
 _EXAMPLES = "such as 500 (steps), 10%, 2ep or 64000ex"
@@ -95,10 +95,12 @@ def _positive(duration: str | int | float) -> str | int:
     return positive
 
 
-Duration = Annotated[str | int, BeforeValidator(_well_formed)]
+_IN_WORDS = WithJsonSchema({"type": "string", "format": "duration"})
+
+Duration = Annotated[str | int, BeforeValidator(_well_formed), _IN_WORDS]
 """A field of the configuration that takes a duration."""
 
-PositiveDuration = Annotated[str | int, BeforeValidator(_positive)]
+PositiveDuration = Annotated[str | int, BeforeValidator(_positive), _IN_WORDS]
 """A duration that must not be zero."""
 
 Steps = Annotated[int, PositiveDuration]

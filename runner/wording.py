@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ _FIXES = {
     "optimizer.lr": "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer",
     "train.duration": "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)",
     "seed": "Set seed=0",
+    "warmup.beta2": "Set warmup.beta2=0.999, or choose an optimizer with betas",
 }
 
 
@@ -48,7 +50,8 @@ def rule(item: Any, annotation: Any) -> str:
 def is_for_section(item: Any) -> bool:
     """Whether a pydantic error is about a value in a place where a section with a target belongs."""
     is_list = item.get("ctx", {}).get("class") == "Sequence"  # pydantic's way to ask for one
-    return item["type"] in ("callable_type", "is_instance_of") and not is_list
+    is_node = item["type"] == "model_type" and str(item["ctx"]["class_name"]).endswith("Node")
+    return is_node or (item["type"] in ("callable_type", "is_instance_of") and not is_list)
 
 
 def section_fix(item: Any, key: str) -> str:
@@ -95,6 +98,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         least = schema.get("minItems", 0)
         count = f" of {least}" if least == schema.get("maxItems") else f" of at least {least}" if least > 1 else ""
         return f"a list{count}, each item {_in_words(inner)}" if inner else "a list"
+    if schema.get("format") == "duration":
+        return "a duration such as 500 (steps), 10% or 2ep"
     if schema.get("minLength"):
         return "text that is not empty"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -103,10 +108,10 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     return " ".join([noun.get(schema["type"], "text"), " and ".join(bounds)]).strip()
 
 
-def fix(key: str, default: Any = inspect.Parameter.empty) -> str:
-    """Return what to do about the value of a key."""
-    if key in _FIXES:
-        return _FIXES[key]
+def fix(key: str, default: Any = inspect.Parameter.empty, *, otherwise: str = "") -> str:
+    """Return what to do about the value of a key; `otherwise`, where nothing is known about it."""
+    if key in _FIXES or otherwise:
+        return _FIXES.get(key, otherwise)
     if default is not inspect.Parameter.empty and default is not None:
         return f"Set {key}={_spelled(default)}, its default"
     return f"Leave {key} out for its default"
@@ -119,6 +124,15 @@ def fix_of_list(key: str, value: Any, annotation: Any) -> str:
     except (ValidationError, PydanticSchemaGenerationError):
         return ""
     return f"Set {key}={_spelled([value])}"
+
+
+def unresolved(key: str, text: str) -> Problem:
+    """Return the problem of a value that takes another one by `${...}`, which OmegaConf describes in a text."""
+    missing = re.search(r"'(?P<source>[^']+)' not found", text)
+    if missing is None:
+        return Problem(key, f"must resolve, but {text}", "Mend the ${...}")
+    rule = f"must have a value, but takes it from {missing['source']}, which is not there"
+    return Problem(key, rule, fix(key, otherwise=f"Set {key}"))
 
 
 def _spelled(value: Any) -> str:

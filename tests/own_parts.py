@@ -164,3 +164,19 @@ def fast_first() -> Grouping:
         Group("first", list(model.parameters())[:1], lr_multiplier=10.0),
         Group("rest", list(model.parameters())[1:]),
     ]
+
+
+def not_a_number_at_7(step: int) -> float:
+    """A factor with a hole."""
+    return float("nan") if step == 7 else 1.0
+
+
+class Counting:
+    """A factor that depends on how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 1
+
+    def __call__(self, step: int) -> float:
+        self.calls += 1
+        return 1.0 / self.calls

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Le
 
-from runner import check
+from runner import lint
 from runner.advice import has_exploded
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
@@ -30,7 +30,6 @@ from runner.train.step import compiled, evaluate
 
 EVALUATED_BATCHES = 10
 ONCE_VARIES = 1.2  # what happens once, imports above all, takes longer or shorter by this factor
-LONGEST_SCAN = 10_000  # steps that are asked for their learning rate, to find the peak
 
 
 class Trial(NamedTuple):
@@ -82,7 +81,11 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)
-    problems = [*check.warnings(config), *experiment.task.remarks, *_still_frozen(experiment, trial)]
+    problems = [
+        *lint.warnings(config, experiment.declared),
+        *experiment.task.remarks,
+        *_still_frozen(experiment, trial),
+    ]
     if trial.is_cut_short:
         cause = "; no update was made yet, so it is not the learning rate" if trial.state.step == trial.start else ""
         problems.append(f"the trial {trial.state.verdict}{cause}")
@@ -180,8 +183,7 @@ def _show_model(experiment: Experiment) -> None:
 
 def _peak(experiment: Experiment) -> dict[str, float]:
     """Return group -> largest factor of its schedule."""
-    steps, warmup = experiment.plan.steps, experiment.warmup_steps
-    looked_at = {*range(0, steps, -(-steps // LONGEST_SCAN)), *range(max(0, warmup - 1), min(warmup + 1, steps))}
+    looked_at = lint.looked_at(experiment.plan.steps, experiment.declared.warmup.steps)
     names = [group["name"] for group in experiment.optimizer.param_groups]
     return {name: max(map(experiment.schedules[(name, "lr")], looked_at)) for name in names}
 
@@ -192,14 +194,14 @@ def _show_learning_rate(experiment: Experiment) -> None:
         group["name"]: (group["initial_lr"], experiment.schedules[(group["name"], "lr")])
         for group in experiment.optimizer.param_groups
     }
-    shown = sorted({0, 1, experiment.warmup_steps, steps // 2, steps - 1} & set(range(steps)))
+    shown = sorted({0, 1, experiment.declared.warmup.steps, steps // 2, steps - 1} & set(range(steps)))
     rows = [[name, *(f"{initial * factor(step):.4g}" for step in shown)] for name, (initial, factor) in lrs.items()]
     print_table(["lr at step", *(f"{step:,}" for step in shown)], rows)
 
 
 def _show_data(experiment: Experiment, batch_size: int) -> None:
     task, steps = experiment.task, experiment.plan.steps
-    length = f"steps: {steps:,}, warmup {experiment.warmup_steps:,}"
+    length = f"steps: {steps:,}, warmup {experiment.declared.warmup.steps:,}"
     if task.examples:
         an_epoch = Clock(batch_size, task.examples["train"]).steps_per_epoch
         length += f"; {an_epoch:,} an epoch, {steps / an_epoch:.4g} epochs"

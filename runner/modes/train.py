@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
 
-from runner import check
+from runner import lint
 from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.compose import same_run, save_tree, saved_tree
@@ -67,7 +67,7 @@ def _train(
     clock = _Clock(result.seconds)
     made = result.steps
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
-        for text in [*check.warnings(config), *experiment.task.remarks]:
+        for text in [*lint.warnings(config, experiment.declared), *experiment.task.remarks]:
             terminal.warn(text)
         terminal.start(_headline(config, result, experiment))
         notifier = Notifier(config.notify.command, directory, title=result.title, warn=terminal.warn)
@@ -143,7 +143,10 @@ def _first_result(config: Config, invocation: Invocation, experiment: Experiment
         mode="train",
         status="running",
         verdict="running",
-        title=f"{choices['optimizer']} lr={learning_rate['used']:g} {choices['schedule']} w{experiment.warmup_steps}",
+        title=(
+            f"{choices['optimizer']} lr={learning_rate['used']:g} {choices['schedule']} "
+            f"w{experiment.declared.warmup.steps}"
+        ),
         experiment=config.name or choices["task"],
         command=shlex.join([*PROGRAM, *invocation.page, *invocation.overrides]),
         seed=config.seed,

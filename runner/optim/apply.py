@@ -15,6 +15,7 @@ Schedules = Mapping[tuple[str, str], Callable[[int], float]]
 
 
 _BETAS = {"beta1": 0, "beta2": 1}
+_MOMENTUM = "momentum"
 
 
 def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr_scale: float = 1.0) -> None:
@@ -25,7 +26,8 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
     Args:
         optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x"; see `thaw` for
             "frozen_steps".
-        schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of "betas".
+        schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of
+            "betas", and so is the momentum of an optimizer that has none by that name (beta1).
         step: optimizer step, 0-based.
         lr_scale: product of the interventions so far, unitless.
     """
@@ -38,9 +40,9 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
         group = groups[name]
         if hyperparameter == "lr":
             _write(group, "lr", group["initial_lr"] * factor * lr_scale)
-        elif hyperparameter in _BETAS:
+        elif (index := _beta(group, hyperparameter)) is not None:
             betas = list(group["betas"])
-            betas[_BETAS[hyperparameter]] = group[f"initial_{hyperparameter}"] * factor
+            betas[index] = group[f"initial_{hyperparameter}"] * factor
             group["betas"] = tuple(betas)
         else:
             _write(group, hyperparameter, group[f"initial_{hyperparameter}"] * factor)
@@ -57,5 +59,12 @@ def _write(group: dict[str, Any], hyperparameter: str, value: float) -> None:
 def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:
     """Note the value that a schedule multiplies, in every group of the optimizer."""
     for group in optimizer.param_groups:
-        index = _BETAS.get(hyperparameter)
+        index = _beta(group, hyperparameter)
         group[f"initial_{hyperparameter}"] = group[hyperparameter] if index is None else group["betas"][index]
+
+
+def _beta(group: Mapping[str, Any], hyperparameter: str) -> int | None:
+    """Return the place of a hyperparameter among the betas, None for what is no beta."""
+    if hyperparameter == _MOMENTUM and _MOMENTUM not in group:
+        return 0
+    return _BETAS.get(hyperparameter)

@@ -12,15 +12,22 @@ from runner.schedules.shape import Schedule, between
 def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoothing: float, power: float) -> Schedule:
     """Spend most of the learning rate where gradients are small, and anneal because little is left to come.
 
-    w_t = G_t^-a, factor(t) = w_t (w_(t+1) + w_(t+2) + ...) divided by its largest value, with G the norms, smoothed by
-    a running median and stretched over the body of the run; 0 from t = T on.
+    w_t = G_t^-a, factor(t) = w_t (w_(t+1) + ... + w_T) divided by its largest value, with G the norms, smoothed by a
+    running median and stretched over the body of the run; 0 from t = T on. Constant norms give 1 - t / T exactly, the
+    straight line that is best in the worst case.
+
+    As published: the product of a weight and the sum of the later ones, a = 2, the median over a tenth of the run.
+    Ours: the norms of a run of another length are stretched by straight lines between them; the 0 belongs to t = T,
+    one step after the last update, so that every update learns; the peak is 1, as the base rate is set elsewhere; at
+    the ends the median has fewer values, where the published code mirrors them. For Adam the paper takes a = 1 and the
+    L1 norm, our records hold the L2 norm.
 
     Args:
         norms: global L2 norms of the gradient, one a step; values that are not finite or not > 0 are left out.
         total_steps: T, steps of the run.
         warmup_steps: W; the body begins at t0 = max(W - 1, 0).
         smoothing: width of the median, as a share of the norms; in [0, 1].
-        power: a; 2 for SGD. The paper takes 1, and L1 norms, for Adam.
+        power: a; 2 for SGD, 1 for Adam.
     Raises:
         ValueError: fewer than two norms that can be used.
     Source: Defazio et al. 2023, arXiv:2310.07831, algorithm 1, and the code published with it.

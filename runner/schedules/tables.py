@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, SupportsFloat
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import validate_call
 
 from runner.durations import StepsOrZero, TotalSteps
+from runner.errors import with_place
 from runner.schedules.shape import Schedule, between, in_order
 
 Times = Annotated[Sequence[StepsOrZero], MinLen(1)]
@@ -100,13 +101,25 @@ def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) 
         total_steps: T, steps of the run.
         function: step -> factor; finite, >= 0, without a state.
     Raises:
-        ValueError: a factor that is no number, negative or not finite; the step is named.
+        ValueError: a factor that is no number, negative or not finite, or an exception instead of one; the step is
+            named. Another factor when a step is asked for again.
     """
-    for step in range(total_steps + 1):
-        value = function(step)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value < float("inf"):
+
+    def asked(step: int) -> float:
+        try:
+            value: object = function(step)
+        except Exception as error:
+            rule = f"must return a finite number >= 0 at every step, but at step {step} it raises"
+            raise ValueError(f"function: {rule} {with_place(error)}") from error
+        if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
             raise ValueError(f"function: must return a finite number >= 0 at every step, got {value!r} at step {step}")
+        return float(value)
+
+    first = asked(0)
+    for step in range(1, total_steps + 1):
+        asked(step)
+    if (again := asked(0)) != first:
+        raise ValueError(f"function: must return the same for the same step, got {first:g} and {again:g} for step 0")
     return lambda step: float(function(min(step, total_steps)))
 
 

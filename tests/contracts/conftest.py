@@ -19,6 +19,7 @@ Make = Callable[..., Experiment]
 Declare = Callable[..., Config]
 NEEDS = {
     "schedule_of=one_cycle_momentum": ["schedule=one_cycle"],
+    "schedule=refined": [f"++schedule.source={ROOT / 'tests' / 'recorded_run'}"],
     "schedule=lambda": ["++schedule.function._target_=tests.own_parts.halving"],
     "param_groups=muon": ["optimizer=muon"],
     "warmup=untuned": ["optimizer=adamw"],

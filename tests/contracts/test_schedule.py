@@ -15,7 +15,9 @@ LENGTHS = [1, 2, 3, 10, 440]
 PEAK_IS_NOT_1 = {"half_cosine", "chebyshev", "range_test"}
 NEEDS_A_WARMUP = {"inverse_sqrt", "noam", "power"}
 WITHOUT_LENGTH = {"none", "untuned_exponential"}
-COUNTED_FROM_0 = {"piecewise_linear", "lambda", "one_cycle", "cyclic", "transformers", "timm", "optax", "torch"}
+COUNTED_FROM_0 = {
+    "piecewise_linear", "lambda", "one_cycle", "cyclic", "refined", "transformers", "timm", "optax", "torch",
+}  # fmt: skip
 RISES_AFTER_THE_END = {"cyclic"}
 
 

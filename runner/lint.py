@@ -1,0 +1,258 @@
+"""What is allowed but odd about the learning rate of a run, found in its values step by step.
+
+Whatever a run cannot be wanted with is refused before (`check`, `check_schedules`). What stands here may be wanted, so
+it is said by train, check and preview, and the run goes on. The rules look at values, not at names, so that they hold
+for schedules of the user's own as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from runner import lint_page
+from runner.build_schedules import RunSchedules
+from runner.config import Config
+from runner.durations import to_steps
+from runner.schedules.shape import Schedule
+from runner.signatures import durations_of, filled_in, locate
+
+LONGEST_SCAN = 10_000  # steps of a run that are asked for their learning rate, so that a long one costs no seconds
+_NEAR = 50  # of the start, the peak and the end every step is asked
+_MUCH = 1.25  # ratio from which two rates differ visibly
+_HIGH = 0.1  # share of the peak that is no low end
+_JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
+
+
+class Course(NamedTuple):
+    """The learning rate of a run.
+
+    Attributes:
+        config: checked.
+        schedules: its factors.
+        factor: of the learning rate, without what is random in it.
+        steps: that were asked, in order; the first and the last update are among them.
+        factors: one a step asked.
+    """
+
+    config: Config
+    schedules: RunSchedules
+    factor: Schedule
+    steps: Sequence[int]
+    factors: Sequence[float]
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the run."""
+        return self.steps[-1] + 1
+
+    def lr(self, factor: float) -> str:
+        """Return a factor as the learning rate of the groups without a multiplier."""
+        return f"{self.config.scaled_optimizer.lr * factor:.3g}"
+
+
+def warnings(config: Config, schedules: RunSchedules) -> list[str]:
+    """Return what is allowed but unusual, a sentence each."""
+    course = _course(config, schedules)
+    texts = [*lint_page.warnings(config, schedules.clock), *(rule(course) for rule in _RULES)]
+    return [text for text in texts if text]
+
+
+def looked_at(total_steps: int, warmup_steps: int) -> list[int]:
+    """Return the steps of a run that show its learning rate: all, or some of a long one and all near its joints."""
+    stride = -(-total_steps // LONGEST_SCAN)
+    near = {place + offset for place in (0, warmup_steps, total_steps - 1) for offset in range(-_NEAR, _NEAR + 1)}
+    return sorted({*range(0, total_steps, stride), *(near & set(range(total_steps)) if stride > 1 else ())})
+
+
+def _course(config: Config, schedules: RunSchedules) -> Course:
+    nodes = config.overlays.values()
+    is_random = ["seed" in filled_in(locate(node.target)).values() for node in nodes]
+    calm = tuple(overlay for overlay, random in zip(schedules.overlays, is_random, strict=True) if not random)
+    factor = schedules._replace(overlays=calm).lr()
+    steps = looked_at(schedules.clock.total_steps or 1, schedules.warmup.steps)
+    return Course(config, schedules, factor, steps, [factor(step) for step in steps])
+
+
+def _longer_horizon(course: Course) -> str:
+    """Say where a schedule that is made for a longer run is cut off: a pilot of a long run may be wanted so."""
+    horizon, total = course.config.schedule.horizon, course.total_steps
+    made_for = to_steps(horizon, course.schedules.clock) if horizon is not None else total
+    uncut = course.schedules._replace(overlays=()).lr()(total - 1)
+    if made_for <= total or course.factors[-1] < uncut:  # a cooldown brings it to an end
+        return ""
+    return (
+        f"schedule.horizon: the schedule is made for {made_for:,} steps and the run stops after {total:,}, at learning "
+        f"rate {course.lr(course.factors[-1])}. Set schedule.horizon=null to have it come to its end."
+    )
+
+
+def _long_warmup(course: Course) -> str:
+    """Say that more than half of the run is warmup: legal, and a sign of a length that was meant for a longer run."""
+    length, total = course.schedules.warmup.steps, course.total_steps
+    if 2 * length <= total or length < 2:
+        return ""
+    name = next(iter(durations_of(course.config.warmup)), "")
+    fix = f" Set warmup.{name}=5% or a longer train.duration." if name else ""
+    return f"warmup: it takes {length:,} of the {total:,} steps, so the run hardly learns at its rate.{fix}"
+
+
+def _double_warmup(course: Course) -> str:
+    """Say that a schedule that begins with a rise of its own is multiplied with a warmup; nobody declares two."""
+    if course.config.warmup.target.endswith(".none"):
+        return ""
+    values = [course.schedules.body(step) for step in course.steps]
+    first = values[0]
+    turn = next((value for value in values if not math.isclose(value, first, rel_tol=1e-9)), first)
+    if not (turn > first and max(values) > _MUCH * first):
+        return ""
+    name = course.config.schedule.target.rpartition(".")[2]
+    return f"warmup: {name} rises by itself, and the warmup is multiplied with it. Set warmup=none."
+
+
+def _jump_after_rise(course: Course) -> str:
+    """Say that the rate falls at once where it stops rising: a decay that has run on while it was warmed up."""
+    values = course.factors
+    turn = next((i for i in range(len(values) - 1) if values[i + 1] < values[i]), 0)
+    if turn == 0 or values[turn] <= values[0]:
+        return ""
+    begin, end = course.steps[turn - 1], min(course.steps[turn + 1], course.total_steps - 3)
+    factor = course.factor
+    peak = next((t for t in range(begin, end) if factor(t + 1) < factor(t)), 0)
+    if peak == 0 or factor(peak) <= factor(peak - 1):  # a stair falls from where it was flat
+        return ""
+    top, after, later = factor(peak), factor(peak + 1), factor(peak + 2)
+    if after <= 0 or later <= 0 or top < _JUMP * after or math.log(top / after) < 3 * abs(math.log(after / later)):
+        return ""
+    return (
+        f"schedule: the learning rate jumps from {course.lr(top)} at step {peak:,} to {course.lr(after)} at the next, "
+        f"where its rise ends. Let the decay begin after the warmup."
+    )
+
+
+def _rises_at_the_end(course: Course) -> str:
+    """Say that the run ends on a rise or on a cycle that is cut: the last weights are those of a high rate."""
+    values, factor, total = course.factors, course.factor, course.total_steps
+    top = max(values)
+    after_top = range(values.index(top), len(values))
+    lowest = min(after_top, key=lambda i: (values[i], -i))
+    end = min(values[-1], factor(total))
+    if end <= max(_MUCH * values[lowest], _HIGH * top):
+        return ""
+    low = _next_low(factor, total)
+    fits = f"It is low again after {low:,} steps" if low is not None else "It stays there"
+    return (
+        f"schedule: the learning rate rises again, from {course.lr(values[lowest])} at step {course.steps[lowest]:,} "
+        f"to {course.lr(values[-1])} at the last step {total - 1:,}. {fits}; let the run and its cycles end together."
+    )
+
+
+def _next_low(factor: Schedule, total_steps: int) -> int | None:
+    """Return the first step from the end on at which the factor has stopped falling, after it has risen."""
+    step, last = total_steps - 1, total_steps + min(4 * total_steps, LONGEST_SCAN)
+    while step < last and factor(step + 1) >= factor(step):
+        step += 1
+    while step < last and factor(step + 1) < factor(step):
+        step += 1
+    return step if step < last else None
+
+
+def _ends_early(course: Course) -> str:
+    """Say that cycles or periods end before the run does: what is left of it runs at the floor."""
+    name, total = course.config.schedule.target.rpartition(".")[2], course.total_steps
+    end = course.factor(total)
+    since = _since(course, end)
+    if name not in ("wsd_s", "cosine_restarts") or since is None or since > total - 2 or course.config.overlays:
+        return ""
+    left = total - since
+    key, fix = {
+        "wsd_s": ("periods", f"Add a period of {left:,} steps, or lengthen the last by them"),
+        "cosine_restarts": ("cycles", "Set schedule.first=null to have them fill the run, or schedule.cycles=null"),
+    }[name]
+    return (
+        f"schedule.{key}: the last ends at step {since:,} of {total:,}, and the learning rate stays at "
+        f"{course.lr(end)} for the other {left:,}. {fix}."
+    )
+
+
+def _learns_nothing_first(course: Course) -> str:
+    """Say that the first update has rate 0, as in libraries whose warmup is t / W: it costs a batch and no more."""
+    if course.factors[0] > 0:
+        return ""
+    return "schedule: the learning rate of the first update is 0, so it changes nothing. A warmup here begins at 1 / W."
+
+
+def _learns_nothing_last(course: Course) -> str:
+    """Say that the run ends with updates of rate 0: one costs a batch, many are a run that is too long."""
+    total, since = course.total_steps, _since(course, 0.0)
+    if since is None or since == 0 or _ends_early(course):
+        return ""
+    if since == total - 1:
+        inclusive = course.config.schedule.end == "inclusive"
+        fix = "Set schedule.end=exclusive, or a floor." if inclusive else "End a step later, or at a floor."
+        return f"schedule: the learning rate of the last update is 0, so it changes nothing. {fix}"
+    return (
+        f"schedule: the learning rate is 0 from step {since:,} on, so the last {total - since:,} updates change "
+        f"nothing. Make the schedule longer or the run shorter."
+    )
+
+
+def _since(course: Course, value: float) -> int | None:
+    """Return the first step from which the factor has this value up to the end of the run, None where it has not."""
+    index = len(course.steps)
+    while index and course.factors[index - 1] == value:
+        index -= 1
+    if index == len(course.steps):
+        return None
+    step = course.steps[index]
+    while step and course.factor(step - 1) == value:
+        step -= 1
+    return step
+
+
+def _above_base(course: Course) -> str:
+    """Say that the rate goes above the one that was set: `optimizer.lr` is the peak of most schedules."""
+    top, lr = max(course.factors), course.config.scaled_optimizer.lr
+    if top <= 1.0 + 1e-9:
+        return ""
+    step = course.steps[course.factors.index(top)]
+    return (
+        f"schedule: the learning rate peaks at {course.lr(top)} in step {step:,}, {top:.3g} times optimizer.lr={lr:g}. "
+        f"Divide optimizer.lr by that if it was meant to be the peak."
+    )
+
+
+def _cut_cooldown(course: Course) -> str:
+    """Say that the run stops inside a cooldown that is laid over it."""
+    clock, total = course.schedules.clock, course.total_steps
+    for name, node in course.config.overlays.items():
+        arguments = node.arguments
+        if not {"begin", "duration"} <= arguments.keys():
+            continue
+        begin, duration = to_steps(arguments["begin"], clock), to_steps(arguments["duration"], clock)
+        if begin < total < begin + duration:
+            return (
+                f"overlays.{name}: it ends at step {begin + duration:,} and the run after {total:,}, at learning rate "
+                f"{course.lr(course.factors[-1])}. Set overlays.{name}.duration={total - begin}."
+            )
+        if begin >= total:
+            return (
+                f"overlays.{name}: it begins at step {begin:,} and the run ends after {total:,}, so it has no effect. "
+                f"Set overlays.{name}.begin to an earlier step."
+            )
+    return ""
+
+
+_RULES: tuple[Callable[[Course], str], ...] = (
+    _longer_horizon,
+    _long_warmup,
+    _double_warmup,
+    _jump_after_rise,
+    _rises_at_the_end,
+    _ends_early,
+    _learns_nothing_first,
+    _learns_nothing_last,
+    _above_base,
+    _cut_cooldown,
+)

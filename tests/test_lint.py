@@ -1,0 +1,205 @@
+"""What is odd about a learning rate is said, before the run and in its own words; what cannot be wanted is refused."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from runner import lint
+from runner.build_schedules import build_schedules
+from runner.durations import Clock, to_steps
+from runner.records import StepRecord
+from runner.schedules.decays import cosine
+from runner.tracking.jsonl import read_records
+from tests.conftest import ROOT, Program, Refusal
+from tests.contracts.conftest import Declare, declare, needs_of, options  # noqa: F401
+
+DIGITS = Clock(64, 1400)  # 22 steps an epoch, 20 epochs by default
+Refuse = Callable[..., Refusal]
+
+
+@pytest.fixture
+def warn(declare: Declare) -> Callable[[str], list[str]]:  # noqa: F811
+    """Overrides -> the warnings of a run on digits."""
+
+    def call(overrides: str) -> list[str]:
+        config = declare(*overrides.split())
+        clock = DIGITS._replace(total_steps=to_steps(config.train.duration, DIGITS))
+        return lint.warnings(config, build_schedules(config, clock))
+
+    return call
+
+
+WARNINGS = [
+    ("+schedule.horizon=1000", "schedule.horizon: the schedule is made for 1,000 steps and the run stops after 440, at learning rate 0.0614. Set schedule.horizon=null to have it come to its end."),
+    ("warmup.duration=60%", "warmup: it takes 264 of the 440 steps, so the run hardly learns at its rate. Set warmup.duration=5% or a longer train.duration."),
+    ("schedule=one_cycle warmup=linear", "warmup: one_cycle rises by itself, and the warmup is multiplied with it. Set warmup=none."),
+    ("schedule=cyclic warmup=linear", "warmup: cyclic rises by itself, and the warmup is multiplied with it. Set warmup=none."),
+    ("schedule=range_test warmup=linear schedule.high=1", "warmup: range_test rises by itself, and the warmup is multiplied with it. Set warmup=none."),
+    ("schedule=cosine schedule.cycles=1", "schedule: the learning rate rises again, from 1.41e-06 at step 231 to 0.1 at the last step 439. It stays there; let the run and its cycles end together."),
+    ("schedule=cosine_restarts schedule.first=100 schedule.cycles=null", "schedule: the learning rate rises again, from 6.17e-06 at step 320 to 0.08 at the last step 439. It is low again after 721 steps; let the run and its cycles end together."),
+    ("schedule=cyclic schedule.up=33", "schedule: the learning rate rises again, from 0.01 at step 396 to 0.0727 at the last step 439. It is low again after 462 steps; let the run and its cycles end together."),
+    ("schedule=wsd_s schedule.periods=[100,200] schedule.decay=20", "schedule.periods: the last ends at step 300 of 440, and the learning rate stays at 0 for the other 140. Add a period of 140 steps, or lengthen the last by them."),
+    ("schedule=cosine_restarts schedule.first=100 schedule.cycles=2", "schedule.cycles: the last ends at step 321 of 440, and the learning rate stays at 0 for the other 119. Set schedule.first=null to have them fill the run, or schedule.cycles=null."),
+    ("schedule=piecewise_linear schedule.times=[0,100%] schedule.values=[0,1] warmup=none", "schedule: the learning rate of the first update is 0, so it changes nothing. A warmup here begins at 1 / W."),
+    ("+schedule.end=inclusive", "schedule: the learning rate of the last update is 0, so it changes nothing. Set schedule.end=exclusive, or a floor."),
+    ("schedule=piecewise_linear schedule.times=[0,50%] schedule.values=[1,0]", "schedule: the learning rate is 0 from step 220 on, so the last 220 updates change nothing. Make the schedule longer or the run shorter."),
+    ("schedule=chebyshev", "schedule: the learning rate peaks at 2 in step 256, 20 times optimizer.lr=0.1. Divide optimizer.lr by that if it was meant to be the peak."),
+    ("schedule=piecewise_linear schedule.times=[0,50,51,100%] schedule.values=[0.1,1,0.7,0.6] warmup=none", "schedule: the learning rate jumps from 0.1 at step 50 to 0.07 at the next, where its rise ends. Let the decay begin after the warmup."),
+    ("schedule=multistep schedule.milestones=[30,60,90] train.duration=100ep", "schedule.milestones: 30, 60, 90 are in optimizer steps, of which an epoch has 22. Set schedule.milestones=[30ep,60ep,90ep] if epochs were meant."),
+    ("schedule=step schedule.every=5", "schedule.every: 5 is in optimizer steps, of which an epoch has 22. Set schedule.every=5ep if epochs were meant."),
+    ("warmup.duration=5", "warmup.duration: 5 is in optimizer steps, of which an epoch has 22. Set warmup.duration=5ep if epochs were meant."),
+    ("schedule=piecewise_constant schedule.times=[0,5,10]", "schedule.times: 0, 5, 10 are in optimizer steps, of which an epoch has 22. Set schedule.times=[0,5ep,10ep] if epochs were meant."),
+    ("schedule=multistep train.duration=1", "schedule.milestones: 2 of them fall on step 1 of 1. Set a longer train.duration."),
+    ("schedule=multistep schedule.milestones=[50%,50%]", "schedule.milestones: 2 of them fall on step 220 of 440. Leave one out."),
+    ("overlay=[cooldown] overlays.cooldown.begin=400", "overlays.cooldown: it ends at step 488 and the run after 440, at learning rate 0.00124. Set overlays.cooldown.duration=40."),
+    ("overlay=[cooldown] overlays.cooldown.begin=500", "overlays.cooldown: it begins at step 500 and the run ends after 440, so it has no effect. Set overlays.cooldown.begin to an earlier step."),
+    ("overlay=[cooldown] overlays.cooldown.duration=5%", "schedule: the learning rate is 0 from step 374 on, so the last 66 updates change nothing. Make the schedule longer or the run shorter."),
+    ("schedule_of=[weight_decay_cosine]", "schedule_of.weight_decay: optimizer.weight_decay is 0, and so is every multiple of it. Set optimizer.weight_decay."),
+    ("optimizer=rprop", "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and a schedule has no effect. Set warmup=none schedule=constant."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "text"), WARNINGS, ids=[overrides for overrides, _ in WARNINGS])
+def test_what_is_odd_is_said_with_its_numbers_and_the_fix(
+    warn: Callable[[str], list[str]], overrides: str, text: str
+) -> None:
+    assert text in warn(overrides)
+
+
+PEAK_IS_NOT_1 = {"chebyshev", "range_test"}
+SHORT = {"multistep", "piecewise_constant", "piecewise_linear", "wsd_s", "sequential"}  # their times meet
+
+
+@pytest.mark.parametrize("length", ["440", "20ep", "1", "2", "30000"])
+@pytest.mark.parametrize("schedule", options("schedule"))
+def test_defaults_are_not_odd(warn: Callable[[str], list[str]], schedule: str, length: str) -> None:
+    if schedule in PEAK_IS_NOT_1 or (schedule in SHORT and length in ("1", "2")):
+        pytest.skip("odd by intent")
+    option = f"schedule={schedule}"
+    assert warn(" ".join([option, f"train.duration={length}", *needs_of([option])])) == []
+
+
+@pytest.mark.parametrize("overlay", ["cooldown", "noise"])
+def test_default_overlays_are_not_odd(warn: Callable[[str], list[str]], overlay: str) -> None:
+    assert warn(f"overlay=[{overlay}]") == []
+
+
+@pytest.mark.parametrize("warmup", options("warmup"))
+def test_default_warmups_are_not_odd(warn: Callable[[str], list[str]], warmup: str) -> None:
+    assert warn(f"warmup={warmup} optimizer=adamw") == []
+
+
+def test_numbers_of_a_page_that_speaks_of_steps_are_taken_for_steps(warn: Callable[[str], list[str]]) -> None:
+    assert warn("schedule=wsd_s schedule.periods=[220,220] schedule.decay=15 warmup.duration=30") == []
+    assert warn("schedule=step schedule.every=5 train.duration=440 warmup=none") == []
+
+
+def test_long_runs_are_looked_at_in_a_few_steps_and_all_near_the_joints() -> None:
+    steps = lint.looked_at(1_000_000, 50_000)
+    assert len(steps) < lint.LONGEST_SCAN + 300
+    assert steps == sorted(set(steps))
+    assert {0, 1, 49_999, 50_000, 50_001, 999_998, 999_999} <= set(steps)
+    assert lint.looked_at(7, 3) == list(range(7))
+
+
+REFUSED = [
+    ("+schedule.horizon=100", "schedule.horizon: must not be shorter than the run of 440 steps, got 100 (100 steps). Set schedule.horizon=null, or a shorter train.duration."),
+    ("+schedule.horizon=50%", "schedule.horizon: must not be shorter than the run of 440 steps, got 50% (220 steps). Set schedule.horizon=null, or a shorter train.duration."),
+    ("warmup=untuned optimizer=adamw warmup.longest=5000", "warmup.longest: must not be longer than the run of 440 steps, got 5000 (2000 steps). Set warmup.longest=5% or a longer train.duration."),
+    ("+schedule.min_lr=0.5", "schedule.min_lr: must be at most optimizer.lr=0.1, got 0.5. Set schedule.min_lr=0.01 or less."),
+    ("schedule=constant +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule without a floor, got 0.01. Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial."),
+    ("schedule=multistep schedule.milestones=[80%,50%]", "schedule.milestones: must be in order, got 352, 220 steps. Change schedule.milestones."),
+    ("schedule=multistep schedule.milestones=[50%,500]", "schedule.milestones: must lie inside the run of 440 steps, got 220, 500 steps. Change schedule.milestones."),
+    ("schedule=multistep schedule.milestones=500", "schedule.milestones: must be a list, each item a duration such as 500 (steps), 10% or 2ep, got 500. Set schedule.milestones=[500]."),
+    ("schedule=inverse_sqrt warmup=none", "schedule.timescale: must be given where there is no warmup to take it from, got null. Change schedule.timescale."),
+    ("schedule=wsd schedule.decay=99%", "schedule.decay: must not be longer than the 419 steps after the warmup, got 436. Change schedule.decay."),
+    ("schedule=piecewise_linear schedule.values=[1,nan,0]", "schedule.values.1: must be a finite number, got nan. Leave schedule.values.1 out for its default."),
+    ("schedule=refined", "schedule.source: must be text, got null. Leave schedule.source out for its default."),
+    ("schedule=refined schedule.source=nowhere", "schedule.source: must be a run directory with records.jsonl, got 'nowhere'. Change schedule.source."),
+    ("schedule_of.foo=3", "schedule_of.foo: must be a section with a _target_, got 3. Set schedule_of.foo._target_=my_module.Foo."),
+    ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter that torch.optim.SGD has, did you mean schedule_of.momentum? Known here: dampening, momentum, weight_decay."),
+    ("schedule_of.lr._target_=runner.schedules.decays.constant", "schedule_of.lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
+    ("schedule=one_cycle schedule_of=[one_cycle_momentum] optimizer=adagrad", "schedule_of.momentum: must be a hyperparameter that torch.optim.Adagrad has. Known here: eps, initial_accumulator_value, lr_decay, weight_decay."),
+    ("schedule=sequential schedule@schedule.stages.third=rex", "schedule@schedule.stages.third: must be there to be changed. Set +schedule@schedule.stages.third to add it."),
+    ("warmup=untuned", "warmup.beta2: must have a value, but takes it from optimizer.betas[1], which is not there. Set warmup.beta2=0.999, or choose an optimizer with betas."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.not_a_number_at_7", "schedule.function: must return a finite number >= 0 at every step, got nan at step 7. Change schedule.function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.Counting", "schedule.function: must return the same for the same step, got 0.5 and 0.00225734 for step 0. Change schedule.function."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[overrides for overrides, _ in REFUSED])
+def test_what_nobody_can_want_is_refused_before_anything_is_made(refuse: Refuse, overrides: str, message: str) -> None:
+    refusal = refuse(*overrides.split())
+    assert (refusal.code, refusal.left_behind) == (2, [])
+    assert refusal.err.splitlines()[1:] == [f"  {message}"]
+
+
+def test_stages_and_factors_are_chosen_and_added_by_name(declare: Declare) -> None:  # noqa: F811
+    chosen = declare("schedule=sequential", "schedule@schedule.stages.second=wsd", "schedule.stages.second.decay=20%")
+    added = declare("schedule=sequential", "+schedule@schedule.stages.third=rex", "schedule.boundaries=[30%,60%]")
+    multiplied = declare("schedule=product", "schedule@schedule.schedules.second=step")
+    clock = DIGITS._replace(total_steps=100)
+    assert build_schedules(chosen, clock).body(85) == 1.0 > build_schedules(chosen, clock).body(95)
+    third = build_schedules(added, clock).body
+    assert (third(30), third(60)) == (1.0, 1.0)
+    assert max(third(59), third(99)) < 0.06
+    assert build_schedules(multiplied, clock).body(99) < 1e-3
+
+
+def test_problem_of_one_schedule_hides_no_other(refuse: Refuse) -> None:
+    refusal = refuse(
+        "schedule=multistep", "schedule.milestones=[80%,50%]", "schedule.horizon=10", "warmup.duration=9999",
+        "overlay=[noise]", "overlays.noise.begin=9", "overlays.noise.end=3", "optimizer.lr=nan",
+    )  # fmt: skip
+    keys = [line.split(":")[0].strip() for line in refusal.err.splitlines()[1:]]
+    assert keys == ["optimizer.lr", "overlays.noise.end", "schedule.horizon", "schedule.milestones", "warmup.duration"]
+
+
+def test_bad_schedule_of_the_last_job_starts_none(program: Program) -> None:
+    done = program("-m", "schedule=multistep", "schedule.milestones=[10,20],[30,40],[400,30]", "train.duration=440")
+    assert done.code == 2
+    assert "schedule.milestones: must be in order, got 400, 30 steps" in done.err
+    assert "[job 3 of 3: schedule.milestones=[400,30]]" in done.err
+    assert not (done.directory / "runs").exists()
+
+
+def test_run_prints_what_is_odd_and_goes_on(program: Program) -> None:
+    done = program("task=quadratic", "train.duration=20", "+schedule.horizon=40")
+    assert done.code == 0
+    assert "schedule.horizon: the schedule is made for 40 steps and the run stops after 20" in done.out + done.err
+
+
+def test_run_that_stopped_is_cooled_down_from_where_it_was(program: Program) -> None:
+    page = ["task=quadratic", "warmup=none", "optimizer.lr=0.01", "schedule.horizon=400"]
+    stopped = program(*page, "train.duration=100").run
+    cooled = program(
+        f"resume.from={stopped}", "train.duration=150", "overlay=[cooldown]",
+        "overlays.cooldown.begin=100", "overlays.cooldown.duration=50",
+    )  # fmt: skip
+    assert "warning" not in cooled.err
+    lrs = {record.step: record.lr for record in read_records(cooled.run) if isinstance(record, StepRecord)}
+    reached = 0.01 * cosine(total_steps=400)(100)
+    assert lrs == {100 + i: pytest.approx(reached * (1 - i / 50)) for i in range(50)}
+
+
+def test_momentum_of_adam_is_its_beta1(declare: Declare) -> None:  # noqa: F811
+    from runner.build import build
+    from runner.optim.apply import apply_schedules
+
+    experiment = build(declare("optimizer=adamw", "schedule=one_cycle", "schedule_of=[one_cycle_momentum]"))
+    group = experiment.optimizer.param_groups[0]
+    beta1, beta2 = group["betas"]
+    apply_schedules(experiment.optimizer, experiment.schedules, 131)
+    assert group["betas"] == (pytest.approx(beta1 * 0.85 / 0.95), beta2)
+    assert math.isclose(group["lr"], group["initial_lr"])
+
+
+def test_schedule_is_refined_from_the_norms_of_a_run(declare: Declare) -> None:  # noqa: F811
+    config = declare("schedule=refined", f"++schedule.source={ROOT / 'tests' / 'recorded_run'}")
+    factor = build_schedules(config, DIGITS._replace(total_steps=440)).lr()
+    values = [factor(t) for t in range(441)]
+    assert config.warmup.target.endswith(".none")
+    assert max(values) == 1.0
+    assert values[440] == 0.0
+    assert min(values[:440]) > 0
