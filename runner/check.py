@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
-from runner.nodes import Node, nodes
+from runner.needs import is_told, nodes_to_bind
+from runner.nodes import Node
 from runner.signatures import (
     PROVIDED,
     as_written,
@@ -51,11 +52,12 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     found = Findings(list(problems))
     _check_sections(tree, found)
     _check_finite(tree, found)
-    for key, node in list(nodes(found.sections)):
+    for key, node in list(nodes_to_bind(found.sections)):
         _check_node(key, node, found)
     _check_paths(found)
     check_init_from(found)
-    _check_watch_every(found)
+    if not is_told(found.sections):
+        _check_watch_every(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         check_facts(found, find_facts)
     if found.problems:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from runner.config import Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
-from runner.nodes import nodes
+from runner.needs import is_told, nodes_to_bind
 from runner.signatures import durations_of, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
 
@@ -48,6 +48,10 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
     if "task._target_" in wrong or not (mode.trains or (mode.rebuilds and "source" not in wrong)):
         return
     train, resume = found.sections["train"], found.sections["resume"]
+    if is_told(found.sections):
+        examples = found.sections["task"].examples
+        _check_train(train, Facts({"train": examples} if examples else {}, {}, None, ()), wrong, found)
+        return
     task = _without(found.sections["task"], wrong)
     if "resume.from" in wrong:
         resume = resume.model_copy(update={"source": None})
@@ -59,12 +63,12 @@ def check_facts(found: Findings, find_facts: FindFacts) -> None:
     except CheckpointError as error:
         found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
         return
-    _check_device(train, facts, found)
+    if not mode.schedules_only:
+        _check_device(train, facts, found)
     if not mode.trains:
         return
-    _check_batches(train, facts, found)
-    if not wrong & {"train.duration", "train.batch_size"}:
-        _check_durations(train, facts, found)
+    _check_examples(task, facts, found)
+    _check_train(train, facts, wrong, found)
     if facts.unreadable:
         found.add("task.init_from", facts.unreadable, "Give a run, or a state_dict in a .pt, .pth or .safetensors file")
     if train.early_stop.patience is not None and "val" not in facts.examples:
@@ -97,7 +101,7 @@ def _without(task: TaskNode, wrong: set[str]) -> TaskNode:
     kept = {name: value for name, value in task.arguments.items() if name not in refused}
     kept |= {name: _STAND_IN for name in refused if form(hint_at(hints, name)) == "factory"}
     begin = None if "init_from" in refused else task.init_from
-    return TaskNode(_target_=task.target, regime=task.regime, init_from=begin, **kept)
+    return TaskNode(_target_=task.target, regime=task.regime, init_from=begin, examples=task.examples, **kept)
 
 
 def _follows(key: str, wrong: set[str]) -> bool:
@@ -112,6 +116,21 @@ def _check_device(train: Train, facts: Facts, found: Findings) -> None:
         found.add("train.device", rule, "Set train.device=auto")
     elif train.precision == "fp16" and facts.device == "cpu":
         found.add("train.precision", "must be fp32 or bf16 on a CPU, got 'fp16'", "Set train.precision=bf16")
+
+
+def _check_examples(task: TaskNode, facts: Facts, found: Findings) -> None:
+    """Whether the number of training examples that is known beforehand is that of the data."""
+    examples = facts.examples.get("train")
+    if task.examples is None or task.examples == examples:
+        return
+    rule = f"must be the number of training examples ({examples})" if examples else "must be null without a data set"
+    found.add("task.examples", f"{rule}, got {task.examples}", f"Set task.examples={examples or 'null'}")
+
+
+def _check_train(train: Train, facts: Facts, wrong: set[str], found: Findings) -> None:
+    _check_batches(train, facts, found)
+    if not wrong & {"train.duration", "train.batch_size"}:
+        _check_durations(train, facts, found)
 
 
 def _check_batches(train: Train, facts: Facts, found: Findings) -> None:
@@ -133,10 +152,10 @@ def _check_durations(train: Train, facts: Facts, found: Findings) -> None:
         rule = f"must be a run with steps left, got one that has made {facts.steps_made} of {total}"
         found.add("resume.from", rule, "Set a longer train.duration to go on")
     clock = clock._replace(total_steps=total)
-    for name in ("eval_every", "checkpoint_every"):
+    for name in () if is_told(found.sections) else ("eval_every", "checkpoint_every"):
         if (duration := getattr(train, name)) is not None:
             _resolve(f"train.{name}", duration, clock, found)
-    for key, node in nodes(found.sections):
+    for key, node in nodes_to_bind(found.sections):
         if any(problem.key.startswith(f"{key}.") for problem in found.problems):
             continue
         for name, duration in durations_of(node).items():

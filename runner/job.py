@@ -34,13 +34,10 @@ def run(composed: DictConfig) -> RunResult | None:
 def checked(tree: dict[str, Any], problems: tuple[Problem, ...] = ()) -> Config:
     """Return the checked configuration, or raise ConfigError with everything wrong in it."""
     from runner.check import check
+    from runner.variants import find_facts, wrong_schedules
 
-    def find_facts(*arguments: Any) -> Any:
-        from runner.build import find_facts  # imports torch
-
-        return find_facts(*arguments)
-
-    return check(tree, find_facts=find_facts, problems=problems)
+    wrong = wrong_schedules(tree, page_of(sys.argv[1:])) if "preview" in tree else ()
+    return check(tree, find_facts=find_facts, problems=(*problems, *wrong))
 
 
 def _sweep_id(hydra_config: Any) -> str | None:

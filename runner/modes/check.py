@@ -16,6 +16,7 @@ from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
 from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory, planned, trial_plan
+from runner.rates import landmarks, plan_of_experiment, rate_table
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tracking.tables import duration, number, print_table, size
@@ -178,14 +179,9 @@ def _peak(experiment: Experiment) -> dict[str, float]:
 
 
 def _show_learning_rate(experiment: Experiment) -> None:
-    steps = experiment.plan.steps
-    lrs = {
-        group["name"]: (group["initial_lr"], experiment.schedules[(group["name"], "lr")])
-        for group in experiment.optimizer.param_groups
-    }
-    shown = sorted({0, 1, experiment.warmup_steps, steps // 2, steps - 1} & set(range(steps)))
-    rows = [[f"{step:,}", *(f"{initial * factor(step):.4g}" for initial, factor in lrs.values())] for step in shown]
-    print_table(["step", *(["lr"] if len(lrs) == 1 else [f"lr of {name}" for name in lrs])], rows)
+    plan = plan_of_experiment(experiment)
+    inside = {step: why for step, why in landmarks(plan).items() if step < plan.steps}
+    print_table(*rate_table({plan.name(rate): rate for rate in plan.lrs}, inside, digits=4))
 
 
 def _show_data(experiment: Experiment, batch_size: int) -> None:
