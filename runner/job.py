@@ -36,8 +36,7 @@ def checked(tree: dict[str, Any], problems: tuple[Problem, ...] = ()) -> Config:
     from runner.check import check
     from runner.variants import find_facts, wrong_schedules
 
-    wrong = wrong_schedules(tree, page_of(sys.argv[1:])) if "preview" in tree else ()
-    return check(tree, find_facts=find_facts, problems=(*problems, *wrong))
+    return check(tree, find_facts=find_facts, problems=(*problems, *wrong_schedules(tree, sys.argv[1:])))
 
 
 def _sweep_id(hydra_config: Any) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.check import check
 from runner.check_facts import Facts
-from runner.compose import compose_leniently, with_saved
+from runner.compose import compose_leniently, page_of, with_saved
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
 
@@ -21,18 +21,18 @@ def find_facts(*arguments: Any) -> Facts:
     return find_facts(*arguments)
 
 
-def wrong_schedules(tree: Mapping[str, Any], page: Sequence[str]) -> tuple[Problem, ...]:
+def wrong_schedules(tree: Mapping[str, Any], arguments: list[str]) -> tuple[Problem, ...]:
     """Return the problems of `preview.schedules`: names that are none.
 
     Args:
         tree: the composed configuration.
-        page: `--config-dir` and `--config-name` as given.
+        arguments: the command line without the program.
     """
     section = tree.get("preview")
     names = section.get("schedules") if isinstance(section, Mapping) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         return ()  # nothing to say, or `check` says it
-    _, problems, _ = compose_leniently([*page, f"schedule=[{','.join(dict.fromkeys(names))}]"])
+    _, problems, _ = compose_leniently([*page_of(arguments), f"schedule=[{','.join(dict.fromkeys(names))}]"])
     return tuple(
         Problem(_KEY, problem.rule, problem.fix.replace("schedule=", ""))
         for problem in problems

@@ -121,7 +121,8 @@ def _draw_few(figure: Figure, schedules: Sequence[Curves], *, title: str, note: 
             look = {"color": _COLOURS[colour % len(_COLOURS)], "ls": _DASHES[dash % len(_DASHES)], "label": name}
             handles += _draw_line(panels[0], curves.steps, values, shown, **look)
     for ax, (name, rates) in zip(panels[1:], others.items(), strict=True):
-        of_other = axis_range([[value] for values in rates.values() for value in values], log=False)
+        ends = min(map(min, rates.values())), max(map(max, rates.values()))
+        of_other = axis_range([[end] for end in ends], log=False)
         for nth, values in enumerate(rates.values()):
             _draw_line(ax, first.steps, values, of_other, color=_COLOURS[nth % len(_COLOURS)])
         _finish(ax, of_other, label=name.replace("_", " "))
@@ -162,13 +163,11 @@ def _draw_many(figure: Figure, schedules: Sequence[Curves], *, title: str, note:
 
 
 def rate_range(curves: Iterable[Sequence[float]]) -> AxisRange:
-    """Return the range that shows every value; of a linear axis from 0."""
-    every = [[value] for values in curves for value in (min(values), max(values), *values)]  # one by one, none far out
-    log = _is_log([[value] for [value] in every] and [[value for [value] in every]])
-    if not log:
-        return axis_range([[0.0], *every], log=False)
-    positive = [value for [value] in every if value > 0]
-    return axis_range([[min(positive)], [max(positive)]], log=True)
+    """Return the range that shows every value; a linear axis begins at 0."""
+    known = list(curves)
+    log = _is_log(known)
+    ends = [min(v for values in known for v in values if v > 0 or not log), max(map(max, known))]
+    return axis_range([[end] for end in (ends if log else [0.0, *ends])], log=log)  # one by one, none is far out
 
 
 def _draw_line(ax: Axes, steps: Sequence[int], values: Sequence[float], shown: AxisRange, **look: Any) -> Handles:
