@@ -5,17 +5,20 @@ Needs neither model nor torch, so that a preview can have them at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runner.assemble import make
-from runner.config import Config, LRScheduleNode, ScheduleNode
+from runner.config import Config, LRScheduleNode, OptimizerNode, ScheduleNode
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, Problem
 from runner.nodes import Node
 from runner.schedules.joins import times
 from runner.schedules.overlays import Overlay
 from runner.schedules.shape import Schedule, Warmup
+from runner.signatures import locate, parameters_of
+
+_BETAS = {"beta1": 0, "beta2": 1}
 
 
 class RunSchedules(NamedTuple):
@@ -51,7 +54,7 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
         config: checked.
         clock: of the run.
     Raises:
-        ConfigError: a factory refuses its arguments; all that do are named.
+        ConfigError: a factory refuses its arguments, or the optimizer lacks a hyperparameter; all that do are named.
     """
     provided = {"base_lr": config.optimizer.lr, "seed": config.seed}
     problems: list[Problem] = []
@@ -68,6 +71,10 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
     attempt("schedule", with_floor(config.schedule, config.optimizer.lr), made_for(config.schedule, clock))
     for name, node in config.schedule_of.items():
         attempt(f"schedule_of.{name}", node, made_for(node, clock))
+        try:
+            initial_value(config.optimizer, name)
+        except ConfigError as error:
+            problems.extend(error.problems)
     for name, overlay in config.overlays.items():
         attempt(f"overlays.{name}", overlay, clock)
     if problems:
@@ -89,3 +96,22 @@ def with_floor(node: LRScheduleNode, lr: float) -> LRScheduleNode:
     if node.min_lr is None:
         return node
     return node.model_validate({**node.model_dump(by_alias=True), "min_lr": None, "floor": node.min_lr / lr})
+
+
+def initial_value(optimizer: OptimizerNode, hyperparameter: str) -> float:
+    """Return the value that the page, or else the class, gives to a hyperparameter.
+
+    Raises:
+        ConfigError: the optimizer has none of this name.
+    """
+    name = "betas" if hyperparameter in _BETAS else hyperparameter
+    value = optimizer.arguments.get(name)
+    if value is None:
+        parameter = parameters_of(locate(optimizer.target)).get(name)  # imports torch
+        value = parameter.default if parameter is not None else None
+    if hyperparameter in _BETAS and isinstance(value, Sequence):
+        value = value[_BETAS[hyperparameter]]
+    if not isinstance(value, int | float):
+        rule = f"must be a schedule of a number of {optimizer.target}, which has no {hyperparameter}"
+        raise ConfigError([Problem(f"schedule_of.{hyperparameter}", rule, "Remove it, or choose another optimizer")])
+    return float(value)

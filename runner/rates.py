@@ -7,19 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from runner.build_schedules import build_schedules
-from runner.config import Config, OptimizerNode
+from runner.build_schedules import build_schedules, initial_value
+from runner.config import Config
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, Problem
 from runner.needs import is_told
 from runner.schedules.shape import Schedule
-from runner.signatures import locate, parameters_of
 
 if TYPE_CHECKING:
     from runner.build import Experiment
 
 MOST_STEPS = 100_000  # that are asked for their values; of a longer run, evenly spaced ones
-_BETAS = {"beta1": 0, "beta2": 1}
 _SHARES = {"T/4": 0.25, "T/2": 0.5, "3T/4": 0.75}
 _MOST_JUMPS = 12  # rows of the table
 
@@ -94,25 +92,6 @@ def plan_of_experiment(experiment: Experiment) -> Plan:
     ]
     rates.sort(key=lambda rate: rate.hyperparameter != "lr")
     return Plan(experiment.plan.steps, experiment.warmup_steps, tuple(rates))
-
-
-def initial_value(optimizer: OptimizerNode, hyperparameter: str) -> float:
-    """Return the value that the page, or else the class, gives to a hyperparameter.
-
-    Raises:
-        ConfigError: the optimizer has none of this name.
-    """
-    name = "betas" if hyperparameter in _BETAS else hyperparameter
-    value = optimizer.arguments.get(name)
-    if value is None:
-        parameter = parameters_of(locate(optimizer.target)).get(name)  # imports torch
-        value = parameter.default if parameter is not None else None
-    if hyperparameter in _BETAS and isinstance(value, Sequence):
-        value = value[_BETAS[hyperparameter]]
-    if not isinstance(value, int | float):
-        rule = f"must be a schedule of a number of {optimizer.target}, which has no {hyperparameter}"
-        raise ConfigError([Problem(f"schedule_of.{hyperparameter}", rule, "Remove it, or choose another optimizer")])
-    return float(value)
 
 
 def landmarks(plan: Plan) -> dict[int, str]:

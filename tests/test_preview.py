@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from runner.build_schedules import build_schedules
+from runner.build_schedules import build_schedules, initial_value
 from runner.compose import to_tree
 from runner.config import Config
 from runner.curves import AxisRange
 from runner.durations import Clock
 from runner.job import checked
-from runner.rates import initial_value, jumps
+from runner.rates import jumps
 from runner.report.schedule_figure import rate_range
 from runner.report.terminal_plot import HEIGHT, WIDTH, terminal_plot
 from tests.conftest import ENVIRONMENT, ROOT, Done, Program
@@ -234,6 +234,26 @@ def test_plot_fits_its_columns_in_every_terminal(colour: bool, encoding: str) ->
     assert len(plain.splitlines()) == HEIGHT
     assert max(map(len, plain.splitlines())) <= WIDTH
     assert "rising" in plain
+
+
+def test_plot_on_a_logarithmic_axis_falls_on_a_straight_line() -> None:
+    steps = list(range(0, 401))
+    values = [10 ** (-step / 100) for step in steps]
+    text = terminal_plot({"lr": (steps, values)}, rate_range([values]), title="lr", colour=False, encoding="ascii")
+    marks = [(line.index("*"), line.rindex("*")) for line in text.splitlines() if "*" in line]
+    assert len(marks) >= HEIGHT - 5
+    assert [first for first, _ in marks] == sorted(first for first, _ in marks)
+    widths = [last - first for first, last in marks]
+    assert max(widths[1:-1]) - min(widths[1:-1]) <= 2
+
+
+def test_schedule_of_what_the_optimizer_lacks_is_refused_in_every_mode(program: Program) -> None:
+    declared = ["optimizer=adamw", "schedule=one_cycle", "schedule_of=[one_cycle_momentum]"]
+    for mode in ("preview", "train"):
+        refused = program(f"mode={mode}", *declared)
+        assert refused.code == 2
+        assert "schedule_of.momentum: must be a schedule of a number of torch.optim.AdamW, which has" in refused.err
+        assert not list(refused.directory.iterdir())
 
 
 def test_hyperparameter_that_the_page_leaves_to_the_class_is_found_there() -> None:

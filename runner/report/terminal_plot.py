@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from runner.curves import AxisRange, downsample, labels, ticks
@@ -36,6 +37,7 @@ def terminal_plot(
     """
     import plotext
 
+    scale = math.log10 if shown.log else float
     chosen = dict(list(lines.items())[:MOST_LINES])
     braille = _has("⠉", encoding) and (colour or len(chosen) == 1)
     plotext.clear_figure()
@@ -44,7 +46,7 @@ def terminal_plot(
     for nth, (name, (steps, values)) in enumerate(chosen.items()):
         marker = "braille" if braille else _LETTERS[nth] if len(chosen) > 1 else "*"
         x, y = downsample(steps, shown.clamp(values), most=_POINTS)
-        inside = [(step, value) for step, value in zip(x, y, strict=True) if shown.shows(value)]
+        inside = [(step, scale(value)) for step, value in zip(x, y, strict=True) if shown.shows(value)]
         label = name if len(chosen) > 1 else None
         plotext.plot(
             [step for step, _ in inside], [v for _, v in inside], marker=marker, color=_COLOURS[nth], label=label
@@ -52,10 +54,9 @@ def terminal_plot(
     last = max(steps[-1] for steps, _ in chosen.values())
     places = [step for step in ticks(AxisRange(0, max(last, 1), log=False), most=6) if step == round(step)]
     plotext.xticks(places, [f"{step:,.0f}" for step in places])
-    plotext.yscale("log" if shown.log else "linear")
-    plotext.ylim(shown.low, shown.high)
+    plotext.ylim(scale(shown.low), scale(shown.high))
     heights = ticks(shown, most=6)
-    plotext.yticks(heights, labels(heights))
+    plotext.yticks([scale(height) for height in heights], labels(heights))
     plotext.title(title)
     text: str = plotext.build()
     text = text if colour else plotext.uncolorize(text)
