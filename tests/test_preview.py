@@ -204,6 +204,7 @@ def test_problem_of_one_of_several_schedules_says_which(program: Program, tmp_pa
 
 def test_long_runs_are_thinned_and_keep_the_steps_of_the_table(program: Program) -> None:
     done = program("mode=preview", "train.duration=1000003", "warmup.duration=12345", "quiet=true")
+    assert done.out == f"{done.run.relative_to(done.directory)}\n"
     steps = table(done)["step"]
     assert len(steps) <= 100_010
     assert {0, 1, 12344, 12345, 250000, 500001, 750002, 1000002, 1000003} <= set(steps)
@@ -260,3 +261,15 @@ def test_hyperparameter_that_the_page_leaves_to_the_class_is_found_there() -> No
     optimizer = page("optimizer=adamw", "~optimizer.weight_decay").optimizer
     assert initial_value(optimizer, "weight_decay") == 0.01
     assert initial_value(optimizer, "beta2") == 0.999
+
+
+def test_page_of_the_documentation_shows_every_schedule(program: Program) -> None:
+    folder = ROOT / "experiments/schedules_compared"
+    needs_more = {"lambda", "torch", "transformers", "timm", "optax"}
+    known = {path.stem for path in (ROOT / "conf/schedule").glob("*.yaml")} - needs_more
+    done = program("--config-dir", str(folder), "--config-name", "preview", "preview.directory=preview")
+    assert done.code == 0, done.err
+    assert {name.removesuffix(" lr") for name in table(done)} == {"step", *known}
+    text = (folder / "README.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == known
+    assert f"{len(known)} schedules" in text

@@ -73,13 +73,15 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
     steps, shown = _look_at(pages)
     names = ", ".join(shown) if len(shown) <= MOST_IN_ONE else f"{len(shown)} schedules"
     title, note = f"{experiment}: {names}", _note(pages, shown)
-    print(f"{title}\n{note}")
-    _print_tables(shown)
+    curves = [_curves(name if len(pages) > 1 else "", one, steps) for name, one in shown.items()]
+    quiet = all(config.quiet for config in pages.values())
+    if not quiet:
+        print(f"{title}\n{note}")
+        _print_tables(shown)
     for name, config in pages.items():
         for text in check.warnings(config):
-            print(f"warning {f'{name}: ' if len(pages) > 1 else ''}{text}")
-    curves = [_curves(name if len(pages) > 1 else "", one, steps) for name, one in shown.items()]
-    if len(curves) <= MOST_IN_ONE:
+            print(f"warning {f'{name}: ' if len(pages) > 1 else ''}{text}", file=sys.stderr if quiet else None)
+    if not quiet and len(curves) <= MOST_IN_ONE:
         print(_plot(curves), flush=True)
     place = _directory(experiment, directory)
     try:
@@ -87,7 +89,9 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
         write_whole(place / TABLE, _as_csv(steps, shown))
     except OSError as error:
         raise RunnerError(f"{place}: cannot be written ({error.strerror}). Give another preview.directory.") from None
-    print(f"{place / PICTURE}\n{place / TABLE}\n{place}", flush=True)
+    if not quiet:
+        print(f"{place / PICTURE}\n{place / TABLE}")
+    print(place, flush=True)
 
 
 def _look_at(pages: Mapping[str, Config]) -> tuple[list[int], dict[str, _Shown]]:

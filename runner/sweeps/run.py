@@ -195,7 +195,8 @@ def _show_side_by_side(jobs: Sequence[CheckedJob]) -> None:
 
     keys = {key for job in jobs for key in job.point.varied}
     names = [next(iter(job.point.varied.values())) if len(keys) == 1 else job.point.name for job in jobs]
-    print("side by side:", flush=True)
+    if not jobs[0].config.quiet:
+        print("side by side:", flush=True)
     experiments = dict.fromkeys(job.experiment for job in jobs)
     pages = dict(zip(names, (job.config for job in jobs), strict=True))
     show(pages, experiment="+".join(experiments)[:_NAME_LENGTH], directory=jobs[0].config.preview.directory)
