@@ -208,7 +208,7 @@ class Notify(Section):
 class Preview(Section):
     """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
 
-    schedules: list[str] = []
+    schedules: list[Annotated[str, MinLen(1)]] = []
     directory: Annotated[str, MinLen(1)] | None = None
 
 

@@ -155,10 +155,10 @@ def shown_steps(plan: Plan, steps: Sequence[int], values: Mapping[str, Sequence[
     jumped: set[int] = set()
     for rate in plan.rates:
         curve = values[plan.name(rate)]
-        jumped |= set(jumps(steps, curve))
+        jumped |= {step for step in jumps(steps, curve) if 1 < step < plan.steps}
         if rate.hyperparameter == "lr":
             found.append((steps[curve.index(max(curve))], "peak"))
-    return _joined(found + [(step, "jump") for step in sorted(jumped)[:_MOST_JUMPS] if step <= plan.steps])
+    return _joined(found + [(step, "jump") for step in sorted(jumped)[:_MOST_JUMPS]])
 
 
 def joined_steps(tables: Iterable[Mapping[int, str]]) -> dict[int, str]:

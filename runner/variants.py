@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,11 @@ def wrong_schedules(tree: Mapping[str, Any], arguments: list[str]) -> tuple[Prob
         return ()  # nothing to say, or `check` says it
     _, problems, _ = compose_leniently([*page_of(arguments), f"schedule=[{','.join(dict.fromkeys(names))}]"])
     return tuple(
-        Problem(_KEY, problem.rule, problem.fix.replace("schedule=", ""))
+        Problem(
+            _KEY,
+            problem.rule,
+            re.sub(r"^Set schedule=(.*)", rf"Set {_KEY}=[\1]", problem.fix).replace(" schedule=", " "),
+        )
         for problem in problems
         if problem.key == "schedule"
     )

@@ -176,8 +176,13 @@ def test_mistakes_are_named_at_once_and_nothing_is_written(program: Program, tmp
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("preview.schedules=cosine", "preview.schedules: must be a list, each item text, got 'cosine'."),
-        ("preview.schedules=[1]", "preview.schedules: must be a list, each item text, got 1."),
+        (
+            "preview.schedules=cosine",
+            "preview.schedules: must be a list, each item text that is not empty, got 'cosine'.",
+        ),
+        ("preview.schedules=[1]", "preview.schedules: must be a list, each item text that is not empty, got 1."),
+        ("preview.schedules=['']", "preview.schedules: must be a list, each item text that is not empty, got ''."),
+        ("preview.schedules=[sgdr]", "got 'sgdr'. Set preview.schedules=[chebyshev]."),
         ("preview.directory=file", "preview.directory: must be a directory that can be written, got 'file'"),
         ("preview.schedule=[wsd]", "preview.schedule: unknown key, did you mean preview.schedules?"),
         ("optimizer.lr=-1", "optimizer.lr: must be a finite number > 0, got -1."),
@@ -191,6 +196,7 @@ def test_mistake_is_refused(program: Program, tmp_path: Path, override: str, mes
     done = program("mode=preview", override)
     assert done.code == 2
     assert message in done.err
+    assert done.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -71,6 +71,7 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
         RunnerError: the files cannot be written.
     """
     steps, shown = _look_at(pages)
+    place = _directory(experiment, directory)
     names = ", ".join(shown) if len(shown) <= MOST_IN_ONE else f"{len(shown)} schedules"
     title, note = f"{experiment}: {names}", _note(pages, shown)
     curves = [_curves(name if len(pages) > 1 else "", one, steps) for name, one in shown.items()]
@@ -83,7 +84,6 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
             print(f"warning {f'{name}: ' if len(pages) > 1 else ''}{text}", file=sys.stderr if quiet else None)
     if not quiet and len(curves) <= MOST_IN_ONE:
         print(_plot(curves), flush=True)
-    place = _directory(experiment, directory)
     try:
         schedule_figure(curves, place / PICTURE, title=title, note=note)
         write_whole(place / TABLE, _as_csv(steps, shown))
