@@ -285,7 +285,7 @@ def _task_facts(node: TaskNode, *, batch_size: int, seed: int) -> _TaskFacts:
 
 def _data_key(node: TaskNode) -> str:
     """Return what a task is made of, and where, as paths may be relative."""
-    return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime'})}"
+    return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime', 'examples'})}"
 
 
 def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from runner.check_facts import FindFacts, check_facts, check_init_from
 from runner.check_groups import check_group_rules
 from runner.check_optimizer import check_optimizer, wrong_optimizer
 from runner.check_scaling import check_scaling
-from runner.check_schedules import check_schedule_keys
+from runner.check_schedules import check_schedule_keys, check_schedules
 from runner.check_watch import check_watched
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
-from runner.nodes import Node, nodes
+from runner.needs import is_told, nodes_to_bind
+from runner.nodes import Node
 from runner.signatures import (
     as_written,
     filled_in,
@@ -55,17 +56,20 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     found = Findings(list(problems))
     _check_sections(tree, found)
     _check_finite(tree, found)
-    for key, node in list(nodes(found.sections)):
+    for key, node in list(nodes_to_bind(found.sections)):
         _check_node(key, node, found)
-    check_group_rules(found)
     _check_paths(found)
     check_init_from(found)
-    check_optimizer(found)
+    if not is_told(found.sections):
+        check_group_rules(found)
+        check_optimizer(found)
     check_scaling(found)
     check_schedule_keys(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
-        if facts is not None:
+        if facts is not None and facts.clock is not None:
+            check_schedules(found, facts.clock)
+        if facts is not None and not is_told(found.sections):
             check_watched(found, splits=facts.examples, goals=facts.goals)
     if found.problems:
         raise ConfigError(found.problems)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from runner.check_schedules import check_schedules
 from runner.config import Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, nearest
 from runner.facts import Facts
-from runner.nodes import nodes
+from runner.needs import is_told, nodes_to_bind
 from runner.signatures import durations_of, form, hint_at, hints_of, locate
 from runner.wording import Findings, fix, shown
 
@@ -28,6 +27,10 @@ def check_facts(found: Findings, find_facts: FindFacts) -> Facts | None:
     if "task._target_" in wrong or not (mode.trains or (mode.rebuilds and "source" not in wrong)):
         return None
     train, resume = found.sections["train"], found.sections["resume"]
+    if is_told(found.sections):
+        examples = found.sections["task"].examples
+        facts = Facts({"train": examples} if examples else {}, {}, None, ())
+        return facts._replace(clock=_check_train(train, facts, wrong, found))
     task = _without(found.sections["task"], wrong)
     if "resume.from" in wrong:
         resume = resume.model_copy(update={"source": None})
@@ -39,14 +42,13 @@ def check_facts(found: Findings, find_facts: FindFacts) -> Facts | None:
     except CheckpointError as error:
         found.add("resume.from", f"must have a readable checkpoint, but {str(error).rstrip('.')}", "Try the other one")
         return None
-    _check_device(train, facts, found)
-    if mode.trains:
-        _check_optimizer(facts, found)
+    if not mode.schedules_only:
+        _check_device(train, facts, found)
     if not mode.trains:
         return None
-    _check_batches(train, facts, found)
-    if not wrong & {"train.duration", "train.batch_size"}:
-        _check_durations(train, facts, found)
+    _check_optimizer(facts, found)
+    _check_examples(task, facts, found)
+    clock = _check_train(train, facts, wrong, found)
     if facts.unreadable:
         found.add("task.init_from", facts.unreadable, "Give a run, or a state_dict in a .pt, .pth or .safetensors file")
     if train.early_stop.patience is not None and "val" not in facts.examples:
@@ -57,7 +59,7 @@ def check_facts(found: Findings, find_facts: FindFacts) -> Facts | None:
         close = nearest(metric, list(facts.goals))
         rule = f"must be a metric of the task ({', '.join(facts.goals)}), got {metric!r}"
         found.add("train.early_stop.metric", rule, f"Set train.early_stop.metric={close or 'loss'}")
-    return facts
+    return facts._replace(clock=clock)
 
 
 def check_init_from(found: Findings) -> None:
@@ -80,7 +82,7 @@ def _without(task: TaskNode, wrong: set[str]) -> TaskNode:
     kept = {name: value for name, value in task.arguments.items() if name not in refused}
     kept |= {name: _STAND_IN for name in refused if form(hint_at(hints, name)) == "factory"}
     begin = None if "init_from" in refused else task.init_from
-    return TaskNode(_target_=task.target, regime=task.regime, init_from=begin, **kept)
+    return TaskNode(_target_=task.target, regime=task.regime, init_from=begin, examples=task.examples, **kept)
 
 
 def _follows(key: str, wrong: set[str]) -> bool:
@@ -107,6 +109,22 @@ def _check_optimizer(facts: Facts, found: Findings) -> None:
         found.add("optimizer._target_", rule, f"Set train.device={there}" if there else "Choose another optimizer")
 
 
+def _check_examples(task: TaskNode, facts: Facts, found: Findings) -> None:
+    """Whether the number of training examples that is known beforehand is that of the data."""
+    examples = facts.examples.get("train")
+    if task.examples is None or task.examples == examples:
+        return
+    rule = f"must be the number of training examples ({examples})" if examples else "must be null without a data set"
+    found.add("task.examples", f"{rule}, got {task.examples}", f"Set task.examples={examples or 'null'}")
+
+
+def _check_train(train: Train, facts: Facts, wrong: set[str], found: Findings) -> Clock | None:
+    _check_batches(train, facts, found)
+    if wrong & {"train.duration", "train.batch_size"}:
+        return None
+    return _check_durations(train, facts, found)
+
+
 def _check_batches(train: Train, facts: Facts, found: Findings) -> None:
     examples = facts.examples.get("train")
     if examples is not None and train.batch_size > examples:
@@ -117,24 +135,25 @@ def _check_batches(train: Train, facts: Facts, found: Findings) -> None:
         found.add("train.accumulate", rule, f"Set train.accumulate={train.batch_size} or less")
 
 
-def _check_durations(train: Train, facts: Facts, found: Findings) -> None:
+def _check_durations(train: Train, facts: Facts, found: Findings) -> Clock | None:
+    """Resolve every duration; return the clock of the run where its length is one."""
     clock = Clock(train.batch_size, facts.examples.get("train"))
     total = _resolve("train.duration", train.duration, clock, found)
     if total is None:
-        return
+        return None
     if facts.steps_made is not None and facts.steps_made >= total:
         rule = f"must be a run with steps left, got one that has made {facts.steps_made} of {total}"
         found.add("resume.from", rule, "Set a longer train.duration to go on")
     clock = clock._replace(total_steps=total)
-    for name in ("eval_every", "checkpoint_every"):
+    for name in () if is_told(found.sections) else ("eval_every", "checkpoint_every"):
         if (duration := getattr(train, name)) is not None:
             _resolve(f"train.{name}", duration, clock, found)
-    for key, node in nodes(found.sections):
+    for key, node in nodes_to_bind(found.sections):
         if any(problem.key.startswith(f"{key}.") for problem in found.problems):
             continue
         for name, duration in durations_of(node).items():
             _resolve(f"{key}.{name}", duration, clock, found)
-    check_schedules(found, clock)
+    return clock
 
 
 def _resolve(key: str, duration: str | int, clock: Clock, found: Findings) -> int | None:

@@ -46,8 +46,9 @@ def _check_min_lr(schedule: LRScheduleNode, optimizer: OptimizerNode | None, fou
 
 def _check_schedule_of(schedules: Mapping[str, ScheduleNode], optimizer: OptimizerNode, found: Findings) -> None:
     """Refuse a schedule of what the optimizer does not have."""
-    known = _scheduled_by(optimizer)
-    for name in schedules if known is not None else ():
+    given = optimizer.arguments.keys() | ({"momentum", "beta1", "beta2"} if "betas" in optimizer.arguments else set())
+    known = _scheduled_by(optimizer) if schedules.keys() - given else None  # imports the optimizer
+    for name in schedules:
         if name == "lr":
             found.add("schedule_of.lr", "must not be the learning rate, whose schedule is `schedule`", "Set schedule")
         elif known is not None and name not in known:

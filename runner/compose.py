@@ -111,10 +111,11 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
 
     Args:
         tree: what the command line composes on its own.
-        overrides: the command line; mode, resume and source are as it says, whatever the run had.
+        overrides: the command line; mode, resume, source and preview are as it says, whatever the run had.
         saved: the configuration of the run to go on with.
     """
-    merged, fresh = OmegaConf.create(dict(saved)), OmegaConf.create(dict(tree))
+    # a page that is older than a section of today's has what the section says by itself
+    merged, fresh = OmegaConf.create({**tree, **saved}), OmegaConf.create(dict(tree))
     for key in _keys(overrides):
         key = _PACKAGES.get(key, key)
         value = OmegaConf.select(fresh, key, default=_ABSENT)
@@ -125,7 +126,7 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
                 del holder[name]
         else:
             OmegaConf.update(merged, key, value, merge=False, force_add=True)
-    return {**to_tree(merged), **{key: tree[key] for key in ("mode", "resume", "source") if key in tree}}
+    return {**to_tree(merged), **{key: tree[key] for key in ("mode", "resume", "source", "preview") if key in tree}}
 
 
 def continued_choices(choices: Mapping[str, str], overrides: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:
@@ -139,7 +140,7 @@ def _keys(overrides: Iterable[str]) -> list[str]:
 
 def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     """Whether two configurations train the same; who hears of it, when it stops and how it resumes does not count."""
-    aside = {"resume", "tracking", "notify", "mode", "source", "quiet"}
+    aside = {"resume", "tracking", "notify", "mode", "source", "quiet", "preview"}
 
     def of_training(page: Mapping[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in page.items() if key not in aside}

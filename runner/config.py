@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from runner.durations import PositiveDuration
@@ -63,12 +63,15 @@ class ModeNode(Node):
         reads: whether `source` must be a run directory.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
+        schedules_only: whether it makes nothing but schedules, so that only their parts are checked where the page
+            tells all that they need.
     """
 
     trains: bool = False
     makes_run: bool = False
     reads: bool = False
     rebuilds: bool = False
+    schedules_only: bool = False
 
 
 class OptimizerNode(Node):
@@ -118,10 +121,12 @@ class TaskNode(Node):
     Attributes:
         init_from: run directory or file of weights to begin with; None begins afresh.
         regime: which typical learning rates apply.
+        examples: training examples, where they are known without the data; None asks the task.
     """
 
     init_from: str | None = None
     regime: Literal["from_scratch", "fine_tune"] = "from_scratch"
+    examples: Count | None = None
 
 
 def _is_device(text: str) -> str:
@@ -217,6 +222,13 @@ class Notify(Section):
     command: Annotated[str, AfterValidator(_is_command)] | None
 
 
+class Preview(Section):
+    """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
+
+    schedules: list[Annotated[str, MinLen(1)]] = []
+    directory: Annotated[str, MinLen(1)] | None = None
+
+
 Seed = Annotated[int, Strict(), Ge(0), Lt(2**32), BeforeValidator(_integral)]
 
 
@@ -243,6 +255,7 @@ class Config(Section):
     tags: dict[str, str | int | float | bool]
     source: str | None
     quiet: bool
+    preview: Preview
 
     @property
     def batch_factor(self) -> float:

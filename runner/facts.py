@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from runner.durations import Clock
+
 
 class Facts(NamedTuple):
     """What only the data and the machine can tell.
@@ -16,6 +18,7 @@ class Facts(NamedTuple):
         devices: devices that are there.
         steps_made: updates made by the checkpoint to go on from; None when a run starts afresh.
         unreadable: why the weights to begin with cannot be read; "" when they can.
+        clock: what turns durations into steps, the length of the run included; None where that is not known.
     """
 
     examples: Mapping[str, int]
@@ -24,3 +27,4 @@ class Facts(NamedTuple):
     devices: tuple[str, ...]
     steps_made: int | None = None
     unreadable: str = ""
+    clock: Clock | None = None

@@ -34,13 +34,9 @@ def run(composed: DictConfig) -> RunResult | None:
 def checked(tree: dict[str, Any], problems: tuple[Problem, ...] = ()) -> Config:
     """Return the checked configuration, or raise ConfigError with everything wrong in it."""
     from runner.check import check
+    from runner.variants import find_facts, wrong_schedules
 
-    def find_facts(*arguments: Any) -> Any:
-        from runner.build import find_facts  # imports torch
-
-        return find_facts(*arguments)
-
-    return check(tree, find_facts=find_facts, problems=problems)
+    return check(tree, find_facts=find_facts, problems=(*problems, *wrong_schedules(tree, sys.argv[1:])))
 
 
 def _sweep_id(hydra_config: Any) -> str | None:

@@ -10,6 +10,7 @@ from runner.nodes import is_node
 SAFE: Mapping[str, Any] = {
     "seed": 0,
     "resume": {"from": None, "sweep": None, "checkpoint": "last"},
+    "preview": {"schedules": [], "directory": None},
     "train": {
         "duration": 1,
         "batch_size": 1,

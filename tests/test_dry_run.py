@@ -39,9 +39,8 @@ def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_p
     run = program(*declared)
     records = [json.loads(line) for line in (run.run / "records.jsonl").read_text().splitlines()]
     lrs = {r["step"]: r["lr"] for r in records if r["kind"] == "step"}
-    shown = [f"{lrs[step]:.4g}" for step in (0, 1, 10, 50, 99)]
-    table = done.out.partition("lr at step")[2].splitlines()
-    assert [line.split() for line in table[1:3]] == [["decay", *shown], ["no_decay", *shown]]
+    for step, why in {0: "first", 1: "second", 9: "W-1", 10: "W", 25: "T/4", 50: "T/2", 99: "T-1"}.items():
+        assert words(done, f"{step} ") == [str(step), why, f"{lrs[step]:.4g}", f"{lrs[step]:.4g}"]
     assert len([r for r in records if r["kind"] == "eval"]) == 7
     result = json.loads((run.run / "result.json").read_text())
     last = run.run / "checkpoints/last.pt"

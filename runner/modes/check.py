@@ -19,6 +19,7 @@ from runner.estimate import Memory, Pace, Stopwatch, WeighedCheckpoints, memory,
 from runner.group_table import group_table
 from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
+from runner.rates import landmarks, plan_of_experiment, rate_table
 from runner.records import StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.described import listed
@@ -189,14 +190,9 @@ def _peak(experiment: Experiment) -> dict[str, float]:
 
 
 def _show_learning_rate(experiment: Experiment) -> None:
-    steps = experiment.plan.steps
-    lrs = {
-        group["name"]: (group["initial_lr"], experiment.schedules[(group["name"], "lr")])
-        for group in experiment.optimizer.param_groups
-    }
-    shown = sorted({0, 1, experiment.declared.warmup.steps, steps // 2, steps - 1} & set(range(steps)))
-    rows = [[name, *(f"{initial * factor(step):.4g}" for step in shown)] for name, (initial, factor) in lrs.items()]
-    print_table(["lr at step", *(f"{step:,}" for step in shown)], rows)
+    plan = plan_of_experiment(experiment)
+    inside = {step: why for step, why in landmarks(plan).items() if step < plan.steps}
+    print_table(*rate_table({plan.name(rate): rate for rate in plan.lrs}, inside, digits=4))
 
 
 def _show_data(experiment: Experiment, batch_size: int) -> None:

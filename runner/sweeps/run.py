@@ -185,6 +185,21 @@ def _run_plain(jobs: Sequence[CheckedJob], *, launcher: Launcher, config: DictCo
             failed.append(f"job {number} of {len(jobs)} ({job.point.name}) failed: {in_words(error)}")
     if failed:
         raise SweepError("\n".join(failed), exit_code=1)
+    if len(jobs) > 1 and all(job.config.mode.schedules_only for job in jobs):
+        _show_side_by_side(jobs)
+
+
+def _show_side_by_side(jobs: Sequence[CheckedJob]) -> None:
+    """Show the schedules of all jobs in one table and one picture, named by what varies."""
+    from runner.modes.preview import show  # not for training
+
+    keys = {key for job in jobs for key in job.point.varied}
+    names = [next(iter(job.point.varied.values())) if len(keys) == 1 else job.point.name for job in jobs]
+    if not jobs[0].config.quiet:
+        print("side by side:", flush=True)
+    experiments = dict.fromkeys(job.experiment for job in jobs)
+    pages = dict(zip(names, (job.config for job in jobs), strict=True))
+    show(pages, experiment="+".join(experiments)[:_NAME_LENGTH], directory=jobs[0].config.preview.directory)
 
 
 def _new_directory(config: DictConfig) -> Path:

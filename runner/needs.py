@@ -1,0 +1,59 @@
+"""What a mode needs beside the page: everything that a run is made of, or only the parts of its schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.durations import parse
+from runner.nodes import Node, leaves, nodes
+from runner.signatures import filled_in, locate
+
+ONE_GROUP = "runner.optim.groups.everything"
+_OF_SCHEDULES = ("mode", "schedule", "warmup", "schedule_of", "overlays")
+
+
+def is_told(sections: Mapping[str, Any]) -> bool:
+    """Whether a mode makes only schedules and the page tells all that they need: neither model, data nor torch.
+
+    All parameters are in one group, and the training examples are known or nothing counts in epochs or examples.
+
+    Args:
+        sections: those of the page that are sound, by name.
+    """
+    mode, groups, task, train = (sections.get(name) for name in ("mode", "param_groups", "task", "train"))
+    if mode is None or not mode.schedules_only or groups is None or groups.target != ONE_GROUP or task is None:
+        return False
+    counted = [node for _, node in nodes_of_schedules(sections)]
+    return task.examples is not None or not (
+        (train is not None and _in_epochs(train.duration)) or any(map(_needs_epochs, counted))
+    )
+
+
+def nodes_to_bind(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
+    """Yield (dotted key, node) for the parts whose arguments are bound to what they name."""
+    return nodes_of_schedules(sections) if is_told(sections) else nodes(sections)
+
+
+def nodes_of_schedules(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
+    """Yield (dotted key, node) for the mode and every part of the schedules."""
+    return nodes({name: section for name, section in sections.items() if name in _OF_SCHEDULES})
+
+
+def _needs_epochs(node: Node) -> bool:
+    """Whether a part, or a part of it, speaks of epochs or examples."""
+    try:
+        wanted = filled_in(locate(node.target)).values()
+    except (LookupError, TypeError):  # `check` says what is wrong with it
+        wanted = {}.values()
+    written = [getattr(node, "horizon", None), *(value for _, value in leaves(node.arguments))]
+    below = (Node.model_validate(part) for part in node.parts.values())
+    return "steps_per_epoch" in wanted or any(map(_in_epochs, written)) or any(map(_needs_epochs, below))
+
+
+def _in_epochs(value: Any) -> bool:
+    """Whether a value is a duration in epochs or examples."""
+    try:
+        return isinstance(value, str) and parse(value)[1] in ("ep", "ex")
+    except ValueError:
+        return False
