@@ -63,7 +63,7 @@ def looked_at(total_steps: int, warmup_steps: int) -> list[int]:
     """Return the steps of a run that show its learning rate: all, or some of a long one and all near its joints."""
     stride = -(-total_steps // LONGEST_SCAN)
     near = {place + offset for place in (0, warmup_steps, total_steps - 1) for offset in range(-_NEAR, _NEAR + 1)}
-    return sorted({*range(0, total_steps, stride), *(near & set(range(total_steps)) if stride > 1 else ())})
+    return sorted({*range(0, total_steps, stride), *(step for step in near if 0 <= step < total_steps)})
 
 
 def _course(config: Config, schedules: RunSchedules) -> Course:

@@ -364,7 +364,7 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{NET} {TENSORS} task.train.classes=4", "task.loss: must get targets from 0 to 2 for outputs float32 (2, 3), got 3. Number the classes from 0, or give the model as many outputs as there are classes."),
     (f"{NET} {TENSORS} task.model.classes=1 task.train.form=float32 task.loss._target_=torch.nn.MSELoss", f"task.loss: must get outputs and targets of one shape, got float32 (2, 1) and float32 (2,). {SHAPES}"),
     (f"{NET} {TENSORS} task.loss._target_=torch.nn.Linear task.loss.in_features=3 task.loss.out_features=3", "task.loss: must take outputs float32 (2, 3) and targets int64 (2,), but Linear says: TypeError"),
-    (f"{NET} {TENSORS} task.loss.weight=[1,2,3]", "task.loss.weight: must be a section with a _target_, got (1, 2, 3). Set task.loss.weight._target_=torch.tensor task.loss.weight.data=[1,2,3]."),
+    (f"{NET} {TENSORS} task.loss.weight=[1,2,3]", "task.loss.weight: must be a section with a _target_, got [1, 2, 3]. Set task.loss.weight._target_=torch.tensor task.loss.weight.data=[1,2,3]."),
     (f"{NET} task.train._target_=my_parts.unlabelled", "task.train: must give items (inputs ..., target) or mappings, got batches (float32 (2, 8)). Set task.loss=null for a model that returns its own loss."),
     (f"{NET} {TENSORS} task.loss=null", "task.model: must take inputs (float32 (2, 8), int64 (2,)), but Net says: TypeError: Net.forward() takes 2 positional arguments but 3 were given."),
     ("task.model._target_=my_parts.Scorer task.train._target_=my_parts.Bags task.loss=null", "task.model: must take inputs {input_ids: int64 (2, 6), labels: int64 (2,)}, but Scorer says: TypeError: Scorer.forward() got an unexpected keyword argument 'labels'"),

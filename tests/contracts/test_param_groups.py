@@ -12,6 +12,8 @@ LAYERS = ["tokens", "blocks.0.attention", "blocks.0.feed_forward", "blocks.1.att
 REFUSED = {
     ("head", "task=quadratic"): "param_groups.head: must be given for a model without a matrix",
     ("freeze", "task=quadratic"): "param_groups.frozen: must be given for a model without a matrix",
+    ("muon", "task=quadratic"): "param_groups: must find a hidden matrix for Muon",
+    ("muon", "task=digits task.model=cnn"): "param_groups: must find a hidden matrix for Muon",
     ("mup", "task=quadratic"): "param_groups.base: must be given for a model that declares no base width",
     ("mup", "task=digits task.model=cnn"): "param_groups.base: must differ from the model in its widths only",
 }
