@@ -22,6 +22,7 @@ LONGEST_SCAN = 10_000  # steps of a run that are asked for their learning rate, 
 _NEAR = 50  # of the start, the peak and the end every step is asked
 _MUCH = 1.25  # ratio from which two rates differ visibly
 _HIGH = 0.1  # share of the peak that is no low end
+_ROUNDING = 1e-12
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
 
 
@@ -187,6 +188,8 @@ def _learns_nothing_last(course: Course) -> str:
     """Say that the run ends with updates of rate 0: one costs a batch, many are a run that is too long."""
     total, since = course.total_steps, _since(course, 0.0)
     if since is None or since == 0 or _ends_early(course):
+        return ""
+    if course.factor(since - 1) < _ROUNDING:  # a smooth end of a very long run, rounded to 0
         return ""
     if since == total - 1:
         inclusive = course.config.schedule.end == "inclusive"
