@@ -71,7 +71,9 @@ PEAK_IS_NOT_1 = {"chebyshev", "range_test"}
 SHORT = {"multistep", "piecewise_constant", "piecewise_linear", "wsd_s", "sequential"}  # their times meet
 
 
-@pytest.mark.parametrize("length", ["440", "20ep", "1", "2", "30000"])
+@pytest.mark.parametrize(
+    "length", ["20ep", "1", *(pytest.param(length, marks=pytest.mark.slow) for length in ("440", "2", "30000"))]
+)
 @pytest.mark.parametrize("schedule", options("schedule"))
 def test_defaults_are_not_odd(warn: Callable[[str], list[str]], schedule: str, length: str) -> None:
     if schedule in PEAK_IS_NOT_1 or (schedule in SHORT and length in ("1", "2")):

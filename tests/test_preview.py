@@ -269,6 +269,7 @@ def test_hyperparameter_that_the_page_leaves_to_the_class_is_found_there() -> No
     assert initial_value(optimizer, "beta2") == 0.999
 
 
+@pytest.mark.slow
 def test_page_of_the_documentation_shows_every_schedule(program: Program) -> None:
     folder = ROOT / "experiments/schedules_compared"
     needs_more = {"lambda", "refined", "torch", "transformers", "timm", "optax"}

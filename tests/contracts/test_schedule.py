@@ -11,6 +11,11 @@ from runner.optim.apply import apply_schedules
 from tests.contracts.conftest import Declare, Make, options
 
 PAIRS = list(itertools.product(options("schedule"), options("warmup")))
+MOST_TELLING = {"linear", "none"}
+MARKED = [
+    pytest.param(*pair, marks=[] if pair[1] in MOST_TELLING or pair[0] in ("cosine", "wsd") else pytest.mark.slow)
+    for pair in PAIRS
+]
 LENGTHS = [1, 2, 3, 10, 440]
 PEAK_IS_NOT_1 = {"half_cosine", "chebyshev", "range_test"}
 NEEDS_A_WARMUP = {"inverse_sqrt", "noam", "power"}
@@ -21,7 +26,7 @@ COUNTED_FROM_0 = {
 RISES_AFTER_THE_END = {"cyclic"}
 
 
-@pytest.mark.parametrize(("schedule", "warmup"), PAIRS)
+@pytest.mark.parametrize(("schedule", "warmup"), MARKED)
 def test_factors_are_finite_positive_while_training_pure_and_reach_1(
     declare: Declare, schedule: str, warmup: str
 ) -> None:
@@ -49,7 +54,7 @@ def reaches_1(schedule: str, warmup: str, steps: int) -> bool:
     return not (schedule in COUNTED_FROM_0 and warmup != "none") and not (schedule == "cyclic" and steps < 10)
 
 
-@pytest.mark.parametrize(("schedule", "warmup"), [pair for pair in PAIRS if pair[1] in ("linear", "none")])
+@pytest.mark.parametrize(("schedule", "warmup"), [pair for pair in PAIRS if pair[1] in MOST_TELLING])
 def test_ratios_between_groups_survive(make: Make, schedule: str, warmup: str) -> None:
     if schedule in NEEDS_A_WARMUP and warmup == "none":
         pytest.skip("needs a warmup or a timescale")
