@@ -98,7 +98,8 @@ def _rewrite_or_refuse(error: Exception) -> None:
     Raises:
         RunnerError: with all that is wrong with it.
     """
-    from runner.compose import cannot_compose, compose_leniently, is_multirun, with_saved
+    from runner.compose import cannot_compose, compose_leniently, is_multirun
+    from runner.continue_run import with_saved
     from runner.job import checked
 
     arguments = sys.argv[1:]

@@ -11,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import page_of, to_tree, with_saved
+from runner.compose import page_of, to_tree
 from runner.config import Config, Invocation
+from runner.continue_run import with_saved
 from runner.errors import Problem
 from runner.records import RunResult
 from runner.tracking.sweep_file import find_sweep

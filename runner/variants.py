@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.compose import compose_leniently, page_of, with_saved
+from runner.compose import compose_leniently, page_of
 from runner.config import Config, Invocation
+from runner.continue_run import with_saved
 from runner.errors import ConfigError, Problem
 from runner.facts import Facts
 

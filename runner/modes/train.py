@@ -14,8 +14,9 @@ from signal import Signals
 from runner import lint
 from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
-from runner.compose import same_run, save_tree, saved_tree
+from runner.compose import save_tree
 from runner.config import Config, Invocation
+from runner.continue_run import same_run, saved_tree
 from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
 from runner.records import Record, RunResult, StepRecord
