@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 from yaml import YAMLError
 
-from runner.compose import to_tree
+from runner.compose import compose_leniently, to_tree
+from runner.config import Config
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
+_ASIDE = {"resume", "tracking", "notify", "mode", "source", "quiet", "preview"}  # says nothing of what is trained
 
 
 def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] | None:
@@ -102,10 +105,24 @@ def _keys(overrides: Iterable[str]) -> list[str]:
 
 def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     """Whether two configurations train the same; who hears of it, when it stops and how it resumes does not count."""
-    aside = {"resume", "tracking", "notify", "mode", "source", "quiet", "preview"}
 
     def of_training(page: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in page.items() if key not in aside}
+        kept = {key: value for key, value in page.items() if key not in _ASIDE}
         return {**kept, "train": {**kept["train"], "max_seconds": None}}  # says when to stop, not what to do until then
 
     return of_training(tree) == of_training(saved)
+
+
+def as_saved_today(saved: Mapping[str, Any], *, page: Sequence[str]) -> dict[str, Any]:
+    """Return a saved configuration with the keys that it is too old for, at what they are by themselves.
+
+    Args:
+        saved: of a run, perhaps of an earlier version.
+        page: `--config-dir` and `--config-name` as given.
+    """
+    # not what the command line makes of a new section: that would pass for what the run had
+    by_itself = compose_leniently(list(page))[0] if Config.model_fields.keys() - saved.keys() else {}
+    try:
+        return Config.model_validate({**by_itself, **saved}).model_dump(mode="json", by_alias=True)
+    except ValidationError:  # a key that is no more: whatever goes on from it has another page
+        return dict(saved)

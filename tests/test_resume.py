@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.conftest import ENVIRONMENT, Done, Program
 
@@ -143,6 +144,36 @@ def test_time_limit_ends_the_run_with_a_verdict_and_it_goes_on_in_its_own_direct
     whole = program(*declared)
     assert same(weights(whole.run)["model"], weights(part.run)["model"])
     assert steps(whole.run) == steps(part.run)
+
+
+def make_older(run: Path) -> None:
+    """Take the keys out of a saved page that earlier versions did not have."""
+    page = yaml.safe_load((run / "config.yaml").read_text())
+    for key in ("scaling", "schedule_of", "overlays", "preview"):
+        del page[key]
+    for section, key in (("train", "refresh_batches"), ("task", "examples"), ("schedule", "horizon")):
+        del page[section][key]
+    (run / "config.yaml").write_text(yaml.safe_dump(page))
+
+
+def test_run_saved_by_an_earlier_version_goes_on_in_its_own_directory(program: Program) -> None:
+    declared = ["task.hidden=[16]", "train.duration=40", "train.eval_every=10"]
+    part = program(*declared, "train.max_seconds=1e-9")
+    make_older(part.run)
+    rest = program(f"resume.from={part.run}", "train.max_seconds=null")
+    assert (rest.code, rest.run) == (0, part.run), rest.err
+    whole = program(*declared)
+    assert same(weights(whole.run)["model"], weights(part.run)["model"])
+    assert steps(whole.run) == steps(part.run)
+
+
+def test_run_saved_by_an_earlier_version_is_another_with_what_is_new(program: Program) -> None:
+    part = program("task.hidden=[16]", "train.duration=20", "train.max_seconds=1e-9")
+    make_older(part.run)
+    for changed in ("overlay=[cooldown]", "scaling=sqrt scaling.reference_batch_size=32"):
+        other = program(f"resume.from={part.run}", "train.max_seconds=null", *changed.split())
+        assert other.code == 0, other.err
+        assert other.run != part.run, changed
 
 
 def test_resume_with_a_changed_learning_rate_is_a_new_run(program: Program) -> None:
