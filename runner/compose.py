@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,23 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
         except (HydraException, OmegaConfBaseException) as error:
             problems.append(cannot_compose(error))
             return to_tree(compose("config")), tuple(problems), kept
+
+
+def choices_of(overrides: Iterable[str], *, page: Sequence[str]) -> dict[str, str]:
+    """Return config group -> option, as Hydra composes them of what a command line says of groups.
+
+    Args:
+        overrides: the command line; what is not about a group is left out.
+        page: `--config-dir` and `--config-name` as given.
+    """
+    parsed = get_args_parser().parse_args(list(page))
+    with _hydra(parsed.config_dir):
+        kept = [text for text in overrides if _options(text.partition("=")[0])]
+        try:
+            composed = compose(parsed.config_name or "config", kept, return_hydra_config=True)
+        except HydraException:  # an option that is none, which is said elsewhere, or is no more
+            return {}
+        return dict(composed.hydra.runtime.choices)
 
 
 def cannot_compose(error: Exception) -> Problem:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import YAMLError
 
-from runner.compose import compose_leniently, to_tree
+from runner.compose import choices_of, compose_leniently, to_tree
 from runner.config import Config
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import CONFIG
@@ -45,7 +45,7 @@ def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] |
 
 
 def with_saved(
-    tree: dict[str, Any], overrides: Iterable[str], choices: Mapping[str, str]
+    tree: dict[str, Any], overrides: Iterable[str], choices: Mapping[str, str], *, page: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return configuration and options; those of the run that is named, if one is, below the command line.
 
@@ -55,6 +55,7 @@ def with_saved(
         tree: what the command line composes on its own.
         overrides: the command line.
         choices: config group -> option.
+        page: `--config-dir` and `--config-name` as given.
     """
     key, source = "resume.from", _at(tree, "resume", "from")
     if _at(tree, "mode", "rebuilds") is True:
@@ -62,8 +63,33 @@ def with_saved(
     if not isinstance(source, str) or not source or (saved := saved_tree(Path(source), key=key)) is None:
         return tree, dict(choices)
     earlier = find_result(Path(source))
-    options = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
-    return continued(tree, overrides, saved), options
+    options = earlier.choices if earlier is not None else {}
+    overrides = [*overrides, *brought(overrides, options, page=page)]
+    return continued(tree, overrides, saved), continued_choices(choices, overrides, options)
+
+
+def brought(overrides: Iterable[str], saved: Mapping[str, str], *, page: Sequence[str]) -> list[str]:
+    """Return, as overrides, the options that change with those chosen now: what these bring, and what the old brought.
+
+    So `schedule=one_cycle` goes on without the warmup of the run, and `optimizer=sgd` without the groups of Muon.
+
+    Args:
+        overrides: the command line.
+        saved: config group -> option of the run to go on with.
+        page: `--config-dir` and `--config-name` as given.
+    """
+    chosen = {key: text for text in overrides if (key := text.partition("=")[0]) in saved.keys() - _ASIDE}
+    if not chosen:
+        return []
+    new = choices_of(chosen.values(), page=page)
+    old = choices_of([f"{group}={saved[group]}" for group in chosen], page=page)
+    plain = choices_of([], page=page)
+    return [
+        f"{group}={option}"
+        for group, option in new.items()
+        if group in saved.keys() - chosen.keys() and option != saved[group]
+        if option != plain.get(group) or saved[group] == old.get(group)
+    ]
 
 
 def _at(tree: Mapping[str, Any], section: str, name: str) -> Any:

@@ -23,11 +23,12 @@ def run(composed: DictConfig) -> RunResult | None:
     """Check one composed configuration and call its mode."""
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
-    tree, choices = with_saved(to_tree(composed), overrides, hydra_config.runtime.choices)
+    page = page_of(sys.argv[1:])
+    tree, choices = with_saved(to_tree(composed), overrides, hydra_config.runtime.choices, page=page)
     config = checked(tree)
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
-    invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page_of(sys.argv[1:]))
+    invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page)
     result: RunResult | None = mode(config, invocation, **config.mode.arguments)
     return result
 

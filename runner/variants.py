@@ -62,7 +62,7 @@ def with_schedules(invocation: Invocation, names: Sequence[str], *, check: Calla
         overrides = [*kept, f"schedule={name}"]
         try:
             tree, problems, _ = compose_leniently([*invocation.page, *overrides])
-            tree, _ = with_saved(tree, overrides, {})
+            tree, _ = with_saved(tree, overrides, {}, page=invocation.page)
             configs[name] = check(tree, find_facts=find_facts, problems=problems)
         except ConfigError as error:
             for problem in error.problems:

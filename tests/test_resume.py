@@ -195,6 +195,35 @@ def test_resume_with_another_optimizer_starts_its_state_afresh(program: Program)
     assert weights(other.run)["optimizer_class"] == "AdamW"
 
 
+def test_resume_with_another_option_takes_what_it_brings_and_leaves_what_the_old_one_brought(program: Program) -> None:
+    part = program("train.duration=20", "train.max_seconds=1e-9")
+    known = {"schedule": "cosine", "warmup": "linear", "param_groups": "all"}
+    for changed, expected in (
+        ("schedule=one_cycle", {"schedule": "one_cycle", "warmup": "none"}),
+        ("schedule=one_cycle warmup=cosine", {"schedule": "one_cycle", "warmup": "cosine"}),
+        ("optimizer=schedulefree_adamw", {"schedule": "constant"}),
+        ("optimizer=schedulefree_radam", {"schedule": "constant", "warmup": "none"}),
+        ("optimizer=muon", {"param_groups": "muon"}),
+    ):
+        other = program(f"resume.from={part.run}", "train.max_seconds=1e-9", *changed.split())
+        assert other.code == 0, other.err
+        choices = json.loads((other.run / "result.json").read_text())["choices"]
+        assert {group: choices[group] for group in known} == known | expected
+        fresh = yaml.safe_load((program(*changed.split(), "train.duration=20").run / "config.yaml").read_text())
+        saved = yaml.safe_load((other.run / "config.yaml").read_text())
+        assert {group: saved[group] for group in known} == {group: fresh[group] for group in known}
+    back = program(f"resume.from={other.run}", "optimizer=sgd", "train.max_seconds=1e-9")
+    assert back.code == 0, back.err
+    assert json.loads((back.run / "result.json").read_text())["choices"]["param_groups"] == "all"
+
+
+def test_preview_of_several_schedules_of_a_run_takes_what_each_brings(program: Program) -> None:
+    part = program("train.duration=20", "train.max_seconds=1e-9")
+    done = program("mode=preview", f"resume.from={part.run}", "preview.schedules=[cosine,one_cycle]")
+    assert done.code == 0, done.err
+    assert "W = 1 or W = 0" in done.out, "one_cycle rises by itself"
+
+
 def test_finished_run_is_not_resumed_but_can_be_made_longer(program: Program) -> None:
     whole = program("train.duration=20")
     for changed in ([], ["train.duration=10"]):

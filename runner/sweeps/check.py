@@ -127,7 +127,7 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
             raise ConfigError([cannot_compose(error)]) from None
     choices: dict[str, Any] = dict(composed.hydra.runtime.choices)
     plain = tuple(text.lstrip("+") for text in point.overrides)
-    tree, choices = with_saved(to_tree(composed), plain, choices)
+    tree, choices = with_saved(to_tree(composed), plain, choices, page=page)
     config = checked(tree)
     return CheckedJob(point, config, config.name or str(choices["task"]))
 
