@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +33,7 @@ from runner.schedules.decays import (
 )
 from runner.schedules.joins import product, sequential, times
 from runner.schedules.overlays import cooldown, noise
-from runner.schedules.refined import refined
+from runner.schedules.refined import refined, running_median
 from runner.schedules.shape import Schedule, Shape, curve
 from runner.schedules.tables import chebyshev, piecewise_constant, piecewise_linear
 
@@ -409,6 +411,15 @@ def test_refined_is_the_published_closed_form_on_norms_of_the_same_length() -> N
     published = [weights[t] * sum(weights[t + 1 :]) / sum(weights) for t in range(6)]
     factor = refined(norms, total_steps=5, warmup_steps=0, smoothing=0, power=2)
     assert [factor(t) for t in range(6)] == pytest.approx([value / max(published) for value in published])
+
+
+@pytest.mark.parametrize("width", [0, 1, 2, 7, 60, 61, 200])
+def test_running_median_is_the_median_of_what_is_around(width: int) -> None:
+    draw, half = random.Random(width), width // 2
+    values = [float(draw.choice((draw.random(), draw.randint(0, 3)))) for _ in range(61)]
+    assert running_median(values, width) == [
+        statistics.median(values[max(0, index - half) : index + half + 1]) for index in range(61)
+    ]
 
 
 def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
-from statistics import median
 
 from runner.schedules.shape import Schedule, between
 
@@ -35,7 +35,7 @@ def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoo
     usable = [norm for norm in norms if math.isfinite(norm) and norm > 0]
     if len(usable) < 2:
         raise ValueError(f"source: must have recorded at least two finite gradient norms > 0, got {len(usable)}")
-    start, smooth = max(warmup_steps - 1, 0), _running_median(usable, round(smoothing * len(usable)))
+    start, smooth = max(warmup_steps - 1, 0), running_median(usable, round(smoothing * len(usable)))
     body = max(total_steps - start, 1)
     places = [(len(smooth) - 1) * step / body for step in range(body + 1)]
     weights = [_at(smooth, place) ** -power for place in places]
@@ -47,10 +47,19 @@ def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoo
     return lambda step: factors[min(max(step - start, 0), body)] / highest
 
 
-def _running_median(values: Sequence[float], width: int) -> list[float]:
+def running_median(values: Sequence[float], width: int) -> list[float]:
     """Return the median of the `width` values around each; at the ends of those that there are."""
     half = width // 2
-    return [median(values[max(0, index - half) : index + half + 1]) for index in range(len(values))]
+    window = sorted(values[:half])
+    medians = []
+    for index in range(len(values)):
+        if index + half < len(values):
+            insort(window, values[index + half])
+        if index > half:
+            del window[bisect_left(window, values[index - half - 1])]
+        middle = len(window) // 2
+        medians.append(window[middle] if len(window) % 2 else (window[middle - 1] + window[middle]) / 2)
+    return medians
 
 
 def _at(values: Sequence[float], place: float) -> float:
