@@ -98,14 +98,16 @@ def _rewrite_or_refuse(error: Exception) -> None:
     Raises:
         RunnerError: with all that is wrong with it.
     """
-    from runner.compose import cannot_compose, compose_leniently, is_multirun, with_saved
+    from runner.compose import cannot_compose, compose_leniently, is_multirun, page_of
+    from runner.continue_run import with_saved
     from runner.job import checked
 
     arguments = sys.argv[1:]
     try:
         tree, problems, overrides = compose_leniently(arguments)
         if problems or not is_multirun(arguments):  # the jobs of a multirun are checked one by one
-            checked(with_saved(tree, [text.lstrip("+") for text in overrides], {})[0], problems)
+            plain = [text.lstrip("+") for text in overrides]
+            checked(with_saved(tree, plain, {}, page=page_of(arguments))[0], problems)
     except RunnerError:
         raise
     except Exception as other:

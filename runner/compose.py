@@ -1,10 +1,10 @@
-"""From the command line to a plain tree: what Hydra composes, what a resumed run adds, what it could not compose."""
+"""From the command line to a plain tree: what Hydra composes, and what it could not compose."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from runner.errors import ConfigError, Problem, nearest
 from runner.tracking.directory import CONFIG
-from runner.tracking.jsonl import find_result
 from runner.wording import unresolved
 
 _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
     sys.path.append(_PLUGINS)
-
-_ABSENT = object()
-_PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
 
 
 def conf_directory() -> Path:
@@ -56,97 +51,6 @@ def to_tree(config: DictConfig) -> dict[str, Any]:
 def save_tree(tree: Mapping[str, Any], directory: Path) -> None:
     """Write the resolved configuration into a run directory."""
     OmegaConf.save(OmegaConf.create(dict(tree)), directory / CONFIG)
-
-
-def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] | None:
-    """Return the configuration of a run directory, None when there is none.
-
-    Raises:
-        ConfigError: it cannot be read; `key` is what named the directory.
-    """
-    path = directory / CONFIG
-    if not path.is_file():
-        return None
-    try:
-        loaded = OmegaConf.load(path)
-        tree = to_tree(loaded) if isinstance(loaded, DictConfig) else {}
-        damage = "" if {"task", "train"} <= tree.keys() else "it has no task and train"
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        damage = " ".join(str(error).split())
-    if damage:
-        rule = f"must be a run directory with a readable {CONFIG}, got {str(directory)!r} ({damage})"
-        raise ConfigError([Problem(key, rule, "Restore the file or start afresh")])
-    return tree
-
-
-def with_saved(
-    tree: dict[str, Any], overrides: Iterable[str], choices: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return configuration and options; those of the run that is named, if one is, below the command line.
-
-    A run is named by `resume.from`, or by `source` in a mode that rebuilds it.
-
-    Args:
-        tree: what the command line composes on its own.
-        overrides: the command line.
-        choices: config group -> option.
-    """
-    key, source = "resume.from", _at(tree, "resume", "from")
-    if _at(tree, "mode", "rebuilds") is True:
-        key, source = "source", tree.get("source")
-    if not isinstance(source, str) or not source or (saved := saved_tree(Path(source), key=key)) is None:
-        return tree, dict(choices)
-    earlier = find_result(Path(source))
-    options = continued_choices(choices, overrides, earlier.choices if earlier is not None else {})
-    return continued(tree, overrides, saved), options
-
-
-def _at(tree: Mapping[str, Any], section: str, name: str) -> Any:
-    found = tree.get(section)
-    return found.get(name) if isinstance(found, Mapping) else None
-
-
-def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a saved configuration with what the command line says now on top of it.
-
-    Args:
-        tree: what the command line composes on its own.
-        overrides: the command line; mode, resume, source and preview are as it says, whatever the run had.
-        saved: the configuration of the run to go on with.
-    """
-    # a page that is older than a section of today's has what the section says by itself
-    merged, fresh = OmegaConf.create({**tree, **saved}), OmegaConf.create(dict(tree))
-    for key in _keys(overrides):
-        key = _PACKAGES.get(key, key)
-        value = OmegaConf.select(fresh, key, default=_ABSENT)
-        if value is _ABSENT:
-            parent, _, name = key.rpartition(".")
-            holder = OmegaConf.select(merged, parent) if parent else merged
-            if holder is not None and name in holder:
-                del holder[name]
-        else:
-            OmegaConf.update(merged, key, value, merge=False, force_add=True)
-    return {**to_tree(merged), **{key: tree[key] for key in ("mode", "resume", "source", "preview") if key in tree}}
-
-
-def continued_choices(choices: Mapping[str, str], overrides: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:
-    """Return the options of the run to go on with, except those that the command line chooses anew."""
-    return {**choices, **{group: option for group, option in saved.items() if group not in _keys(overrides)}}
-
-
-def _keys(overrides: Iterable[str]) -> list[str]:
-    return [OverridesParser.create().parse_override(text).key_or_group for text in overrides]
-
-
-def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
-    """Whether two configurations train the same; who hears of it, when it stops and how it resumes does not count."""
-    aside = {"resume", "tracking", "notify", "mode", "source", "quiet", "preview"}
-
-    def of_training(page: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in page.items() if key not in aside}
-        return {**kept, "train": {**kept["train"], "max_seconds": None}}  # says when to stop, not what to do until then
-
-    return of_training(tree) == of_training(saved)
 
 
 def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...], list[str]]:
@@ -190,6 +94,23 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
         except (HydraException, OmegaConfBaseException) as error:
             problems.append(cannot_compose(error))
             return to_tree(compose("config")), tuple(problems), kept
+
+
+def choices_of(overrides: Iterable[str], *, page: Sequence[str]) -> dict[str, str]:
+    """Return config group -> option, as Hydra composes them of what a command line says of groups.
+
+    Args:
+        overrides: the command line; what is not about a group is left out.
+        page: `--config-dir` and `--config-name` as given.
+    """
+    parsed = get_args_parser().parse_args(list(page))
+    with _hydra(parsed.config_dir):
+        kept = [text for text in overrides if _options(text.partition("=")[0])]
+        try:
+            composed = compose(parsed.config_name or "config", kept, return_hydra_config=True)
+        except HydraException:  # an option that is none, which is said elsewhere, or is no more
+            return {}
+        return dict(composed.hydra.runtime.choices)
 
 
 def cannot_compose(error: Exception) -> Problem:

@@ -11,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import page_of, to_tree, with_saved
+from runner.compose import page_of, to_tree
 from runner.config import Config, Invocation
+from runner.continue_run import with_saved
 from runner.errors import Problem
 from runner.records import RunResult
 from runner.tracking.sweep_file import find_sweep
@@ -22,11 +23,12 @@ def run(composed: DictConfig) -> RunResult | None:
     """Check one composed configuration and call its mode."""
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
-    tree, choices = with_saved(to_tree(composed), overrides, hydra_config.runtime.choices)
+    page = page_of(sys.argv[1:])
+    tree, choices = with_saved(to_tree(composed), overrides, hydra_config.runtime.choices, page=page)
     config = checked(tree)
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
-    invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page_of(sys.argv[1:]))
+    invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page)
     result: RunResult | None = mode(config, invocation, **config.mode.arguments)
     return result
 

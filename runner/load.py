@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from runner.build import available_devices, build_task, find_device, make_task, set_up_torch
-from runner.compose import saved_tree
 from runner.config import Config, TaskNode
+from runner.continue_run import saved_tree
 from runner.durations import Clock
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError
 from runner.nodes import Node

@@ -44,14 +44,15 @@ def refined(
     if not source or not file.is_file():
         raise ValueError(f"source: must be a run directory with {RECORDS}, got {source!r}")
     stamp = file.stat()
-    norms = _norms(file.parent.resolve(), stamp.st_mtime_ns, stamp.st_size)
-    return formula.refined(norms, total_steps=total_steps, warmup_steps=warmup_steps, smoothing=smoothing, power=power)
+    smooth = _smooth_norms(file.parent.resolve(), smoothing, stamp.st_mtime_ns, stamp.st_size)
+    return formula.refined(smooth, total_steps=total_steps, warmup_steps=warmup_steps, power=power)
 
 
 @functools.lru_cache(maxsize=4)
-def _norms(directory: Path, _written_ns: int, _size: int) -> list[float]:
-    """Return the recorded norms; read once for all jobs of a multirun, and anew where the file has changed."""
+def _smooth_norms(directory: Path, smoothing: float, _written_ns: int, _size: int) -> list[float]:
+    """Return the smoothed norms; read once for all jobs of a multirun, and anew where the file has changed."""
     try:
-        return [record.grad_norm for record in read_records(directory) if isinstance(record, StepRecord)]
+        norms = [record.grad_norm for record in read_records(directory) if isinstance(record, StepRecord)]
     except ValueError as error:
         raise ValueError(f"source: must have readable records, but {error}") from None
+    return formula.smoothed(norms, smoothing=smoothing)

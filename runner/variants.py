@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.compose import compose_leniently, page_of, with_saved
+from runner.compose import compose_leniently, page_of
 from runner.config import Config, Invocation
+from runner.continue_run import with_saved
 from runner.errors import ConfigError, Problem
 from runner.facts import Facts
 
@@ -61,7 +62,7 @@ def with_schedules(invocation: Invocation, names: Sequence[str], *, check: Calla
         overrides = [*kept, f"schedule={name}"]
         try:
             tree, problems, _ = compose_leniently([*invocation.page, *overrides])
-            tree, _ = with_saved(tree, overrides, {})
+            tree, _ = with_saved(tree, overrides, {}, page=invocation.page)
             configs[name] = check(tree, find_facts=find_facts, problems=problems)
         except ConfigError as error:
             for problem in error.problems:

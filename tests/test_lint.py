@@ -197,6 +197,18 @@ def test_momentum_of_adam_is_its_beta1(declare: Declare) -> None:  # noqa: F811
     assert math.isclose(group["lr"], group["initial_lr"])
 
 
+@pytest.mark.parametrize(
+    "changed", [["schedule.horizon=40ep"], ["schedule.end=inclusive", "schedule.three_phase=true"]]
+)
+def test_cycled_momentum_keeps_to_its_schedule(declare: Declare, changed: list[str]) -> None:  # noqa: F811
+    config = declare("schedule=one_cycle", "schedule.shape=linear", "schedule_of=[one_cycle_momentum]", *changed)
+    schedules = build_schedules(config, Clock(64, examples=1280, total_steps=400))
+    lr, momentum, low = schedules.lr(), schedules.others["momentum"], 0.85 / 0.95
+    rise = [step for step in range(400) if lr(step) >= lr(step - 1)]
+    assert max(map(lr, range(400))) == 1.0
+    assert all(math.isclose((1 - lr(t)) / (1 - 1 / 25), (momentum(t) - low) / (1 - low), abs_tol=1e-9) for t in rise)
+
+
 def test_schedule_is_refined_from_the_norms_of_a_run(declare: Declare) -> None:  # noqa: F811
     config = declare("schedule=refined", f"++schedule.source={ROOT / 'tests' / 'recorded_run'}")
     factor = build_schedules(config, DIGITS._replace(total_steps=440)).lr()

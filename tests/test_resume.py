@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.conftest import ENVIRONMENT, Done, Program
 
@@ -145,6 +146,36 @@ def test_time_limit_ends_the_run_with_a_verdict_and_it_goes_on_in_its_own_direct
     assert steps(whole.run) == steps(part.run)
 
 
+def make_older(run: Path) -> None:
+    """Take the keys out of a saved page that earlier versions did not have."""
+    page = yaml.safe_load((run / "config.yaml").read_text())
+    for key in ("scaling", "schedule_of", "overlays", "preview"):
+        del page[key]
+    for section, key in (("train", "refresh_batches"), ("task", "examples"), ("schedule", "horizon")):
+        del page[section][key]
+    (run / "config.yaml").write_text(yaml.safe_dump(page))
+
+
+def test_run_saved_by_an_earlier_version_goes_on_in_its_own_directory(program: Program) -> None:
+    declared = ["task.hidden=[16]", "train.duration=40", "train.eval_every=10"]
+    part = program(*declared, "train.max_seconds=1e-9")
+    make_older(part.run)
+    rest = program(f"resume.from={part.run}", "train.max_seconds=null")
+    assert (rest.code, rest.run) == (0, part.run), rest.err
+    whole = program(*declared)
+    assert same(weights(whole.run)["model"], weights(part.run)["model"])
+    assert steps(whole.run) == steps(part.run)
+
+
+def test_run_saved_by_an_earlier_version_is_another_with_what_is_new(program: Program) -> None:
+    part = program("task.hidden=[16]", "train.duration=20", "train.max_seconds=1e-9")
+    make_older(part.run)
+    for changed in ("overlay=[cooldown]", "scaling=sqrt scaling.reference_batch_size=32"):
+        other = program(f"resume.from={part.run}", "train.max_seconds=null", *changed.split())
+        assert other.code == 0, other.err
+        assert other.run != part.run, changed
+
+
 def test_resume_with_a_changed_learning_rate_is_a_new_run(program: Program) -> None:
     part = program("train.duration=20", "train.checkpoint_every=10", "train.max_seconds=1e-9")
     other = program(f"resume.from={part.run}", "optimizer.lr=0.01", "train.max_seconds=null")
@@ -162,6 +193,35 @@ def test_resume_with_another_optimizer_starts_its_state_afresh(program: Program)
     assert other.code == 0, other.err
     assert json.loads((other.run / "result.json").read_text())["title"] == "adamw lr=0.001 linear w1"
     assert weights(other.run)["optimizer_class"] == "AdamW"
+
+
+def test_resume_with_another_option_takes_what_it_brings_and_leaves_what_the_old_one_brought(program: Program) -> None:
+    part = program("train.duration=20", "train.max_seconds=1e-9")
+    known = {"schedule": "cosine", "warmup": "linear", "param_groups": "all"}
+    for changed, expected in (
+        ("schedule=one_cycle", {"schedule": "one_cycle", "warmup": "none"}),
+        ("schedule=one_cycle warmup=cosine", {"schedule": "one_cycle", "warmup": "cosine"}),
+        ("optimizer=schedulefree_adamw", {"schedule": "constant"}),
+        ("optimizer=schedulefree_radam", {"schedule": "constant", "warmup": "none"}),
+        ("optimizer=muon", {"param_groups": "muon"}),
+    ):
+        other = program(f"resume.from={part.run}", "train.max_seconds=1e-9", *changed.split())
+        assert other.code == 0, other.err
+        choices = json.loads((other.run / "result.json").read_text())["choices"]
+        assert {group: choices[group] for group in known} == known | expected
+        fresh = yaml.safe_load((program(*changed.split(), "train.duration=20").run / "config.yaml").read_text())
+        saved = yaml.safe_load((other.run / "config.yaml").read_text())
+        assert {group: saved[group] for group in known} == {group: fresh[group] for group in known}
+    back = program(f"resume.from={other.run}", "optimizer=sgd", "train.max_seconds=1e-9")
+    assert back.code == 0, back.err
+    assert json.loads((back.run / "result.json").read_text())["choices"]["param_groups"] == "all"
+
+
+def test_preview_of_several_schedules_of_a_run_takes_what_each_brings(program: Program) -> None:
+    part = program("train.duration=20", "train.max_seconds=1e-9")
+    done = program("mode=preview", f"resume.from={part.run}", "preview.schedules=[cosine,one_cycle]")
+    assert done.code == 0, done.err
+    assert "W = 1 or W = 0" in done.out, "one_cycle rises by itself"
 
 
 def test_finished_run_is_not_resumed_but_can_be_made_longer(program: Program) -> None:

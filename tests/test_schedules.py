@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +33,7 @@ from runner.schedules.decays import (
 )
 from runner.schedules.joins import product, sequential, times
 from runner.schedules.overlays import cooldown, noise
-from runner.schedules.refined import refined
+from runner.schedules.refined import refined, running_median, smoothed
 from runner.schedules.shape import Schedule, Shape, curve
 from runner.schedules.tables import chebyshev, piecewise_constant, piecewise_linear
 
@@ -399,7 +401,7 @@ def test_cooldown_leaves_any_schedule_at_its_value_there() -> None:
 
 
 def test_constant_norms_refine_to_the_straight_line_that_is_best_in_the_worst_case() -> None:
-    factor = refined([3.0] * 17, total_steps=100, warmup_steps=0, smoothing=0.1, power=2)
+    factor = refined(smoothed([3.0] * 17, smoothing=0.1), total_steps=100, warmup_steps=0, power=2)
     assert [factor(t) for t in range(101)] == pytest.approx([1 - t / 100 for t in range(101)])
 
 
@@ -407,19 +409,28 @@ def test_refined_is_the_published_closed_form_on_norms_of_the_same_length() -> N
     norms = [4.0, 2.0, 1.0, 1.0, 2.0, 0.5]
     weights = [norm**-2 for norm in norms]
     published = [weights[t] * sum(weights[t + 1 :]) / sum(weights) for t in range(6)]
-    factor = refined(norms, total_steps=5, warmup_steps=0, smoothing=0, power=2)
+    factor = refined(smoothed(norms, smoothing=0), total_steps=5, warmup_steps=0, power=2)
     assert [factor(t) for t in range(6)] == pytest.approx([value / max(published) for value in published])
+
+
+@pytest.mark.parametrize("width", [0, 1, 2, 7, 60, 61, 200])
+def test_running_median_is_the_median_of_what_is_around(width: int) -> None:
+    draw, half = random.Random(width), width // 2
+    values = [float(draw.choice((draw.random(), draw.randint(0, 3)))) for _ in range(61)]
+    assert running_median(values, width) == [
+        statistics.median(values[max(0, index - half) : index + half + 1]) for index in range(61)
+    ]
 
 
 def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> None:
     norms = [10.0, math.nan, 5.0, 2.0, math.inf, 1.0, 1.0, 0.0, 1.0]
-    values = [refined(norms, total_steps=50, warmup_steps=0, smoothing=0, power=1)(t) for t in range(51)]
+    values = [refined(smoothed(norms, smoothing=0), total_steps=50, warmup_steps=0, power=1)(t) for t in range(51)]
     peak = values.index(1.0)
     assert peak > 10
     assert values[: peak + 1] == sorted(values[: peak + 1])
     assert values[50] == 0
     with pytest.raises(ValueError, match="source: must have recorded at least two finite gradient norms > 0, got 1"):
-        refined([1.0, math.nan], total_steps=5, warmup_steps=0, smoothing=0, power=1)
+        smoothed([1.0, math.nan], smoothing=0)
 
 
 # arguments that are refused
@@ -430,6 +441,8 @@ def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> N
     [
         (lambda: cosine(total_steps=10, floor=1.5), "floor"),
         (lambda: linear(total_steps=10, floor=-0.1), "floor"),
+        (lambda: cyclic(up=5, low=1.5), "low"),
+        (lambda: cyclic(up=5, low=0.0), "low"),
         (lambda: multistep(total_steps=100, milestones=[60, 30]), "milestones: must be in order, got 60, 30 steps"),
         (lambda: multistep(total_steps=100, milestones=[60, 130]), "milestones: must lie inside the run of 100 steps"),
         (lambda: inverse_sqrt(warmup_steps=0), "timescale: must be given where there is no warmup"),

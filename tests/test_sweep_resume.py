@@ -16,8 +16,8 @@ import joblib
 import psutil
 import pytest
 
-from runner.compose import same_run
 from runner.config import Train
+from runner.continue_run import same_run
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepError, TaskError, in_words
 from runner.stand_ins import SAFE
 from runner.sweeps.launch import shares

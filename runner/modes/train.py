@@ -14,8 +14,9 @@ from signal import Signals
 from runner import lint
 from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
-from runner.compose import same_run, save_tree, saved_tree
+from runner.compose import save_tree
 from runner.config import Config, Invocation
+from runner.continue_run import as_saved_today, same_run, saved_tree
 from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
 from runner.records import Record, RunResult, StepRecord
@@ -128,8 +129,10 @@ def _directory(config: Config, invocation: Invocation) -> tuple[Path, RunResult 
     if source is not None:
         directory = Path(source).absolute()
         saved, earlier = saved_tree(directory), find_result(directory)
-        if saved is not None and earlier is not None and same_run(invocation.tree, saved):
-            return directory, earlier
+        if saved is not None and earlier is not None:
+            saved = as_saved_today(saved, page=invocation.page)
+            if same_run(invocation.tree, saved):
+                return directory, earlier
     return new_run_directory(invocation.directory, config.name or invocation.choices["task"]), None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from pydantic import validate_call
 
 from runner.durations import Steps, StepsOrZero, TotalSteps, WarmupSteps
@@ -101,7 +101,7 @@ def cyclic(
     *,
     up: Steps,
     down: Steps | None = None,
-    low: Annotated[float, Gt(0), "and at most 1"] = 0.1,
+    low: Decay = 0.1,
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular",
     gamma: Decay = 0.9999,
 ) -> Schedule:
@@ -113,23 +113,26 @@ def cyclic(
     Args:
         up: steps of a rise.
         down: steps of a fall; None takes those of the rise.
-        low: l, factor between two cycles; > 0.
+        low: l, factor between two cycles; in (0, 1].
         mode: whether the height stays, halves with every cycle, or shrinks by gamma every step.
         gamma: for exp_range; in (0, 1].
     Raises:
         ValueError: an argument out of its range.
     Source: Smith 2017, arXiv:1506.01186; torch.optim.lr_scheduler.CyclicLR.
     """
-    if low > 1:
-        raise ValueError(f"low: must be at most 1, got {low:g}")
     fall = down or up
     length = up + fall
+    scales: dict[str, Schedule] = {
+        "triangular": lambda step: 1.0,
+        "triangular2": lambda step: 0.5 ** (step // length),
+        "exp_range": lambda step: gamma**step,
+    }
+    scale = scales[mode]
 
     def factor(step: int) -> float:
-        cycle, place = divmod(step, length)
+        place = step % length
         height = place / up if place <= up else (length - place) / fall
-        scale = {"triangular": 1.0, "triangular2": 0.5**cycle, "exp_range": gamma**step}[mode]
-        return low + (1.0 - low) * height * scale
+        return low + (1.0 - low) * height * scale(step)
 
     return factor
 

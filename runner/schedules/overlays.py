@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt, Le, Lt
 from pydantic import validate_call
 
 from runner.durations import RunSeed, Steps, StepsOrZero, TotalSteps
@@ -59,9 +59,7 @@ def noise(
 
 
 @validate_call
-def cooldown(
-    *, begin: StepsOrZero, duration: Steps, shape: Shape = "linear", floor: Annotated[Fraction, Ge(0)] = 0.0
-) -> Overlay:
+def cooldown(*, begin: StepsOrZero, duration: Steps, shape: Shape = "linear", floor: Fraction = 0.0) -> Overlay:
     """Leave any schedule at a step and cool down from where it is.
 
     factor(t) = m(t) for t < b, then m(b) g((t - b) / N), where g is the curve of the shape; m(b) r after

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
-from statistics import median
 
 from runner.schedules.shape import Schedule, between
 
 
-def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoothing: float, power: float) -> Schedule:
+def refined(smooth: Sequence[float], *, total_steps: int, warmup_steps: int, power: float) -> Schedule:
     """Spend most of the learning rate where gradients are small, and anneal because little is left to come.
 
     w_t = G_t^-a, factor(t) = w_t (w_(t+1) + ... + w_T) divided by its largest value, with G the norms, smoothed by a
@@ -23,19 +23,13 @@ def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoo
     L1 norm, our records hold the L2 norm.
 
     Args:
-        norms: global L2 norms of the gradient, one a step; values that are not finite or not > 0 are left out.
+        smooth: norms of the gradient, at least two, as `smoothed` returns them.
         total_steps: T, steps of the run.
         warmup_steps: W; the body begins at t0 = max(W - 1, 0).
-        smoothing: width of the median, as a share of the norms; in [0, 1].
         power: a; 2 for SGD, 1 for Adam.
-    Raises:
-        ValueError: fewer than two norms that can be used.
     Source: Defazio et al. 2023, arXiv:2310.07831, algorithm 1, and the code published with it.
     """
-    usable = [norm for norm in norms if math.isfinite(norm) and norm > 0]
-    if len(usable) < 2:
-        raise ValueError(f"source: must have recorded at least two finite gradient norms > 0, got {len(usable)}")
-    start, smooth = max(warmup_steps - 1, 0), _running_median(usable, round(smoothing * len(usable)))
+    start = max(warmup_steps - 1, 0)
     body = max(total_steps - start, 1)
     places = [(len(smooth) - 1) * step / body for step in range(body + 1)]
     weights = [_at(smooth, place) ** -power for place in places]
@@ -47,10 +41,34 @@ def refined(norms: Sequence[float], *, total_steps: int, warmup_steps: int, smoo
     return lambda step: factors[min(max(step - start, 0), body)] / highest
 
 
-def _running_median(values: Sequence[float], width: int) -> list[float]:
+def smoothed(norms: Sequence[float], *, smoothing: float) -> list[float]:
+    """Return the running median of the norms that can be used.
+
+    Args:
+        norms: global L2 norms of the gradient, one a step; values that are not finite or not > 0 are left out.
+        smoothing: width of the median, as a share of the norms; in [0, 1].
+    Raises:
+        ValueError: fewer than two norms that can be used.
+    """
+    usable = [norm for norm in norms if math.isfinite(norm) and norm > 0]
+    if len(usable) < 2:
+        raise ValueError(f"source: must have recorded at least two finite gradient norms > 0, got {len(usable)}")
+    return running_median(usable, round(smoothing * len(usable)))
+
+
+def running_median(values: Sequence[float], width: int) -> list[float]:
     """Return the median of the `width` values around each; at the ends of those that there are."""
     half = width // 2
-    return [median(values[max(0, index - half) : index + half + 1]) for index in range(len(values))]
+    window = sorted(values[:half])
+    medians = []
+    for index in range(len(values)):
+        if index + half < len(values):
+            insort(window, values[index + half])
+        if index > half:
+            del window[bisect_left(window, values[index - half - 1])]
+        middle = len(window) // 2
+        medians.append(window[middle] if len(window) % 2 else (window[middle - 1] + window[middle]) / 2)
+    return medians
 
 
 def _at(values: Sequence[float], place: float) -> float:

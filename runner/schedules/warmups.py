@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
 from runner.durations import Steps, StepsOrZero
-from runner.schedules.shape import Curve, Fraction, Warmup, between
+from runner.schedules.shape import Curve, Decay, Fraction, Warmup, between
 
 Beta = Annotated[float, Ge(0), Lt(1)]
 
@@ -42,7 +42,7 @@ def linear(*, duration: StepsOrZero, start: Fraction = 0.0) -> Warmup:
 
 
 @validate_call
-def constant(*, duration: StepsOrZero, start: Annotated[float, Gt(0)] = 0.1) -> Warmup:
+def constant(*, duration: StepsOrZero, start: Decay = 0.1) -> Warmup:
     """Hold a low rate, then jump to the full one.
 
     factor(t) = s for t < W - 1, then 1
@@ -54,8 +54,6 @@ def constant(*, duration: StepsOrZero, start: Annotated[float, Gt(0)] = 0.1) -> 
         ValueError: an argument out of its range.
     Source: He et al. 2016, arXiv:1512.03385, section 4.2 (the network of 110 layers).
     """
-    if start > 1:
-        raise ValueError(f"start: must be at most 1, got {start:g}")
     return _rise(lambda u: start if u < 1.0 else 1.0, duration)
 
 

@@ -13,8 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.compose import cannot_compose, compose_leniently, not_an_override, quoted, to_tree, with_saved
+from runner.compose import cannot_compose, compose_leniently, not_an_override, quoted, to_tree
 from runner.config import Config
+from runner.continue_run import with_saved
 from runner.errors import ConfigError, Problem
 from runner.job import checked
 from runner.tracking.sweep_file import CHECKPOINT, FROM, JobState, Launchable, Sweep, changed
@@ -126,7 +127,7 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
             raise ConfigError([cannot_compose(error)]) from None
     choices: dict[str, Any] = dict(composed.hydra.runtime.choices)
     plain = tuple(text.lstrip("+") for text in point.overrides)
-    tree, choices = with_saved(to_tree(composed), plain, choices)
+    tree, choices = with_saved(to_tree(composed), plain, choices, page=page)
     config = checked(tree)
     return CheckedJob(point, config, config.name or str(choices["task"]))
 
