@@ -16,6 +16,7 @@ from runner.errors import ConfigError, Problem
 from runner.optim.groups import Group
 from runner.optim.readout import estimates
 from runner.signatures import locate, needs_closure, parameters_of
+from runner.tasks.described import listed
 
 _FAST_DEVICES = ("cpu", "cuda", "mps")
 
@@ -39,7 +40,7 @@ def build_optimizer(node: OptimizerNode, groups: Sequence[Group], device: torch.
         raise
     except Exception as error:
         raise ConfigError([refusal("optimizer", node, error)]) from error
-    if problems := list(_misuse(optimizer)):
+    if problems := list(_misuse(optimizer, groups)):
         raise ConfigError(problems)
     return optimizer
 
@@ -51,14 +52,20 @@ def _set_up_heavyball(device: torch.device) -> None:
     warnings.filterwarnings("ignore", message="Learning rate changed between steps")
 
 
-def _misuse(optimizer: Optimizer) -> Iterator[Problem]:
+def _misuse(optimizer: Optimizer, groups: Sequence[Group]) -> Iterator[Problem]:
     """Yield what only the finished optimizer tells, and what its first step would fail with."""
     name = type(optimizer).__name__
     if needs_closure(type(optimizer)):
         yield Problem("optimizer", f"must step without a closure, got {name}", "Choose another optimizer")
         return
+    if not estimates(optimizer.param_groups[0]):
+        return
     rates = sorted({group["initial_lr"] for group in optimizer.param_groups})
-    if estimates(optimizer.param_groups[0]) and len(rates) > 1:
+    if len(rates) > 1:
         got = ", ".join(f"{rate:g}" for rate in rates)
         rule = f"must give all groups one learning rate with {name}, which estimates one for all, got {got}"
         yield Problem("param_groups", rule, "Set param_groups=all, or another optimizer")
+    own = [group.name for group in groups if group.schedule is not None]
+    if len({group.schedule for group in groups}) > 1:
+        rule = f"must give all groups one schedule with {name}, which estimates one rate for all, got another"
+        yield Problem("param_groups", f"{rule} for {listed(own)}", "Remove it, or set another optimizer")

@@ -12,7 +12,8 @@ from runner.errors import unknown_key
 from runner.signatures import fields_of, hints_of, locate, parameters_of, section_type
 from runner.wording import Findings, shown
 
-_NOT_FOR_GROUPS = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
+_NOT_FOR_GROUPS = {"params", "lr", "adamw_lr", "foreach", "fused", "capturable", "differentiable"}
+_HYPERPARAMETERS = {"weight_decay", "betas", "use_muon"}
 _EXAMPLE = "{head:{match:head,lr_multiplier:10},rest:{match:'*'}}"
 
 
@@ -38,13 +39,14 @@ def _check_group(key: str, group: str, items: Any, ours: set[str], optimizer: Op
     if not isinstance(items, Mapping):
         found.add(key, f"must be a section with keys of its own, got {shown(items)}", f"Set {key}={{match:'*'}}")
         return
-    parameters = parameters_of(locate(optimizer.target))
+    target = locate(optimizer.target)
+    parameters = parameters_of(target)
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    allowed = parameters.keys() - _NOT_FOR_GROUPS
+    allowed = (parameters.keys() | getattr(target, "group_keys", set())) - _NOT_FOR_GROUPS
     for name, value in items.items():
         if name == "lr":
             found.add(f"{key}.lr", f"must be a factor on optimizer.lr, got {shown(value)}", f"Set {key}.lr_multiplier")
-        elif name in ("weight_decay", "betas") and name not in allowed and not takes_any:
+        elif name in _HYPERPARAMETERS and name not in allowed and not takes_any:
             rule = f"must be an argument of {optimizer.target.rpartition('.')[2]}, got {shown(value)}"
             found.add(f"{key}.{name}", rule, "Remove it, or choose another optimizer")
         elif name not in ours | allowed and not takes_any:

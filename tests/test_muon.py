@@ -16,6 +16,8 @@ from runner.tasks.transformer import Transformer
 from runner.tracking.jsonl import read_records
 from tests.conftest import Program, Refusal
 
+RULES = "param_groups=patterns param_groups.rules"
+
 
 class Net(nn.Module):
     """Two dimensions everywhere: an embedding, a table of positions, attention, a recurrent layer, a tied head."""
@@ -150,6 +152,31 @@ def test_run_shows_both_rates_and_the_factor_of_muon_and_goes_on_bit_for_bit(pro
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_rules_say_what_muon_takes_and_what_does_not_decay(program: Program) -> None:
+    rules = "{hidden:{match:0.weight,use_muon:true},plain:{dims:1,weight_decay:0},rest:{match:'*'}}"
+    common = ["train.duration=3", "train.eval_every=null", "optimizer=muon", "optimizer.adamw_lr=1e-3"]
+    done = program(*common, *f"{RULES}={rules}".split())
+    assert done.code == 0, done.err
+    groups = torch.load(done.run / "checkpoints/last.pt", weights_only=True)["optimizer"]["param_groups"]
+    seen = {group["name"]: (group["use_muon"], group["weight_decay"], group["initial_lr"]) for group in groups}
+    approx = pytest.approx(1e-3)
+    assert seen == {"hidden": (True, 0.01, 0.02), "plain": (False, 0, approx), "rest": (False, 0.01, approx)}
+
+
+def test_only_muon_takes_the_key_use_muon(refuse: Callable[..., Refusal]) -> None:
+    refusal = refuse("param_groups=patterns", "param_groups.rules={a:{match:'*',use_muon:true}}", "optimizer=adamw")
+    assert "param_groups.rules.a.use_muon: must be an argument of AdamW, got true" in refusal.err
+
+
+def test_norms_and_biases_leave_weight_decay_when_asked() -> None:
+    model = Net()
+    matrices, others, vectors = matrices_and_others(no_decay_1d=True)(model)
+    assert names(model, matrices) == names(model, matrices_and_others()(model)[0])
+    assert (vectors.name, vectors.hyperparameters) == ("others_no_decay", {"use_muon": False, "weight_decay": 0.0})
+    assert {parameter.ndim for parameter in vectors.parameters} == {1}
+    assert all(parameter.ndim > 1 for parameter in others.parameters)
+
+
 def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
     done = program("mode=check", "optimizer=muon_rms", "train.duration=5", "mode.steps=2")
     assert "Muon moves a matrix by lr x 0.2 sqrt(max(rows, columns)) (adjust_lr_fn=match_rms_adamw)" in done.out
@@ -162,7 +189,28 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         (
             "param_groups=all",
             "param_groups: must mark a group with use_muon for this optimizer, got all. Set param_groups=muon, or "
-            "another optimizer.",
+            "use_muon: true in a group.",
+        ),
+        (
+            f"{RULES}={{a:{{match:'*',weight_decay:0}}}}",
+            "param_groups: must mark a group with use_muon for this optimizer, got a. Set param_groups=muon, or "
+            "use_muon: true in a group.",
+        ),
+        (
+            f"{RULES}={{a:{{match:'*.weight',use_muon:sure}},rest:{{match:'*'}}}}",
+            "param_groups.rules.a.use_muon: must be true or false, got 'sure'. Leave "
+            "param_groups.rules.a.use_muon out for its default.",
+        ),
+        (
+            f"{RULES}={{a:{{match:'*.weight',use_muon:true,ns_steps:100}},rest:{{match:'*',weight_decay:0,eps:-1}}}}",
+            "param_groups.rules.rest: must be accepted by MuonAdamW, which says: ValueError: Invalid epsilon value: "
+            "-1. Change weight_decay, eps.",
+        ),
+        (
+            f"{RULES}={{a:{{match:'*',adamw_lr:1}}}}",
+            "param_groups.rules.a.adamw_lr: unknown key. Known keys here: adjust_lr_fn, betas, dims, eps, frozen, "
+            "frozen_until, lr_multiplier, match, module, momentum, nesterov, ns_steps, schedule, use_muon, "
+            "weight_decay.",
         ),
         (
             "task=quadratic",
@@ -181,7 +229,7 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
     ],
 )
 def test_what_muon_cannot_do_is_refused(refuse: Callable[..., Refusal], overrides: str, message: str) -> None:
-    refusal = refuse("optimizer=muon", "tracking=off", overrides)
+    refusal = refuse("optimizer=muon", "tracking=off", *overrides.split())
     assert refusal.code == 2
     assert refusal.err.splitlines()[1:] == [f"  {message}"]
     assert refusal.left_behind == []

@@ -150,6 +150,12 @@ MADE += "~optimizer.weight_decay ~optimizer.nesterov "
             "0.5, 1. Set param_groups=all, or another optimizer.",
         ),
         (
+            "optimizer=prodigy param_groups=patterns param_groups.rules={a:{match:4,schedule:{_target_:"
+            "runner.schedules.decays.constant}},rest:{match:'*'}}",
+            "param_groups: must give all groups one schedule with Prodigy, which estimates one rate for all, got "
+            "another for a. Remove it, or set another optimizer.",
+        ),
+        (
             "optimizer=prodigy optimizer.d0=0",
             "optimizer: must be accepted by prodigyopt.Prodigy, which says: Invalid d0 value: 0. Change optimizer.",
         ),

@@ -282,6 +282,14 @@ def test_mup_multipliers_are_those_of_table_3(settings_: Settings, expected: dic
         assert group.hyperparameters.get("weight_decay", 0.01) * group.lr_multiplier == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(("kind", "decay"), [(torch.optim.AdamW, 0.01), (torch.optim.Adam, 0.0)])
+def test_mup_keeps_the_decay_that_the_page_leaves_to_the_class(kind: type[torch.optim.Optimizer], decay: float) -> None:
+    model = mlp(5, (16, 16), 3, dropout=0.0)
+    split = mup(optimizer_settings=Settings(kind, {"lr": 0.1}), base=lambda: mlp(5, (4, 4), 3, dropout=0.0))
+    for group in kind([group.as_dict(0.1) for group in split(model)], lr=0.1).param_groups:  # type: ignore[call-arg]
+        assert group["weight_decay"] * group["initial_lr"] == pytest.approx(0.1 * decay)
+
+
 def test_mup_knows_embeddings_and_transposed_weights() -> None:
     def model(width: int) -> nn.Module:
         up = nn.ConvTranspose2d(width, 3, 2)

@@ -286,6 +286,7 @@ ALARM = Alarm(7, "plateau", "warn", {}, "m")
         (ReduceLR(max_cuts=1), History((Action(1, "x", "ScaleLR", {"factor": 0.1}, ("other", 1)),)), ("ScaleLR", 0.1)),
         (RestoreBest(), History(), ("ScaleLR", 0.1)),
         (RestoreBest(), History(best_step=3), ("Rollback", 0.1)),
+        (RestoreBest(), History(best_step=ALARM.step), ("ScaleLR", 0.1)),
         (RestoreBest(min_scale=0.5), History(lr_scale=0.5, best_step=3), None),
     ],
 )

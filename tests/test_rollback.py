@@ -163,6 +163,21 @@ def test_what_goes_on_is_the_best_checkpoint_with_an_empty_optimizer(
     assert last["detectors"]["plateau"][0] == best["state"]["best"]["loss"]
 
 
+def test_a_step_size_that_the_optimizer_estimates_goes_back_to_that_of_the_best_weights(tmp_path: Path) -> None:
+    prodigy = pytest.importorskip("prodigyopt").Prodigy
+    made = Made(
+        tmp_path,
+        optimizer=lambda groups, lr: prodigy([{**group, "initial_lr": 1.0} for group in groups], lr=1.0),
+        remedy=RestoreBest(factor=0.5),
+    )
+    estimates = {r.step: r.lr / r.lr_scale for r in made.of(StepRecord)}
+    rollbacks = [(a.step, a.arguments["to_step"]) for a in made.of(Action) if a.type == "Rollback"]
+    assert rollbacks
+    for step, best in rollbacks:
+        assert estimates[step] == pytest.approx(estimates[best])
+        assert 1000 * estimates[0] < estimates[step] < estimates[step - 1], "neither the first nor that of the damage"
+
+
 @pytest.mark.parametrize("remedy", [ReduceLR(), RestoreBest()], ids=["reduce_lr", "restore_best"])
 @pytest.mark.parametrize("killed_at", [33, 44, 53])
 @pytest.mark.parametrize("watch_every", [1, 4])
@@ -220,7 +235,8 @@ def test_before_the_first_evaluation_only_the_rate_falls(tmp_path: Path) -> None
     early, late = ([a for a in made.of(Action) if (a.step < 30) == is_early] for is_early in (True, False))
     assert {a.type for a in early} == {"ScaleLR"}
     assert {a.message.partition(" the learning")[0] for a in early} == {"no best weights yet, so only"}
-    assert {a.type for a in late} == {"Rollback"}
+    assert {a.type for a in late if a.step > 30} == {"Rollback"}
+    assert {a.type for a in late if a.step == 30} == {"ScaleLR"}, "these are the best weights"
 
 
 def test_the_last_evaluation_changes_nothing_that_is_trained_no_further(tmp_path: Path) -> None:

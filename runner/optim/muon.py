@@ -45,6 +45,9 @@ class MuonAdamW(Optimizer):
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; match_rms_adamw: Liu et al. 2025, arXiv:2502.16982.
     """
 
+    group_keys = frozenset({USES_MUON})
+    """what a group may say beside the arguments"""
+
     def __init__(
         self,
         params: Iterable[dict[str, Any]],
@@ -63,7 +66,9 @@ class MuonAdamW(Optimizer):
         if not any(group.get(USES_MUON) for group in groups):
             names = ", ".join(str(group.get("name")) for group in groups)
             rule = f"must mark a group with {USES_MUON} for this optimizer, got {names}"
-            raise ConfigError([Problem("param_groups", rule, "Set param_groups=muon, or another optimizer")])
+            raise ConfigError(
+                [Problem("param_groups", rule, f"Set param_groups=muon, or {USES_MUON}: true in a group")]
+            )
         super().__init__(groups, {USES_MUON: False})
         decay = {"weight_decay": weight_decay}
         shape = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from runner.errors import ConfigError, Problem
-from runner.optim.groups import Group, Grouping
+from runner.optim.groups import Group, Grouping, without_decay_1d
 from runner.optim.muon import USES_MUON
 
 
-def matrices_and_others() -> Grouping:
+def matrices_and_others(*, no_decay_1d: bool = False) -> Grouping:
     """Put hidden matrices into the group `matrices`, for Muon, and all other trained parameters into `others`.
 
     A hidden matrix is a parameter of two dimensions whose own name holds "weight" (that of a Linear, of attention, of a
@@ -19,9 +19,11 @@ def matrices_and_others() -> Grouping:
     the output head. A weight shared with one of those counts as theirs. So tables of positions, convolution filters,
     norms and biases are others.
 
+    Args:
+        no_decay_1d: whether what has dimension <= 1 is taken out of weight decay.
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon (embeddings and the output layer belong to AdamW).
     """
-    return _split
+    return lambda model: without_decay_1d(_split(model)) if no_decay_1d else _split(model)
 
 
 def _split(model: nn.Module) -> list[Group]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -167,5 +168,7 @@ def _name(role: Role, multiplier: float, keys: list[tuple[Role, float]]) -> str:
 
 
 def _decay(settings: Settings, multiplier: float) -> dict[str, float]:
-    decay = settings.arguments.get("weight_decay", 0.0)
+    parameter = inspect.signature(settings.kind).parameters.get("weight_decay")
+    default = 0.0 if parameter is None or parameter.default is parameter.empty else parameter.default
+    decay = settings.arguments.get("weight_decay", default)
     return {"weight_decay": decay / multiplier} if decay and multiplier != 1.0 else {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from fnmatch import fnmatchcase
 from pydoc import locate
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Ge, Gt, Lt, MinLen
 from torch import nn
 from typing_extensions import TypedDict
@@ -33,6 +34,7 @@ class Rule(TypedDict, total=False):
         lr_multiplier: factor on `optimizer.lr`; 1 when not given.
         weight_decay: in place of the optimizer's.
         betas: in place of the optimizer's.
+        use_muon: whether Muon takes it, for optimizers that have it beside another rule.
         schedule: factor of the step in place of the run's schedule.
         frozen: whether it stays as it is for the whole run.
         frozen_until: optimizer steps before it is trained.
@@ -44,6 +46,7 @@ class Rule(TypedDict, total=False):
     lr_multiplier: Annotated[float, Gt(0)]
     weight_decay: Annotated[float, Ge(0)]
     betas: Annotated[Sequence[Annotated[float, Ge(0), Lt(1)]], MinLen(2)]
+    use_muon: bool
     schedule: Annotated[Callable[[int], float], "made from a section"]
     frozen: bool
     frozen_until: StepsOrZero
@@ -67,7 +70,8 @@ def patterns(
         ConfigError: there are no rules, one says not what it claims or is frozen to the end, or the optimizer refuses
             its hyperparameters. The grouping raises it where a rule fits no parameter, or no rule a parameter.
     """
-    problems = [problem for name, rule in rules.items() for problem in _faults(name, rule, optimizer_settings)]
+    problems = [problem for name, rule in rules.items() for problem in _faults(name, rule)]
+    problems += _refusals(rules, optimizer_settings)
     problems += [
         _too_late(name, r, total_steps) for name, r in rules.items() if r.get("frozen_until", 0) >= total_steps
     ]
@@ -103,11 +107,11 @@ def _group(name: str, rule: Rule, parameters: list[nn.Parameter]) -> Group:
 
 
 def _hyperparameters(rule: Rule) -> dict[str, Any]:
-    ours = Rule.__annotations__.keys() - {"weight_decay", "betas"}
+    ours = Rule.__annotations__.keys() - {"weight_decay", "betas", "use_muon"}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in rule.items() if name not in ours}
 
 
-def _faults(name: str, rule: Rule, settings: Settings) -> list[Problem]:
+def _faults(name: str, rule: Rule) -> list[Problem]:
     """Return what is wrong with a rule, whatever the model."""
     problems = []
     if not {"match", "module", "dims"} & rule.keys():
@@ -121,13 +125,25 @@ def _faults(name: str, rule: Rule, settings: Settings) -> list[Problem]:
     if rule.get("frozen") and others:
         text = f"must stand without what is for training, got {', '.join(others)}"
         problems.append(Problem(f"{KEY}.{name}.frozen", text, "Remove it or them"))
-    if own := _hyperparameters(rule):
+    return problems
+
+
+def _refusals(rules: Mapping[str, Rule], settings: Settings) -> Iterator[Problem]:
+    """Yield what the optimizer says against the hyperparameters of each rule, whatever the model."""
+    given = {name: _hyperparameters(rule) for name, rule in rules.items()}
+    only_for_groups: Set[str] = getattr(settings.kind, "group_keys", set())
+    for name, own in given.items():
+        # classes check their arguments, not what groups put in their place
+        arguments = {key: value for key, value in own.items() if key not in only_for_groups}
         try:
-            settings.kind([nn.Parameter()], **{**settings.arguments, **own})
+            groups = [{"params": [nn.Parameter(torch.zeros(1, 1))], "name": n, **given[n]} for n in given]
+            if own:
+                settings.kind(groups, **{**settings.arguments, **arguments})
+        except ConfigError:
+            continue  # a rule on all groups together: it is applied to the real ones
         except Exception as error:
             text = f"must be accepted by {settings.kind.__name__}, which says: {first_line(error)}"
-            problems.append(Problem(f"{KEY}.{name}", text, f"Change {', '.join(own)}"))
-    return problems
+            yield Problem(f"{KEY}.{name}", text, f"Change {', '.join(own)}")
 
 
 def _too_late(name: str, rule: Rule, total_steps: int) -> Problem:

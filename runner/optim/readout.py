@@ -30,6 +30,11 @@ def estimates(group: Mapping[str, Any]) -> bool:
     return "d" in group and "growth_rate" in group
 
 
+def estimate(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group holds of the step size that its optimizer estimates; {} where it estimates none."""
+    return {name: group[name] for name in ("d", "d_max") if name in group} if estimates(group) else {}
+
+
 def lr_rules(optimizer: Optimizer) -> Iterator[str]:
     """Yield, a phrase each, what an unusual optimizer does with the learning rate before the update."""
     if any(estimates(group) for group in optimizer.param_groups):

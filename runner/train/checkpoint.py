@@ -128,9 +128,13 @@ class Checkpoints:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state
 
-    def restore_best(self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None) -> None:
+    def restore_best(
+        self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None
+    ) -> dict[str, Any]:
         """Give the model, its average and the detectors what they had at the best evaluation of this run.
 
+        Returns:
+            the state of the optimizer then.
         Raises:
             CheckpointError: the checkpoint cannot be read, or is not that of `state.best`.
         """
@@ -143,6 +147,7 @@ class Checkpoints:
         if average is not None:
             average.restore(content)
         state.watch = watch.restore(content["detectors"])
+        return dict(content["optimizer"])
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.optim.readout import effective_lrs, estimates
+from runner.optim.readout import effective_lrs, estimate, estimates
 from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
@@ -137,15 +137,21 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: _Run) -> None:
 def _roll_back(alarm: Alarm, state: TrainState, run: _Run) -> None:
     """Go on from the best weights with an empty optimizer state; step, generators and fp16 scale stay.
 
+    A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
+    would have to grow again by as much as it did over the whole run.
+
     Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
     lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
     """
-    after = state.watch
+    after, saved = state.watch, run.optimizer.state_dict()
     if state.best["step"] != state.step:  # otherwise the best weights are at hand, and not saved yet
-        run.checkpoints.restore_best(state, run.watch, run.model, run.average)
+        saved = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
     load_optimizer_state(run.optimizer, deepcopy(run.pristine))
+    then = {group["name"]: group for group in saved["param_groups"]}  # of another optimizer, where a run went on
+    for group in run.optimizer.param_groups:
+        group.update(estimate(then.get(group["name"], {})) if estimates(group) else {})
     state.is_fresh = True
 
 
