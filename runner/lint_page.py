@@ -97,6 +97,9 @@ def _epochs_as_steps(config: Config, clock: Clock) -> Iterator[str]:
             or any(parse(d)[1] for d in given.values() if parse(d)[0])
         ):
             continue
+        longest = max(small) * clock.steps_per_epoch
+        if key.endswith("_steps") or max(small) == 1 or (len(given) == 1 and longest >= 0.5 * (clock.total_steps or 0)):
+            continue  # says so itself, is the usual way to say every step, or can hardly have been meant
         meant = [f"{duration}ep" if _plain(duration) else "0" for duration in given.values()]
         shown = ", ".join(map(str, given.values()))
         is_list = next(iter(given)) != ""
