@@ -18,9 +18,9 @@ _FLAGS = ("--config-dir", "--config-name")
 def lr_provenance(config: Config, invocation: Invocation, groups: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the learning rate as written and as used, and every step between the two.
 
-    With optimizer=muon `optimizer.adamw_lr` is there too: the rate of the groups without Muon, whose multipliers hold its
-    ratio to `optimizer.lr`. A step of `origin` is {"what": typed, page, default, resumed or scaled, "value": the rate
-    after it, ...}; the first says where it was written.
+    With optimizer=muon `optimizer.adamw_lr` is there too: the rate of the groups without Muon, whose multipliers hold
+    its ratio to `optimizer.lr`. A step of `origin` is {"what": typed, page, default, resumed or scaled, "value": the
+    rate after it, ...}; the first says where it was written.
 
     Args:
         config: checked.
