@@ -39,7 +39,8 @@ def load_model(
         directory: the run directory, such as "runs/digits/<run>".
         checkpoint: "best", "last", or the path of a checkpoint.
         device: where to put it: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is.
-        weights: "averaged" takes those of `train.ema_decay` where the run kept some, "raw" never does.
+        weights: "averaged" takes those of `train.ema_decay` or of a schedule-free optimizer where the run kept some,
+            "raw" never does.
 
     Raises:
         RunnerError: no run, checkpoint or device of that name, or the task cannot be made here.

@@ -18,8 +18,9 @@ _FLAGS = ("--config-dir", "--config-name")
 def lr_provenance(config: Config, invocation: Invocation, groups: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the learning rate as written and as used, and every step between the two.
 
-    A step of `origin` is {"what": typed, page, default, resumed or scaled, "value": the rate after it, ...}; the first
-    says where it was written.
+    With optimizer=muon `optimizer.adamw_lr` is there too: the rate of the groups without Muon, whose multipliers hold
+    its ratio to `optimizer.lr`. A step of `origin` is {"what": typed, page, default, resumed or scaled, "value": the
+    rate after it, ...}; the first says where it was written.
 
     Args:
         config: checked.
@@ -27,9 +28,11 @@ def lr_provenance(config: Config, invocation: Invocation, groups: Iterable[Mappi
         groups: parameter groups of the optimizer, with "name" and "initial_lr".
     """
     optimizer, used = config.optimizer, config.scaled_optimizer.lr
+    arguments = optimizer.arguments
     origin = [*_written(config, invocation), *_scaled(config)]
     return {
         "optimizer.lr": optimizer.lr,
+        **({"optimizer.adamw_lr": arguments["adamw_lr"]} if "adamw_lr" in arguments else {}),
         "used": used,
         "origin": origin,
         "in_words": ", ".join(map(_in_words, origin)),
@@ -105,8 +108,10 @@ def _in_words(step: Mapping[str, Any]) -> str:
 
 def _read(folder: Path, name: Path) -> dict[str, Any]:
     """Return a page or an option as it is written; {} where it cannot be read."""
+    path = folder / name
+    path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")  # "fine.v2" has no suffix to replace
     try:
-        found = yaml.safe_load((folder / name.with_suffix(".yaml")).read_text(encoding="utf-8"))
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -141,7 +141,9 @@ def test_run_shows_both_rates_and_the_factor_of_muon_and_goes_on_bit_for_bit(pro
     assert done.code == 0, done.err
     rule = "Muon moves a matrix by lr x sqrt(max(1, rows / columns)) (adjust_lr_fn=original)"
     assert rule in done.out
-    assert json.loads((done.run / "result.json").read_text())["learning_rate"]["rules"] == [rule]
+    learning_rate = json.loads((done.run / "result.json").read_text())["learning_rate"]
+    assert learning_rate["rules"] == [rule]
+    assert (learning_rate["optimizer.lr"], learning_rate["optimizer.adamw_lr"]) == (0.02, 1e-3)
     records = [r for r in read_records(done.run) if isinstance(r, StepRecord)]
     assert records[0].lrs is not None
     assert records[0].lrs["matrices"] / records[0].lrs["others"] == pytest.approx(20)

@@ -185,6 +185,9 @@ def test_origin_is_the_default_of_the_option_the_page_or_the_run_that_goes_on(pr
     (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\noptimizer: {lr: 0.25}\ntrain: {duration: 2}\n")
     of_page = program("--config-dir", str(tmp_path), "--config-name", "mine")
     assert result_of(of_page.run)["learning_rate"]["in_words"] == "0.25 written in mine"
+    (tmp_path / "fine.v2.yaml").write_text("defaults: [config, _self_]\noptimizer: {lr: 0.1}\ntrain: {duration: 2}\n")
+    of_page = program("--config-dir", str(tmp_path), "--config-name", "fine.v2")
+    assert result_of(of_page.run)["learning_rate"]["in_words"] == "0.1 written in fine.v2"
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer/own.yaml").write_text("_target_: torch.optim.SGD\n_partial_: true\nlr: 2e-1\n")
     of_option = program("--config-dir", str(tmp_path), "optimizer=own", "train.duration=2")

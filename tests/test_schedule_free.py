@@ -158,6 +158,39 @@ def test_statistics_of_batch_norm_are_refreshed_and_put_back() -> None:
     assert all(module.training for module in model.modules())
 
 
+def test_statistics_are_refreshed_once_for_an_evaluation_and_all_that_is_saved_with_it(tmp_path: Path) -> None:
+    """A step is evaluated and saved as best and as last; the batches are read once for all three."""
+    task = Normed(batch_size=64, seed=0)
+    train(task, tmp_path, TrainPlan(steps=4, eval_every=2, checkpoint_every=2, refresh_batches=7))
+    assert task.reads == 4 + 2 * 7
+
+
+def test_statistics_follow_the_weights() -> None:
+    task = Normed(batch_size=64, seed=0)
+    torch.manual_seed(0)
+    model = task.model()
+    first_layer = model.get_parameter("0.bias")
+    optimizer = over(model)
+    average = averaging(task, model, optimizer, TrainPlan(steps=1, refresh_batches=3))
+    assert average is not None
+
+    def mean() -> Tensor:
+        value: Tensor = average.state_dict()["module.1.running_mean"]
+        return value
+
+    first = mean()
+    fresh = copy.deepcopy(optimizer.state_dict())
+    with torch.no_grad():
+        first_layer.add_(1.0)
+    assert torch.equal(mean(), first)
+    average.update()
+    assert torch.allclose(mean(), first + 1.0, atol=1e-5)
+    with torch.no_grad():
+        first_layer.sub_(1.0)
+    optimizer.load_state_dict(fresh)
+    assert torch.allclose(mean(), first, atol=1e-5), "a rollback too"
+
+
 def parts(task: Normed, batches: int) -> list[tuple[Tensor, ...]]:
     found = [task.batch(step, "train", (part, 2)) for step in range(batches) for part in range(2)]
     return [part for part in found if part is not None]

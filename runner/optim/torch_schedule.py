@@ -16,6 +16,9 @@ from runner.durations import BaseLR, Steps, TotalSteps
 from runner.schedules.shape import Schedule
 
 LONGEST_TABLE = 20_000_000
+_ROUNDING = 1e-12
+_ASKED = {"T_max": "intervals", "total_steps": "intervals", "num_training_steps": "intervals", "max_lr": "base_lr"}
+"""argument of a scheduler -> what it stands for"""
 
 
 def tabulated(
@@ -49,11 +52,6 @@ def tabulated(
     made = _made(_with_horizon(functools.partial(scheduler), horizon), optimizer)
     factors = _table(made, optimizer, base_lr=base_lr, updates=intervals)
     return lambda step: factors[min(step, total_steps) // interval]
-
-
-_ROUNDING = 1e-12
-_ASKED = {"T_max": "intervals", "total_steps": "intervals", "num_training_steps": "intervals", "max_lr": "base_lr"}
-"""argument of a scheduler -> what it stands for"""
 
 
 def _with_horizon(part: functools.partial[Any], horizon: Mapping[str, float]) -> functools.partial[Any]:

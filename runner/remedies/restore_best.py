@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
-
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import validate_call
 
 from runner.records import Action, Alarm
 from runner.remedies.protocol import History
 from runner.remedies.reduce_lr import ReduceLR
 
 
-class RestoreBest:
+class RestoreBest(ReduceLR):
     """At each alarm of its detectors go on from the best weights, with an empty optimizer state and a lower rate.
 
     The step stays, so the batches of the stretch that is undone are not seen again. Before the first evaluation there
@@ -21,30 +17,12 @@ class RestoreBest:
     alarm that wants a stop there drops the update and empties the optimizer all the same. What cannot be cut any
     further is not restored either.
 
-    Args:
-        detectors: as in `ReduceLR`, with the other arguments.
-        factor: as there.
-        min_scale: as there.
-        eps: as there.
-        max_cuts: as there.
+    The arguments are those of `ReduceLR`.
     """
-
-    @validate_call
-    def __init__(
-        self,
-        *,
-        detectors: tuple[str, ...] = ("plateau",),
-        factor: Annotated[float, Gt(0), Lt(1)] = 0.1,
-        min_scale: Annotated[float, Ge(0), Le(1)] = 0.0,
-        eps: Annotated[float, Ge(0)] = 1e-8,
-        max_cuts: Annotated[int, Ge(1)] | None = None,
-    ) -> None:
-        self.detectors = detectors
-        self.reduce = ReduceLR(detectors=detectors, factor=factor, min_scale=min_scale, eps=eps, max_cuts=max_cuts)
 
     def propose(self, alarm: Alarm, history: History) -> Action | None:
         """Return a Rollback to the best weights, a ScaleLR without need of them, None when nothing is left to cut."""
-        cut = self.reduce.propose(alarm, history)
+        cut = super().propose(alarm, history)
         if cut is None:
             return None
         if history.best_step is None:

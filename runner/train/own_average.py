@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -43,10 +43,12 @@ class OwnAverage:
 
     def __init__(self, task: Task, model: nn.Module, optimizer: Averager, plan: TrainPlan) -> None:
         self._task, self._model, self._optimizer, self._plan = task, model, optimizer, plan
+        self._refreshed: list[Tensor] = []  # buffers that belong to the average as it is now; [] before they are needed
         self._optimizer.train()
 
     def update(self) -> None:
-        """Do nothing: the optimizer averages in its step."""
+        """Forget the statistics of BatchNorm: the optimizer has averaged in its step."""
+        self._refreshed = []
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -58,13 +60,23 @@ class OwnAverage:
         trained = [tensor.detach().clone() for tensor in tensors]
         self._optimizer.eval()
         try:
-            refresh_batch_norm(self._task, self._model, self._plan)
+            self._refresh()
             yield
         finally:
             self._optimizer.train()
             with torch.no_grad():
                 for tensor, before in zip(tensors, trained, strict=True):
                     tensor.copy_(before)
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Give BatchNorm the statistics of the average; they are made once, and cost many batches."""
+        buffers = list(self._model.buffers())
+        if not self._refreshed:
+            refresh_batch_norm(self._task, self._model, self._plan)
+            self._refreshed = [buffer.clone() for buffer in buffers]
+        for buffer, refreshed in zip(buffers, self._refreshed, strict=True):
+            buffer.copy_(refreshed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights as a checkpoint keeps those of `WeightAverage`."""
@@ -82,7 +94,9 @@ Average = WeightAverage | OwnAverage
 def averaging(task: Task, model: nn.Module, optimizer: Optimizer, plan: TrainPlan) -> Average | None:
     """Return the average that evaluations and checkpoints take, None where those are the trained weights."""
     if isinstance(optimizer, Averager):
-        return OwnAverage(task, model, optimizer, plan)
+        average = OwnAverage(task, model, optimizer, plan)
+        optimizer.register_load_state_dict_post_hook(lambda _: average.update())
+        return average
     return WeightAverage(model, plan.ema_decay) if plan.ema_decay is not None else None
 
 
