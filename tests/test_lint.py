@@ -9,6 +9,7 @@ from runner import lint
 from runner.build_schedules import build_schedules
 from runner.durations import Clock, to_steps
 from runner.records import StepRecord
+from runner.scan import LONGEST_SCAN, looked_at
 from runner.schedules.decays import cosine
 from runner.tracking.jsonl import read_records
 from tests.conftest import ROOT, Program, Refusal
@@ -98,11 +99,11 @@ def test_numbers_of_a_page_that_speaks_of_steps_are_taken_for_steps(warn: Callab
 
 
 def test_long_runs_are_looked_at_in_a_few_steps_and_all_near_the_joints() -> None:
-    steps = lint.looked_at(1_000_000, 50_000)
-    assert len(steps) < lint.LONGEST_SCAN + 300
+    steps = looked_at(1_000_000, 50_000)
+    assert len(steps) < LONGEST_SCAN + 300
     assert steps == sorted(set(steps))
     assert {0, 1, 49_999, 50_000, 50_001, 999_998, 999_999} <= set(steps)
-    assert lint.looked_at(7, 3) == list(range(7))
+    assert looked_at(7, 3) == list(range(7))
 
 
 REFUSED = [
@@ -135,6 +136,34 @@ def test_what_nobody_can_want_is_refused_before_anything_is_made(refuse: Refuse,
     refusal = refuse(*overrides.split())
     assert (refusal.code, refusal.left_behind) == (2, [])
     assert refusal.err.splitlines()[1:] == [f"  {message}"]
+
+
+FACTORIES = [
+    ("warmup._target_=runner.schedules.decays.constant ~warmup.duration ~warmup.start", "warmup: must make a Warmup, got function. Change warmup._target_, as in warmup=linear."),
+    ("schedule=constant schedule._target_=builtins.dict", "schedule: must make a function of the step, got dict. Change schedule._target_, as in schedule=cosine."),
+    ("schedule=constant schedule._target_=runner.schedules.warmups.none", "schedule: must make a function of the step, got Warmup. Change schedule._target_, as in schedule=cosine."),
+    ("schedule=constant schedule._target_=tests.own_parts.lost_at_3", "schedule: must give a finite number >= 0 at every step, got nan at step 3. Change schedule."),
+    ("schedule_of.momentum._target_=tests.own_parts.lost_at_3 optimizer=nesterov", "schedule_of.momentum: must give a finite number >= 0 at every step, got nan at step 3. Change schedule_of.momentum."),
+    ("schedule=constant schedule._target_=tests.own_parts.short_table", "schedule: must give a factor at every step, but raises at step 4: IndexError: list index out of range"),
+    ("+overlays.x={_target_:runner.schedules.decays.linear}", "overlays.x: must make a function of a schedule, but it raises TypeError: "),
+    ("+overlays.x={_target_:builtins.dict}", "overlays.x: must make a function of a schedule, got dict. Change overlays.x._target_, as in overlay=[noise]."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), FACTORIES, ids=[overrides for overrides, _ in FACTORIES])
+@pytest.mark.parametrize("mode", ["train", "preview"])
+def test_factory_of_what_a_run_cannot_use_is_refused(refuse: Refuse, overrides: str, message: str, mode: str) -> None:
+    refusal = refuse(f"mode={mode}", *overrides.split())
+    assert (refusal.code, refusal.left_behind) == (2, [])
+    assert refusal.err.splitlines()[1].startswith(f"  {message}")
+
+
+def test_table_with_a_rate_for_every_update_is_held_after_the_last(program: Program) -> None:
+    done = program("mode=preview", "schedule=constant", "schedule._target_=tests.own_parts.rate_table", "warmup=none")
+    assert done.code == 0, done.err
+    assert (done.run / "schedule.csv").read_text().splitlines()[-2:] == [
+        f"{t},{0.1 * (1 - 439 / 440)}" for t in (439, 440)
+    ]
 
 
 def test_stages_and_factors_are_chosen_and_added_by_name(declare: Declare) -> None:  # noqa: F811
