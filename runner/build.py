@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +22,6 @@ from runner.optim.apply import Schedules, keep_initial
 from runner.optim.freezing import zero_while_frozen
 from runner.optim.groups import Group, Grouping, Settings, make_groups
 from runner.optim.muon import with_adamw_lr
-from runner.scan import checked_schedule
 from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
@@ -155,7 +153,7 @@ def build(config: Config) -> Experiment:
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules=_by_group(groups, declared),
+        schedules=_by_group(groups, optimizer, declared),
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
         declared=declared,
@@ -163,14 +161,14 @@ def build(config: Config) -> Experiment:
     )
 
 
-def _by_group(groups: list[Group], schedules: RunSchedules) -> Schedules:
+def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules) -> Schedules:
     """Return (group, hyperparameter) -> factor; groups without a schedule of their own share the run's."""
-    shared, clock = schedules.lr(), schedules.clock
-    check = partial(checked_schedule, total_steps=clock.total_steps or 1, warmup_steps=clock.warmup_steps)
-    owned = {group.name: check("param_groups", group.schedule) for group in groups if group.schedule}
-    whole = {group.name: schedules.lr(owned[group.name]) if group.name in owned else shared for group in groups}
+    shared = schedules.lr()
+    whole = {group.name: schedules.lr(group.schedule) if group.schedule else shared for group in groups}
     lrs = {(group.name, "lr"): zero_while_frozen(whole[group.name], group.frozen_steps) for group in groups}
-    return {**lrs, **{(group.name, name): other for group in groups for name, other in schedules.others.items()}}
+    made = optimizer.param_groups
+    has = {group["name"]: [name for name in schedules.others if f"initial_{name}" in group] for group in made}
+    return {**lrs, **{(group, name): schedules.others[name] for group, names in has.items() for name in names}}
 
 
 def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:

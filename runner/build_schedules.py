@@ -39,8 +39,15 @@ class RunSchedules(NamedTuple):
     others: Mapping[str, Schedule]
 
     def lr(self, own: Schedule | None = None) -> Schedule:
-        """Return the whole factor of the learning rate, with a group's own schedule in place of the run's."""
-        body = self.body if own is None else own
+        """Return the whole factor of the learning rate, with a group's own schedule in place of the run's.
+
+        Raises:
+            ConfigError: the group's own gives no factor at a step of the run.
+        """
+        total, warmup = self.clock.total_steps or 1, self.warmup.steps
+        body = self.body
+        if own is not None:
+            body = checked_schedule("param_groups", own, total_steps=total, warmup_steps=warmup)
         factor = times(self.warmup.factor, body) if self.warmup.steps or self.warmup.factor(0) != 1.0 else body
         for overlay in self.overlays:
             factor = overlay(factor)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from runner.build_schedules import build_schedules
 from runner.config import Config, LRScheduleNode, OptimizerNode, Scaling, ScheduleNode
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, nearest
+from runner.needs import LEARNING_RATES, members_of, written_numbers
 from runner.nodes import Node
 from runner.signatures import filled_in, hints_of, locate, parameters_of
 from runner.wording import Findings, shown
@@ -46,31 +46,30 @@ def _check_min_lr(schedule: LRScheduleNode, optimizer: OptimizerNode | None, fou
 
 def _check_schedule_of(schedules: Mapping[str, ScheduleNode], optimizer: OptimizerNode, found: Findings) -> None:
     """Refuse a schedule of what the optimizer does not have."""
-    given = optimizer.arguments.keys() | ({"momentum", "beta1", "beta2"} if "betas" in optimizer.arguments else set())
-    known = _scheduled_by(optimizer) if schedules.keys() - given else None  # imports the optimizer
+    wrong = {problem.key for problem in found.problems}
+    known = _scheduled_by(optimizer) if schedules.keys() - written_numbers(optimizer) else None  # imports the optimizer
     for name in schedules:
-        if name == "lr":
-            found.add("schedule_of.lr", "must not be the learning rate, whose schedule is `schedule`", "Set schedule")
-        elif known is not None and name not in known:
+        if name in LEARNING_RATES:
+            rule = "must not be the learning rate, whose schedule is `schedule`"
+            found.add(f"schedule_of.{name}", rule, "Set schedule")
+        elif known is not None and name not in known and not wrong & {f"optimizer.{name}", "optimizer.betas"}:
             close = nearest(name, known)
             hint = f", did you mean schedule_of.{close}" if close else ""
             rule = f"must be a hyperparameter that {optimizer.target} has{hint}"
             found.add(f"schedule_of.{name}", rule, f"Known here: {', '.join(known) or 'none'}")
 
 
-def _scheduled_by(optimizer: OptimizerNode) -> list[str] | None:
-    """Return the hyperparameters of an optimizer that a factor can multiply; None where its signature tells none."""
-    parameters = parameters_of(locate(optimizer.target))
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return None
-    hints = hints_of(locate(optimizer.target))
+def _scheduled_by(optimizer: OptimizerNode) -> list[str]:
+    """Return the hyperparameters of an optimizer that a factor can multiply: numbers of the page or of the class."""
+    target = locate(optimizer.target)
+    hints = {name: get_args(hint)[0] if get_args(hint) else hint for name, hint in hints_of(target).items()}
+    values = {name: parameter.default for name, parameter in parameters_of(target).items()} | optimizer.arguments
     numbers = {
         name
-        for name, parameter in parameters.items()
-        if name != "lr" and type(parameter.default) in (int, float) and hints.get(name) not in (bool, int)
+        for name, value in values.items()
+        if type(value) in (int, float) and hints.get(name) not in (bool, int) and name not in LEARNING_RATES
     }
-    betas = {"beta1", "beta2", "momentum"} if "betas" in parameters else set()
-    return sorted(numbers | betas)
+    return sorted(numbers | members_of(values.get("betas"), int, float))
 
 
 def check_schedules(found: Findings, clock: Clock) -> None:

@@ -124,6 +124,10 @@ REFUSED = [
     ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter that torch.optim.SGD has, did you mean schedule_of.momentum? Known here: dampening, momentum, weight_decay."),
     ("schedule_of.lr._target_=runner.schedules.decays.constant", "schedule_of.lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
     ("schedule=one_cycle schedule_of=[one_cycle_momentum] optimizer=adagrad", "schedule_of.momentum: must be a hyperparameter that torch.optim.Adagrad has. Known here: eps, initial_accumulator_value, lr_decay, weight_decay."),
+    ("schedule_of.betas._target_=runner.schedules.decays.constant optimizer=adamw", "schedule_of.betas: must be a hyperparameter that torch.optim.AdamW has, did you mean schedule_of.beta2? Known here: beta1, beta2, eps, momentum, weight_decay."),
+    ("schedule_of.adamw_lr._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.adamw_lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
+    ("schedule_of.nesterov._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.nesterov: must be a hyperparameter that runner.optim.muon.MuonAdamW has. Known here: beta1, beta2, eps, momentum, weight_decay."),
+    ("schedule_of.ns_steps._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.ns_steps: must be a hyperparameter that runner.optim.muon.MuonAdamW has. Known here: beta1, beta2, eps, momentum, weight_decay."),
     ("schedule=sequential schedule@schedule.stages.third=rex", "schedule@schedule.stages.third: must be there to be changed. Set +schedule@schedule.stages.third to add it."),
     ("warmup=untuned", "warmup.beta2: must have a value, but takes it from optimizer.betas[1], which is not there. Set warmup.beta2=0.999, or choose an optimizer with betas."),
     ("schedule=lambda schedule.function._target_=tests.own_parts.not_a_number_at_7", "schedule.function: must return a finite number >= 0 at every step, got nan at step 7. Change schedule.function."),
@@ -224,6 +228,18 @@ def test_momentum_of_adam_is_its_beta1(declare: Declare) -> None:  # noqa: F811
     apply_schedules(experiment.optimizer, experiment.schedules, 131)
     assert group["betas"] == (pytest.approx(beta1 * 0.85 / 0.95), beta2)
     assert math.isclose(group["lr"], group["initial_lr"])
+
+
+def test_schedule_of_a_beta_leaves_the_groups_without_betas_alone(declare: Declare) -> None:  # noqa: F811
+    from runner.build import build
+    from runner.optim.apply import apply_schedules
+
+    experiment = build(
+        declare("optimizer=muon", "task=char_lm", "+schedule_of.beta1={_target_:runner.schedules.decays.linear}")
+    )
+    assert [group for group, name in experiment.schedules if name == "beta1"] == ["others"]
+    apply_schedules(experiment.optimizer, experiment.schedules, experiment.plan.steps // 2)
+    assert experiment.optimizer.param_groups[1]["betas"][0] < 0.9
 
 
 def test_schedule_is_refined_from_the_norms_of_a_run(declare: Declare) -> None:  # noqa: F811
