@@ -74,7 +74,7 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
             found = make(key, node, time, provided)
             made[key] = found if check is None else check(key, found, total_steps=total_steps)
         except ConfigError as error:
-            problems.extend(error.problems)
+            problems.extend(_as_written(problem, config.schedule) for problem in error.problems)
 
     def attempt_schedule(key: str, node: ScheduleNode) -> None:
         attempt(key, node, made_for(node, clock), check=partial(checked_schedule, warmup_steps=clock.warmup_steps))
@@ -121,6 +121,13 @@ def _too_long(warmup: Warmup, node: Node, clock: Clock) -> list[Problem]:
     rule = f"must not be longer than the run of {clock.total_steps} steps, got {given} ({warmup.steps} steps)"
     fix = f"Set {key}=5% or a longer train.duration" if name else "Set warmup=none or a longer train.duration"
     return [Problem(key, rule, fix)]
+
+
+def _as_written(problem: Problem, schedule: LRScheduleNode) -> Problem:
+    """Return a problem with the floor under the key that the page gives it by."""
+    if problem.key != "schedule.floor" or schedule.min_lr is None:
+        return problem
+    return Problem("schedule.min_lr", problem.rule, "Change schedule.min_lr")
 
 
 def with_floor(node: LRScheduleNode, lr: float) -> LRScheduleNode:

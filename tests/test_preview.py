@@ -288,6 +288,19 @@ def test_hyperparameter_that_is_no_number_cannot_be_scheduled(program: Program, 
     assert message in refused.err
 
 
+def test_note_names_the_scaled_rate_that_the_factors_multiply(program: Program) -> None:
+    done = program("mode=preview", "scaling=linear", "scaling.reference_batch_size=16")
+    assert done.code == 0, done.err
+    assert "optimizer.lr 0.4 after scaling" in done.out
+
+
+def test_optimizer_of_another_device_is_previewed_here(program: Program) -> None:
+    done = program(
+        "mode=preview", "optimizer=adamw", "task.examples=null", "train.duration=2ep", "+optimizer.devices=[cuda]"
+    )
+    assert done.code == 0, done.err
+
+
 @pytest.mark.slow
 def test_page_of_the_documentation_shows_every_schedule(program: Program) -> None:
     folder = ROOT / "experiments/schedules_compared"
