@@ -153,7 +153,7 @@ def build(config: Config) -> Experiment:
         task=task,
         model=model,
         optimizer=optimizer,
-        schedules=_by_group(groups, declared),
+        schedules=_by_group(groups, optimizer, declared),
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
         declared=declared,
@@ -161,12 +161,14 @@ def build(config: Config) -> Experiment:
     )
 
 
-def _by_group(groups: list[Group], schedules: RunSchedules) -> Schedules:
+def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules) -> Schedules:
     """Return (group, hyperparameter) -> factor; groups without a schedule of their own share the run's."""
     shared = schedules.lr()
     whole = {group.name: schedules.lr(group.schedule) if group.schedule else shared for group in groups}
     lrs = {(group.name, "lr"): zero_while_frozen(whole[group.name], group.frozen_steps) for group in groups}
-    return {**lrs, **{(group.name, name): other for group in groups for name, other in schedules.others.items()}}
+    made = optimizer.param_groups
+    has = {group["name"]: [name for name in schedules.others if f"initial_{name}" in group] for group in made}
+    return {**lrs, **{(group, name): schedules.others[name] for group, names in has.items() for name in names}}
 
 
 def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:

@@ -5,7 +5,8 @@ Needs neither model nor torch, so that a preview can have them at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from runner.assemble import make
@@ -13,6 +14,7 @@ from runner.config import Config, LRScheduleNode, ScheduleNode
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, Problem
 from runner.nodes import Node
+from runner.scan import check_overlay, checked_schedule, checked_warmup
 from runner.schedules.joins import times
 from runner.schedules.overlays import Overlay
 from runner.schedules.shape import Schedule, Warmup
@@ -37,8 +39,15 @@ class RunSchedules(NamedTuple):
     others: Mapping[str, Schedule]
 
     def lr(self, own: Schedule | None = None) -> Schedule:
-        """Return the whole factor of the learning rate, with a group's own schedule in place of the run's."""
-        body = self.body if own is None else own
+        """Return the whole factor of the learning rate, with a group's own schedule in place of the run's.
+
+        Raises:
+            ConfigError: the group's own gives no factor at a step of the run.
+        """
+        total, warmup = self.clock.total_steps or 1, self.warmup.steps
+        body = self.body
+        if own is not None:
+            body = checked_schedule("param_groups", own, total_steps=total, warmup_steps=warmup)
         factor = times(self.warmup.factor, body) if self.warmup.steps or self.warmup.factor(0) != 1.0 else body
         for overlay in self.overlays:
             factor = overlay(factor)
@@ -52,34 +61,48 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
         config: checked.
         clock: of the run.
     Raises:
-        ConfigError: a factory refuses its arguments; all that do are named.
+        ConfigError: a factory refuses its arguments or makes what a run cannot use; all that do are named.
     """
     base_lr = config.scaled_optimizer.lr
     provided = {"base_lr": base_lr, "seed": config.seed}
+    total_steps = clock.total_steps or 1
     problems: list[Problem] = []
     made: dict[str, Any] = {}
 
-    def attempt(key: str, node: Node, time: Clock) -> None:
+    def attempt(key: str, node: Node, time: Clock, *, check: Callable[..., Any] | None = None) -> None:
         try:
-            made[key] = make(key, node, time, provided)
+            found = make(key, node, time, provided)
+            made[key] = found if check is None else check(key, found, total_steps=total_steps)
         except ConfigError as error:
-            problems.extend(error.problems)
+            problems.extend(_as_written(problem, config.schedule) for problem in error.problems)
 
-    attempt("warmup", config.warmup, clock)
+    def attempt_schedule(key: str, node: ScheduleNode) -> None:
+        attempt(key, node, made_for(node, clock), check=partial(checked_schedule, warmup_steps=clock.warmup_steps))
+
+    attempt("warmup", config.warmup, clock, check=checked_warmup)
     if "warmup" in made:
         problems += _too_long(made["warmup"], config.warmup, clock)
     # a schedule after a wrong warmup is made as after the shortest, so that it says what is wrong with itself
     clock = clock._replace(warmup_steps=1 if problems else made["warmup"].steps)
-    attempt("schedule", with_floor(config.schedule, base_lr), made_for(config.schedule, clock))
+    attempt_schedule("schedule", with_floor(config.schedule, base_lr))
     for name, node in config.schedule_of.items():
-        attempt(f"schedule_of.{name}", node, made_for(node, clock))
+        attempt_schedule(f"schedule_of.{name}", node)
     for name, overlay in config.overlays.items():
         attempt(f"overlays.{name}", overlay, clock)
     if problems:
         raise ConfigError(problems)
-    overlays = tuple(made[f"overlays.{name}"] for name in config.overlays)
     others = {name: made[f"schedule_of.{name}"] for name in config.schedule_of}
-    return RunSchedules(clock, made["warmup"], made["schedule"], overlays, others)
+    overlays = {f"overlays.{name}": made[f"overlays.{name}"] for name in config.overlays}
+    return _laid_over(RunSchedules(clock, made["warmup"], made["schedule"], (), others), overlays)
+
+
+def _laid_over(schedules: RunSchedules, overlays: Mapping[str, Any]) -> RunSchedules:
+    """Return the schedules with overlays, each checked over those before it."""
+    clock = schedules.clock
+    for key, overlay in overlays.items():
+        check_overlay(key, overlay, schedules.lr(), total_steps=clock.total_steps or 1, warmup_steps=clock.warmup_steps)
+        schedules = schedules._replace(overlays=(*schedules.overlays, overlay))
+    return schedules
 
 
 def made_for(node: ScheduleNode, clock: Clock) -> Clock:
@@ -98,6 +121,13 @@ def _too_long(warmup: Warmup, node: Node, clock: Clock) -> list[Problem]:
     rule = f"must not be longer than the run of {clock.total_steps} steps, got {given} ({warmup.steps} steps)"
     fix = f"Set {key}=5% or a longer train.duration" if name else "Set warmup=none or a longer train.duration"
     return [Problem(key, rule, fix)]
+
+
+def _as_written(problem: Problem, schedule: LRScheduleNode) -> Problem:
+    """Return a problem with the floor under the key that the page gives it by."""
+    if problem.key != "schedule.floor" or schedule.min_lr is None:
+        return problem
+    return Problem("schedule.min_lr", problem.rule, "Change schedule.min_lr")
 
 
 def with_floor(node: LRScheduleNode, lr: float) -> LRScheduleNode:

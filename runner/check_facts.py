@@ -46,7 +46,8 @@ def check_facts(found: Findings, find_facts: FindFacts) -> Facts | None:
         _check_device(train, facts, found)
     if not mode.trains:
         return None
-    _check_optimizer(facts, found)
+    if not mode.schedules_only:
+        _check_optimizer(facts, found)
     _check_examples(task, facts, found)
     clock = _check_train(train, facts, wrong, found)
     if facts.unreadable:

@@ -2,75 +2,92 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from runner.build_schedules import build_schedules
 from runner.config import Config, LRScheduleNode, OptimizerNode, Scaling, ScheduleNode
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, nearest
+from runner.needs import LEARNING_RATES, members_of, written_numbers
 from runner.nodes import Node
+from runner.scaling import Hyperparameters, scale
 from runner.signatures import filled_in, hints_of, locate, parameters_of
 from runner.wording import Findings, shown
 
 _CONSTANT = LRScheduleNode(target="runner.schedules.decays.constant")
 _SHORT_WARMUP = Node(target="runner.schedules.warmups.linear", duration=1)
 _SCALED = ("scaling", "optimizer.betas", "optimizer.eps", "train.batch_size")
+_OF_LR = ("scaling", "optimizer.lr", "train.batch_size")
 _NEEDED = {"warmup", "schedule", "schedule_of", "overlays", "optimizer", "scaling", "train", "seed"}
 
 
 def check_schedule_keys(found: Findings) -> None:
     """Check what the keys of the runner around a schedule ask of its target and of the optimizer."""
     wrong = {problem.key for problem in found.problems}
-    schedule, optimizer, scaling = (found.sections.get(name) for name in ("schedule", "optimizer", "scaling"))
+    schedule, optimizer = (found.sections.get(name) for name in ("schedule", "optimizer"))
     if schedule is not None and schedule.min_lr is not None and "schedule._target_" not in wrong:
-        is_final = "optimizer.lr" not in wrong and scaling is not None and scaling.rule == "none"
-        _check_min_lr(schedule, optimizer if is_final else None, found)
+        _check_min_lr(schedule, _scaled_lr(found), found)
     if optimizer is not None and "optimizer._target_" not in wrong:
         _check_schedule_of(found.sections.get("schedule_of", {}), optimizer, found)
 
 
-def _check_min_lr(schedule: LRScheduleNode, optimizer: OptimizerNode | None, found: Findings) -> None:
-    """Refuse a floor above the rate, which torch would raise the rate to, and one that nothing takes."""
-    takes = parameters_of(locate(schedule.target)).keys()
+def _scaled_lr(found: Findings) -> float | None:
+    """Return the base learning rate as the run uses it; None where something that it is made of is wrong."""
+    optimizer, scaling, train = (found.sections.get(name) for name in ("optimizer", "scaling", "train"))
+    if optimizer is None or scaling is None or train is None or any(p.key.startswith(_OF_LR) for p in found.problems):
+        return None
+    factor = train.batch_size / (scaling.reference_batch_size or train.batch_size)
+    return scale(Hyperparameters(optimizer.lr), rule=scaling.rule, factor=factor).lr
+
+
+def _check_min_lr(schedule: LRScheduleNode, lr: float | None, found: Findings) -> None:
+    """Refuse a floor above the rate, which torch would raise the rate to, and one that is not where the run ends."""
+    takes, key, given = parameters_of(locate(schedule.target)).keys(), "schedule.min_lr", f"got {schedule.min_lr:g}"
     if "floor" not in takes:
-        rule = f"must be null for a schedule without a floor, got {schedule.min_lr:g}"
-        found.add(
-            "schedule.min_lr", rule, "Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial"
-        )
-    elif optimizer is not None and schedule.min_lr is not None and schedule.min_lr > optimizer.lr:
-        rule = f"must be at most optimizer.lr={optimizer.lr:g}, got {schedule.min_lr:g}"
-        found.add("schedule.min_lr", rule, f"Set schedule.min_lr={optimizer.lr / 10:g} or less")
+        fix = "Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial"
+        found.add(key, f"must be null for a schedule without a floor, {given}", fix)
+    elif "final" in takes:
+        fix = "Set schedule.final, which is a factor"
+        found.add(key, f"must be null for a schedule that does not end at its floor, {given}", fix)
+    elif schedule.arguments.get("peaks") is not None:
+        fix = "Set schedule.peaks=null, or schedule.floor, which is a factor"
+        found.add(key, f"must be null with schedule.peaks, which the floor is multiplied with, {given}", fix)
+    elif schedule.arguments.get("floor"):
+        rule = f"must be null with schedule.floor={shown(schedule.arguments['floor'])}, which says the same, {given}"
+        found.add(key, rule, "Set schedule.floor=0, or schedule.min_lr=null")
+    elif lr is not None and schedule.min_lr is not None and schedule.min_lr > lr:
+        scaled = " after scaling" if found.sections["scaling"].rule != "none" else ""
+        rule = f"must be at most optimizer.lr={lr:g}{scaled}, {given}"
+        found.add(key, rule, f"Set schedule.min_lr={lr / 10:g} or less")
 
 
 def _check_schedule_of(schedules: Mapping[str, ScheduleNode], optimizer: OptimizerNode, found: Findings) -> None:
     """Refuse a schedule of what the optimizer does not have."""
-    given = optimizer.arguments.keys() | ({"momentum", "beta1", "beta2"} if "betas" in optimizer.arguments else set())
-    known = _scheduled_by(optimizer) if schedules.keys() - given else None  # imports the optimizer
+    wrong = {problem.key for problem in found.problems}
+    known = _scheduled_by(optimizer) if schedules.keys() - written_numbers(optimizer) else None  # imports the optimizer
     for name in schedules:
-        if name == "lr":
-            found.add("schedule_of.lr", "must not be the learning rate, whose schedule is `schedule`", "Set schedule")
-        elif known is not None and name not in known:
+        if name in LEARNING_RATES:
+            rule = "must not be the learning rate, whose schedule is `schedule`"
+            found.add(f"schedule_of.{name}", rule, "Set schedule")
+        elif known is not None and name not in known and not wrong & {f"optimizer.{name}", "optimizer.betas"}:
             close = nearest(name, known)
             hint = f", did you mean schedule_of.{close}" if close else ""
             rule = f"must be a hyperparameter that {optimizer.target} has{hint}"
             found.add(f"schedule_of.{name}", rule, f"Known here: {', '.join(known) or 'none'}")
 
 
-def _scheduled_by(optimizer: OptimizerNode) -> list[str] | None:
-    """Return the hyperparameters of an optimizer that a factor can multiply; None where its signature tells none."""
-    parameters = parameters_of(locate(optimizer.target))
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return None
-    hints = hints_of(locate(optimizer.target))
+def _scheduled_by(optimizer: OptimizerNode) -> list[str]:
+    """Return the hyperparameters of an optimizer that a factor can multiply: numbers of the page or of the class."""
+    target = locate(optimizer.target)
+    hints = {name: get_args(hint)[0] if get_args(hint) else hint for name, hint in hints_of(target).items()}
+    values = {name: parameter.default for name, parameter in parameters_of(target).items()} | optimizer.arguments
     numbers = {
         name
-        for name, parameter in parameters.items()
-        if name != "lr" and type(parameter.default) in (int, float) and hints.get(name) not in (bool, int)
+        for name, value in values.items()
+        if type(value) in (int, float) and hints.get(name) not in (bool, int) and name not in LEARNING_RATES
     }
-    betas = {"beta1", "beta2", "momentum"} if "betas" in parameters else set()
-    return sorted(numbers | betas)
+    return sorted(numbers | members_of(values.get("betas"), int, float))
 
 
 def check_schedules(found: Findings, clock: Clock) -> None:

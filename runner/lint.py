@@ -1,8 +1,8 @@
 """What is allowed but odd about the learning rate of a run, found in its values step by step.
 
 Whatever a run cannot be wanted with is refused before (`check`, `check_schedules`). What stands here may be wanted, so
-it is said by train, check and preview, and the run goes on. The rules look at values, not at names, so that they hold
-for schedules of the user's own as well.
+it is said by train, check and preview, and the run goes on. Most rules look at values, so that they hold for
+schedules of the user's own as well; a few need the target's name, for a fix that names its keys (`_ends_early`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from runner import lint_page
 from runner.build_schedules import RunSchedules
 from runner.config import Config
 from runner.durations import to_steps
+from runner.scan import furthest, looked_at
 from runner.schedules.shape import Schedule
 from runner.signatures import durations_of, filled_in, locate
 
-LONGEST_SCAN = 10_000  # steps of a run that are asked for their learning rate, so that a long one costs no seconds
-_NEAR = 50  # of the start, the peak and the end every step is asked
 _MUCH = 1.25  # ratio from which two rates differ visibly
 _HIGH = 0.1  # share of the peak that is no low end
 _ROUNDING = 1e-12
@@ -58,13 +57,6 @@ def warnings(config: Config, schedules: RunSchedules) -> list[str]:
     course = _course(config, schedules)
     texts = [*lint_page.warnings(config, schedules.clock), *(rule(course) for rule in _RULES)]
     return [text for text in texts if text]
-
-
-def looked_at(total_steps: int, warmup_steps: int) -> list[int]:
-    """Return the steps of a run that show its learning rate: all, or some of a long one and all near its joints."""
-    stride = -(-total_steps // LONGEST_SCAN)
-    near = {place + offset for place in (0, warmup_steps, total_steps - 1) for offset in range(-_NEAR, _NEAR + 1)}
-    return sorted({*range(0, total_steps, stride), *(step for step in near if 0 <= step < total_steps)})
 
 
 def _course(config: Config, schedules: RunSchedules) -> Course:
@@ -151,7 +143,7 @@ def _rises_at_the_end(course: Course) -> str:
 
 def _next_low(factor: Schedule, total_steps: int) -> int | None:
     """Return the first step from the end on at which the factor has stopped falling, after it has risen."""
-    step, last = total_steps - 1, total_steps + min(4 * total_steps, LONGEST_SCAN)
+    step, last = total_steps - 1, furthest(total_steps)
     while step < last and factor(step + 1) >= factor(step):
         step += 1
     while step < last and factor(step + 1) < factor(step):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from runner.config import OptimizerNode
 from runner.durations import parse
 from runner.nodes import Node, leaves, nodes
 from runner.signatures import filled_in, locate
 
 ONE_GROUP = "runner.optim.groups.everything"
+LEARNING_RATES = frozenset({"lr", "adamw_lr"})
 _OF_SCHEDULES = ("mode", "schedule", "warmup", "schedule_of", "overlays")
 
 
@@ -32,7 +34,25 @@ def is_told(sections: Mapping[str, Any]) -> bool:
 
 def nodes_to_bind(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
     """Yield (dotted key, node) for the parts whose arguments are bound to what they name."""
-    return nodes_of_schedules(sections) if is_told(sections) else nodes(sections)
+    if not is_told(sections):
+        yield from nodes(sections)
+        return
+    yield from nodes_of_schedules(sections)
+    optimizer = sections.get("optimizer")
+    if optimizer is not None and not sections.get("schedule_of", {}).keys() <= written_numbers(optimizer):
+        yield "optimizer", optimizer
+
+
+def written_numbers(optimizer: OptimizerNode) -> set[str]:
+    """Return the hyperparameters that a schedule can multiply as the page alone tells: without importing the class."""
+    written = {name for name, value in optimizer.arguments.items() if isinstance(value, float)}
+    return (written | members_of(optimizer.arguments.get("betas"), float)) - LEARNING_RATES
+
+
+def members_of(betas: Any, *kinds: type) -> set[str]:
+    """Return what a pair of betas is called one by one; nothing where it is none."""
+    is_pair = isinstance(betas, list | tuple) and len(betas) >= 2 and all(type(beta) in kinds for beta in betas[:2])
+    return {"beta1", "beta2", "momentum"} if is_pair else set()
 
 
 def nodes_of_schedules(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:

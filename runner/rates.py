@@ -136,13 +136,22 @@ def sampled(plan: Plan, steps: Sequence[int]) -> dict[str, list[float]]:
     Raises:
         ConfigError: a value is not finite.
     """
-    found = {plan.name(rate): [rate.at(step) for step in steps] for rate in plan.rates}
-    for name, values in found.items():
-        wrong = [i for i, value in enumerate(values) if not math.isfinite(value)]
-        if wrong:
-            rule = f"must be finite at every step, got {values[wrong[0]]} for {name} at step {steps[wrong[0]]:,}"
-            raise ConfigError([Problem("schedule", rule, "Mend the schedule")])
+    found: dict[str, list[float]] = {}
+    for rate in plan.rates:
+        name = plan.name(rate)
+        values = found[name] = [rate.at(step) for step in steps]
+        wrong = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        if wrong is not None:
+            rule = f"must be finite at every step, got {values[wrong]} for {name} at step {steps[wrong]:,}"
+            raise ConfigError([Problem(_key(plan, rate, steps[wrong]), rule, "Mend the schedule")])
     return found
+
+
+def _key(plan: Plan, rate: Rate, step: int) -> str:
+    """Return the dotted key of the schedule that a value which is not finite comes from."""
+    if rate.hyperparameter != "lr":
+        return f"schedule_of.{rate.hyperparameter}"
+    return "param_groups" if math.isfinite(plan.declared.lr()(step)) else "schedule"
 
 
 def jumps(steps: Sequence[int], values: Sequence[float]) -> list[int]:

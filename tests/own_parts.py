@@ -1,5 +1,6 @@
 """A user's own file: models and data sets that the runner knows nothing about. Tests copy it where they launch."""
 
+import math
 import os
 import random
 import signal
@@ -180,3 +181,18 @@ class Counting:
     def __call__(self, step: int) -> float:
         self.calls += 1
         return 1.0 / self.calls
+
+
+def rate_table() -> Any:
+    """Return a schedule that has a rate for each of the 440 updates of a default run, and no more."""
+    return [1.0 - step / 440 for step in range(440)].__getitem__
+
+
+def lost_at_3() -> Any:
+    """Return a schedule that gives no number at step 3."""
+    return lambda step: math.nan if step == 3 else 1.0
+
+
+def short_table() -> Any:
+    """Return a schedule that has rates for four updates."""
+    return [1.0, 0.5, 0.2, 0.1].__getitem__

@@ -9,6 +9,7 @@ from runner import lint
 from runner.build_schedules import build_schedules
 from runner.durations import Clock, to_steps
 from runner.records import StepRecord
+from runner.scan import LONGEST_SCAN, looked_at
 from runner.schedules.decays import cosine
 from runner.tracking.jsonl import read_records
 from tests.conftest import ROOT, Program, Refusal
@@ -98,11 +99,11 @@ def test_numbers_of_a_page_that_speaks_of_steps_are_taken_for_steps(warn: Callab
 
 
 def test_long_runs_are_looked_at_in_a_few_steps_and_all_near_the_joints() -> None:
-    steps = lint.looked_at(1_000_000, 50_000)
-    assert len(steps) < lint.LONGEST_SCAN + 300
+    steps = looked_at(1_000_000, 50_000)
+    assert len(steps) < LONGEST_SCAN + 300
     assert steps == sorted(set(steps))
     assert {0, 1, 49_999, 50_000, 50_001, 999_998, 999_999} <= set(steps)
-    assert lint.looked_at(7, 3) == list(range(7))
+    assert looked_at(7, 3) == list(range(7))
 
 
 REFUSED = [
@@ -110,6 +111,11 @@ REFUSED = [
     ("+schedule.horizon=50%", "schedule.horizon: must not be shorter than the run of 440 steps, got 50% (220 steps). Set schedule.horizon=null, or a shorter train.duration."),
     ("warmup=untuned optimizer=adamw warmup.longest=5000", "warmup.longest: must not be longer than the run of 440 steps, got 5000 (2000 steps). Set warmup.longest=5% or a longer train.duration."),
     ("+schedule.min_lr=0.5", "schedule.min_lr: must be at most optimizer.lr=0.1, got 0.5. Set schedule.min_lr=0.01 or less."),
+    ("+schedule.min_lr=0.5 scaling=linear scaling.reference_batch_size=32", "schedule.min_lr: must be at most optimizer.lr=0.2 after scaling, got 0.5. Set schedule.min_lr=0.02 or less."),
+    ("+schedule.min_lr=0.01 schedule.floor=0.2", "schedule.min_lr: must be null with schedule.floor=0.2, which says the same, got 0.01. Set schedule.floor=0, or schedule.min_lr=null."),
+    ("schedule=cosine_then_linear +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule that does not end at its floor, got 0.01. Set schedule.final, which is a factor."),
+    ("schedule=wsd_s +schedule.min_lr=0.01 schedule.peaks=[1,0.5]", "schedule.min_lr: must be null with schedule.peaks, which the floor is multiplied with, got 0.01. Set schedule.peaks=null, or schedule.floor, which is a factor."),
+    ("schedule=wsd schedule.shape=exponential +schedule.min_lr=0", "schedule.min_lr: must be > 0 for an exponential shape, got 0. Change schedule.min_lr."),
     ("schedule=constant +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule without a floor, got 0.01. Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial."),
     ("schedule=multistep schedule.milestones=[80%,50%]", "schedule.milestones: must be in order, got 352, 220 steps. Change schedule.milestones."),
     ("schedule=multistep schedule.milestones=[50%,500]", "schedule.milestones: must lie inside the run of 440 steps, got 220, 500 steps. Change schedule.milestones."),
@@ -123,6 +129,10 @@ REFUSED = [
     ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter that torch.optim.SGD has, did you mean schedule_of.momentum? Known here: dampening, momentum, weight_decay."),
     ("schedule_of.lr._target_=runner.schedules.decays.constant", "schedule_of.lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
     ("schedule=one_cycle schedule_of=[one_cycle_momentum] optimizer=adagrad", "schedule_of.momentum: must be a hyperparameter that torch.optim.Adagrad has. Known here: eps, initial_accumulator_value, lr_decay, weight_decay."),
+    ("schedule_of.betas._target_=runner.schedules.decays.constant optimizer=adamw", "schedule_of.betas: must be a hyperparameter that torch.optim.AdamW has, did you mean schedule_of.beta2? Known here: beta1, beta2, eps, momentum, weight_decay."),
+    ("schedule_of.adamw_lr._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.adamw_lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
+    ("schedule_of.nesterov._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.nesterov: must be a hyperparameter that runner.optim.muon.MuonAdamW has. Known here: beta1, beta2, eps, momentum, weight_decay."),
+    ("schedule_of.ns_steps._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.ns_steps: must be a hyperparameter that runner.optim.muon.MuonAdamW has. Known here: beta1, beta2, eps, momentum, weight_decay."),
     ("schedule=sequential schedule@schedule.stages.third=rex", "schedule@schedule.stages.third: must be there to be changed. Set +schedule@schedule.stages.third to add it."),
     ("warmup=untuned", "warmup.beta2: must have a value, but takes it from optimizer.betas[1], which is not there. Set warmup.beta2=0.999, or choose an optimizer with betas."),
     ("schedule=lambda schedule.function._target_=tests.own_parts.not_a_number_at_7", "schedule.function: must return a finite number >= 0 at every step, got nan at step 7. Change schedule.function."),
@@ -135,6 +145,34 @@ def test_what_nobody_can_want_is_refused_before_anything_is_made(refuse: Refuse,
     refusal = refuse(*overrides.split())
     assert (refusal.code, refusal.left_behind) == (2, [])
     assert refusal.err.splitlines()[1:] == [f"  {message}"]
+
+
+FACTORIES = [
+    ("warmup._target_=runner.schedules.decays.constant ~warmup.duration ~warmup.start", "warmup: must make a Warmup, got function. Change warmup._target_, as in warmup=linear."),
+    ("schedule=constant schedule._target_=builtins.dict", "schedule: must make a function of the step, got dict. Change schedule._target_, as in schedule=cosine."),
+    ("schedule=constant schedule._target_=runner.schedules.warmups.none", "schedule: must make a function of the step, got Warmup. Change schedule._target_, as in schedule=cosine."),
+    ("schedule=constant schedule._target_=tests.own_parts.lost_at_3", "schedule: must give a finite number >= 0 at every step, got nan at step 3. Change schedule."),
+    ("schedule_of.momentum._target_=tests.own_parts.lost_at_3 optimizer=nesterov", "schedule_of.momentum: must give a finite number >= 0 at every step, got nan at step 3. Change schedule_of.momentum."),
+    ("schedule=constant schedule._target_=tests.own_parts.short_table", "schedule: must give a factor at every step, but raises at step 4: IndexError: list index out of range"),
+    ("+overlays.x={_target_:runner.schedules.decays.linear}", "overlays.x: must make a function of a schedule, but it raises TypeError: "),
+    ("+overlays.x={_target_:builtins.dict}", "overlays.x: must make a function of a schedule, got dict. Change overlays.x._target_, as in overlay=[noise]."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), FACTORIES, ids=[overrides for overrides, _ in FACTORIES])
+@pytest.mark.parametrize("mode", ["train", "preview"])
+def test_factory_of_what_a_run_cannot_use_is_refused(refuse: Refuse, overrides: str, message: str, mode: str) -> None:
+    refusal = refuse(f"mode={mode}", *overrides.split())
+    assert (refusal.code, refusal.left_behind) == (2, [])
+    assert refusal.err.splitlines()[1].startswith(f"  {message}")
+
+
+def test_table_with_a_rate_for_every_update_is_held_after_the_last(program: Program) -> None:
+    done = program("mode=preview", "schedule=constant", "schedule._target_=tests.own_parts.rate_table", "warmup=none")
+    assert done.code == 0, done.err
+    assert (done.run / "schedule.csv").read_text().splitlines()[-2:] == [
+        f"{t},{0.1 * (1 - 439 / 440)}" for t in (439, 440)
+    ]
 
 
 def test_stages_and_factors_are_chosen_and_added_by_name(declare: Declare) -> None:  # noqa: F811
@@ -207,6 +245,18 @@ def test_cycled_momentum_keeps_to_its_schedule(declare: Declare, changed: list[s
     rise = [step for step in range(400) if lr(step) >= lr(step - 1)]
     assert max(map(lr, range(400))) == 1.0
     assert all(math.isclose((1 - lr(t)) / (1 - 1 / 25), (momentum(t) - low) / (1 - low), abs_tol=1e-9) for t in rise)
+
+
+def test_schedule_of_a_beta_leaves_the_groups_without_betas_alone(declare: Declare) -> None:  # noqa: F811
+    from runner.build import build
+    from runner.optim.apply import apply_schedules
+
+    experiment = build(
+        declare("optimizer=muon", "task=char_lm", "+schedule_of.beta1={_target_:runner.schedules.decays.linear}")
+    )
+    assert [group for group, name in experiment.schedules if name == "beta1"] == ["others"]
+    apply_schedules(experiment.optimizer, experiment.schedules, experiment.plan.steps // 2)
+    assert experiment.optimizer.param_groups[1]["betas"][0] < 0.9
 
 
 def test_schedule_is_refined_from_the_norms_of_a_run(declare: Declare) -> None:  # noqa: F811

@@ -269,6 +269,38 @@ def test_hyperparameter_that_the_page_leaves_to_the_class_is_found_there() -> No
     assert initial_value(optimizer, "beta2") == 0.999
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("schedule_of=[weight_decay_cosine] optimizer.weight_decay=abc", "optimizer.weight_decay: must be a finite"),
+        ("schedule_of=[weight_decay_cosine] optimizer.weight_decay=null", "optimizer.weight_decay: must be a finite"),
+        ("+schedule_of.beta1={_target_:runner.schedules.decays.constant} optimizer.betas=0.9", "optimizer.betas: "),
+        (
+            "schedule_of=[weight_decay_cosine] optimizer.weight_decay=0 optimizer._target_=torch.optim.Nope",
+            "._target_: ",
+        ),
+    ],
+)
+def test_hyperparameter_that_is_no_number_cannot_be_scheduled(program: Program, overrides: str, message: str) -> None:
+    refused = program("mode=preview", "optimizer=adamw", *overrides.split())
+    assert refused.code == 2
+    assert refused.err.splitlines()[0] == "1 problem in the configuration:"
+    assert message in refused.err
+
+
+def test_note_names_the_scaled_rate_that_the_factors_multiply(program: Program) -> None:
+    done = program("mode=preview", "scaling=linear", "scaling.reference_batch_size=16")
+    assert done.code == 0, done.err
+    assert "optimizer.lr 0.4 after scaling" in done.out
+
+
+def test_optimizer_of_another_device_is_previewed_here(program: Program) -> None:
+    done = program(
+        "mode=preview", "optimizer=adamw", "task.examples=null", "train.duration=2ep", "+optimizer.devices=[cuda]"
+    )
+    assert done.code == 0, done.err
+
+
 @pytest.mark.slow
 def test_page_of_the_documentation_shows_every_schedule(program: Program) -> None:
     folder = ROOT / "experiments/schedules_compared"

@@ -21,6 +21,7 @@ from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
 from runner.rates import landmarks, plan_of_experiment, rate_table
 from runner.records import StepRecord
+from runner.scan import looked_at
 from runner.tasks.closing import in_use
 from runner.tasks.described import listed
 from runner.tracking.tables import duration, print_table, size
@@ -184,9 +185,9 @@ def _show_model(experiment: Experiment) -> None:
 
 def _peak(experiment: Experiment) -> dict[str, float]:
     """Return group -> largest factor of its schedule."""
-    looked_at = lint.looked_at(experiment.plan.steps, experiment.declared.warmup.steps)
+    steps = looked_at(experiment.plan.steps, experiment.declared.warmup.steps)
     names = [group["name"] for group in experiment.optimizer.param_groups]
-    return {name: max(map(experiment.schedules[(name, "lr")], looked_at)) for name in names}
+    return {name: max(map(experiment.schedules[(name, "lr")], steps)) for name in names}
 
 
 def _show_learning_rate(experiment: Experiment) -> None:

@@ -126,7 +126,10 @@ def _note(pages: Mapping[str, Config], shown: Mapping[str, _Shown]) -> str:
     """Say how long the runs are and what their factors multiply."""
     lengths = dict.fromkeys(f"T = {one.plan.steps:,} steps" for one in shown.values())
     warmups = dict.fromkeys(f"W = {one.plan.warmup_steps:,}" for one in shown.values())
-    rates = dict.fromkeys(f"optimizer.lr {config.optimizer.lr:g}" for config in pages.values())
+    rates = dict.fromkeys(
+        f"optimizer.lr {config.scaled_optimizer.lr:g}{' after scaling' if config.scaling.rule != 'none' else ''}"
+        for config in pages.values()
+    )
     return ", ".join(
         " or ".join(list(words)[:3]) + (" or ..." if len(words) > 3 else "") for words in (lengths, warmups, rates)
     )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from runner.errors import ConfigError, Problem
 from runner.optim.freezing import thaw
 
 Schedules = Mapping[tuple[str, str], Callable[[int], float]]
@@ -57,10 +58,21 @@ def _write(group: dict[str, Any], hyperparameter: str, value: float) -> None:
 
 
 def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:
-    """Note the value that a schedule multiplies, in every group of the optimizer."""
+    """Note the value that a schedule multiplies, in every group that has one: Muon's groups have no betas.
+
+    Raises:
+        ConfigError: no group has it.
+    """
+    is_known = False
     for group in optimizer.param_groups:
         index = _beta(group, hyperparameter)
-        group[f"initial_{hyperparameter}"] = group[hyperparameter] if index is None else group["betas"][index]
+        held = hyperparameter if index is None else "betas"
+        if held in group:
+            group[f"initial_{hyperparameter}"] = group[held] if index is None else group[held][index]
+            is_known = True
+    if not is_known:
+        rule = f"must be held in the parameter groups of {type(optimizer).__name__}, where a schedule can set it"
+        raise ConfigError([Problem(f"schedule_of.{hyperparameter}", rule, "Remove it")])
 
 
 def _beta(group: Mapping[str, Any], hyperparameter: str) -> int | None:

@@ -73,11 +73,11 @@ def sequential(
         else _nothing
         for stage, (begin, end) in zip(stages.values(), pairwise(bounds), strict=True)
     ]
-    scales = [1.0]
-    for index in range(1, len(parts)):
+    scales = [1.0] if continuous else [1.0] * len(parts)
+    for index in range(1, len(parts) if continuous else 1):
         begin, end = bounds[index - 1], bounds[index]
         reached, next_start = scales[-1] * parts[index - 1](end - begin), parts[index](0)
-        scales.append(reached / next_start if continuous and next_start else 1.0)
+        scales.append(reached / next_start if next_start else 1.0)
 
     def factor(step: int) -> float:
         index = bisect_right(bounds, step, hi=len(parts)) - 1
