@@ -187,6 +187,11 @@ def test_stages_and_factors_are_chosen_and_added_by_name(declare: Declare) -> No
     assert build_schedules(multiplied, clock).body(99) < 1e-3
 
 
+def test_preset_of_another_library_can_be_a_stage(declare: Declare) -> None:  # noqa: F811
+    config = declare("schedule=sequential", "schedule@schedule.stages.second=transformers")
+    assert build_schedules(config, DIGITS._replace(total_steps=100)).body(99) < 0.05
+
+
 def test_problem_of_one_schedule_hides_no_other(refuse: Refuse) -> None:
     refusal = refuse(
         "schedule=multistep", "schedule.milestones=[80%,50%]", "schedule.horizon=10", "warmup.duration=9999",
