@@ -22,6 +22,7 @@ from runner.signatures import durations_of, filled_in, locate
 _MUCH = 1.25  # ratio from which two rates differ visibly
 _HIGH = 0.1  # share of the peak that is no low end
 _ROUNDING = 1e-12
+_MADE_TO_EXCEED = ("runner.schedules.ramps.range_test", "runner.schedules.tables.chebyshev")
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
 
 
@@ -209,9 +210,14 @@ def _since(course: Course, value: float) -> int | None:
 def _above_base(course: Course) -> str:
     """Say that the rate goes above the one that was set: `optimizer.lr` is the peak of most schedules."""
     top, lr = max(course.factors), course.config.scaled_optimizer.lr
-    if top <= 1.0 + 1e-9:
+    if top <= 1.0 + 1e-9 or course.config.schedule.target in _MADE_TO_EXCEED:
         return ""
     step = course.steps[course.factors.index(top)]
+    if course.factors[-1] >= 0.99 * top and course.factors[0] < course.factors[-1]:
+        return (
+            f"schedule: the learning rate ends at {course.lr(course.factors[-1])}, above optimizer.lr={lr:g}, so it "
+            f"does not fall. Lower the floor, such as eta_min, below optimizer.lr."
+        )
     return (
         f"schedule: the learning rate peaks at {course.lr(top)} in step {step:,}, {top:.3g} times optimizer.lr={lr:g}. "
         f"Divide optimizer.lr by that if it was meant to be the peak."

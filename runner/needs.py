@@ -24,7 +24,14 @@ def is_told(sections: Mapping[str, Any]) -> bool:
         sections: those of the page that are sound, by name.
     """
     mode, groups, task, train = (sections.get(name) for name in ("mode", "param_groups", "task", "train"))
-    if mode is None or not mode.schedules_only or groups is None or groups.target != ONE_GROUP or task is None:
+    if (
+        mode is None
+        or not mode.schedules_only
+        or groups is None
+        or groups.target != ONE_GROUP
+        or groups.arguments
+        or task is None
+    ):
         return False
     counted = [node for _, node in nodes_of_schedules(sections)]
     return task.examples is not None or not (

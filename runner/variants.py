@@ -34,15 +34,15 @@ def wrong_schedules(tree: Mapping[str, Any], arguments: list[str]) -> tuple[Prob
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         return ()  # nothing to say, or `check` says it
     _, problems, _ = compose_leniently([*page_of(arguments), f"schedule=[{','.join(dict.fromkeys(names))}]"])
-    return tuple(
-        Problem(
-            _KEY,
-            problem.rule,
-            re.sub(r"^Set schedule=(.*)", rf"Set {_KEY}=[\1]", problem.fix).replace(" schedule=", " "),
-        )
-        for problem in problems
-        if problem.key == "schedule"
-    )
+    wrong = [problem for problem in problems if problem.key == "schedule"]
+    known = [name for name in names if not any(f"got {name!r}" in problem.rule for problem in wrong)]
+    return tuple(Problem(_KEY, problem.rule, _fix(problem, known)) for problem in wrong)
+
+
+def _fix(problem: Problem, known: list[str]) -> str:
+    """Return the fix of a name with the names beside it that are known."""
+    fix = re.sub(r"^Set schedule=(.*)", lambda found: f"Set {_KEY}=[{','.join(known) or found[1]}]", problem.fix)
+    return fix.replace(" schedule=", " ")
 
 
 def with_schedules(invocation: Invocation, names: Sequence[str], *, check: Callable[..., Config]) -> dict[str, Config]:

@@ -473,7 +473,7 @@ TORCH_OF = "schedule.scheduler._target_=torch.optim.lr_scheduler"
         ("schedule=transformers schedule.warmup=-3", "schedule.warmup: must be a duration >= 0 such as 500 (steps), 10%, 2ep or 64000ex, got -3. Leave schedule.warmup out for its default."),
         ("schedule=transformers schedule.warmup=500", "schedule.warmup: must not be longer than the run of 20 steps, got 500 steps. Change schedule.warmup."),
         ("schedule=transformers schedule.name=cosine_with_min_lr", "schedule.min_lr_rate: must be given here, or min_lr instead, got nothing. Change schedule.min_lr_rate."),
-        ("schedule=transformers schedule.name=cosine_with_min_lr schedule.min_lr=1", "schedule.min_lr: must be at most optimizer.lr=0.1, got 1. Set schedule.min_lr=0.01 or less."),
+        ("schedule=transformers schedule.name=cosine_with_min_lr +schedule.min_lr=1", "schedule.min_lr: must be at most optimizer.lr=0.1, got 1. Set schedule.min_lr=0.01 or less."),
         ("schedule=transformers schedule.name=polynomial schedule.lr_end=0.2", "schedule.lr_end: must be at most the base learning rate 0.1, got 0.2. Change schedule.lr_end."),
         ("schedule=transformers schedule.name=warmup_stable_decay schedule.num_decay_steps=30", "schedule.num_decay_steps: must fit into the 20 steps after the warmup, got 30. Change schedule.num_decay_steps."),
         ("schedule=timm schedule.name=step", "schedule.decay_t: must be given with name=step, got nothing. Change schedule.decay_t."),

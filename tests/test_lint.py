@@ -118,12 +118,14 @@ REFUSED = [
     ("schedule=wsd schedule.shape=exponential +schedule.min_lr=0", "schedule.min_lr: must be > 0 for an exponential shape, got 0. Change schedule.min_lr."),
     ("schedule=constant +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule without a floor, got 0.01. Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial."),
     ("schedule=multistep schedule.milestones=[80%,50%]", "schedule.milestones: must be in order, got 352, 220 steps. Change schedule.milestones."),
-    ("schedule=multistep schedule.milestones=[50%,500]", "schedule.milestones: must lie inside the run of 440 steps, got 220, 500 steps. Change schedule.milestones."),
+    ("schedule=multistep schedule.milestones=[50%,500]", "schedule.milestones: must lie inside the 440 steps that it is made for, got 220, 500 steps. Change schedule.milestones."),
     ("schedule=multistep schedule.milestones=500", "schedule.milestones: must be a list, each item a duration such as 500 (steps), 10% or 2ep, got 500. Set schedule.milestones=[500]."),
+    ("schedule=multistep schedule.milestones=[4,8] train.duration=8 +schedule.end=inclusive warmup=none", "schedule.milestones: must lie inside the 7 steps that it is made for, got 4, 8 steps. Change schedule.milestones."),
+    ("schedule=cosine_restarts schedule.cycles=20000", "schedule.cycles: must be an integer >= 1 and <= 10000 or null, got 20000. Leave schedule.cycles out for its default."),
     ("schedule=inverse_sqrt warmup=none", "schedule.timescale: must be given where there is no warmup to take it from, got null. Change schedule.timescale."),
     ("schedule=wsd schedule.decay=99%", "schedule.decay: must not be longer than the 419 steps after the warmup, got 436. Change schedule.decay."),
     ("schedule=piecewise_linear schedule.values=[1,nan,0]", "schedule.values.1: must be a finite number, got nan. Leave schedule.values.1 out for its default."),
-    ("schedule=refined", "schedule.source: must be text, got null. Leave schedule.source out for its default."),
+    ("schedule=refined", "schedule.source: must be text, got null. Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms."),
     ("schedule=refined schedule.source=nowhere", "schedule.source: must be a run directory with records.jsonl, got 'nowhere'. Change schedule.source."),
     ("schedule_of.foo=3", "schedule_of.foo: must be a section with a _target_, got 3. Set schedule_of.foo._target_=my_module.Foo."),
     ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter that torch.optim.SGD has, did you mean schedule_of.momentum? Known here: dampening, momentum, weight_decay."),
@@ -185,6 +187,18 @@ def test_stages_and_factors_are_chosen_and_added_by_name(declare: Declare) -> No
     assert (third(30), third(60)) == (1.0, 1.0)
     assert max(third(59), third(99)) < 0.06
     assert build_schedules(multiplied, clock).body(99) < 1e-3
+
+
+@pytest.mark.parametrize("overrides", ["schedule.cycles=5000", "+schedule.end=inclusive warmup.duration=100%"])
+def test_restarts_of_any_number_fit_a_body_of_any_length(declare: Declare, overrides: str) -> None:  # noqa: F811
+    config = declare("schedule=cosine_restarts", *overrides.split())
+    factor = build_schedules(config, DIGITS._replace(total_steps=440)).lr()
+    assert factor(439) <= 1.0
+
+
+def test_preset_of_another_library_can_be_a_stage(declare: Declare) -> None:  # noqa: F811
+    config = declare("schedule=sequential", "schedule@schedule.stages.second=transformers")
+    assert build_schedules(config, DIGITS._replace(total_steps=100)).body(99) < 0.05
 
 
 def test_problem_of_one_schedule_hides_no_other(refuse: Refuse) -> None:

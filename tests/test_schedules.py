@@ -444,7 +444,10 @@ def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> N
         (lambda: cyclic(up=5, low=1.5), "low"),
         (lambda: cyclic(up=5, low=0.0), "low"),
         (lambda: multistep(total_steps=100, milestones=[60, 30]), "milestones: must be in order, got 60, 30 steps"),
-        (lambda: multistep(total_steps=100, milestones=[60, 130]), "milestones: must lie inside the run of 100 steps"),
+        (
+            lambda: multistep(total_steps=100, milestones=[60, 130]),
+            "milestones: must lie inside the 100 steps that it is made for",
+        ),
         (lambda: inverse_sqrt(warmup_steps=0), "timescale: must be given where there is no warmup"),
         (lambda: power(total_steps=9, warmup_steps=0, decay=1), "exponent: must follow a warmup"),
         (lambda: wsd(total_steps=9, decay=10), "decay: must not be longer than the 9 steps"),

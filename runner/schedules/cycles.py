@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import validate_call
 
 from runner.durations import Steps, StepsOrZero, TotalSteps, WarmupSteps
@@ -143,7 +143,7 @@ def cosine_restarts(
     total_steps: TotalSteps,
     warmup_steps: WarmupSteps = 0,
     first: Steps | None = None,
-    cycles: Annotated[int, Ge(1)] | None = None,
+    cycles: Annotated[int, Ge(1), Le(10_000)] | None = None,
     length_multiplier: Annotated[float, Ge(1)] = 1.0,
     peak_multiplier: Decay = 1.0,
     cycle_warmup: StepsOrZero = 0,
@@ -158,7 +158,7 @@ def cosine_restarts(
         total_steps: T, steps of the run.
         warmup_steps: W; the first cycle begins at t0 = max(W - 1, 0), and needs no warmup of its own then.
         first: length of the first cycle; None divides the body so that `cycles` of them fill it.
-        cycles: how many there are; the floor is held after the last. None goes on to the end.
+        cycles: how many there are, at most 10,000; the floor is held after the last. None goes on to the end.
         length_multiplier: m; >= 1.
         peak_multiplier: d; in (0, 1].
         cycle_warmup: steps of the rise that begins a cycle.
@@ -168,7 +168,7 @@ def cosine_restarts(
     Source: Loshchilov & Hutter 2017, arXiv:1608.03983; multipliers and limit as in timm.
     """
     start = max(warmup_steps - 1, 0)
-    bounds = _cycle_bounds(total_steps - start, first=first, cycles=cycles, multiplier=length_multiplier)
+    bounds = _cycle_bounds(max(total_steps - start, 1), first=first, cycles=cycles, multiplier=length_multiplier)
     shortest = min(second - first_ for first_, second in pairwise(bounds))
     if cycle_warmup and cycle_warmup >= max(shortest, 2):
         raise ValueError(f"cycle_warmup: must be shorter than a cycle of {shortest} steps, got {cycle_warmup}")
@@ -192,11 +192,16 @@ def _cycle_bounds(body_steps: int, *, first: int | None, cycles: int | None, mul
     """Return the steps of the body at which a cycle begins, and the end of the last; none of them is empty."""
     if first is None and cycles is None:
         raise ValueError("first: must be given where cycles is not, got null")
-    length = float(first) if first is not None else body_steps / sum(multiplier**i for i in range(cycles or 1))
-    bounds, place, index = [0], 0.0, 0
-    while bounds[-1] < body_steps if cycles is None else index < cycles:
-        place += length * multiplier**index
-        index += 1
+    if first is None:
+        shares = [multiplier ** (i + 1 - (cycles or 1)) for i in range(cycles or 1)]  # of the last: no power overflows
+        whole = sum(shares)
+        lengths: Iterator[float] = (body_steps * share / whole for share in shares)
+    else:
+        lengths = (first * multiplier**i for i in range(cycles or body_steps))
+    end = body_steps if cycles is None else 5 * body_steps + 10_000  # nobody asks for a later step
+    bounds, place = [0], 0.0
+    while bounds[-1] < end and (length := next(lengths, None)) is not None:
+        place += length
         if round(place) > bounds[-1]:
             bounds.append(round(place))
     return bounds

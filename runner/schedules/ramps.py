@@ -20,7 +20,8 @@ def range_test(
 ) -> Schedule:
     """Rise from a rate that learns nothing to one that diverges.
 
-    factor(t) = a (b/a)^x or a + (b - a) x, with x = t / (T - 1), so that the last update runs at b exactly
+    factor(t) = a (b/a)^x or a + (b - a) x, with x = t / (T - 1), so that the last update runs at b exactly;
+    with end=inclusive, which is not needed here, it reaches b one update earlier and holds it
 
     Args:
         total_steps: T, steps of the run.

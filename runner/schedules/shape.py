@@ -111,7 +111,7 @@ def in_order(name: str, steps: Sequence[int], *, total_steps: int) -> list[int]:
     if any(second < first for first, second in pairwise(steps)):
         raise ValueError(f"{name}: must be in order, got {shown} steps")
     if steps and steps[-1] > total_steps:
-        raise ValueError(f"{name}: must lie inside the run of {total_steps} steps, got {shown} steps")
+        raise ValueError(f"{name}: must lie inside the {total_steps} steps that it is made for, got {shown} steps")
     return list(steps)
 
 

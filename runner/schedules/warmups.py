@@ -107,7 +107,7 @@ def exponential(*, duration: StepsOrZero, sharpness: Annotated[float, Gt(0)] = 5
 def untuned(*, beta2: Beta, longest: Steps) -> Warmup:
     """Rise on a straight line for as long as Adam's second moment needs.
 
-    factor(t) = min(1, (t + 1) (1 - beta2) / 2): W = 2 / (1 - beta2) steps, unless that is more than `longest`
+    factor(t) = min(1, (t + 1) / W),  W = min(ceil(2 / (1 - beta2)), longest)
 
     Args:
         beta2: decay of the second moment; in [0, 1).
