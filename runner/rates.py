@@ -12,6 +12,7 @@ from runner.config import Config, OptimizerNode
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, Problem
 from runner.needs import is_told
+from runner.optim.members import place_of
 from runner.schedules.shape import Schedule
 from runner.signatures import locate, parameters_of
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from runner.build import Experiment
 
 MOST_STEPS = 100_000  # that are asked for their values; of a longer run, evenly spaced ones
-_BETAS = {"beta1": 0, "beta2": 1}
 _SHARES = {"T/4": 0.25, "T/2": 0.5, "3T/4": 0.75}
 _MOST_JUMPS = 12  # rows of the table
 
@@ -94,10 +94,7 @@ def plan_of(config: Config) -> Plan:
 def initial_value(optimizer: OptimizerNode, hyperparameter: str) -> float:
     """Return the value that the page, or else the class, gives to a hyperparameter."""
     given = optimizer.arguments
-    index = _BETAS.get(hyperparameter)
-    if hyperparameter == "momentum" and "momentum" not in given and "betas" in given:
-        index = 0
-    name = hyperparameter if index is None else "betas"
+    name, index = place_of(hyperparameter, given)
     value = given[name] if name in given else parameters_of(locate(optimizer.target))[name].default  # imports torch
     return float(value if index is None else value[index])
 

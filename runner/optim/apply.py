@@ -10,13 +10,10 @@ from torch.optim import Optimizer
 
 from runner.errors import ConfigError, Problem
 from runner.optim.freezing import thaw
+from runner.optim.members import place_of
 
 Schedules = Mapping[tuple[str, str], Callable[[int], float]]
 """(name of the parameter group, hyperparameter) -> factor of the step"""
-
-
-_BETAS = {"beta1": 0, "beta2": 1}
-_MOMENTUM = "momentum"
 
 
 def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr_scale: float = 1.0) -> None:
@@ -27,8 +24,7 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
     Args:
         optimizer: its groups carry "name" and, per scheduled hyperparameter x, "initial_x"; see `thaw` for
             "frozen_steps".
-        schedules: by (group, hyperparameter); what is not named stays as it is. beta1 and beta2 are members of
-            "betas", and so is the momentum of an optimizer that has none by that name (beta1).
+        schedules: by (group, hyperparameter); what is not named stays as it is. `place_of` says where each is held.
         step: optimizer step, 0-based.
         lr_scale: product of the interventions so far, unitless.
     """
@@ -41,12 +37,15 @@ def apply_schedules(optimizer: Optimizer, schedules: Schedules, step: int, *, lr
         group = groups[name]
         if hyperparameter == "lr":
             _write(group, "lr", group["initial_lr"] * factor * lr_scale)
-        elif (index := _beta(group, hyperparameter)) is not None:
-            betas = list(group["betas"])
-            betas[index] = group[f"initial_{hyperparameter}"] * factor
-            group["betas"] = tuple(betas)
+            continue
+        key, index = place_of(hyperparameter, group)
+        value = group[f"initial_{hyperparameter}"] * factor
+        if index is None:
+            _write(group, key, value)
         else:
-            _write(group, hyperparameter, group[f"initial_{hyperparameter}"] * factor)
+            members = list(group[key])
+            members[index] = value
+            group[key] = tuple(members)
     thaw(optimizer, step)
 
 
@@ -65,18 +64,10 @@ def keep_initial(optimizer: Optimizer, hyperparameter: str) -> None:
     """
     is_known = False
     for group in optimizer.param_groups:
-        index = _beta(group, hyperparameter)
-        held = hyperparameter if index is None else "betas"
-        if held in group:
-            group[f"initial_{hyperparameter}"] = group[held] if index is None else group[held][index]
+        key, index = place_of(hyperparameter, group)
+        if key in group:
+            group[f"initial_{hyperparameter}"] = group[key] if index is None else group[key][index]
             is_known = True
     if not is_known:
         rule = f"must be held in the parameter groups of {type(optimizer).__name__}, where a schedule can set it"
         raise ConfigError([Problem(f"schedule_of.{hyperparameter}", rule, "Remove it")])
-
-
-def _beta(group: Mapping[str, Any], hyperparameter: str) -> int | None:
-    """Return the place of a hyperparameter among the betas, None for what is no beta."""
-    if hyperparameter == _MOMENTUM and _MOMENTUM not in group:
-        return 0
-    return _BETAS.get(hyperparameter)
