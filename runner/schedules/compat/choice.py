@@ -69,6 +69,12 @@ def chosen(shapes: Mapping[str, Callable[..., Schedule]], arguments: Mapping[str
     return shapes[name](**filled, **given)
 
 
+def warmed(body: Schedule, steps: int, *, start: float = 0.0, peak: float = 1.0, prefix: bool = False) -> Schedule:
+    """Rise by start + t (peak - start) / W, then follow the body, whose t begins at 0 after a prefix, else at W."""
+    skipped = steps if prefix else 0
+    return lambda step: start + step * (peak - start) / steps if step < steps else body(step - skipped)
+
+
 def hold_after(total_steps: int, schedule: Schedule) -> Schedule:
     """Return the schedule that keeps its value of step T from there on."""
     return lambda step: schedule(min(step, total_steps))

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict
 
-from runner.schedules.compat.choice import NotNegative, Positive, as_factor
+from runner.schedules.compat.choice import NotNegative, Positive, as_factor, warmed
 from runner.schedules.decays import constant
 from runner.schedules.shape import Schedule, cosine_between
 
@@ -95,16 +95,7 @@ def exponential_decay(
 
 def warmup_constant(*, warmup_steps: int, init_value: float = 0.0) -> Schedule:
     """Follow `warmup_constant_schedule`: i + (1 - i) t / W, then 1."""
-    return _warmed(constant(), warmup_steps, init_value, 1.0)
-
-
-def _warmed(body: Schedule, warmup_steps: int, start: float, peak: float) -> Schedule:
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return start + (peak - start) * step / warmup_steps
-        return body(step - warmup_steps)
-
-    return factor
+    return warmed(constant(), warmup_steps, start=init_value, prefix=True)
 
 
 def warmup_cosine_decay(
@@ -123,7 +114,7 @@ def warmup_cosine_decay(
             f"warmup_steps: must be fewer than the {length + warmup_steps} decay_steps, got {warmup_steps}"
         )
     body = cosine_decay(total_steps=total_steps, decay_steps=length, alpha=end_value, exponent=exponent)
-    return _warmed(body, warmup_steps, init_value, 1.0)
+    return warmed(body, warmup_steps, start=init_value, prefix=True)
 
 
 def warmup_exponential_decay(
@@ -144,7 +135,7 @@ def warmup_exponential_decay(
         staircase=staircase,
         end_value=end_value,
     )
-    return _warmed(body, warmup_steps, init_value, 1.0)
+    return warmed(body, warmup_steps, start=init_value, prefix=True)
 
 
 def piecewise_constant(*, boundaries: Sequence[int], scales: Sequence[float], init_value: float = 1.0) -> Schedule:
@@ -274,4 +265,4 @@ def _cycle(cycle: Cycle, base_lr: float) -> Schedule:
     length = cycle.decay_steps - cycle.warmup_steps
     fall = cosine_decay(total_steps=length, alpha=cycle.end_value / peak_lr, exponent=cycle.exponent)
     start = as_factor("cosine_kwargs", cycle.init_value, base_lr)
-    return _warmed(lambda step: peak * fall(step), cycle.warmup_steps, start, peak)
+    return warmed(lambda step: peak * fall(step), cycle.warmup_steps, start=start, peak=peak, prefix=True)

@@ -19,24 +19,24 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
 from runner.durations import BaseLR, Steps, StepsOrZero, TotalSteps
-from runner.schedules.compat.choice import NotNegative, Positive, as_factor, chosen, hold_after, one_of, refuse_longer
-from runner.schedules.shape import Decay, Schedule, cosine_between
-
-Fall = Callable[[float], float]
-"""share of a cycle or of a decay, in [0, 1] -> 1 .. 0"""
+from runner.schedules.compat.choice import (
+    NotNegative,
+    Positive,
+    as_factor,
+    chosen,
+    hold_after,
+    one_of,
+    refuse_longer,
+    warmed,
+)
+from runner.schedules.shape import Curve, Decay, Schedule, cosine_between
 
 Stable = Literal["constant", "rsqrt", "power"]
 Cooldown = Literal["linear", "1-sqrt", "cosine", "power", "exp"]
 
 
-def _warmed(body: Schedule, *, warmup_t: int, start: float, prefix: bool, peak: float = 1.0) -> Schedule:
-    """Rise by start + t (peak - start) / W, then follow the body, whose t begins at 0 after a prefix, else at W."""
-    skipped = warmup_t if prefix else 0
-    return lambda t: start + t * (peak - start) / warmup_t if t < warmup_t else body(t - skipped)
-
-
 def _cycles(
-    fall: Fall, *, t_initial: int, floor: float, cycle_mul: float, cycle_decay: float, cycle_limit: int
+    fall: Curve, *, t_initial: int, floor: float, cycle_mul: float, cycle_decay: float, cycle_limit: int
 ) -> Schedule:
     """Fall in cycles: number i is t_initial cycle_mul^i long and starts at cycle_decay^i; the floor after the limit."""
 
@@ -79,7 +79,7 @@ def cosine(
         cycle_decay=cycle_decay,
         cycle_limit=cycle_limit,
     )
-    return _warmed(body, warmup_t=warmup_t, start=warmup_lr_init, prefix=warmup_prefix)
+    return warmed(body, warmup_t, start=warmup_lr_init, prefix=warmup_prefix)
 
 
 def poly(
@@ -104,7 +104,7 @@ def poly(
         cycle_decay=cycle_decay,
         cycle_limit=cycle_limit,
     )
-    return _warmed(body, warmup_t=warmup_t, start=warmup_lr_init, prefix=warmup_prefix)
+    return warmed(body, warmup_t, start=warmup_lr_init, prefix=warmup_prefix)
 
 
 def tanh(
@@ -136,16 +136,14 @@ def tanh(
         cycle_limit=cycle_limit,
     )
     peak = 1.0 if warmup_prefix else body(warmup_t)
-    return _warmed(body, warmup_t=warmup_t, start=warmup_lr_init, prefix=warmup_prefix, peak=peak)
+    return warmed(body, warmup_t, start=warmup_lr_init, prefix=warmup_prefix, peak=peak)
 
 
 def step(
     *, decay_t: int, warmup_lr_init: float = 0.0, warmup_t: int = 0, warmup_prefix: bool = True, decay_rate: float = 1.0
 ) -> Schedule:
     """Follow `StepLRScheduler`: decay_rate ** floor(t / decay_t)."""
-    return _warmed(
-        lambda t: decay_rate ** (t // decay_t), warmup_t=warmup_t, start=warmup_lr_init, prefix=warmup_prefix
-    )
+    return warmed(lambda t: decay_rate ** (t // decay_t), warmup_t, start=warmup_lr_init, prefix=warmup_prefix)
 
 
 def multistep(
@@ -159,9 +157,9 @@ def multistep(
     """Follow `MultiStepLRScheduler`: decay_rate ** #{milestones <= t + 1}, one t before torch's MultiStepLR."""
     if list(decay_milestones) != sorted(decay_milestones):
         raise ValueError(f"decay_milestones: must rise, got {list(decay_milestones)} intervals")
-    return _warmed(
+    return warmed(
         lambda t: decay_rate ** bisect.bisect_right(decay_milestones, t + 1),
-        warmup_t=warmup_t,
+        warmup_t,
         start=warmup_lr_init,
         prefix=warmup_prefix,
     )
@@ -192,7 +190,7 @@ def wsd(
     if stable_fn != "constant" and scale == 0:
         raise ValueError(f"stable_timescale: must be given with stable_fn={stable_fn} and no warmup, got nothing")
     exponent = {"constant": 0.0, "rsqrt": 0.5, "power": stable_power}[stable_fn]
-    falls: dict[Cooldown, Fall] = {
+    falls: dict[Cooldown, Curve] = {
         "linear": lambda share: 1.0 - share,
         "1-sqrt": lambda share: 1.0 - math.sqrt(share),
         "cosine": lambda share: cosine_between(1.0, 0.0, share),
@@ -206,7 +204,7 @@ def wsd(
         share = min(1.0, max(0.0, (t - (t_initial - decay_t)) / decay_t))
         return lr_min + (stable - lr_min) * fall(share)
 
-    return _warmed(body, warmup_t=warmup_t, start=warmup_lr_init, prefix=True)
+    return warmed(body, warmup_t, start=warmup_lr_init, prefix=True)
 
 
 _SHAPES: Mapping[str, Callable[..., Schedule]] = MappingProxyType(

@@ -24,6 +24,7 @@ from runner.schedules.compat.choice import (
     hold_after,
     one_of,
     refuse_longer,
+    warmed,
 )
 from runner.schedules.decays import constant
 from runner.schedules.shape import Fraction, Schedule, cosine_between
@@ -31,24 +32,19 @@ from runner.schedules.shape import Fraction, Schedule, cosine_between
 Bend = Literal["linear", "cosine", "1-sqrt"]
 
 
-def _warmed(warmup: int, body: Schedule) -> Schedule:
-    """Rise by t / W up to step W, then follow the body."""
-    return lambda step: step / warmup if step < warmup else body(step)
-
-
 def constant_with_warmup(*, warmup: int = 0) -> Schedule:
     """Follow `get_constant_schedule_with_warmup`: 1 from step W on."""
-    return _warmed(warmup, constant())
+    return warmed(constant(), warmup)
 
 
 def linear(*, total_steps: int, warmup: int = 0) -> Schedule:
     """Follow `get_linear_schedule_with_warmup`: (T - t) / (T - W)."""
-    return _warmed(warmup, lambda step: max(0.0, (total_steps - step) / max(1, total_steps - warmup)))
+    return warmed(lambda step: max(0.0, (total_steps - step) / max(1, total_steps - warmup)), warmup)
 
 
 def cosine(*, total_steps: int, warmup: int = 0, num_cycles: float = 0.5) -> Schedule:
     """Follow `get_cosine_schedule_with_warmup`: (1 + cos(2 pi c p)) / 2, p = (t - W) / (T - W)."""
-    return _warmed(warmup, _waves(total_steps, warmup, num_cycles, 0.0))
+    return warmed(_waves(total_steps, warmup, num_cycles, 0.0), warmup)
 
 
 def _waves(total_steps: int, warmup: int, num_cycles: float, floor: float) -> Schedule:
@@ -63,7 +59,7 @@ def cosine_with_restarts(*, total_steps: int, warmup: int = 0, num_cycles: float
         progress = (step - warmup) / max(1, total_steps - warmup)
         return cosine_between(1.0, 0.0, (num_cycles * progress) % 1.0) if progress < 1.0 else 0.0
 
-    return _warmed(warmup, body)
+    return warmed(body, warmup)
 
 
 def polynomial(
@@ -76,13 +72,13 @@ def polynomial(
         remaining = 1.0 - (step - warmup) / max(1, total_steps - warmup)
         return floor + (1.0 - floor) * math.pow(remaining, power)
 
-    return _warmed(warmup, body)
+    return warmed(body, warmup)
 
 
 def inverse_sqrt(*, warmup: int = 0, timescale: int | None = None) -> Schedule:
     """Follow `get_inverse_sqrt_schedule`: sqrt(S / (t + S - W)); S is the warmup unless given, 10,000 without one."""
     scale = timescale or warmup or 10_000
-    return _warmed(warmup, lambda step: math.sqrt(scale / (step + scale - warmup)))
+    return warmed(lambda step: math.sqrt(scale / (step + scale - warmup)), warmup)
 
 
 def cosine_with_min_lr(
@@ -94,7 +90,7 @@ def cosine_with_min_lr(
     min_lr_rate: float | None = None,
 ) -> Schedule:
     """Follow `get_cosine_with_min_lr_schedule_with_warmup`: the waves of `cosine` between 1 and the floor."""
-    return _warmed(warmup, _waves(total_steps, warmup, num_cycles, _floor(floor, min_lr_rate)))
+    return warmed(_waves(total_steps, warmup, num_cycles, _floor(floor, min_lr_rate)), warmup)
 
 
 def cosine_warmup_with_min_lr(
