@@ -104,19 +104,25 @@ def _look_at(pages: Mapping[str, Config]) -> tuple[list[int], dict[str, _Shown]]
     plans: dict[str, Plan] = {}
     found: dict[Problem, list[str]] = {}
     values: dict[str, dict[str, list[float]]] = {}
+
+    def note(error: ConfigError, name: str) -> None:
+        for problem in error.problems:
+            found.setdefault(problem, []).append(name)
+
     for name, config in pages.items():
         try:
             plans[name] = plan_of(config)
-            values[name] = sampled(plans[name], looked_at([plans[name]]))
         except ConfigError as error:
-            for problem in error.problems:
-                found.setdefault(problem, []).append(name)
+            note(error, name)
+    steps = looked_at(plans.values()) if plans else []
+    for name, plan in plans.items():
+        try:
+            values[name] = sampled(plan, steps)
+        except ConfigError as error:
+            note(error, name)
     if found:
         places = {problem: f"with {', '.join(names)}" for problem, names in found.items() if len(pages) > 1}
         raise ConfigError(found, places=places)
-    steps = looked_at(plans.values())
-    if len(plans) > 1:
-        values = {name: sampled(plan, steps) for name, plan in plans.items()}
     return steps, {
         name: _Shown(plan, values[name], shown_steps(plan, steps, values[name])) for name, plan in plans.items()
     }
