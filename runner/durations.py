@@ -123,9 +123,6 @@ TotalSteps = Annotated[int, FromRun("total_steps")]
 WarmupSteps = Annotated[int, FromRun("warmup_steps")]
 """Filled in: W, optimizer steps of the warmup; 0 without one."""
 
-StepsPerEpoch = Annotated[int, FromRun("steps_per_epoch")]
-"""Filled in: optimizer steps of an epoch; refused where the task has no epochs."""
-
 BaseLR = Annotated[float, FromRun("base_lr")]
 """Filled in: `optimizer.lr`, for the few formulas that speak of absolute learning rates."""
 

@@ -8,7 +8,6 @@ from typing import Any
 from runner.config import OptimizerNode
 from runner.durations import parse
 from runner.nodes import Node, leaves, nodes
-from runner.signatures import filled_in, locate
 
 ONE_GROUP = "runner.optim.groups.everything"
 LEARNING_RATES = frozenset({"lr", "adamw_lr"})
@@ -69,13 +68,9 @@ def nodes_of_schedules(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]
 
 def _needs_epochs(node: Node) -> bool:
     """Whether a part, or a part of it, speaks of epochs or examples."""
-    try:
-        wanted = filled_in(locate(node.target)).values()
-    except (LookupError, TypeError):  # `check` says what is wrong with it
-        wanted = {}.values()
     written = [getattr(node, "horizon", None), *(value for _, value in leaves(node.arguments))]
     below = (Node.model_validate(part) for part in node.parts.values())
-    return "steps_per_epoch" in wanted or any(map(_in_epochs, written)) or any(map(_needs_epochs, below))
+    return any(map(_in_epochs, written)) or any(map(_needs_epochs, below))
 
 
 def _in_epochs(value: Any) -> bool:
