@@ -145,6 +145,7 @@ def build(config: Config) -> Experiment:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
     groups = _groups(config.param_groups, parts["param_groups"], model)
+    declared = declared.with_groups({group.name: group.schedule for group in groups if group.schedule is not None})
     groups = with_adamw_lr(groups, config.optimizer.lr, config.optimizer.arguments.get("adamw_lr"))
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in declared.others:
@@ -164,7 +165,7 @@ def build(config: Config) -> Experiment:
 def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules) -> Schedules:
     """Return (group, hyperparameter) -> factor; groups without a schedule of their own share the run's."""
     shared = schedules.lr()
-    whole = {group.name: schedules.lr(group.schedule) if group.schedule else shared for group in groups}
+    whole = {group.name: schedules.lr(group.name) if group.name in schedules.groups else shared for group in groups}
     lrs = {(group.name, "lr"): zero_while_frozen(whole[group.name], group.frozen_steps) for group in groups}
     made = optimizer.param_groups
     has = {group["name"]: [name for name in schedules.others if f"initial_{name}" in group] for group in made}

@@ -30,6 +30,7 @@ class RunSchedules(NamedTuple):
         body: factor of the learning rate after the warmup.
         overlays: what is laid over both, in this order.
         others: hyperparameter -> factor.
+        groups: parameter group -> its own factor in place of the body, for those that have one.
     """
 
     clock: Clock
@@ -37,17 +38,21 @@ class RunSchedules(NamedTuple):
     body: Schedule
     overlays: tuple[Overlay, ...]
     others: Mapping[str, Schedule]
+    groups: Mapping[str, Schedule]
 
-    def lr(self, own: Schedule | None = None) -> Schedule:
-        """Return the whole factor of the learning rate, with a group's own schedule in place of the run's.
+    def with_groups(self, own: Mapping[str, Schedule]) -> RunSchedules:
+        """Return these with the schedules that groups have of their own, by name of the group.
 
         Raises:
-            ConfigError: the group's own gives no factor at a step of the run.
+            ConfigError: one gives no factor at a step of the run.
         """
         total, warmup = self.clock.total_steps or 1, self.warmup.steps
-        body = self.body
-        if own is not None:
-            body = checked_schedule("param_groups", own, total_steps=total, warmup_steps=warmup)
+        checked = partial(checked_schedule, "param_groups", total_steps=total, warmup_steps=warmup)
+        return self._replace(groups={name: checked(schedule) for name, schedule in own.items()})
+
+    def lr(self, group: str | None = None) -> Schedule:
+        """Return the whole factor of the learning rate, that of the run or of a group."""
+        body = self.body if group is None else self.groups.get(group, self.body)
         factor = times(self.warmup.factor, body) if self.warmup.steps or self.warmup.factor(0) != 1.0 else body
         for overlay in self.overlays:
             factor = overlay(factor)
@@ -93,7 +98,7 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
         raise ConfigError(problems)
     others = {name: made[f"schedule_of.{name}"] for name in config.schedule_of}
     overlays = {f"overlays.{name}": made[f"overlays.{name}"] for name in config.overlays}
-    return _laid_over(RunSchedules(clock, made["warmup"], made["schedule"], (), others), overlays)
+    return _laid_over(RunSchedules(clock, made["warmup"], made["schedule"], (), others, {}), overlays)
 
 
 def _laid_over(schedules: RunSchedules, overlays: Mapping[str, Any]) -> RunSchedules:

@@ -8,13 +8,14 @@ schedules of the user's own as well; a few need the target's name, for a fix tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from runner import lint_page
 from runner.build_schedules import RunSchedules
 from runner.config import Config
 from runner.durations import to_steps
+from runner.rates import Plan
 from runner.scan import furthest, looked_at
 from runner.schedules.shape import Schedule
 from runner.signatures import durations_of, filled_in, locate
@@ -22,23 +23,30 @@ from runner.signatures import durations_of, filled_in, locate
 _MUCH = 1.25  # ratio from which two rates differ visibly
 _HIGH = 0.1  # share of the peak that is no low end
 _ROUNDING = 1e-12
+_RUN = "schedule"  # what messages call that of the run
 _MADE_TO_EXCEED = ("runner.schedules.ramps.range_test", "runner.schedules.tables.chebyshev")
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
 
 
 class Course(NamedTuple):
-    """The learning rate of a run.
+    """The learning rate of a run, or of a group with a schedule of its own.
 
     Attributes:
+        name: what messages call its schedule.
         config: checked.
-        schedules: its factors.
+        schedules: factors of the run.
+        body: its factor after the warmup.
+        peak_lr: learning rate that the factor multiplies.
         factor: of the learning rate, without what is random in it.
         steps: that were asked, in order; the first and the last update are among them.
         factors: one a step asked.
     """
 
+    name: str
     config: Config
     schedules: RunSchedules
+    body: Schedule
+    peak_lr: float
     factor: Schedule
     steps: Sequence[int]
     factors: Sequence[float]
@@ -49,24 +57,44 @@ class Course(NamedTuple):
         return self.steps[-1] + 1
 
     def lr(self, factor: float) -> str:
-        """Return a factor as the learning rate of the groups without a multiplier."""
-        return f"{self.config.scaled_optimizer.lr * factor:.3g}"
+        """Return a factor as a learning rate."""
+        return f"{self.peak_lr * factor:.3g}"
 
 
-def warnings(config: Config, schedules: RunSchedules) -> list[str]:
-    """Return what is allowed but unusual, a sentence each."""
+def warnings(config: Config, plan: Plan) -> list[str]:
+    """Return what is allowed but unusual, a sentence each.
+
+    Args:
+        config: checked.
+        plan: what the run will use.
+    """
+    schedules = plan.declared
     course = _course(config, schedules)
-    texts = [*lint_page.warnings(config, schedules.clock), *(rule(course) for rule in _RULES)]
+    texts = [*lint_page.warnings(config, schedules.clock), *(rule(course) for rule in _OF_RUN), *_said(course)]
+    for rate in plan.lrs:
+        if rate.group in schedules.groups:
+            own = _course(config, schedules, group=rate.group, peak_lr=rate.initial)
+            texts += _said(own)
     return [text for text in texts if text]
 
 
-def _course(config: Config, schedules: RunSchedules) -> Course:
+def _said(course: Course) -> Iterator[str]:
+    """Yield what is said of the learning rate of a run or of a group."""
+    yield _double_warmup(course)
+    yield from (f"{course.name}: the learning rate {said}" for rule in _OF_CURVE if (said := rule(course)))
+
+
+def _course(config: Config, schedules: RunSchedules, *, group: str | None = None, peak_lr: float = 0.0) -> Course:
     nodes = config.overlays.values()
     is_random = ["seed" in filled_in(locate(node.target)).values() for node in nodes]
     calm = tuple(overlay for overlay, random in zip(schedules.overlays, is_random, strict=True) if not random)
-    factor = schedules._replace(overlays=calm).lr()
+    factor = schedules._replace(overlays=calm).lr(group)
     steps = looked_at(schedules.clock.total_steps or 1, schedules.warmup.steps)
-    return Course(config, schedules, factor, steps, [factor(step) for step in steps])
+    factors = [factor(step) for step in steps]
+    if group is None:
+        return Course(_RUN, config, schedules, schedules.body, config.scaled_optimizer.lr, factor, steps, factors)
+    name, body = f"schedule of group {group}", schedules.groups[group]
+    return Course(name, config, schedules, body, peak_lr, factor, steps, factors)
 
 
 def _longer_horizon(course: Course) -> str:
@@ -96,13 +124,12 @@ def _double_warmup(course: Course) -> str:
     """Say that a schedule that begins with a rise of its own is multiplied with a warmup; nobody declares two."""
     if course.config.warmup.target.endswith(".none"):
         return ""
-    values = [course.schedules.body(step) for step in course.steps]
+    values = [course.body(step) for step in course.steps]
     first = values[0]
     turn = next((value for value in values if not math.isclose(value, first, rel_tol=1e-9)), first)
     if not (turn > first and max(values) > _MUCH * first):
         return ""
-    name = course.config.schedule.target.rpartition(".")[2]
-    return f"warmup: {name} rises by itself, and the warmup is multiplied with it. Set warmup=none."
+    return f"warmup: the {course.name} rises by itself, and the warmup is multiplied with it. Set warmup=none."
 
 
 def _jump_after_rise(course: Course) -> str:
@@ -120,7 +147,7 @@ def _jump_after_rise(course: Course) -> str:
     if after <= 0 or later <= 0 or top < _JUMP * after or math.log(top / after) < 3 * abs(math.log(after / later)):
         return ""
     return (
-        f"schedule: the learning rate jumps from {course.lr(top)} at step {peak:,} to {course.lr(after)} at the next, "
+        f"jumps from {course.lr(top)} at step {peak:,} to {course.lr(after)} at the next, "
         f"where its rise ends. Let the decay begin after the warmup."
     )
 
@@ -135,9 +162,10 @@ def _rises_at_the_end(course: Course) -> str:
     if end <= max(_MUCH * values[lowest], _HIGH * top):
         return ""
     low = _next_low(factor, total)
+    low = None if low is None or factor(low) > max(_MUCH * values[lowest], _HIGH * top) else low  # held where it is cut
     fits = f"It is low again after {low:,} steps" if low is not None else "It stays there"
     return (
-        f"schedule: the learning rate rises again, from {course.lr(values[lowest])} at step {course.steps[lowest]:,} "
+        f"rises again, from {course.lr(values[lowest])} at step {course.steps[lowest]:,} "
         f"to {course.lr(values[-1])} at the last step {total - 1:,}. {fits}; let the run and its cycles end together."
     )
 
@@ -174,7 +202,7 @@ def _learns_nothing_first(course: Course) -> str:
     """Say that the first update has rate 0, as in libraries whose warmup is t / W: it costs a batch and no more."""
     if course.factors[0] > 0:
         return ""
-    return "schedule: the learning rate of the first update is 0, so it changes nothing. A warmup here begins at 1 / W."
+    return "is 0 in the first update, which changes nothing. A warmup here begins at 1 / W."
 
 
 def _learns_nothing_last(course: Course) -> str:
@@ -187,10 +215,10 @@ def _learns_nothing_last(course: Course) -> str:
     if since == total - 1:
         inclusive = course.config.schedule.end == "inclusive"
         fix = "Set schedule.end=exclusive, or a floor." if inclusive else "End a step later, or at a floor."
-        return f"schedule: the learning rate of the last update is 0, so it changes nothing. {fix}"
+        return f"is 0 in the last update, which changes nothing. {fix}"
     return (
-        f"schedule: the learning rate is 0 from step {since:,} on, so the last {total - since:,} updates change "
-        f"nothing. Make the schedule longer or the run shorter."
+        f"is 0 from step {since:,} on, so the last {total - since:,} updates change nothing. "
+        f"Make the schedule longer or the run shorter."
     )
 
 
@@ -209,18 +237,19 @@ def _since(course: Course, value: float) -> int | None:
 
 def _above_base(course: Course) -> str:
     """Say that the rate goes above the one that was set: `optimizer.lr` is the peak of most schedules."""
-    top, lr = max(course.factors), course.config.scaled_optimizer.lr
-    if top <= 1.0 + 1e-9 or course.config.schedule.target in _MADE_TO_EXCEED:
+    top, is_of_run = max(course.factors), course.name == _RUN
+    base = f"{'optimizer.lr=' if is_of_run else 'its base '}{course.peak_lr:g}"
+    if top <= 1.0 + 1e-9 or (is_of_run and course.config.schedule.target in _MADE_TO_EXCEED):
         return ""
     step = course.steps[course.factors.index(top)]
     if course.factors[-1] >= 0.99 * top and course.factors[0] < course.factors[-1]:
         return (
-            f"schedule: the learning rate ends at {course.lr(course.factors[-1])}, above optimizer.lr={lr:g}, so it "
-            f"does not fall. Lower the floor, such as eta_min, below optimizer.lr."
+            f"ends at {course.lr(course.factors[-1])}, above {base}, so it "
+            f"does not fall. Lower the floor, such as eta_min, below that."
         )
     return (
-        f"schedule: the learning rate peaks at {course.lr(top)} in step {step:,}, {top:.3g} times optimizer.lr={lr:g}. "
-        f"Divide optimizer.lr by that if it was meant to be the peak."
+        f"peaks at {course.lr(top)} in step {step:,}, {top:.3g} times {base}. "
+        f"Divide that by {top:.3g} if it was meant to be the peak."
     )
 
 
@@ -245,15 +274,11 @@ def _cut_cooldown(course: Course) -> str:
     return ""
 
 
-_RULES: tuple[Callable[[Course], str], ...] = (
-    _longer_horizon,
-    _long_warmup,
-    _double_warmup,
+_OF_RUN: tuple[Callable[[Course], str], ...] = (_longer_horizon, _long_warmup, _ends_early, _cut_cooldown)
+_OF_CURVE: tuple[Callable[[Course], str], ...] = (
     _jump_after_rise,
     _rises_at_the_end,
-    _ends_early,
     _learns_nothing_first,
     _learns_nothing_last,
     _above_base,
-    _cut_cooldown,
 )

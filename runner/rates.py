@@ -84,11 +84,21 @@ def plan_of(config: Config) -> Plan:
         anywhere = {"device": "cpu", "precision": "fp32", "compile": False}
         return plan_of_experiment(build(config.model_copy(update={"train": config.train.model_copy(update=anywhere)})))
     clock = Clock(config.train.batch_size, config.task.examples)
-    steps = to_steps(config.train.duration, clock)
-    made = build_schedules(config, clock._replace(total_steps=steps))
-    optimizer = config.scaled_optimizer
+    return plan_told(config, clock._replace(total_steps=to_steps(config.train.duration, clock)))
+
+
+def plan_told(config: Config, clock: Clock) -> Plan:
+    """Return what a checked configuration with one group of all parameters will use, from its page alone.
+
+    Args:
+        config: checked.
+        clock: of the run, with its length.
+    Raises:
+        ConfigError: a part refuses its arguments.
+    """
+    made, optimizer = build_schedules(config, clock), config.scaled_optimizer
     others = [Rate("all", name, initial_value(optimizer, name), other) for name, other in made.others.items()]
-    return Plan(steps, made, (Rate("all", "lr", optimizer.lr, made.lr()), *others))
+    return Plan(clock.total_steps or 1, made, (Rate("all", "lr", optimizer.lr, made.lr()), *others))
 
 
 def initial_value(optimizer: OptimizerNode, hyperparameter: str) -> float:

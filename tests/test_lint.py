@@ -8,6 +8,7 @@ import pytest
 from runner import lint
 from runner.build_schedules import build_schedules
 from runner.durations import Clock, to_steps
+from runner.rates import plan_told
 from runner.records import StepRecord
 from runner.scan import LONGEST_SCAN, looked_at
 from runner.schedules.decays import cosine
@@ -26,7 +27,7 @@ def warn(declare: Declare) -> Callable[[str], list[str]]:  # noqa: F811
     def call(overrides: str) -> list[str]:
         config = declare(*overrides.split())
         clock = DIGITS._replace(total_steps=to_steps(config.train.duration, DIGITS))
-        return lint.warnings(config, build_schedules(config, clock))
+        return lint.warnings(config, plan_told(config, clock))
 
     return call
 
@@ -34,19 +35,19 @@ def warn(declare: Declare) -> Callable[[str], list[str]]:  # noqa: F811
 WARNINGS = [
     ("+schedule.horizon=1000", "schedule.horizon: the schedule is made for 1,000 steps and the run stops after 440, at learning rate 0.0614. Set schedule.horizon=null to have it come to its end."),
     ("warmup.duration=60%", "warmup: it takes 264 of the 440 steps, so the run hardly learns at its rate. Set warmup.duration=5% or a longer train.duration."),
-    ("schedule=one_cycle warmup=linear", "warmup: one_cycle rises by itself, and the warmup is multiplied with it. Set warmup=none."),
-    ("schedule=cyclic warmup=linear", "warmup: cyclic rises by itself, and the warmup is multiplied with it. Set warmup=none."),
-    ("schedule=range_test warmup=linear schedule.high=1", "warmup: range_test rises by itself, and the warmup is multiplied with it. Set warmup=none."),
+    ("schedule=one_cycle warmup=linear", "warmup: the schedule rises by itself, and the warmup is multiplied with it. Set warmup=none."),
+    ("schedule=cyclic warmup=linear", "warmup: the schedule rises by itself, and the warmup is multiplied with it. Set warmup=none."),
+    ("schedule=range_test warmup=linear schedule.high=1", "warmup: the schedule rises by itself, and the warmup is multiplied with it. Set warmup=none."),
     ("schedule=cosine schedule.cycles=1", "schedule: the learning rate rises again, from 1.41e-06 at step 231 to 0.1 at the last step 439. It stays there; let the run and its cycles end together."),
     ("schedule=cosine_restarts schedule.first=100 schedule.cycles=null", "schedule: the learning rate rises again, from 6.17e-06 at step 320 to 0.08 at the last step 439. It is low again after 721 steps; let the run and its cycles end together."),
     ("schedule=cyclic schedule.up=33", "schedule: the learning rate rises again, from 0.01 at step 396 to 0.0727 at the last step 439. It is low again after 462 steps; let the run and its cycles end together."),
     ("schedule=wsd_s schedule.periods=[100,200] schedule.decay=20", "schedule.periods: the last ends at step 300 of 440, and the learning rate stays at 0 for the other 140. Add a period of 140 steps, or lengthen the last by them."),
     ("schedule=cosine_restarts schedule.first=100 schedule.cycles=2", "schedule.cycles: the last ends at step 321 of 440, and the learning rate stays at 0 for the other 119. Set schedule.first=null to have them fill the run, or schedule.cycles=null."),
-    ("schedule=piecewise_linear schedule.times=[0,100%] schedule.values=[0,1] warmup=none", "schedule: the learning rate of the first update is 0, so it changes nothing. A warmup here begins at 1 / W."),
-    ("+schedule.end=inclusive", "schedule: the learning rate of the last update is 0, so it changes nothing. Set schedule.end=exclusive, or a floor."),
+    ("schedule=piecewise_linear schedule.times=[0,100%] schedule.values=[0,1] warmup=none", "schedule: the learning rate is 0 in the first update, which changes nothing. A warmup here begins at 1 / W."),
+    ("+schedule.end=inclusive", "schedule: the learning rate is 0 in the last update, which changes nothing. Set schedule.end=exclusive, or a floor."),
     ("schedule=piecewise_linear schedule.times=[0,50%] schedule.values=[1,0]", "schedule: the learning rate is 0 from step 220 on, so the last 220 updates change nothing. Make the schedule longer or the run shorter."),
-    ("schedule=piecewise_constant schedule.values=[1,3,1]", "schedule: the learning rate peaks at 0.3 in step 220, 3 times optimizer.lr=0.1. Divide optimizer.lr by that if it was meant to be the peak."),
-    ("schedule=torch ++schedule.scheduler.eta_min=1", "schedule: the learning rate ends at 1, above optimizer.lr=0.1, so it does not fall. Lower the floor, such as eta_min, below optimizer.lr."),
+    ("schedule=piecewise_constant schedule.values=[1,3,1]", "schedule: the learning rate peaks at 0.3 in step 220, 3 times optimizer.lr=0.1. Divide that by 3 if it was meant to be the peak."),
+    ("schedule=torch ++schedule.scheduler.eta_min=1", "schedule: the learning rate ends at 1, above optimizer.lr=0.1, so it does not fall. Lower the floor, such as eta_min, below that."),
     ("schedule=piecewise_linear schedule.times=[0,50,51,100%] schedule.values=[0.1,1,0.7,0.6] warmup=none", "schedule: the learning rate jumps from 0.1 at step 50 to 0.07 at the next, where its rise ends. Let the decay begin after the warmup."),
     ("schedule=multistep schedule.milestones=[30,60,90] train.duration=100ep", "schedule.milestones: 30, 60, 90 are in optimizer steps, of which an epoch has 22. Set schedule.milestones=[30ep,60ep,90ep] if epochs were meant."),
     ("schedule=step schedule.every=5", "schedule.every: 5 is in optimizer steps, of which an epoch has 22. Set schedule.every=5ep if epochs were meant."),
@@ -67,6 +68,24 @@ def test_what_is_odd_is_said_with_its_numbers_and_the_fix(
     warn: Callable[[str], list[str]], overrides: str, text: str
 ) -> None:
     assert text in warn(overrides)
+
+
+def test_a_tabulated_scheduler_cut_in_its_cycle_is_not_said_to_come_down_again(
+    warn: Callable[[str], list[str]],
+) -> None:
+    restarts = "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
+    (text,) = warn(f"schedule=torch schedule.scheduler._target_={restarts} +schedule.scheduler.T_0=100")
+    assert "rises again, from 2.47e-05 at step 399 to 0.0669 at the last step 439. It stays there;" in text
+
+
+def test_schedule_of_a_group_is_looked_at_like_that_of_the_run(program: Program) -> None:
+    own = "{_target_: runner.schedules.cycles.cosine_restarts, first: 100}"
+    rules = f"param_groups.rules={{head: {{match: '4.*', lr_multiplier: 10, schedule: {own}}}, rest: {{match: '*'}}}}"
+    done = program("mode=preview", "param_groups=patterns", rules)
+    assert [line for line in done.out.splitlines() if line.startswith("warning")] == [
+        "warning schedule of group head: the learning rate rises again, from 0.000247 at step 420 to 0.922 at the last "
+        "step 439. It is low again after 521 steps; let the run and its cycles end together."
+    ]
 
 
 NOT_FOR_EVERY_DAY = {"chebyshev", "range_test"}

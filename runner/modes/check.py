@@ -84,7 +84,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)
     problems = [
-        *lint.warnings(config, experiment.declared),
+        *lint.warnings(config, plan_of_experiment(experiment)),
         *experiment.task.remarks,
         *_still_frozen(experiment, trial),
     ]

@@ -81,7 +81,7 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
         print(f"{title}\n{note}")
         _print_tables(shown)
     for name, config in pages.items():
-        for text in lint.warnings(config, shown[name].plan.declared):
+        for text in lint.warnings(config, shown[name].plan):
             print(f"warning {f'{name}: ' if len(pages) > 1 else ''}{text}", file=sys.stderr if quiet else None)
     if not quiet and len(curves) <= MOST_IN_ONE:
         print(_plot(curves), flush=True)

@@ -19,6 +19,7 @@ from runner.config import Config, Invocation
 from runner.continue_run import as_saved_today, same_run, saved_tree
 from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
+from runner.rates import plan_of_experiment
 from runner.records import Record, RunResult, StepRecord
 from runner.remedies.scaling import changes
 from runner.report.figures import curves
@@ -68,7 +69,7 @@ def _train(
     clock = _Clock(result.seconds)
     made = result.steps
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
-        for text in [*lint.warnings(config, experiment.declared), *experiment.task.remarks]:
+        for text in [*lint.warnings(config, plan_of_experiment(experiment)), *experiment.task.remarks]:
             terminal.warn(text)
         terminal.start(_headline(config, result, experiment))
         notifier = Notifier(config.notify.command, directory, title=result.title, warn=terminal.warn)
