@@ -33,6 +33,7 @@ class StepRecord:
         examples: training examples seen so far, this batch included.
         lr_scale: product of interventions; 1.0 when nobody intervened.
         lrs: learning rate of every group, when they differ.
+        scheduled: other hyperparameters that have a schedule, as "momentum"; "momentum/<group>" where groups differ.
         lr_nominal: what `optimizer.lr`, schedule and interventions give, where `lr` is d times that.
         clipped: whether the gradient was clipped; None when clipping is off.
         skipped: True when the fp16 scaler dropped this update.
@@ -49,6 +50,7 @@ class StepRecord:
     examples: int
     lr_scale: float = 1.0
     lrs: Mapping[str, float] | None = None
+    scheduled: Mapping[str, float] | None = None
     lr_nominal: float | None = None
     clipped: bool | None = None
     skipped: bool | None = None

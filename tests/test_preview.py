@@ -17,8 +17,10 @@ from runner.curves import AxisRange
 from runner.durations import Clock
 from runner.job import checked
 from runner.rates import initial_value, jumps
+from runner.records import StepRecord
 from runner.report.schedule_figure import rate_range
 from runner.report.terminal_plot import HEIGHT, WIDTH, terminal_plot
+from runner.tracking.jsonl import read_records
 from tests.conftest import ENVIRONMENT, ROOT, Done, Program
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,6 +74,19 @@ def test_rates_of_the_preview_are_those_of_the_records_of_the_run(program: Progr
     run = program(*declared)
     records = [json.loads(line) for line in (run.run / "records.jsonl").read_text().splitlines()]
     assert [r["lr"] for r in records if r["kind"] == "step"] == lr[:30]
+
+
+def test_momentum_and_weight_decay_of_the_preview_are_those_of_the_records_of_the_run(program: Program) -> None:
+    declared = ["optimizer=adamw", "optimizer.weight_decay=0.1", "param_groups=no_decay_1d", "task.hidden=[8]"]
+    declared += ["schedule=one_cycle", "schedule_of=[one_cycle_momentum,weight_decay_cosine]", "train.duration=20"]
+    expected = table(program("mode=preview", *declared))
+    names = ["momentum", "weight_decay/decay", "weight_decay/no_decay"]
+    records = list(read_records(program(*declared).run))
+    found = [record.scheduled or {} for record in records if isinstance(record, StepRecord)]
+    assert [list(scheduled) for scheduled in found] == [names] * 20
+    for name in names:
+        column = f"{name}/decay" if name == "momentum" else name
+        assert [scheduled[name] for scheduled in found] == expected[column][:20], name
 
 
 def test_neither_torch_nor_the_data_is_loaded(tmp_path: Path) -> None:

@@ -130,7 +130,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 def sent(database: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run with a bit of everything, and the id of its MLflow run."""
     records: list[Record] = [
-        step(0, lrs={"decay": 0.1, "bias/no decay": 0.2}, clipped=True, signals={"update@norm": 3.0}),
+        step(
+            0,
+            lrs={"decay": 0.1, "bias/no decay": 0.2},
+            scheduled={"beta2": 0.9},
+            clipped=True,
+            signals={"update@norm": 3.0},
+        ),
         step(1, loss=math.inf, grad_norm=math.nan, clipped=False),
         step(2, lr_scale=0.5),
         alarm(2),
@@ -159,6 +165,7 @@ def test_groups_and_signals_have_names_that_mlflow_accepts(database: str, sent: 
     metrics = run_of(database, sent[1]).data.metrics
     assert metrics["train/lr/decay"] == 0.1
     assert metrics["train/lr/bias/no decay"] == 0.2
+    assert metrics["train/beta2"] == 0.9
     assert metrics["signals/update_norm"] == 3.0
     assert metric_name("signals", "../a//b%") == "signals/a/b_"
 

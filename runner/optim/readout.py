@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+
+from runner.optim.members import place_of
 
 _MUON_FACTORS = {"original": "sqrt(max(1, rows / columns))", "match_rms_adamw": "0.2 sqrt(max(rows, columns))"}
 
@@ -23,6 +25,28 @@ def effective_lrs(optimizer: Optimizer) -> dict[str, float | Tensor]:
 def _effective_lr(group: Mapping[str, Any]) -> float | Tensor:
     lr: float | Tensor = group["lr"] * group["d"] if estimates(group) else group["lr"]
     return lr.clone() if isinstance(lr, Tensor) else lr  # the next step writes into it
+
+
+def scheduled_values(optimizer: Optimizer, scheduled: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """Return what the next update uses of hyperparameters other than the learning rate.
+
+    Args:
+        optimizer: with the values of this step.
+        scheduled: (group, hyperparameter).
+    Returns:
+        name -> value, such as "momentum"; "weight_decay/<group>" where the groups differ.
+    """
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    found: dict[str, dict[str, float]] = {}
+    for name, hyperparameter in scheduled:
+        key, index = place_of(hyperparameter, groups[name])
+        value = groups[name][key]
+        found.setdefault(hyperparameter, {})[name] = float(value if index is None else value[index])
+    return {
+        f"{hyperparameter}/{name}" if len({*values.values()}) > 1 else hyperparameter: value
+        for hyperparameter, values in found.items()
+        for name, value in values.items()
+    }
 
 
 def estimates(group: Mapping[str, Any]) -> bool:

@@ -80,6 +80,8 @@ def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
     values = {"train/loss": record.loss, "train/lr": record.lr, "train/grad_norm": record.grad_norm}
     for group, lr in (record.lrs or {}).items():
         values[metric_name("train/lr", group)] = lr
+    for name, value in (record.scheduled or {}).items():
+        values[metric_name("train", name)] = value
     if record.lr_nominal is not None:
         values["train/lr_nominal"] = record.lr_nominal
     if record.lr_scale != 1.0 or record.lr_scale != last_lr_scale:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.optim.readout import effective_lrs, estimate, estimates
+from runner.optim.readout import effective_lrs, estimate, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
@@ -61,14 +61,14 @@ def fit(
     pristine = deepcopy(optimizer.state_dict())
     run = _Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine)
     state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
-    pending = list[_Pending]()
+    pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model, plan), time.monotonic() + (plan.max_seconds or float("inf"))
     model.train()
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step)
-            pending.append(_Pending.of(signals, state, optimizer))
+            pending.append(_Pending.of(signals, state, optimizer, others))
             if plan.watch_every > 1:
                 guard_on_device(optimizer, signals)
             # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
@@ -162,14 +162,19 @@ class _Pending(NamedTuple):
     time_ms: int
     signals: Signals
     lrs: dict[str, float | Tensor]
+    scheduled: dict[str, float]
     lr_nominal: float | None
     lr_scale: float
 
     @classmethod
-    def of(cls, signals: Signals, state: TrainState, optimizer: Optimizer) -> _Pending:
+    def of(
+        cls, signals: Signals, state: TrainState, optimizer: Optimizer, others: Sequence[tuple[str, str]]
+    ) -> _Pending:
+        """Return a step as it is before its update; `others` are scheduled beside the learning rate."""
         first, lrs = optimizer.param_groups[0], effective_lrs(optimizer)
         nominal = float(first["lr"]) if estimates(first) else None
-        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, nominal, state.lr_scale)
+        scheduled = scheduled_values(optimizer, others) if others else {}
+        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, scheduled, nominal, state.lr_scale)
 
     def record(self, state: TrainState, plan: TrainPlan, loss: float, grad_norm: float) -> StepRecord:
         """Return the record of this step, now that its numbers have reached the host."""
@@ -184,6 +189,7 @@ class _Pending(NamedTuple):
             examples=state.examples,
             lr_scale=self.lr_scale,
             lrs=lrs if any(lr != first for lr in others) else None,
+            scheduled=self.scheduled or None,
             lr_nominal=self.lr_nominal,
             clipped=None if plan.clip_norm is None else grad_norm > plan.clip_norm,
             skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
