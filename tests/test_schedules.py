@@ -12,6 +12,7 @@ from typing import cast, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from runner.durations import Clock
 from runner.schedules import warmups
@@ -388,6 +389,15 @@ def test_noise_is_a_function_of_seed_and_step_and_keeps_its_limit() -> None:
     assert values[400:] == [1.0] * 10
     assert all(0.75 <= value <= 1.25 for value in values)
     assert len(set(values[10:400])) == 390
+
+
+@pytest.mark.parametrize(("sd", "limit"), [(0.1, 0.3), (1.0, 0.5), (0.0001, 0.9)])
+def test_noise_has_the_distribution_of_a_normal_cut_off_at_the_limit(sd: float, limit: float) -> None:
+    factor = noise(seed=7, total_steps=20_000, sd=sd, limit=limit)(constant())
+    deviations = [factor(t) - 1.0 for t in range(20_000)]
+    cut_off = stats.truncnorm(-limit / sd, limit / sd, scale=sd)
+    assert stats.kstest(deviations, cut_off.cdf).pvalue > 0.01
+    assert abs(stats.pearsonr(deviations[1:], deviations[:-1]).statistic) < 0.03, "steps are independent"
 
 
 def test_cooldown_leaves_any_schedule_at_its_value_there() -> None:

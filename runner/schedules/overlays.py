@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Annotated
 
 from annotated_types import Gt, Le, Lt
@@ -14,7 +15,6 @@ from runner.durations import RunSeed, Steps, StepsOrZero, TotalSteps
 from runner.schedules.shape import Fraction, Schedule, Shape, curve
 
 Overlay = Callable[[Schedule], Schedule]
-_TRIES = 100  # draws until one lies inside the limit, which it does in one of two even for a limit of one sd
 
 
 @validate_call
@@ -29,7 +29,10 @@ def noise(
 ) -> Overlay:
     """Multiply by random numbers around 1, the same for a step in every run with this seed.
 
-    factor(t) = m(t) (1 + e_t), e_t normal with the sd, drawn again where |e_t| > limit; for begin <= t < end
+    factor(t) = m(t) (1 + e_t), e_t normal with the sd and cut off at the limit; for begin <= t < end
+
+    e_t comes from a hash of seed and step, by the inverse of the distribution function: no state, and no draw is
+    repeated until it lies inside the limit.
 
     Args:
         seed: of the run.
@@ -46,11 +49,14 @@ def noise(
     if stop < begin:
         raise ValueError(f"end: must not come before begin, which is step {begin}, got step {stop}")
 
+    normal = NormalDist(0.0, sd)
+    below = normal.cdf(-limit)
+
     @lru_cache(maxsize=1)  # groups with schedules of their own ask for the same step
     def deviation(step: int) -> float:
-        generator = random.Random(f"{seed} {step}")
-        draws = (generator.gauss(0.0, sd) for _ in range(_TRIES))
-        return next((drawn for drawn in draws if abs(drawn) <= limit), 0.0)
+        drawn = int.from_bytes(hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest(), "little")
+        uniform = ((drawn >> 12) + 0.5) / 2**52  # 52 bits, so that it is never rounded to 1
+        return normal.inv_cdf(below + (1.0 - 2.0 * below) * uniform)
 
     def overlay(schedule: Schedule) -> Schedule:
         return lambda step: schedule(step) * (1.0 + deviation(step) if begin <= step < stop else 1.0)
