@@ -31,6 +31,9 @@ def times(*schedules: Schedule) -> Schedule:
     """Return the schedule whose factor is the product of the given ones."""
     if len(schedules) == 1:
         return schedules[0]
+    if len(schedules) == 2:  # warmup and body, asked for by every group at every step
+        first, second = schedules
+        return lambda step: first(step) * second(step)
 
     def factor(step: int) -> float:
         product = 1.0
