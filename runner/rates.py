@@ -130,7 +130,7 @@ def landmarks(plan: Plan) -> dict[int, str]:
     return _joined([(step, name) for step, name in names if 0 <= step <= steps])
 
 
-def looked_at(plans: Iterable[Plan]) -> list[int]:
+def plotted_steps(plans: Iterable[Plan]) -> list[int]:
     """Return the steps that are asked for their values: 0 .. T, or evenly spaced ones and the landmarks."""
     known = list(plans)
     last = max(plan.steps for plan in known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
@@ -30,12 +30,30 @@ def read(record: StepRecord | EvalRecord, metric: str) -> float | None:
     return record.metrics.get(name) if record.split == split else None
 
 
-def is_better(value: float, best: float, *, mode: str, threshold: float, threshold_mode: str) -> bool:
-    """Whether a value beats the best so far by more than the threshold; nan never does.
+class Gain(NamedTuple):
+    """What counts as a better value.
 
-    value < best (1 - threshold) for min and rel, value < best - threshold for min and abs, likewise for max.
-    A relative threshold asks a negative best for less than itself, as in torch.
+    Attributes:
+        mode: whether less (min) or more (max) is better.
+        threshold: a smaller gain is none; a share of the best value (rel) or in the unit of the metric (abs).
+        threshold_mode: what the threshold is.
     """
-    sign = -1.0 if mode == "min" else 1.0
-    bound = best * (1.0 + sign * threshold) if threshold_mode == "rel" else best + sign * threshold
-    return value < bound if mode == "min" else value > bound
+
+    mode: Literal["min", "max"]
+    threshold: float
+    threshold_mode: Literal["rel", "abs"]
+
+    @property
+    def worst(self) -> float:
+        """What every number beats."""
+        return float("inf") if self.mode == "min" else float("-inf")
+
+    def is_over(self, value: float, best: float) -> bool:
+        """Whether a value beats the best so far by more than the threshold; nan never does.
+
+        value < best (1 - threshold) for min and rel, value < best - threshold for min and abs, likewise for max.
+        A relative threshold asks a negative best for less than itself, as in torch.
+        """
+        sign = -1.0 if self.mode == "min" else 1.0
+        bound = best * (1.0 + sign * self.threshold) if self.threshold_mode == "rel" else best + sign * self.threshold
+        return value < bound if self.mode == "min" else value > bound

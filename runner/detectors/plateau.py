@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 from pydantic import validate_call
 
-from runner.detectors.metric import TRAIN_LOSS, MetricOfSplit, is_better, read
+from runner.detectors.metric import TRAIN_LOSS, Gain, MetricOfSplit, read
 from runner.durations import Steps
 from runner.records import Alarm, EvalRecord, StepRecord
 
@@ -55,16 +55,14 @@ class Plateau:
         window: Steps = 50,
     ) -> None:
         self.metric = metric
-        self.mode = mode
         self.patience = patience
-        self.threshold = threshold
-        self.threshold_mode = threshold_mode
+        self.gain = Gain(mode, threshold, threshold_mode)
         self.cooldown = cooldown
         self.window = window
 
     def init(self) -> State:
         """Return the state before the first record."""
-        return State(best=float("inf") if self.mode == "min" else float("-inf"))
+        return State(best=self.gain.worst)
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm of severity "warn" when the metric has stopped getting better."""
@@ -74,9 +72,7 @@ class Plateau:
             value = state.loss_sum / state.loss_steps if state.loss_steps >= self.window else None
         if value is None:
             return state, None
-        is_gain = is_better(
-            value, state.best, mode=self.mode, threshold=self.threshold, threshold_mode=self.threshold_mode
-        )
+        is_gain = self.gain.is_over(value, state.best)
         best = value if is_gain else state.best
         bad = 0 if is_gain or state.cooldown_left else state.bad_values + 1
         if bad <= self.patience:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 from pydantic import validate_call
 
-from runner.detectors.metric import MetricOfSplit, is_better, read
+from runner.detectors.metric import Gain, MetricOfSplit, read
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -69,17 +69,15 @@ class Streak:
         window: Annotated[int, Ge(1)] = 1,
     ) -> None:
         self.metric = metric
-        self.mode = mode
         self.patience = patience
-        self.threshold = threshold
-        self.threshold_mode = threshold_mode
+        self.gain = Gain(mode, threshold, threshold_mode)
         self.cooldown = cooldown
         self.warmup = warmup
         self.window = window
 
     def init(self) -> State:
         """Return the state before the first record."""
-        return State(best=float("inf") if self.mode == "min" else float("-inf"))
+        return State(best=self.gain.worst)
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm: "info" for a good streak, "warn" for a bad one."""
@@ -98,9 +96,7 @@ class Streak:
         return self._judge(state, mean, record.step)
 
     def _judge(self, state: State, mean: float, step: int) -> tuple[State, Alarm | None]:
-        is_good = is_better(
-            mean, state.best, mode=self.mode, threshold=self.threshold, threshold_mode=self.threshold_mode
-        )
+        is_good = self.gain.is_over(mean, state.best)
         good, bad = (state.good + 1, 0) if is_good else (0, state.bad + 1)
         state = state._replace(best=mean if is_good else state.best, good=good, bad=bad)
         if max(good, bad) <= self.patience:

@@ -15,7 +15,7 @@ from runner import lint
 from runner.check import check
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
-from runner.rates import Plan, Rate, joined_steps, looked_at, plan_of, rate_table, sampled, shown_steps
+from runner.rates import Plan, Rate, joined_steps, plan_of, plotted_steps, rate_table, sampled, shown_steps
 from runner.report.schedule_figure import MOST_IN_ONE, Curves, rate_range, schedule_figure
 from runner.report.terminal_plot import MOST_LINES, terminal_plot
 from runner.tracking.directory import new_run_directory, write_whole
@@ -114,7 +114,7 @@ def _look_at(pages: Mapping[str, Config]) -> tuple[list[int], dict[str, _Shown]]
             plans[name] = plan_of(config)
         except ConfigError as error:
             note(error, name)
-    steps = looked_at(plans.values()) if plans else []
+    steps = plotted_steps(plans.values()) if plans else []
     for name, plan in plans.items():
         try:
             values[name] = sampled(plan, steps)
