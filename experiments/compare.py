@@ -11,7 +11,8 @@ The page of arms:
     seeds     seeds that are reported
     baseline  arm that the others are compared with, seed by seed
 
-It writes `<arms>.json` (every number) and `<arms>.md` (the table) beside the page, and prints the table.
+It writes `<arms>.json` (every number), `<arms>.md` (the table) and `<arms>.png` (the figure) beside the page, and
+prints the table. `--figure` in place of overrides draws the figure of the numbers that are there.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
+from runner.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, SMALL, TEXT, WIDTH_INCHES, save
+
 CONFIDENCE = 0.95
+COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 
 
 class Arm(NamedTuple):
@@ -55,13 +61,31 @@ class Arm(NamedTuple):
 def main(page: Path, *extra: str) -> None:
     """Run all arms, and write what came out."""
     declared = yaml.safe_load(page.read_text(encoding="utf-8"))
-    declared["options"] += extra
-    arms = [measure(name, arm or {}, declared) for name, arm in declared["arms"].items()]
-    found = {arm.name: {"lr": arm.lr, "tuned": arm.tuned, "losses": arm.losses} for arm in arms}
-    page.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if extra == ("--figure",):
+        arms = read(page.with_suffix(".json"))
+    else:
+        declared["options"] += extra
+        arms = [measure(name, arm or {}, declared) for name, arm in declared["arms"].items()]
+        found = {arm.name: {"lr": arm.lr, "tuned": arm.tuned, "losses": arm.losses} for arm in arms}
+        page.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    figure(arms, page.with_suffix(".png"))
     text = table(arms, declared["baseline"])
     page.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def read(path: Path) -> list[Arm]:
+    """Return what an earlier comparison has found."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Arm(
+            name,
+            {float(lr): loss for lr, loss in arm["tuned"].items()},
+            arm["lr"],
+            {int(seed): loss for seed, loss in arm["losses"].items()},
+        )
+        for name, arm in found.items()
+    ]
 
 
 def measure(name: str, arm: dict[str, Any], declared: dict[str, Any]) -> Arm:
@@ -113,9 +137,57 @@ def interval(values: Sequence[float], *, signed: bool = False) -> str:
     """Return the interval of the mean by Student's t; a dash where a run diverged."""
     if not all(map(math.isfinite, values)):
         return "-"
-    half = stats.sem(values) * stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
-    low, high = fmean(values) - half, fmean(values) + half
+    low, high = fmean(values) - half_width(values), fmean(values) + half_width(values)
     return f"{low:+.4f} to {high:+.4f}" if signed else f"{low:.4f} to {high:.4f}"
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Return half the width of the interval of the mean."""
+    return float(stats.sem(values) * stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
+
+
+def figure(arms: Sequence[Arm], path: Path) -> None:
+    """Draw how each arm depends on the learning rate, and what it reaches at its best one."""
+    is_tuned = any(len(arm.tuned) > 1 for arm in arms)
+    drawn = Figure((WIDTH_INCHES, 0.9 + 0.3 * len(arms) if not is_tuned else 3.4), layout="constrained")
+    colours = {arm.name: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
+    *left, right = drawn.subplots(1, 2 if is_tuned else 1, squeeze=False)[0]
+    for ax in left:
+        _draw_tuning(ax, arms, colours)
+    _draw_intervals(right, arms, colours)
+    save(drawn, path)
+
+
+def _draw_tuning(ax: Axes, arms: Sequence[Arm], colours: dict[str, str]) -> None:
+    best = min(loss for arm in arms for loss in arm.tuned.values())
+    highest = max(min(arm.tuned.values()) for arm in arms)
+    for arm in arms:
+        finite = {lr: loss for lr, loss in arm.tuned.items() if math.isfinite(loss)}
+        ax.plot([*finite], [*finite.values()], color=colours[arm.name], marker="o", markersize=3, linewidth=1.2)
+    ax.set_xscale("log")
+    ax.set_ylim(best - 0.1 * (highest - best), highest + 1.5 * (highest - best))
+    ax.set_title("Tuning seeds: mean val loss", loc="left", fontsize=TEXT)
+    _label(ax, "learning rate")
+
+
+def _draw_intervals(ax: Axes, arms: Sequence[Arm], colours: dict[str, str]) -> None:
+    ranked = sorted(arms, key=lambda arm: fmean(arm.losses.values()), reverse=True)
+    for place, arm in enumerate(ranked):
+        losses = [loss for loss in arm.losses.values() if math.isfinite(loss)]
+        ax.plot(losses, [place] * len(losses), "|", color=colours[arm.name], markersize=7)
+        if len(losses) == len(arm.losses):
+            half = half_width(losses)
+            ax.errorbar(fmean(losses), place, xerr=half, color=colours[arm.name], marker="o", markersize=4, capsize=3)
+    labels = [f"{arm.name}, {arm.lr:g}" for arm in ranked]
+    ax.set_yticks(range(len(ranked)), labels=labels, fontsize=SMALL)
+    ax.set_title(f"Fresh seeds at that rate: mean, {CONFIDENCE:.0%} interval, runs", loc="right", fontsize=TEXT)
+    _label(ax, "val loss")
+
+
+def _label(ax: Axes, text: str) -> None:
+    ax.set_xlabel(text, fontsize=SMALL)
+    ax.tick_params(labelsize=SMALL)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":
