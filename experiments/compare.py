@@ -31,6 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from runner.records import spell_non_finite
 from runner.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, SMALL, TEXT, WIDTH_INCHES, save
 
 CONFIDENCE = 0.95
@@ -53,6 +54,22 @@ class Arm(NamedTuple):
     losses: dict[int, float]
 
     @property
+    def finished(self) -> list[float]:
+        """Losses of the runs that did not diverge."""
+        return [loss for loss in self.losses.values() if math.isfinite(loss)]
+
+    @property
+    def diverged(self) -> str:
+        """How many runs diverged, in words; "" where none did."""
+        count = len(self.losses) - len(self.finished)
+        return f"{count} of {len(self.losses)} diverged" if count else ""
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What arms are sorted by: runs that diverged, mean of the others."""
+        return len(self.losses) - len(self.finished), fmean(self.finished or [math.inf])
+
+    @property
     def is_at_an_end(self) -> bool:
         """Whether the best learning rate is the lowest or the highest that was tried."""
         return self.lr in (min(self.tuned), max(self.tuned)) and len(self.tuned) > 1
@@ -67,7 +84,8 @@ def main(page: Path, *extra: str) -> None:
         declared["options"] += extra
         arms = [measure(name, arm or {}, declared) for name, arm in declared["arms"].items()]
         found = {arm.name: {"lr": arm.lr, "tuned": arm.tuned, "losses": arm.losses} for arm in arms}
-        page.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(spell_non_finite(found), indent=1)
+        page.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
     figure(arms, page.with_suffix(".png"))
     text = table(arms, declared["baseline"])
     page.with_suffix(".md").write_text(text, encoding="utf-8")
@@ -80,9 +98,9 @@ def read(path: Path) -> list[Arm]:
     return [
         Arm(
             name,
-            {float(lr): loss for lr, loss in arm["tuned"].items()},
+            {float(lr): float(loss) for lr, loss in arm["tuned"].items()},
             arm["lr"],
-            {int(seed): loss for seed, loss in arm["losses"].items()},
+            {int(seed): float(loss) for seed, loss in arm["losses"].items()},
         )
         for name, arm in found.items()
     ]
@@ -123,13 +141,18 @@ def table(arms: Sequence[Arm], baseline: str) -> str:
     against = next(arm for arm in arms if arm.name == baseline)
     rows = ["| arm | learning rate | val loss, mean | 95 % interval | sd | against " + baseline + ", paired | wins |"]
     rows += ["|---|---|---|---|---|---|---|"]
-    for arm in sorted(arms, key=lambda arm: fmean(arm.losses.values())):
+    for arm in sorted(arms, key=lambda arm: arm.rank):
         losses = list(arm.losses.values())
         gains = [arm.losses[seed] - against.losses[seed] for seed in arm.losses]
-        wins = f"{sum(gain < 0 for gain in gains)} of {len(gains)}"
+        wins = f"{sum(arm.losses[seed] < against.losses[seed] for seed in arm.losses)} of {len(gains)}"
         end = " (at an end)" if arm.is_at_an_end else ""
-        own = f"| {arm.name} | {arm.lr:g}{end} | {fmean(losses):.4f} | {interval(losses)} | {stdev(losses):.4f} "
-        rows.append(own + (f"| {interval(gains, signed=True)} | {wins} |" if arm is not against else "| | |"))
+        found = (
+            f"{arm.diverged} | - | -"
+            if arm.diverged
+            else f"{fmean(losses):.4f} | {interval(losses)} | {stdev(losses):.4f}"
+        )
+        compared = f"{interval(gains, signed=True)} | {wins}" if arm is not against else " | "
+        rows.append(f"| {arm.name} | {arm.lr:g}{end} | {found} | {compared} |")
     return "\n".join(rows) + "\n"
 
 
@@ -171,14 +194,14 @@ def _draw_tuning(ax: Axes, arms: Sequence[Arm], colours: dict[str, str]) -> None
 
 
 def _draw_intervals(ax: Axes, arms: Sequence[Arm], colours: dict[str, str]) -> None:
-    ranked = sorted(arms, key=lambda arm: fmean(arm.losses.values()), reverse=True)
+    ranked = sorted(arms, key=lambda arm: arm.rank, reverse=True)
     for place, arm in enumerate(ranked):
-        losses = [loss for loss in arm.losses.values() if math.isfinite(loss)]
+        losses = arm.finished
         ax.plot(losses, [place] * len(losses), "|", color=colours[arm.name], markersize=7)
-        if len(losses) == len(arm.losses):
+        if not arm.diverged:
             half = half_width(losses)
             ax.errorbar(fmean(losses), place, xerr=half, color=colours[arm.name], marker="o", markersize=4, capsize=3)
-    labels = [f"{arm.name}, {arm.lr:g}" for arm in ranked]
+    labels = [", ".join(filter(None, (arm.name, f"{arm.lr:g}", arm.diverged))) for arm in ranked]
     ax.set_yticks(range(len(ranked)), labels=labels, fontsize=SMALL)
     ax.set_title(f"Fresh seeds at that rate: mean, {CONFIDENCE:.0%} interval, runs", loc="right", fontsize=TEXT)
     _label(ax, "val loss")
