@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +28,7 @@ from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
-from runner.train.saved import BEST, FOLDER, find_misfit, newest, steps_made
+from runner.train.saved import BEST, FOLDER, find_misfit, find_other_groups, find_other_optimizer, newest, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
 
@@ -41,6 +41,7 @@ class Experiment(NamedTuple):
     Attributes:
         schedules: what `fit` applies, by group and hyperparameter.
         declared: what they were made from, of the whole run.
+        remarks: what the user should know before it trains, a sentence each, the key first.
     """
 
     task: Task
@@ -50,6 +51,7 @@ class Experiment(NamedTuple):
     plan: TrainPlan
     watch: Watch
     declared: RunSchedules
+    remarks: Sequence[str] = ()
     initial_weights: InitialWeights | None = None
 
 
@@ -150,6 +152,7 @@ def build(config: Config) -> Experiment:
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in declared.others:
         keep_initial(optimizer, hyperparameter)
+    remarks = [*task.remarks, *_continued(checkpoint_source(config.resume), optimizer)]
     return Experiment(
         task=task,
         model=model,
@@ -158,8 +161,26 @@ def build(config: Config) -> Experiment:
         plan=plan,
         watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
         declared=declared,
+        remarks=remarks,
         initial_weights=initial_weights,
     )
+
+
+def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:
+    """Check that an optimizer can go on from a checkpoint; yield what it has to do without.
+
+    Raises:
+        ConfigError: its parameter groups are others, so that momenta would reach the wrong parameters.
+    """
+    if source is None:
+        return
+    if other := find_other_optimizer(source, optimizer):
+        name = type(optimizer).__name__
+        yield f"resume.from: the run was trained with {other}, so {name} takes its weights and begins with an empty state."
+    elif difference := find_other_groups(source, optimizer):
+        rule = f"must be those of the run that goes on, but {difference}"
+        fix = "Leave param_groups out, or begin a new run with its weights: task.init_from in place of resume.from"
+        raise ConfigError([Problem("param_groups", rule, fix)])
 
 
 def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules) -> Schedules:

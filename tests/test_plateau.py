@@ -295,6 +295,11 @@ def test_remedy_answers(remedy: Remedy, history: History, expected: tuple[str, f
     assert (action and (action.type, action.arguments["lr_scale"])) == expected
 
 
+@pytest.mark.parametrize("remedy", [ReduceLR(detectors=("streak",)), RestoreBest(detectors=("streak",))])
+def test_good_news_cuts_nothing(remedy: Remedy) -> None:
+    assert remedy.propose(Alarm(7, "streak", "info", {"good": 3}, "m"), History(best_step=3)) is None
+
+
 def test_restore_best_says_where_it_goes_or_that_there_is_nothing() -> None:
     there = RestoreBest().propose(ALARM, History(best_step=3))
     nothing = RestoreBest().propose(ALARM, History())

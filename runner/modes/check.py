@@ -85,7 +85,7 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_cost(experiment, trial)
     problems = [
         *lint.warnings(config, plan_of_experiment(experiment)),
-        *experiment.task.remarks,
+        *experiment.remarks,
         *_still_frozen(experiment, trial),
     ]
     if trial.is_cut_short:

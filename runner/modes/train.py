@@ -69,7 +69,7 @@ def _train(
     clock = _Clock(result.seconds)
     made = result.steps
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
-        for text in [*lint.warnings(config, plan_of_experiment(experiment)), *experiment.task.remarks]:
+        for text in [*lint.warnings(config, plan_of_experiment(experiment)), *experiment.remarks]:
             terminal.warn(text)
         terminal.start(_headline(config, result, experiment))
         notifier = Notifier(config.notify.command, directory, title=result.title, warn=terminal.warn)

@@ -13,14 +13,14 @@ from runner.remedies.scaling import scale_to
 
 
 class ReduceLR:
-    """Multiply the learning rate by a factor at each alarm of the detectors that it answers.
+    """Multiply the learning rate by a factor at each alarm of the detectors that it answers, good news excepted.
 
     lr_scale <- max(factor * lr_scale, min_scale), unless that is a change of eps or less.
     lr_scale multiplies what the schedule says for each parameter group, so ratios between groups stay as they are:
     torch's `min_lr` can stop one group before another, `min_scale` stops all at once.
 
     Args:
-        detectors: names of the detectors whose alarms it answers, of whatever severity.
+        detectors: names of the detectors whose alarms it answers, of severity "warn" or "stop".
         factor: in (0, 1), unitless.
         min_scale: lowest share of the scheduled rate; in [0, 1]. torch's min_lr is min_scale * optimizer.lr.
         eps: a smaller change of lr_scale is not made; >= 0. torch's eps is eps * optimizer.lr.
@@ -46,7 +46,7 @@ class ReduceLR:
 
     def propose(self, alarm: Alarm, history: History) -> Action | None:
         """Return a ScaleLR for an alarm of its detectors while there is something left to cut, otherwise None."""
-        if alarm.detector not in self.detectors or self._cuts(history) == self.max_cuts:
+        if alarm.detector not in self.detectors or alarm.severity == "info" or self._cuts(history) == self.max_cuts:
             return None
         lr_scale = max(history.lr_scale * self.factor, self.min_scale)
         if not history.lr_scale - lr_scale > self.eps:

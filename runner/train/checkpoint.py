@@ -15,9 +15,8 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError
 from runner.records import Action
-from runner.tasks.described import listed
 from runner.train.own_average import Average
-from runner.train.saved import BEST, FOLDER, FORMAT, read_checkpoint
+from runner.train.saved import BEST, FOLDER, FORMAT, other_groups, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.state import TrainState
 from runner.watch import Watch
@@ -159,9 +158,8 @@ def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     Raises:
         ValueError: the groups are others, so that momenta would reach the wrong parameters.
     """
-    had, has = ([group.get("name") for group in groups] for groups in (saved["param_groups"], optimizer.param_groups))
-    if had != has:
-        raise ValueError(f"its parameter groups are {listed(had)}, not {listed(has)}")
+    if difference := other_groups(saved, optimizer):
+        raise ValueError(f"its parameter groups are others: {difference}")
     arguments = {*inspect.signature(type(optimizer)).parameters, "name", "frozen_steps"} - {"params"}
     groups = [
         {k: v for k, v in group.items() if k in arguments or k.startswith("initial_")}

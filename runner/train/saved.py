@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from runner.errors import CheckpointError, MisfitError
+from runner.tasks.described import listed
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -86,6 +89,26 @@ def load_weights(path: Path, model: nn.Module, *, weights: Weights = "averaged")
 def find_misfit(path: Path, model: nn.Module) -> str:
     """Return the first weight of a checkpoint that does not fit a model, in words; "" when all fit."""
     return _misfit(read_checkpoint(path, mmap=True), model)
+
+
+def find_other_optimizer(path: Path, optimizer: Optimizer) -> str:
+    """Return the class of the optimizer in a checkpoint where it is another one, else ""."""
+    name = str(read_checkpoint(path, mmap=True)["optimizer_class"])
+    return name if name != type(optimizer).__name__ else ""
+
+
+def find_other_groups(path: Path, optimizer: Optimizer) -> str:
+    """Return in which way the parameter groups of a checkpoint are others, in words; "" when they are the same."""
+    return other_groups(read_checkpoint(path, mmap=True)["optimizer"], optimizer)
+
+
+def other_groups(saved: Mapping[str, Any], optimizer: Optimizer) -> str:
+    """Return in which way the groups of a saved optimizer are others, in words; "" when they are the same."""
+    had, has = (
+        [f"{group.get('name')} ({len(group['params'])} tensors)" for group in groups]
+        for groups in (saved["param_groups"], optimizer.param_groups)
+    )
+    return f"it has {listed(had)}, and here are {listed(has)}" if had != has else ""
 
 
 def _misfit(content: dict[str, Any], model: nn.Module) -> str:
