@@ -24,16 +24,18 @@ class Declared(NamedTuple):
     """What the page says about the things that advice is about.
 
     Attributes:
-        lr: `optimizer.lr`.
+        lr: `optimizer.lr`, or what is tuned in its place.
         duration: `train.duration`, as written.
         metric: `train.early_stop.metric`.
         patience: `train.early_stop.patience`.
+        lr_key: where `lr` stands; `optimizer.d_coef` of an optimizer that estimates its learning rate.
     """
 
     lr: float
     duration: str | int
     metric: str
     patience: int | None
+    lr_key: str = "optimizer.lr"
 
 
 def advise(result: RunResult, losses: Sequence[float], *, declared: Declared, directory: str) -> str:
@@ -53,7 +55,7 @@ def advise(result: RunResult, losses: Sequence[float], *, declared: Declared, di
     if result.status == "diverged" and result.steps == 0:
         return "no update was made yet, so it is not the learning rate: look at the data and the initial weights"
     if result.status == "diverged":
-        return f"try a learning rate ten times lower: {_changed(result, f'optimizer.lr={declared.lr / 10:g}')}"
+        return f"try a learning rate ten times lower: {_ten_times_lower(result, declared)}"
     go_on = shlex.join([*PROGRAM, f"resume.from={directory}"])
     if result.status == "interrupted":
         return f"go on with: {go_on}"
@@ -86,7 +88,7 @@ def is_still_falling(losses: Sequence[float]) -> bool:
 
 def _after_finish(result: RunResult, losses: Sequence[float], declared: Declared) -> str:
     if has_exploded(losses):
-        lower = _changed(result, f"optimizer.lr={declared.lr / 10:g}")
+        lower = _ten_times_lower(result, declared)
         rise = f"the loss rose from {number(losses[0], 4)} to {number(losses[-1], 4)}"
         return f"{rise}; try a learning rate ten times lower: {lower}"
     best, last = result.best.get(declared.metric), result.final.get(f"val/{declared.metric}")
@@ -101,12 +103,19 @@ def _after_finish(result: RunResult, losses: Sequence[float], declared: Declared
         return f"the loss was still falling; try a run twice as long: {longer}"
     if any(text.startswith("resume.from=") for text in result.overrides):
         return ""  # learning rates are compared from the same start
-    around = ",".join(number(lr, 2) if lr != declared.lr else f"{lr:g}" for lr in _around(declared.lr))
-    return f"try the learning rates around this one: {_changed(result, f'optimizer.lr={around}', multirun=True)}"
+    around = ",".join(number(lr, 2) if lr != declared.lr else f"{lr:g}" for lr in _around(declared))
+    wider = _changed(result, f"{declared.lr_key}={around}", multirun=True)
+    what = "learning rates" if declared.lr_key == "optimizer.lr" else "factors on the estimated learning rate"
+    return f"try the {what} around this one: {wider}"
 
 
-def _around(lr: float) -> tuple[float, float, float]:
-    return lr / 3, lr, lr * 3
+def _ten_times_lower(result: RunResult, declared: Declared) -> str:
+    return _changed(result, f"{declared.lr_key}={declared.lr / 10:g}")
+
+
+def _around(declared: Declared) -> tuple[float, float, float]:
+    lr, factor = declared.lr, 3 if declared.lr_key == "optimizer.lr" else 2
+    return lr / factor, lr, lr * factor
 
 
 def _doubled(duration: str | int) -> str:

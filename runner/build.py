@@ -176,7 +176,7 @@ def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:
         return
     if other := find_other_optimizer(source, optimizer):
         name = type(optimizer).__name__
-        yield f"resume.from: the run was trained with {other}, so {name} takes its weights and begins with an empty state."
+        yield f"resume.from: the run was trained with {other}, so {name} takes its weights and begins without a state."
     elif difference := find_other_groups(source, optimizer):
         rule = f"must be those of the run that goes on, but {difference}"
         fix = "Leave param_groups out, or begin a new run with its weights: task.init_from in place of resume.from"

@@ -64,7 +64,7 @@ def _check_moments(optimizer: OptimizerNode, found: Findings) -> bool:
     except (LookupError, TypeError):
         return False  # reported by the check of the node
     if "betas" not in {*known, *optimizer.arguments}:
-        name = optimizer.target.rpartition(".")[2]
+        name = optimizer.name
         rule = f"must be false for an optimizer without betas, got true with {name}"
         found.add("scaling.betas", rule, "Set scaling.betas=false")
         return False
@@ -84,7 +84,9 @@ def _check_moments(optimizer: OptimizerNode, found: Findings) -> bool:
 
 def unusual_rule(config: Config) -> str:
     """Say that another rule is the usual one for this optimizer."""
-    rule, name = config.scaling.rule, config.optimizer.target.rpartition(".")[2]
+    rule, name = config.scaling.rule, config.optimizer.name
+    if rule != "none" and config.optimizer.d_coef is not None:
+        return f"scaling: {name} estimates its learning rate at the batch size that it has. Set scaling=none."
     usual = _RULE_OF.get(name, rule)
     if rule in ("none", usual):
         return ""

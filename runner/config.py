@@ -92,6 +92,16 @@ class OptimizerNode(Node):
         """The keys that are arguments of the class, `lr` included."""
         return {**super().arguments, "lr": self.lr}
 
+    @property
+    def name(self) -> str:
+        """Its class, without the package."""
+        return self.target.rpartition(".")[2]
+
+    @property
+    def d_coef(self) -> float | None:
+        """The factor on the learning rate that it estimates by itself, None where the page has none."""
+        return self.arguments.get("d_coef")
+
 
 class ScheduleNode(Node):
     """A schedule of a hyperparameter.

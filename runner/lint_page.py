@@ -23,7 +23,7 @@ def warnings(config: Config, clock: Clock) -> list[str]:
         clock: of the run.
     """
     of_page = (
-        _unusual_lr, _deaf_optimizer, _wrong_regime, _schedule_of_zero,
+        _unusual_lr, _deaf_optimizer, _own_schedule, _decay_of_average, _wrong_regime, _schedule_of_zero,
         deaf_remedy, early_stop_first, never_judged,
         unusual_rule, far_from_reference, unscaled_warmup,
     )  # fmt: skip
@@ -43,7 +43,7 @@ def _unusual_lr(config: Config) -> str:
     scaled = f" after scaling ({optimizer.lr:g} before)" if config.scaling.rule != "none" else ""
     return (
         f"optimizer.lr: {lr:g}{scaled} is {times:.3g} times {side} the typical range {low:g} to {high:g} of "
-        f"{optimizer.target.rpartition('.')[2]} {config.task.regime.replace('_', ' ')} "
+        f"{optimizer.name} {config.task.regime.replace('_', ' ')} "
         f"({typical.source}). The run goes on."
     )
 
@@ -56,6 +56,35 @@ def _deaf_optimizer(config: Config) -> str:
     return (
         "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and "
         "a schedule has no effect. Set warmup=none schedule=constant."
+    )
+
+
+def _own_schedule(config: Config) -> str:
+    """Say that a class changes the learning rate by itself, after it has been recorded."""
+    given = config.optimizer.arguments
+    if given.get("lr_decay"):
+        return (
+            f"optimizer.lr_decay: {config.optimizer.name} lowers the learning rate by it beside the schedule, and "
+            "neither preview nor records show that. Set optimizer.lr_decay=0."
+        )
+    if not given.get("warmup_steps"):
+        return ""
+    is_alone = config.warmup.target.endswith(".none")
+    seen = "neither preview nor records show it" if is_alone else "it is multiplied with the one of the page"
+    fix = f" warmup=linear warmup.duration={given['warmup_steps']}" if is_alone else ""
+    return (
+        f"optimizer.warmup_steps: {config.optimizer.name} has a warmup of its own of {given['warmup_steps']} steps, and "
+        f"{seen}. Set optimizer.warmup_steps=0{fix}."
+    )
+
+
+def _decay_of_average(config: Config) -> str:
+    """Say that a schedule-free optimizer, whose average of the weights stands in for a decay, is given one."""
+    if not config.optimizer.target.startswith("schedulefree.") or config.schedule.target.endswith(".constant"):
+        return ""
+    return (
+        f"schedule: {config.optimizer.name} averages the weights in place of a decay of the learning rate, which it "
+        "wants constant after the warmup. Set schedule=constant."
     )
 
 

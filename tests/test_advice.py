@@ -27,6 +27,12 @@ LATE = replace(RUN, verdict="reached train.max_seconds at step 9")
 COMPARE = f"try the learning rates around this one: {AROUND}"
 STOP_EARLY = f"val/loss was best at step 100 of 400; stop when it no longer gains: {STOP}"
 LOWER = "try a learning rate ten times lower: python -m runner train.duration=20ep seed=1 optimizer.lr=0.01"
+ESTIMATED = DECLARED._replace(lr=1.0, lr_key="optimizer.d_coef")
+FACTORS = "python -m runner -m optimizer.lr=0.1 train.duration=20ep seed=1 optimizer.d_coef=0.5,1,2"
+LOWER_FACTOR = (
+    "try a learning rate ten times lower: python -m runner optimizer.lr=0.1 train.duration=20ep seed=1 "
+    "optimizer.d_coef=0.1"
+)
 GO_ON = "go on with: python -m runner resume.from=runs/a"
 CASES: dict[str, tuple[RunResult, list[float], Declared, str]] = {
     "flat": (RUN, FLAT, DECLARED, COMPARE),
@@ -39,6 +45,8 @@ CASES: dict[str, tuple[RunResult, list[float], Declared, str]] = {
     "diverged": (replace(RUN, status="diverged"), FLAT, DECLARED, LOWER),
     "interrupted": (replace(RUN, status="interrupted"), FLAT, DECLARED, GO_ON),
     "late": (LATE, FLAT, DECLARED, f"{GO_ON} train.max_seconds=null"),
+    "estimated": (RUN, FLAT, ESTIMATED, f"try the factors on the estimated learning rate around this one: {FACTORS}"),
+    "estimated, diverged": (replace(RUN, status="diverged"), FLAT, ESTIMATED, LOWER_FACTOR),
     "resumed": (replace(RUN, overrides=("resume.from=x",)), FLAT, DECLARED, ""),
     "failed": (replace(RUN, status="failed"), FALLING, DECLARED, ""),
     "no numbers": (replace(RUN, best={}, final={}), [], DECLARED, COMPARE),

@@ -74,6 +74,7 @@ def test_run_records_the_effective_rate_beside_the_nominal_one(program: Program)
     assert found["train/lr"] == steps[5].lr
     assert found["train/lr_nominal"] == steps[5].lr_nominal
     assert from_json(to_json(steps[5])) == steps[5]
+    assert "optimizer.lr 1 x d, which Prodigy estimates" in program("mode=preview", "optimizer=prodigy").out
 
 
 def test_interrupted_prodigy_goes_on_bit_for_bit(program: Program) -> None:

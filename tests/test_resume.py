@@ -191,7 +191,10 @@ def test_resume_with_another_optimizer_starts_its_state_afresh(program: Program)
     part = program("schedule=linear", "train.duration=20", "train.max_seconds=1e-9")
     other = program(f"resume.from={part.run}", "optimizer=adamw", "train.max_seconds=null")
     assert other.code == 0, other.err
-    assert "warning resume.from: the run was trained with SGD, so AdamW takes its weights and begins" in other.err
+    assert (
+        "warning resume.from: the run was trained with SGD, so AdamW takes its weights and begins without a state."
+        in other.err
+    )
     assert json.loads((other.run / "result.json").read_text())["title"] == "adamw lr=0.001 linear w1"
     assert weights(other.run)["optimizer_class"] == "AdamW"
 

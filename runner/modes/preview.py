@@ -133,7 +133,9 @@ def _note(pages: Mapping[str, Config], shown: Mapping[str, _Shown]) -> str:
     lengths = dict.fromkeys(f"T = {one.plan.steps:,} steps" for one in shown.values())
     warmups = dict.fromkeys(f"W = {one.plan.warmup_steps:,}" for one in shown.values())
     rates = dict.fromkeys(
-        f"optimizer.lr {config.scaled_optimizer.lr:g}{' after scaling' if config.scaling.rule != 'none' else ''}"
+        f"optimizer.lr {config.scaled_optimizer.lr:g}"
+        f"{' after scaling' if config.scaling.rule != 'none' else ''}"
+        f"{f' x d, which {config.optimizer.name} estimates' if config.optimizer.d_coef is not None else ''}"
         for config in pages.values()
     )
     return ", ".join(

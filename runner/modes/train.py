@@ -217,12 +217,16 @@ def _finish(
         else:
             later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
-    stop = config.train.early_stop
-    declared = Declared(config.optimizer.lr, config.train.duration, stop.metric, stop.patience)
-    advice = advise(result, losses, declared=declared, directory=_shown(directory))
+    advice = advise(result, losses, declared=_declared(config), directory=_shown(directory))
     terminal.end(result, [advice, *notes] if advice else notes, losses=losses)
     print(_shown(directory), flush=True)
     return result
+
+
+def _declared(config: Config) -> Declared:
+    stop, d_coef = config.train.early_stop, config.optimizer.d_coef
+    declared = Declared(config.optimizer.lr, config.train.duration, stop.metric, stop.patience)
+    return declared if d_coef is None else declared._replace(lr=d_coef, lr_key="optimizer.d_coef")
 
 
 def _chose_tracking(result: RunResult) -> bool:
