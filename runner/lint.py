@@ -23,6 +23,7 @@ from runner.signatures import durations_of, filled_in, locate
 _MUCH = 1.25  # ratio from which two rates differ visibly
 _HIGH = 0.1  # share of the peak that is no low end
 _ROUNDING = 1e-12
+_NOTHING = 1e-6  # share of the peak that changes next to nothing
 _RUN = "schedule"  # what messages call that of the run
 _MADE_TO_EXCEED = ("runner.schedules.ramps.range_test", "runner.schedules.tables.chebyshev")
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
@@ -222,6 +223,19 @@ def _learns_nothing_last(course: Course) -> str:
     )
 
 
+def _hardly_learns(course: Course) -> str:
+    """Say that a good part of the run has next to no learning rate: an interval in steps that was meant in epochs."""
+    least = _NOTHING * max(course.factors)
+    high = [step for step, factor in zip(course.steps, course.factors, strict=True) if factor >= least]
+    since = high[-1] + 1
+    if course.factors[-1] in (0.0, max(course.factors)) or 4 * since > 3 * course.total_steps:
+        return ""
+    return (
+        f"is below a millionth of its peak after step {since:,} of {course.total_steps:,}, so the rest of the run "
+        "changes next to nothing. Let it fall more slowly, or to a floor."
+    )
+
+
 def _since(course: Course, value: float) -> int | None:
     """Return the first step from which the factor has this value up to the end of the run, None where it has not."""
     index = len(course.steps)
@@ -280,5 +294,6 @@ _OF_CURVE: tuple[Callable[[Course], str], ...] = (
     _rises_at_the_end,
     _learns_nothing_first,
     _learns_nothing_last,
+    _hardly_learns,
     _above_base,
 )

@@ -73,8 +73,8 @@ def _own_schedule(config: Config) -> str:
     seen = "neither preview nor records show it" if is_alone else "it is multiplied with the one of the page"
     fix = f" warmup=linear warmup.duration={given['warmup_steps']}" if is_alone else ""
     return (
-        f"optimizer.warmup_steps: {config.optimizer.name} has a warmup of its own of {given['warmup_steps']} steps, and "
-        f"{seen}. Set optimizer.warmup_steps=0{fix}."
+        f"optimizer.warmup_steps: {config.optimizer.name} has a warmup of its own of {given['warmup_steps']} steps, "
+        f"and {seen}. Set optimizer.warmup_steps=0{fix}."
     )
 
 

@@ -50,6 +50,7 @@ WARNINGS = [
     ("schedule=torch ++schedule.scheduler.eta_min=1", "schedule: the learning rate ends at 1, above optimizer.lr=0.1, so it does not fall. Lower the floor, such as eta_min, below that."),
     ("schedule=piecewise_linear schedule.times=[0,50,51,100%] schedule.values=[0.1,1,0.7,0.6] warmup=none", "schedule: the learning rate jumps from 0.1 at step 50 to 0.07 at the next, where its rise ends. Let the decay begin after the warmup."),
     ("schedule=multistep schedule.milestones=[30,60,90] train.duration=100ep", "schedule.milestones: 30, 60, 90 are in optimizer steps, of which an epoch has 22. Set schedule.milestones=[30ep,60ep,90ep] if epochs were meant."),
+    ("schedule=step schedule.every=30 warmup=none", "schedule: the learning rate is below a millionth of its peak after step 210 of 440, so the rest of the run changes next to nothing. Let it fall more slowly, or to a floor."),
     ("schedule=step schedule.every=5", "schedule.every: 5 is in optimizer steps, of which an epoch has 22. Set schedule.every=5ep if epochs were meant."),
     ("optimizer=adagrad optimizer.lr_decay=0.01", "optimizer.lr_decay: Adagrad lowers the learning rate by it beside the schedule, and neither preview nor records show that. Set optimizer.lr_decay=0."),
     ("optimizer=schedulefree_adamw optimizer.warmup_steps=20", "optimizer.warmup_steps: AdamWScheduleFree has a warmup of its own of 20 steps, and it is multiplied with the one of the page. Set optimizer.warmup_steps=0."),
@@ -120,7 +121,7 @@ def test_default_warmups_are_not_odd(warn: Callable[[str], list[str]], warmup: s
 
 def test_numbers_of_a_page_that_speaks_of_steps_are_taken_for_steps(warn: Callable[[str], list[str]]) -> None:
     assert warn("schedule=wsd_s schedule.periods=[220,220] schedule.decay=15 warmup.duration=30") == []
-    assert warn("schedule=step schedule.every=5 train.duration=440 warmup=none") == []
+    assert warn("schedule=step schedule.every=100 train.duration=440 warmup=none") == []
 
 
 def test_long_runs_are_looked_at_in_a_few_steps_and_all_near_the_joints() -> None:
