@@ -29,12 +29,14 @@ from typing import Any, NamedTuple
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from scipy import stats
 
 from runner.records import spell_non_finite
 from runner.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, SMALL, TEXT, WIDTH_INCHES, save
 
 CONFIDENCE = 0.95
+MOST_TICKS = 6
 COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 
 
@@ -182,13 +184,17 @@ def figure(arms: Sequence[Arm], path: Path) -> None:
 
 
 def _draw_tuning(ax: Axes, arms: Sequence[Arm], colours: dict[str, str]) -> None:
-    best = min(loss for arm in arms for loss in arm.tuned.values())
-    highest = max(min(arm.tuned.values()) for arm in arms)
+    found = [loss for arm in arms for loss in arm.tuned.values() if math.isfinite(loss)]
+    lrs = sorted({lr for arm in arms for lr in arm.tuned})
     for arm in arms:
         finite = {lr: loss for lr, loss in arm.tuned.items() if math.isfinite(loss)}
         ax.plot([*finite], [*finite.values()], color=colours[arm.name], marker="o", markersize=3, linewidth=1.2)
+    low, high = min(found), min(max(found), 4 * min(found))
+    ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     ax.set_xscale("log")
-    ax.set_ylim(best - 0.1 * (highest - best), highest + 1.5 * (highest - best))
+    ax.set_xticks(lrs[:: -(-len(lrs) // MOST_TICKS)], minor=False)
+    ax.xaxis.set_major_formatter(lambda lr, _: f"{lr:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_title("Tuning seeds: mean val loss", loc="left", fontsize=TEXT)
     _label(ax, "learning rate")
 
