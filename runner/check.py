@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from runner.check_facts import FindFacts, check_facts, check_init_from
@@ -24,7 +24,7 @@ from runner.check_watch import check_watched
 from runner.config import Config, OptimizerNode, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
-from runner.nodes import Node
+from runner.nodes import Node, is_node, leaves
 from runner.signatures import (
     as_written,
     filled_in,
@@ -32,6 +32,7 @@ from runner.signatures import (
     hints_of,
     is_bound_later,
     locate,
+    makes_schedule,
     named_by_runner,
     parameters_of,
     spread,
@@ -39,7 +40,18 @@ from runner.signatures import (
 from runner.stand_ins import with_stand_ins
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import Findings, fix, fix_of_list, is_for_section, rule, section_fix, shown, validate
+from runner.wording import (
+    Findings,
+    fix,
+    fix_of_argument,
+    fix_of_list,
+    is_for_section,
+    rule,
+    schedule_fix,
+    section_fix,
+    shown,
+    validate,
+)
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -92,34 +104,48 @@ def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
             found.sections[key] = TypeAdapter(annotated).validate_python(tree[key])
         except ValidationError as error:
             for item in error.errors():
-                _add_invalid(found, item, (key, *item["loc"]), annotated)
+                _add_invalid(found, item, (key, *item["loc"]), annotated, tree[key])
             with contextlib.suppress(ValidationError):
                 repaired = with_stand_ins(key, tree[key], [item["loc"] for item in error.errors()])
                 found.sections[key] = TypeAdapter(annotated).validate_python(repaired)
 
 
-def _add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annotation: Any) -> None:
-    """Turn one pydantic error into a problem, under the dotted key of the field it belongs to."""
+def _add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annotation: Any, whole: Any = None) -> None:
+    """Turn one pydantic error into a problem, under the dotted key of the field it belongs to.
+
+    Args:
+        found: takes the problem.
+        item: the error.
+        path: where it is.
+        annotation: of the section that is first on the path.
+        whole: what is written for that section.
+    """
     names = [str(name) for name in path[1:]]
+    value = whole
     for index, name in enumerate(names):
         model = _model(annotation)
-        if model is not None:
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        elif model is not None:
             fields = {info.alias or key: info for key, info in model.model_fields.items()}
             if item["type"] == "extra_forbidden" and name not in fields:
                 found.problems.append(unknown_key(".".join(map(str, path)), list(fields)))
                 return
             annotation = _declared(fields[name]) if name in fields else Any
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
         else:
             names = names[:index]  # an item of a list, or a member of a union
             break
-    key = ".".join([str(path[0]), *names])
+        value = value.get(name) if isinstance(value, Mapping) else None
+    key, given = ".".join([str(path[0]), *names]), value if isinstance(value, list) else item["input"]
     if item["type"] == "missing":
-        found.add(key, "must be there, got nothing", "Do not delete it")
+        is_new = key.endswith("._target_") and key.startswith(("schedule_of.", "overlays."))
+        mend = section_fix({**item, "input": None}, key.removesuffix("._target_")) if is_new else "Do not delete it"
+        found.add(key, "must be there, got nothing", mend)
+    elif is_for_section(item):
+        found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", section_fix(item, key))
     else:
-        mend = section_fix(item, key) if is_for_section(item) else fix(key)
-        found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", mend)
+        mend = fix_of_list(key, given, annotation) or fix(key)
+        found.add(key, f"{rule(item, annotation)}, got {shown(given)}", mend)
 
 
 def _declared(info: FieldInfo) -> Any:
@@ -134,11 +160,21 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 def _check_finite(tree: Any, found: Findings, prefix: str = "") -> None:
     """No number anywhere may be nan or infinite: torch takes such values without a word."""
-    if isinstance(tree, float) and not math.isfinite(tree):
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            _check_finite(value, found, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, list):
+        wrong = [value for _, value in leaves(tree) if not _is_finite(value)]
+        if any(wrong):
+            given = f"{wrong[0]} inside" if any(isinstance(item, Mapping) for item in tree) else shown(tree)
+            mend = fix_of_list(prefix, tree, Sequence[FiniteFloat]) or fix(prefix)
+            found.add(prefix, f"must hold finite numbers, got {given}", mend)
+    elif not _is_finite(tree):
         found.add(prefix, f"must be a finite number, got {tree}", fix(prefix))
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        _check_finite(value, found, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check_paths(found: Findings) -> None:
@@ -189,7 +225,9 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
     known = _check_names(key, node, target, found)
     for name, value in node.arguments.items():
         for path, item, item_hint in spread(name, value, hints[name]) if name in known and name in hints else ():
-            if not any(f"{part}.".startswith(f"{path}.") for part in node.parts):
+            if any(f"{part}.".startswith(f"{path}.") for part in node.parts):
+                _check_beside_parts(key, path, item, hints, found)
+            else:
                 default = parameters[name].default if path == name else inspect.Parameter.empty
                 _check_argument(f"{key}.{path}", item, item_hint, default, found)
     for path, written in node.parts.items():
@@ -207,6 +245,14 @@ def _check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> N
             later = name == "optimizer" and hint is not None
             fix_of_missing = f"Set {key}._partial_=true, it is given later" if later else f"Set {key}.{name}=..."
             found.add(f"{key}.{name}", "must be given, got nothing", fix_of_missing)
+
+
+def _check_beside_parts(key: str, path: str, value: Any, hints: Mapping[str, Any], found: Findings) -> None:
+    """Check what stands beside parts that name a target, in a section or a list of them."""
+    for name, item in value.items() if isinstance(value, Mapping) and not is_node(value) else ():
+        below = f"{path}.{name}"
+        if not is_node(item):
+            _check_argument(f"{key}.{below}", item, hint_at(hints, below), inspect.Parameter.empty, found)
 
 
 def _check_names(key: str, node: Node, target: Any, found: Findings) -> list[str]:
@@ -237,8 +283,13 @@ def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findin
         item = error.errors()[0]
         if is_for_section(item):
             key = ".".join([key, *map(str, item["loc"])])
-            found.add(key, f"{rule(item, hint)}, got {shown(item['input'])}", section_fix(item, key))
-        else:
-            found.add(
-                key, f"{rule(item, hint)}, got {shown(value)}", fix_of_list(key, value, hint) or fix(key, default)
-            )
+            wants = hint_at({"": hint}, ".".join(["", *map(str, item["loc"])]))
+            mend = schedule_fix(key, item["input"]) if makes_schedule(wants) else section_fix(item, key)
+            found.add(key, f"{rule(item, hint)}, got {shown(item['input'])}", mend)
+            return
+        broken = rule(item, hint)
+        if isinstance(value, list) and item["type"] == "value_error" and item["loc"]:
+            broken = f"must be a list, each item {broken.removeprefix('must be ')}"
+        of_parts = isinstance(value, Mapping) and not value and makes_schedule(hint_at({"": hint}, ".any"))
+        mend = f"Leave one in it, or set +schedule@{key}.another=cosine" if of_parts else ""
+        found.add(key, f"{broken}, got {shown(value)}", mend or fix_of_argument(key, value, hint, default))

@@ -20,18 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, Problem, nearest
+from runner.nodes import conf_directory
 from runner.tracking.directory import CONFIG
 from runner.wording import unresolved
 
 _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
     sys.path.append(_PLUGINS)
-
-
-def conf_directory() -> Path:
-    """Return the folder of config.yaml: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
 def to_tree(config: DictConfig) -> dict[str, Any]:
@@ -111,6 +106,27 @@ def choices_of(overrides: Iterable[str], *, page: Sequence[str]) -> dict[str, st
         except HydraException:  # an option that is none, which is said elsewhere, or is no more
             return {}
         return dict(composed.hydra.runtime.choices)
+
+
+def without_effect(tree: Mapping[str, Any], arguments: Iterable[str]) -> list[Problem]:
+    """Return the problems of sections that a command line sets to {}, which leaves what is in them.
+
+    Args:
+        tree: as composed.
+        arguments: the command line without the program.
+    """
+    problems = []
+    for key in (text.removesuffix("={}").lstrip("+") for text in arguments if text.endswith("={}")):
+        section: Any = tree
+        for name in key.split("."):
+            section = section.get(name) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping) and section:
+            parts = [str(name) for name, item in section.items() if isinstance(item, Mapping)]
+            whole = len(parts) < len(section)
+            rule = f"which {'changes nothing' if whole else 'leaves ' + ', '.join(parts)}"
+            fix = f"Leave {key} out" + ("" if whole else f", or set ~{key}.{parts[0]} to take that out")
+            problems.append(Problem(key, f"must say what is in it, got {{}}, {rule}", fix))
+    return problems
 
 
 def cannot_compose(error: Exception) -> Problem:

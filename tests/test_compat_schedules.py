@@ -466,8 +466,8 @@ TORCH_OF = "schedule.scheduler._target_=torch.optim.lr_scheduler"
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("schedule=transformers schedule.name=cosin", "schedule.name: must be one of constant, constant_with_warmup, cosine, cosine_warmup_with_min_lr, cosine_with_min_lr, cosine_with_restarts, inverse_sqrt, linear, polynomial, warmup_stable_decay (nearest: cosine), got 'cosin'. Set schedule.name=linear, its default."),
-        ("schedule=transformers schedule.name=greedy", "schedule.name: must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr, got 'greedy'. Set schedule.name=linear, its default."),
+        ("schedule=transformers schedule.name=cosin", "schedule.name: must be one of constant, constant_with_warmup, cosine, cosine_warmup_with_min_lr, cosine_with_min_lr, cosine_with_restarts, inverse_sqrt, linear, polynomial, warmup_stable_decay (nearest: cosine), got 'cosin'. Set schedule.name=linear."),
+        ("schedule=transformers schedule.name=greedy", "schedule.name: must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr, got 'greedy'. Set schedule.name=linear."),
         ("schedule=transformers schedule.power=2", "schedule.power: must be null with name=linear, which takes warmup, got 2.0. Change schedule.power."),
         ("schedule=transformers schedule.name=cosine schedule.num_cycles=0", "schedule.num_cycles: must be a finite number > 0 or null, got 0. Leave schedule.num_cycles out for its default."),
         ("schedule=transformers schedule.warmup=-3", "schedule.warmup: must be a duration >= 0 such as 500 (steps), 10%, 2ep or 64000ex, got -3. Leave schedule.warmup out for its default."),

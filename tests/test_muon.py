@@ -221,12 +221,12 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         ),
         (
             "optimizer.adamw_lr=0",
-            "optimizer.adamw_lr: must be a finite number > 0, got 0. Set optimizer.adamw_lr=0.0003, its default.",
+            "optimizer.adamw_lr: must be a finite number > 0, got 0. Set optimizer.adamw_lr=0.0003.",
         ),
         (
             "optimizer.adjust_lr_fn=rms",
             "optimizer.adjust_lr_fn: must be one of original, match_rms_adamw, got 'rms'. Set "
-            "optimizer.adjust_lr_fn=original, its default.",
+            "optimizer.adjust_lr_fn=original.",
         ),
     ],
 )
