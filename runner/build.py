@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from runner.assemble import make, refusal
+from runner.assemble import make, refusals
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.config import Config, Resume, TaskNode, Train
@@ -145,7 +145,9 @@ def build(config: Config) -> Experiment:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
     groups = _groups(config.param_groups, parts["param_groups"], model)
-    declared = declared.with_groups({group.name: group.schedule for group in groups if group.schedule is not None})
+    place = "param_groups.rules.{}.schedule" if "rules" in config.param_groups.arguments else "param_groups"
+    own = {group.name: group.schedule for group in groups if group.schedule is not None}
+    declared = declared.with_groups(own, keys={name: place.format(name) for name in own})
     groups = with_adamw_lr(groups, config.optimizer.lr, config.optimizer.arguments.get("adamw_lr"))
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in declared.others:
@@ -179,7 +181,7 @@ def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError([refusal("param_groups", node, error)]) from error
+        raise ConfigError(refusals("param_groups", node, error)) from error
 
 
 def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:

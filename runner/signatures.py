@@ -13,7 +13,6 @@ from typing_extensions import is_typeddict
 from runner.durations import Clock, FromRun, Steps, StepsOrZero
 from runner.errors import nearest, with_place
 from runner.nodes import Node, is_node, leaves
-from runner.schedules.shape import Schedule
 
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation"}),
@@ -113,7 +112,7 @@ def form(hint: Any) -> Literal["value", "factory", "timed", "function"]:
 def makes_schedule(hint: Any) -> bool:
     """Whether an argument takes what a schedule factory returns, or what makes a schedule for a stretch of the run."""
     members = get_args(hint)
-    return bool(members) and (members[0] if get_origin(hint) is Annotated else members[-1]) == Schedule
+    return bool(members) and (members[0] if get_origin(hint) is Annotated else members[-1]) == Callable[[int], float]
 
 
 def is_bound_later(target: Any, hint: Any, *, partial: bool) -> bool:
