@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.errors import ConfigError, Problem, nearest
 from runner.nodes import conf_directory
 from runner.tracking.directory import CONFIG
-from runner.wording import unresolved
+from runner.wording import shown, unresolved
 
 _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
@@ -226,10 +226,17 @@ def _wrong_options(override: Override) -> list[Problem]:
     if not options or override.is_delete():
         return []
     problems = []
+    key = f"{group}@{override.package}" if override.package else group
     for name in value if isinstance(value, list) else [value]:
-        if str(name) not in options:
-            close = nearest(str(name), options)
-            rule = f"must be one of {', '.join(sorted(options))}, got {str(name)!r}"
-            fix = f"Did you mean {group}={close}" if close else f"Set {group}={options[0]}"
-            problems.append(Problem(group, rule, fix))
+        if not isinstance(name, str | int) or str(name) not in options:
+            close = nearest(name, options) if isinstance(name, str) else ""
+            rule = f"must be one of {', '.join(sorted(options))}, got {shown(name)}"
+            fix = f"Did you mean {key}={close}" if close else _by_itself(key, group)
+            problems.append(Problem(key, rule, fix))
     return problems
+
+
+def _by_itself(key: str, group: str) -> str:
+    """Return what to do about an option that is like none: take that of the page where it names one."""
+    chosen = compose("config", return_hydra_config=True).hydra.runtime.choices.get(group)
+    return f"Set {key}={chosen}" if isinstance(chosen, str) else f"Leave {key} out for its default"

@@ -36,7 +36,12 @@ MISTAKES: list[tuple[str, str]] = [
     # unknown options
     ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
     ("detector=[divergense]", "detector: must be one of divergence, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
-    ("schedule=null", f"schedule: must be one of {SCHEDULES}, got 'None'. Did you mean schedule=cosine?"),
+    ("schedule=null", f"schedule: must be one of {SCHEDULES}, got null. Set schedule=cosine."),
+    ("schedule=5", f"schedule: must be one of {SCHEDULES}, got 5. Set schedule=cosine."),
+    ("schedule=", f"schedule: must be one of {SCHEDULES}, got ''. Set schedule=cosine."),
+    ("schedule={}", "schedule: must say what is in it, got {}, which changes nothing. Leave schedule out."),
+    ("schedule=sequential schedule@schedule.stages.first=cosin", f"schedule@schedule.stages.first: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule@schedule.stages.first=cosine?"),
+    ("schedule_of=3", "schedule_of: must be one of one_cycle_momentum, weight_decay_cosine, got 3. Leave schedule_of out for its default."),
     # learning rate
     ("optimizer.lr=nan", f"optimizer.lr: must be a finite number > 0, got nan. {LR_FIX}"),
     ("optimizer.lr=inf", f"optimizer.lr: must be a finite number > 0, got inf. {LR_FIX}"),
@@ -47,7 +52,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("optimizer.lr=null", f"optimizer.lr: must be a finite number > 0, got null. {LR_FIX}"),
     ("optimizer.lr=[0.1]", f"optimizer.lr: must be a finite number > 0, got [0.1]. {LR_FIX}"),
     # scaling
-    ("scaling=cubic", "scaling: must be one of linear, none, sqrt, got 'cubic'. Set scaling=linear."),
+    ("scaling=cubic", "scaling: must be one of linear, none, sqrt, got 'cubic'. Set scaling=none."),
     (
         "scaling=linear",
         "scaling.reference_batch_size: must be given for the linear rule, got null. "
