@@ -176,6 +176,9 @@ def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules
 
 def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:
     """Return the parameter groups of a model; a grouping of the user's own may fail in any way."""
+    if not callable(grouping):
+        rule = f"must make a function of the model, got {type(grouping).__name__}"
+        raise ConfigError([Problem("param_groups", rule, "Leave param_groups._target_ out, or see param_groups=all")])
     try:
         return make_groups(grouping, model)
     except ConfigError:

@@ -47,7 +47,8 @@ def _check_group(key: str, group: str, items: Any, ours: set[str], optimizer: Op
         if name == "lr":
             found.add(f"{key}.lr", f"must be a factor on optimizer.lr, got {shown(value)}", f"Set {key}.lr_multiplier")
         elif name in _HYPERPARAMETERS and name not in allowed and not takes_any:
-            rule = f"must be an argument of {optimizer.target.rpartition('.')[2]}, got {shown(value)}"
-            found.add(f"{key}.{name}", rule, "Remove it, or choose another optimizer")
+            rule = f"must be left out with {optimizer.target.rpartition('.')[2]}, which has none, got {shown(value)}"
+            having = "muon" if name == "use_muon" else "adamw"
+            found.add(f"{key}.{name}", rule, f"Remove it, or set optimizer={having}")
         elif name not in ours | allowed and not takes_any:
             found.problems.append(unknown_key(f"{key}.{name}", sorted(ours | allowed)))

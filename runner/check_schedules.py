@@ -68,13 +68,13 @@ def _check_schedule_of(schedules: Mapping[str, ScheduleNode], optimizer: Optimiz
     known = _scheduled_by(optimizer) if schedules.keys() - written_numbers(optimizer) else None  # imports the optimizer
     for name in schedules:
         if name in LEARNING_RATES:
-            rule = "must not be the learning rate, whose schedule is `schedule`"
-            found.add(f"schedule_of.{name}", rule, "Set schedule")
+            rule = f"must not be the learning rate, whose schedule is `schedule`, got {name!r}"
+            found.add(f"schedule_of.{name}", rule, "Set schedule=cosine, or another one")
         elif known is not None and name not in known and not wrong & {f"optimizer.{name}", "optimizer.betas"}:
             close = nearest(name, known)
-            hint = f", did you mean schedule_of.{close}" if close else ""
-            rule = f"must be a hyperparameter that {optimizer.target} has{hint}"
-            found.add(f"schedule_of.{name}", rule, f"Known here: {', '.join(known) or 'none'}")
+            rule = f"must be a hyperparameter of {optimizer.target} ({', '.join(known) or 'none'}), got {name!r}"
+            mend = f"Did you mean schedule_of.{close}" if close else "Leave it out, or set one of these"
+            found.add(f"schedule_of.{name}", rule, mend)
 
 
 def _scheduled_by(optimizer: OptimizerNode) -> list[str]:

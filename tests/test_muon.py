@@ -167,7 +167,7 @@ def test_rules_say_what_muon_takes_and_what_does_not_decay(program: Program) -> 
 
 def test_only_muon_takes_the_key_use_muon(refuse: Callable[..., Refusal]) -> None:
     refusal = refuse("param_groups=patterns", "param_groups.rules={a:{match:'*',use_muon:true}}", "optimizer=adamw")
-    assert "param_groups.rules.a.use_muon: must be an argument of AdamW, got true" in refusal.err
+    assert "param_groups.rules.a.use_muon: must be left out with AdamW, which has none, got true" in refusal.err
 
 
 def test_norms_and_biases_leave_weight_decay_when_asked() -> None:

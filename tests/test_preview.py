@@ -275,7 +275,7 @@ def test_schedule_of_what_the_optimizer_lacks_is_refused_in_every_mode(program: 
     for mode in ("preview", "train"):
         refused = program(f"mode={mode}", *declared)
         assert refused.code == 2
-        assert "schedule_of.momentum: must be a hyperparameter that torch.optim.Adagrad has" in refused.err
+        assert "schedule_of.momentum: must be a hyperparameter of torch.optim.Adagrad (" in refused.err
         assert not list(refused.directory.iterdir())
 
 
