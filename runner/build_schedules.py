@@ -147,7 +147,9 @@ def _as_written(problem: Problem, schedule: LRScheduleNode, base_lr: float) -> P
     """Return a problem with the floor under the key that the page gives it by."""
     if problem.key != "schedule.floor" or schedule.min_lr is None:
         return problem
-    return Problem("schedule.min_lr", problem.rule, f"Set schedule.min_lr={base_lr / 100:g}")
+    fix = problem.fix.replace("schedule.floor=0.01", f"schedule.min_lr={base_lr / 100:g}")
+    rule = f"{problem.rule.rpartition(', got ')[0]}, got {schedule.min_lr:g}"
+    return Problem("schedule.min_lr", rule, fix.replace("schedule.floor", "schedule.min_lr"))
 
 
 def with_floor(node: LRScheduleNode, lr: float) -> LRScheduleNode:

@@ -47,7 +47,7 @@ def checked_schedule(key: str, made: Any, *, total_steps: int, warmup_steps: int
     for step in looked_at(total_steps, warmup_steps):
         try:
             value = made(step)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rule = f"must give a factor at every step, but raises at step {step:,}: {with_place(error)}"
             raise ConfigError([Problem(key, rule, "Mend it, or take another one")]) from error
         if not (isinstance(value, Real) and math.isfinite(value) and float(value) >= 0):
@@ -77,7 +77,7 @@ def check_overlay(key: str, made: Any, factor: Schedule, *, total_steps: int, wa
         raise _of_wrong_kind(key, f"must make a function of a schedule, got {type(made).__name__}", "overlay=[noise]")
     try:
         laid = made(factor)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         rule = f"must make a function of a schedule, but it raises {with_place(error)}"
         raise _of_wrong_kind(key, rule, "overlay=[noise]") from error
     if not callable(laid):
@@ -101,5 +101,5 @@ def _held(schedule: Schedule, total_steps: int) -> Schedule:
 def _answers(schedule: Schedule, step: int) -> bool:
     try:
         return math.isfinite(schedule(step))
-    except Exception:  # whatever a function of the user's raises where the run never asks it
+    except (Exception, SystemExit):  # whatever a function of the user's raises where the run never asks it
         return False

@@ -69,6 +69,9 @@ def section_fix(item: Any, key: str) -> str:
         return schedule_fix(key, value)
     if item.get("ctx", {}).get("class") == "Tensor":
         return f"Set {key}._target_=torch.tensor {key}.data={spelled(value)}"
+    if key == "schedule.scheduler":
+        name = value if isinstance(value, str) else "ExponentialLR"
+        return f"Set {key}._target_=torch.optim.lr_scheduler.{name} in its place"
     is_path = isinstance(value, str) and "." in value.strip(".")
     name = key.rpartition(".")[2].capitalize()
     return f"Set {key}._target_={value if is_path else f'my_module.{name}'}"

@@ -114,11 +114,12 @@ def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) 
     def asked(step: int) -> float:
         try:
             value: object = function(step)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise wrong(f"{rule} at every step, but at step {step} it raises {with_place(error)}") from error
-        if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
+        number = _as_number(value)
+        if number is None or not 0 <= number < math.inf:
             raise wrong(f"{rule} at every step, got {value!r} at step {step}")
-        return float(value)
+        return number
 
     first = asked(0)
     for step in range(1, total_steps + 1):
@@ -126,6 +127,16 @@ def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) 
     if (again := asked(0)) != first:
         raise wrong(f"must return the same for the same step, got {first:g} and {again:g} for step 0")
     return lambda step: float(function(min(step, total_steps)))
+
+
+def _as_number(value: object) -> float | None:
+    """Return what a function gave as a number, None where it is none."""
+    if not isinstance(value, SupportsFloat) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except Exception:  # as a tensor of two numbers does
+        return None
 
 
 def _table(times: Sequence[int], values: Sequence[float], total_steps: int) -> list[int]:
