@@ -54,7 +54,9 @@ class _Assembly(NamedTuple):
         target = locate(node.target)
         hints = hints_of(target)
         arguments = _all_made({n: (f"{key}.{n}", value, hints, n) for n, value in node.arguments.items()}, self.value)
-        places = {i: (f"{key}._args_.{i}", value, {}, "") for i, value in enumerate(node.positional)}
+        places: dict[Any, tuple[Any, ...]] = {
+            i: (f"{key}._args_.{i}", value, {}, "") for i, value in enumerate(node.positional)
+        }
         positional = list(_all_made(places, self.value).values())
         if hint is not None and is_bound_later(target, hint, partial=node.partial):
             return functools.partial(target, *positional, **arguments)
@@ -94,7 +96,8 @@ class _Assembly(NamedTuple):
 
 def _all_made(places: Mapping[Any, tuple[Any, ...]], value: Callable[..., Any]) -> dict[Any, Any]:
     """Return the value of every place; where some are refused, with the problems of all of them."""
-    made, problems = {}, []
+    made: dict[Any, Any] = {}
+    problems: list[Problem] = []
     for name, place in places.items():
         try:
             made[name] = value(*place)

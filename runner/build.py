@@ -20,7 +20,7 @@ from runner.facts import Facts
 from runner.nodes import Node
 from runner.optim.apply import Schedules, keep_initial
 from runner.optim.freezing import zero_while_frozen
-from runner.optim.groups import Group, Grouping, Settings, make_groups
+from runner.optim.groups import Group, Settings, make_groups
 from runner.optim.muon import with_adamw_lr
 from runner.signatures import locate
 from runner.tasks.closing import in_use
@@ -174,7 +174,7 @@ def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules
     return {**lrs, **{(group, name): schedules.others[name] for group, names in has.items() for name in names}}
 
 
-def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:
+def _groups(node: Node, grouping: Any, model: nn.Module) -> list[Group]:
     """Return the parameter groups of a model; a grouping of the user's own may fail in any way."""
     if not callable(grouping):
         rule = f"must make a function of the model, got {type(grouping).__name__}"

@@ -14,7 +14,7 @@ from runner.wording import Findings, shown
 
 _NOT_FOR_GROUPS = {"params", "lr", "adamw_lr", "foreach", "fused", "capturable", "differentiable"}
 _HYPERPARAMETERS = {"weight_decay", "betas", "use_muon"}
-_EXAMPLE = "{head:{match:head,lr_multiplier:10},rest:{match:'*'}}"
+_EXAMPLE = "{vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"
 
 
 def check_group_rules(found: Findings) -> None:

@@ -133,7 +133,11 @@ def _check_argument(key: str, value: Any, hint: Any, default: Any, found: Findin
             mend = schedule_fix(key, item["input"]) if makes_schedule(wants) else section_fix(item, key)
             found.add(key, f"{rule(item, hint)}, got {shown(item['input'])}", mend)
             return
-        broken = rule(item, hint)
+        broken, place = rule(item, hint), item["loc"]
+        if isinstance(value, list) and len(place) > 1:  # a key of a section in a list
+            said = {"missing": "must be given", "unexpected_keyword_argument": "is unknown"}
+            what = said.get(item["type"], str(item["msg"]).replace("Input should be", "must be"))
+            broken = f"must be a list of sections, but {place[1]} of item {place[0]} {what}"
         if isinstance(value, list) and item["type"] == "value_error" and item["loc"]:
             broken = f"must be a list, each item {broken.removeprefix('must be ')}"
         of_parts = isinstance(value, Mapping) and not value and makes_schedule(hint_at({"": hint}, ".any"))

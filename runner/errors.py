@@ -141,7 +141,7 @@ class FactoryError(ValueError):
     def problems(self, key: str) -> list[Problem]:
         """Return the problems of a node with this dotted key."""
         return [
-            Problem(f"{key}.{name}" if name else key, rule, re.sub(r"(?<= )\.(?=[a-z])", f"{key}.", fix))
+            Problem(f"{key}.{name}" if name else key, rule, re.sub(r"(?<=[ +])\.(?=[a-z])", f"{key}.", fix))
             for name, rule, fix in self.faults
         ] + list(self.parts)
 

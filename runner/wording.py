@@ -18,6 +18,7 @@ _FIXES = {
     "optimizer.lr": "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer",
     "train.duration": "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)",
     "schedule.source": "Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms",
+    "schedule.cosine_kwargs": "Set schedule.cosine_kwargs=[{decay_steps:100,warmup_steps:10}]",
     "seed": "Set seed=0",
     "warmup.beta2": "Set warmup.beta2=0.999, or choose an optimizer with betas",
 }

@@ -481,11 +481,11 @@ TORCH_OF = "schedule.scheduler._target_=torch.optim.lr_scheduler"
         ("schedule=timm schedule.name=multistep schedule.decay_milestones=[8,50%,1]", "schedule.decay_milestones: must rise, got [8, 10, 1] intervals. Set schedule.decay_milestones in order."),
         ("schedule=optax schedule.name=warmup_constant", "schedule.warmup_steps: must be > 0 with name=warmup_constant, which else stays at init_value, got 0. Set schedule.warmup_steps=5%."),
         ("schedule=optax schedule.name=piecewise_constant schedule.boundaries=[5,9] schedule.scales=[0.1]", "schedule.scales: must be as many as the 2 boundaries, got 1. Set schedule.scales=[0.5,0.5]."),
-        (f"schedule=torch {TORCH_OF}.StepLR", "schedule.scheduler: must be accepted by StepLR, which says: StepLR.__init__() missing 1 required positional argument: 'step_size'. Change schedule.scheduler."),
-        (f"schedule=torch {TORCH_OF}.OneCycleLR +schedule.scheduler.total_steps=7", "schedule.scheduler: must give finite learning rates >= 0 for 20 calls of step, but OneCycleLR says at 8: Tried to step 8 times. The specified number of total steps is 7. Change schedule.scheduler."),
-        (f"schedule=torch {TORCH_OF}.ReduceLROnPlateau", "schedule.scheduler: must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr, got ReduceLROnPlateau. Change schedule.scheduler."),
+        (f"schedule=torch {TORCH_OF}.StepLR", "schedule.scheduler: must be accepted by StepLR, which says: StepLR.__init__() missing 1 required positional argument: 'step_size'. Set its arguments as in +schedule.scheduler.gamma=0.5."),
+        (f"schedule=torch {TORCH_OF}.OneCycleLR +schedule.scheduler.total_steps=7", "schedule.scheduler: must give finite learning rates >= 0 for 20 calls of step, but OneCycleLR says at 8: Tried to step 8 times. The specified number of total steps is 7. Change its arguments, beginning with its length."),
+        (f"schedule=torch {TORCH_OF}.ReduceLROnPlateau", "schedule.scheduler: must be a function of the step, not of the loss, got ReduceLROnPlateau. Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]."),
         (f"schedule=torch {TORCH_OF}.ChainedScheduler +schedule.scheduler.schedulers=[{{_target_:torch.optim.lr_scheduler.ConstantLR}}]", "schedule.scheduler.schedulers.0.optimizer: must be given, got nothing. Set schedule.scheduler.schedulers.0._partial_=true, it is given later."),
-        ("schedule=torch train.duration=30000000", "schedule.interval: must not make more than 20,000,000 values of a run of 30,000,000 steps, got 1. Change schedule.interval."),
+        ("schedule=torch train.duration=30000000", "schedule.interval: must not make more than 20,000,000 values of a run of 30,000,000 steps, got 1. Set schedule.interval=2."),
     ],
 )  # fmt: skip
 def test_mistake_in_a_preset_is_refused_with_key_rule_value_and_fix(

@@ -213,9 +213,10 @@ def _fruitless(
             text = f"must name a module that owns parameters of the model, got {kind!r}"
             close = nearest(kind, list(owners))
             return Problem(f"{key}.module", text, f"Did you mean {close}" if close else f"There are {listed(owners)}")
-    others: Rule = {**rule}
-    dims = others.pop("dims", None)
-    shapes = sorted({parameters[p].ndim for p in parameters if _fits(p, others, model)})
+    dims = rule.get("dims")
+    but_dims: Rule = {**rule}
+    but_dims.pop("dims", None)
+    shapes = sorted({parameters[p].ndim for p in parameters if _fits(p, but_dims, model)})
     if dims is None or not shapes:
         return Problem(
             key, "must fit a parameter, got none that fits match and module together", "Leave one of them out"
