@@ -272,7 +272,7 @@ GROUPS = [
     ("head param_groups.head=zzz", "param_groups.head: must fit a parameter of the model, got 'zzz', which fits none. There are 0.weight, 0.bias, 2.weight, 2.bias, 4.weight, 4.bias."),
     ("all param_groups._target_=os.getcwd", "param_groups: must make a function of the model, got str. Leave param_groups._target_ out, or see param_groups=all."),
     ("layerwise param_groups.rate=1.5", "param_groups.rate: must be a finite number > 0 and <= 1, got 1.5. Set param_groups.rate=0.75."),
-    ("layerwise param_groups.rate=nan", "param_groups.rate: must be a finite number, got nan. Leave param_groups.rate out for its default."),
+    ("layerwise param_groups.rate=nan", "param_groups.rate: must be a finite number > 0 and <= 1, got nan. Set param_groups.rate=0.75."),
     ("unfreeze param_groups.unfreeze_every=50%", "param_groups.unfreeze_every: must unfreeze all 3 layers within the run of 440 steps, got the last at 440. Set param_groups.unfreeze_every=219 or less."),
 ]  # fmt: skip
 
