@@ -45,7 +45,9 @@ def _check_group(key: str, group: str, items: Any, ours: set[str], optimizer: Op
     allowed = (parameters.keys() | getattr(target, "group_keys", set())) - _NOT_FOR_GROUPS
     for name, value in items.items():
         if name == "lr":
-            found.add(f"{key}.lr", f"must be a factor on optimizer.lr, got {shown(value)}", f"Set {key}.lr_multiplier")
+            factor = f"={value / optimizer.lr:g}" if isinstance(value, int | float) else ""
+            rule = f"must be a factor on optimizer.lr, got {shown(value)}"
+            found.add(f"{key}.lr", rule, f"Set {key}.lr_multiplier{factor} in its place")
         elif name in _HYPERPARAMETERS and name not in allowed and not takes_any:
             rule = f"must be left out with {optimizer.target.rpartition('.')[2]}, which has none, got {shown(value)}"
             having = "muon" if name == "use_muon" else "adamw"

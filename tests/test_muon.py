@@ -200,7 +200,8 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         ),
         (
             f"{RULES}={{a:{{match:'*.weight',use_muon:sure}},rest:{{match:'*'}}}}",
-            "param_groups.rules.a.use_muon: must be true or false, got 'sure'. Set param_groups.rules.a.use_muon=false.",
+            "param_groups.rules.a.use_muon: must be true or false, got 'sure'. "
+            "Set param_groups.rules.a.use_muon=false.",
         ),
         (
             f"{RULES}={{a:{{match:'*.weight',use_muon:true,ns_steps:100}},rest:{{match:'*',weight_decay:0,eps:-1}}}}",

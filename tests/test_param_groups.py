@@ -235,7 +235,7 @@ RULES = [
     ("{a:{match:4,schedule:{_target_:tests.own_parts.lost_at_3}},rest:{match:'*'}}", "rules.a.schedule: must give a finite number >= 0 at every step, got nan at step 3. Mend it, or take another one."),
     ("{a:{match:4,schedule:{_target_:runner.schedules.tables.piecewise_constant,times:[0],values:[0]}},rest:{match:'*'}}", "rules.a.schedule: must be > 0 at a step of the run, got 0 at all 440, which changes no weight. "),
     ("{a:{mach:4}}", "rules.a.mach: unknown key, did you mean param_groups.rules.a.match? Known keys here: "),
-    ("{a:{match:4,lr:0.1}}", "rules.a.lr: must be a factor on optimizer.lr, got 0.1. Set param_groups.rules.a.lr_multiplier."),
+    ("{a:{match:4,lr:0.1}}", "rules.a.lr: must be a factor on optimizer.lr, got 0.1. Set param_groups.rules.a.lr_multiplier=1 in its place."),
     ("{a:{match:4,lr_multiplier:0}}", "rules.a.lr_multiplier: must be a finite number > 0, got 0. "),
     ("{a:{match:4,lr_multiplier:inf}}", "rules.a.lr_multiplier: must be a finite number"),
     ("{a:{match:4,weight_decay:-1}}", "rules.a.weight_decay: must be a finite number >= 0, got -1. "),

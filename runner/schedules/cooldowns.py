@@ -111,6 +111,9 @@ def _faults(
     if shortest < 1:
         rule = f"must leave a step after the warmup of {warmups[0]}, got a first of {periods[0]}"
         yield Fault("periods", rule, f"Set warmup=none, or a first period longer than {warmups[0]} steps")
+        if decay > min(periods):
+            rule = f"must not be longer than the shortest period of {min(periods)} steps, got {decay}"
+            yield Fault("decay", rule, f"Set .decay={min(periods)} or less")
     elif decay > shortest:
         rule = f"must not be longer than the {shortest} steps of the shortest period after the warmup, got {decay}"
         yield Fault("decay", rule, f"Set .decay={shortest} or less")
