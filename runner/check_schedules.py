@@ -48,7 +48,7 @@ def _check_min_lr(schedule: LRScheduleNode, lr: float | None, found: Findings) -
         fix = "Set schedule.min_lr=null, or one with a floor such as schedule=cosine, linear, wsd or polynomial"
         found.add(key, f"must be null for a schedule without a floor, {given}", fix)
     elif "final" in takes:
-        final = min(schedule.min_lr / lr, 1.0) if lr is not None else 0.0
+        final = min((schedule.min_lr or 0.0) / lr, 1.0) if lr is not None else 0.0
         fix = f"Set schedule.min_lr=null schedule.final={final:g}, which is a factor"
         found.add(key, f"must be null for a schedule that does not end at its floor, {given}", fix)
     elif schedule.arguments.get("peaks") is not None:
