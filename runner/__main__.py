@@ -33,8 +33,9 @@ def _run() -> int:
     # imported here because that takes a while, in which Ctrl-C may come
     import hydra
 
-    from runner.compose import conf_directory, options_first
+    from runner.compose import options_first
     from runner.job import run
+    from runner.nodes import conf_directory
     from runner.sweeps.resume import expand_resumed_sweep
 
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from runner.durations import Clock, to_steps
-from runner.errors import AGAINST_EXIT, ConfigError, Problem, RunnerError, TaskError, with_place
+from runner.errors import AGAINST_EXIT, ConfigError, FactoryError, Problem, RunnerError, TaskError, with_place
 from runner.nodes import Node, is_node
 from runner.signatures import (
     PROVIDED,
@@ -53,8 +53,11 @@ class _Assembly(NamedTuple):
         """Return what a node's target returns, or the target with its arguments bound where that is wanted."""
         target = locate(node.target)
         hints = hints_of(target)
-        arguments = {n: self.value(f"{key}.{n}", value, hints, n) for n, value in node.arguments.items()}
-        positional = [self.value(f"{key}._args_.{i}", value, {}, "") for i, value in enumerate(node.positional)]
+        arguments = _all_made({n: (f"{key}.{n}", value, hints, n) for n, value in node.arguments.items()}, self.value)
+        places: dict[Any, tuple[Any, ...]] = {
+            i: (f"{key}._args_.{i}", value, {}, "") for i, value in enumerate(node.positional)
+        }
+        positional = list(_all_made(places, self.value).values())
         if hint is not None and is_bound_later(target, hint, partial=node.partial):
             return functools.partial(target, *positional, **arguments)
         try:
@@ -63,7 +66,7 @@ class _Assembly(NamedTuple):
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            raise ConfigError([refusal(key, node, error)]) from error
+            raise ConfigError(refusals(key, node, error)) from error
 
     def of_run(self, what: str) -> Any:
         """Return what an argument annotated with `FromRun` asks for."""
@@ -82,14 +85,37 @@ class _Assembly(NamedTuple):
                 return lambda clock: self._replace(clock=clock).called(key, node, {})
             return self.called(key, node, {}, hint=hint)
         if isinstance(value, Mapping):
-            return {name: self.value(f"{key}.{name}", item, hints, f"{path}.{name}") for name, item in value.items()}
+            return _all_made(
+                {name: (f"{key}.{name}", item, hints, f"{path}.{name}") for name, item in value.items()}, self.value
+            )
         if isinstance(value, list):
-            return [self.value(f"{key}.{i}", item, hints, f"{path}.{i}") for i, item in enumerate(value)]
+            places = {i: (f"{key}.{i}", item, hints, f"{path}.{i}") for i, item in enumerate(value)}
+            return list(_all_made(places, self.value).values())
         return to_steps(value, self.clock) if is_duration(hint) and value is not None else value
 
 
-def refusal(key: str, node: Node, error: BaseException) -> Problem:
-    """Say under which dotted key a factory refused: its messages begin with the argument's name."""
+def _all_made(places: Mapping[Any, tuple[Any, ...]], value: Callable[..., Any]) -> dict[Any, Any]:
+    """Return the value of every place; where some are refused, with the problems of all of them."""
+    made: dict[Any, Any] = {}
+    problems: list[Problem] = []
+    for name, place in places.items():
+        try:
+            made[name] = value(*place)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def refusals(key: str, node: Node, error: BaseException) -> list[Problem]:
+    """Say under which dotted keys a factory refused: its messages begin with the argument's name."""
+    if isinstance(error, FactoryError):
+        return error.problems(key)
+    return [_refusal(key, node, error)]
+
+
+def _refusal(key: str, node: Node, error: BaseException) -> Problem:
     if isinstance(error, TaskError) and error.problem is not None:
         return error.problem
     if isinstance(error, RunnerError):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from runner.assemble import make, refusal
+from runner.assemble import make, refusals
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.config import Config, Resume, TaskNode, Train
@@ -20,7 +20,7 @@ from runner.facts import Facts
 from runner.nodes import Node
 from runner.optim.apply import Schedules, keep_initial
 from runner.optim.freezing import zero_while_frozen
-from runner.optim.groups import Group, Grouping, Settings, make_groups
+from runner.optim.groups import Group, Settings, make_groups
 from runner.optim.muon import with_adamw_lr
 from runner.signatures import locate
 from runner.tasks.closing import in_use
@@ -147,7 +147,9 @@ def build(config: Config) -> Experiment:
         raise ConfigError(problems)
     model, initial_weights = _tried_model(config, task, plan)
     groups = _groups(config.param_groups, parts["param_groups"], model)
-    declared = declared.with_groups({group.name: group.schedule for group in groups if group.schedule is not None})
+    place = "param_groups.rules.{}.schedule" if "rules" in config.param_groups.arguments else "param_groups"
+    own = {group.name: group.schedule for group in groups if group.schedule is not None}
+    declared = declared.with_groups(own, keys={name: place.format(name) for name in own})
     groups = with_adamw_lr(groups, config.optimizer.lr, config.optimizer.arguments.get("adamw_lr"))
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in declared.others:
@@ -193,14 +195,17 @@ def _by_group(groups: list[Group], optimizer: Optimizer, schedules: RunSchedules
     return {**lrs, **{(group, name): schedules.others[name] for group, names in has.items() for name in names}}
 
 
-def _groups(node: Node, grouping: Grouping, model: nn.Module) -> list[Group]:
+def _groups(node: Node, grouping: Any, model: nn.Module) -> list[Group]:
     """Return the parameter groups of a model; a grouping of the user's own may fail in any way."""
+    if not callable(grouping):
+        rule = f"must make a function of the model, got {type(grouping).__name__}"
+        raise ConfigError([Problem("param_groups", rule, "Leave param_groups._target_ out, or see param_groups=all")])
     try:
         return make_groups(grouping, model)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError([refusal("param_groups", node, error)]) from error
+        raise ConfigError(refusals("param_groups", node, error)) from error
 
 
 def _tried_model(config: Config, task: Task, plan: TrainPlan) -> tuple[nn.Module, InitialWeights | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.optim import Optimizer
 
-from runner.assemble import refusal
+from runner.assemble import refusals
 from runner.config import OptimizerNode
 from runner.errors import ConfigError, Problem
 from runner.optim.groups import Group
@@ -39,7 +39,7 @@ def build_optimizer(node: OptimizerNode, groups: Sequence[Group], device: torch.
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError([refusal("optimizer", node, error)]) from error
+        raise ConfigError(refusals("optimizer", node, error)) from error
     if problems := list(_misuse(optimizer, groups)):
         raise ConfigError(problems)
     return optimizer

@@ -14,7 +14,7 @@ from runner.config import Config, LRScheduleNode, ScheduleNode
 from runner.durations import Clock, to_steps
 from runner.errors import ConfigError, Problem
 from runner.nodes import Node
-from runner.scan import check_overlay, checked_schedule, checked_warmup
+from runner.scan import check_learns, check_overlay, checked_schedule, checked_warmup
 from runner.schedules.joins import times
 from runner.schedules.overlays import Overlay
 from runner.schedules.shape import Schedule, Warmup
@@ -40,15 +40,27 @@ class RunSchedules(NamedTuple):
     others: Mapping[str, Schedule]
     groups: Mapping[str, Schedule]
 
-    def with_groups(self, own: Mapping[str, Schedule]) -> RunSchedules:
+    def with_groups(self, own: Mapping[str, Schedule], *, keys: Mapping[str, str]) -> RunSchedules:
         """Return these with the schedules that groups have of their own, by name of the group.
 
+        Args:
+            own: group -> its schedule.
+            keys: group -> dotted key of its schedule, for messages.
         Raises:
-            ConfigError: one gives no factor at a step of the run.
+            ConfigError: some give no factor at a step of the run, or 0 at all; all that do are named.
         """
         total, warmup = self.clock.total_steps or 1, self.warmup.steps
-        checked = partial(checked_schedule, "param_groups", total_steps=total, warmup_steps=warmup)
-        return self._replace(groups={name: checked(schedule) for name, schedule in own.items()})
+        problems: list[Problem] = []
+        groups: dict[str, Schedule] = {}
+        for name, schedule in own.items():
+            try:
+                groups[name] = checked_schedule(keys[name], schedule, total_steps=total, warmup_steps=warmup)
+                check_learns(keys[name], groups[name], total_steps=total, warmup_steps=warmup)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return self._replace(groups=groups)
 
     def lr(self, group: str | None = None) -> Schedule:
         """Return the whole factor of the learning rate, that of the run or of a group."""
@@ -79,7 +91,7 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
             found = make(key, node, time, provided)
             made[key] = found if check is None else check(key, found, total_steps=total_steps)
         except ConfigError as error:
-            problems.extend(_as_written(problem, config.schedule) for problem in error.problems)
+            problems.extend(_as_written(problem, config.schedule, base_lr) for problem in error.problems)
 
     def attempt_schedule(key: str, node: ScheduleNode) -> None:
         attempt(key, node, made_for(node, clock), check=partial(checked_schedule, warmup_steps=clock.warmup_steps))
@@ -104,9 +116,12 @@ def build_schedules(config: Config, clock: Clock) -> RunSchedules:
 def _laid_over(schedules: RunSchedules, overlays: Mapping[str, Any]) -> RunSchedules:
     """Return the schedules with overlays, each checked over those before it."""
     clock = schedules.clock
+    learns = partial(check_learns, total_steps=clock.total_steps or 1, warmup_steps=clock.warmup_steps)
+    learns("schedule", schedules.lr())
     for key, overlay in overlays.items():
         check_overlay(key, overlay, schedules.lr(), total_steps=clock.total_steps or 1, warmup_steps=clock.warmup_steps)
         schedules = schedules._replace(overlays=(*schedules.overlays, overlay))
+        learns(key, schedules.lr())
     return schedules
 
 
@@ -128,11 +143,13 @@ def _too_long(warmup: Warmup, node: Node, clock: Clock) -> list[Problem]:
     return [Problem(key, rule, fix)]
 
 
-def _as_written(problem: Problem, schedule: LRScheduleNode) -> Problem:
+def _as_written(problem: Problem, schedule: LRScheduleNode, base_lr: float) -> Problem:
     """Return a problem with the floor under the key that the page gives it by."""
     if problem.key != "schedule.floor" or schedule.min_lr is None:
         return problem
-    return Problem("schedule.min_lr", problem.rule, "Change schedule.min_lr")
+    fix = problem.fix.replace("schedule.floor=0.01", f"schedule.min_lr={base_lr / 100:g}")
+    rule = f"{problem.rule.rpartition(', got ')[0]}, got {schedule.min_lr:g}"
+    return Problem("schedule.min_lr", rule, fix.replace("schedule.floor", "schedule.min_lr"))
 
 
 def with_floor(node: LRScheduleNode, lr: float) -> LRScheduleNode:

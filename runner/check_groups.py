@@ -14,7 +14,7 @@ from runner.wording import Findings, shown
 
 _NOT_FOR_GROUPS = {"params", "lr", "adamw_lr", "foreach", "fused", "capturable", "differentiable"}
 _HYPERPARAMETERS = {"weight_decay", "betas", "use_muon"}
-_EXAMPLE = "{head:{match:head,lr_multiplier:10},rest:{match:'*'}}"
+_EXAMPLE = "{vectors:{dims:[0,1],lr_multiplier:0.1},rest:{match:'*'}}"
 
 
 def check_group_rules(found: Findings) -> None:
@@ -45,9 +45,12 @@ def _check_group(key: str, group: str, items: Any, ours: set[str], optimizer: Op
     allowed = (parameters.keys() | getattr(target, "group_keys", set())) - _NOT_FOR_GROUPS
     for name, value in items.items():
         if name == "lr":
-            found.add(f"{key}.lr", f"must be a factor on optimizer.lr, got {shown(value)}", f"Set {key}.lr_multiplier")
+            factor = f"={value / optimizer.lr:g}" if isinstance(value, int | float) else ""
+            rule = f"must be a factor on optimizer.lr, got {shown(value)}"
+            found.add(f"{key}.lr", rule, f"Set {key}.lr_multiplier{factor} in its place")
         elif name in _HYPERPARAMETERS and name not in allowed and not takes_any:
-            rule = f"must be an argument of {optimizer.target.rpartition('.')[2]}, got {shown(value)}"
-            found.add(f"{key}.{name}", rule, "Remove it, or choose another optimizer")
+            rule = f"must be left out with {optimizer.target.rpartition('.')[2]}, which has none, got {shown(value)}"
+            having = "muon" if name == "use_muon" else "adamw"
+            found.add(f"{key}.{name}", rule, f"Remove it, or set optimizer={having}")
         elif name not in ours | allowed and not takes_any:
             found.problems.append(unknown_key(f"{key}.{name}", sorted(ours | allowed)))

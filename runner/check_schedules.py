@@ -45,13 +45,14 @@ def _check_min_lr(schedule: LRScheduleNode, lr: float | None, found: Findings) -
     """Refuse a floor above the rate, which torch would raise the rate to, and one that is not where the run ends."""
     takes, key, given = parameters_of(locate(schedule.target)).keys(), "schedule.min_lr", f"got {schedule.min_lr:g}"
     if "floor" not in takes:
-        fix = "Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial"
+        fix = "Set schedule.min_lr=null, or one with a floor such as schedule=cosine, linear, wsd or polynomial"
         found.add(key, f"must be null for a schedule without a floor, {given}", fix)
     elif "final" in takes:
-        fix = "Set schedule.final, which is a factor"
+        final = min((schedule.min_lr or 0.0) / lr, 1.0) if lr is not None else 0.0
+        fix = f"Set schedule.min_lr=null schedule.final={final:g}, which is a factor"
         found.add(key, f"must be null for a schedule that does not end at its floor, {given}", fix)
     elif schedule.arguments.get("peaks") is not None:
-        fix = "Set schedule.peaks=null, or schedule.floor, which is a factor"
+        fix = "Set schedule.peaks=null, or schedule.min_lr=null and schedule.floor, which is a factor"
         found.add(key, f"must be null with schedule.peaks, which the floor is multiplied with, {given}", fix)
     elif schedule.arguments.get("floor"):
         rule = f"must be null with schedule.floor={shown(schedule.arguments['floor'])}, which says the same, {given}"
@@ -68,13 +69,13 @@ def _check_schedule_of(schedules: Mapping[str, ScheduleNode], optimizer: Optimiz
     known = _scheduled_by(optimizer) if schedules.keys() - written_numbers(optimizer) else None  # imports the optimizer
     for name in schedules:
         if name in LEARNING_RATES:
-            rule = "must not be the learning rate, whose schedule is `schedule`"
-            found.add(f"schedule_of.{name}", rule, "Set schedule")
+            rule = f"must not be the learning rate, whose schedule is `schedule`, got {name!r}"
+            found.add(f"schedule_of.{name}", rule, f"Set ~schedule_of.{name}, and schedule to what is wanted")
         elif known is not None and name not in known and not wrong & {f"optimizer.{name}", "optimizer.betas"}:
             close = nearest(name, known)
-            hint = f", did you mean schedule_of.{close}" if close else ""
-            rule = f"must be a hyperparameter that {optimizer.target} has{hint}"
-            found.add(f"schedule_of.{name}", rule, f"Known here: {', '.join(known) or 'none'}")
+            rule = f"must be a hyperparameter of {optimizer.target} ({', '.join(known) or 'none'}), got {name!r}"
+            mend = f"Did you mean schedule_of.{close}" if close else "Leave it out, or set one of these"
+            found.add(f"schedule_of.{name}", rule, mend)
 
 
 def _scheduled_by(optimizer: OptimizerNode) -> list[str]:

@@ -20,18 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, Problem, nearest
+from runner.nodes import conf_directory
 from runner.tracking.directory import CONFIG
-from runner.wording import unresolved
+from runner.wording import shown, unresolved
 
 _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
     sys.path.append(_PLUGINS)
-
-
-def conf_directory() -> Path:
-    """Return the folder of config.yaml: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
 def to_tree(config: DictConfig) -> dict[str, Any]:
@@ -111,6 +106,27 @@ def choices_of(overrides: Iterable[str], *, page: Sequence[str]) -> dict[str, st
         except HydraException:  # an option that is none, which is said elsewhere, or is no more
             return {}
         return dict(composed.hydra.runtime.choices)
+
+
+def without_effect(tree: Mapping[str, Any], arguments: Iterable[str]) -> list[Problem]:
+    """Return the problems of sections that a command line sets to {}, which leaves what is in them.
+
+    Args:
+        tree: as composed.
+        arguments: the command line without the program.
+    """
+    problems = []
+    for key in (text.removesuffix("={}").lstrip("+") for text in arguments if text.endswith("={}")):
+        section: Any = tree
+        for name in key.split("."):
+            section = section.get(name) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping) and section:
+            parts = [str(name) for name, item in section.items() if isinstance(item, Mapping)]
+            whole = len(parts) < len(section)
+            rule = f"which {'changes nothing' if whole else 'leaves ' + ', '.join(parts)}"
+            fix = f"Leave {key} out" + ("" if whole else f", or set ~{key}.{parts[0]} to take that out")
+            problems.append(Problem(key, f"must say what is in it, got {{}}, {rule}", fix))
+    return problems
 
 
 def cannot_compose(error: Exception) -> Problem:
@@ -210,10 +226,17 @@ def _wrong_options(override: Override) -> list[Problem]:
     if not options or override.is_delete():
         return []
     problems = []
+    key = f"{group}@{override.package}" if override.package else group
     for name in value if isinstance(value, list) else [value]:
-        if str(name) not in options:
-            close = nearest(str(name), options)
-            rule = f"must be one of {', '.join(sorted(options))}, got {str(name)!r}"
-            fix = f"Did you mean {group}={close}" if close else f"Set {group}={options[0]}"
-            problems.append(Problem(group, rule, fix))
+        if not isinstance(name, str | int) or str(name) not in options:
+            close = nearest(name, options) if isinstance(name, str) else ""
+            rule = f"must be one of {', '.join(sorted(options))}, got {shown(name)}"
+            fix = f"Did you mean {key}={close}" if close else _by_itself(key, group)
+            problems.append(Problem(key, rule, fix))
     return problems
+
+
+def _by_itself(key: str, group: str) -> str:
+    """Return what to do about an option that is like none: take that of the page where it names one."""
+    chosen = compose("config", return_hydra_config=True).hydra.runtime.choices.get(group)
+    return f"Set {key}={chosen}" if isinstance(chosen, str) else f"Leave {key} out for its default"

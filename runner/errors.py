@@ -12,6 +12,7 @@ RunnerError                    exit 1
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -108,6 +109,46 @@ class SweepError(RunnerError):
 
 class TrackingError(RunnerError):
     """A tracking server cannot be reached; the records on disk stay complete."""
+
+
+class Fault(NamedTuple):
+    """An argument that a factory refuses.
+
+    Attributes:
+        argument: its name, or "" where it is about several.
+        rule: what must hold and what was given.
+        fix: what to do about it; a name after a dot stands for one of its arguments, as in "Set .decay=10%".
+    """
+
+    argument: str
+    rule: str
+    fix: str
+
+
+class FactoryError(ValueError):
+    """A factory refuses its arguments, and knows what to do about them.
+
+    Args:
+        faults: of its own.
+        parts: problems of parts that it makes, by their dotted keys.
+    """
+
+    def __init__(self, *faults: Fault, parts: Iterable[Problem] = ()) -> None:
+        self.faults, self.parts = faults, tuple(parts)
+        own = [f"{fault.argument}: {fault.rule}" if fault.argument else fault.rule for fault in faults]
+        super().__init__("; ".join([*own, *map(str, self.parts)]))
+
+    def problems(self, key: str) -> list[Problem]:
+        """Return the problems of a node with this dotted key."""
+        return [
+            Problem(f"{key}.{name}" if name else key, rule, re.sub(r"(?<=[ +])\.(?=[a-z])", f"{key}.", fix))
+            for name, rule, fix in self.faults
+        ] + list(self.parts)
+
+
+def refused(argument: str, rule: str, fix: str) -> FactoryError:
+    """Return the error of a factory that refuses one argument."""
+    return FactoryError(Fault(argument, rule, fix))
 
 
 def in_words(error: Exception) -> str:

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compose import page_of, to_tree
+from runner.compose import page_of, to_tree, without_effect
 from runner.config import Config, Invocation
 from runner.continue_run import with_saved
 from runner.errors import Problem
@@ -38,7 +38,9 @@ def checked(tree: dict[str, Any], problems: tuple[Problem, ...] = ()) -> Config:
     from runner.check import check
     from runner.variants import find_facts, wrong_schedules
 
-    return check(tree, find_facts=find_facts, problems=(*problems, *wrong_schedules(tree, sys.argv[1:])))
+    arguments = sys.argv[1:]
+    found = (*problems, *without_effect(tree, arguments), *wrong_schedules(tree, arguments))
+    return check(tree, find_facts=find_facts, problems=found)
 
 
 def _sweep_id(hydra_config: Any) -> str | None:

@@ -271,10 +271,10 @@ def _cut_cooldown(course: Course) -> str:
     """Say that the run stops inside a cooldown that is laid over it."""
     clock, total = course.schedules.clock, course.total_steps
     for name, node in course.config.overlays.items():
-        arguments = node.arguments
-        if not {"begin", "duration"} <= arguments.keys():
+        given = durations_of(node)
+        if "begin" not in given:
             continue
-        begin, duration = to_steps(arguments["begin"], clock), to_steps(arguments["duration"], clock)
+        begin, duration = to_steps(given["begin"], clock), to_steps(given.get("duration", 0), clock)
         if begin < total < begin + duration:
             return (
                 f"overlays.{name}: it ends at step {begin + duration:,} and the run after {total:,}, at learning rate "
@@ -282,8 +282,8 @@ def _cut_cooldown(course: Course) -> str:
             )
         if begin >= total:
             return (
-                f"overlays.{name}: it begins at step {begin:,} and the run ends after {total:,}, so it has no effect. "
-                f"Set overlays.{name}.begin to an earlier step."
+                f"overlays.{name}.begin: step {begin:,} is not within the run of {total:,}, so {name} has no effect. "
+                f"Set overlays.{name}.begin={max(total - duration, 0) if duration else 0}."
             )
     return ""
 

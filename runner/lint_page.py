@@ -170,6 +170,8 @@ def _durations(config: Config) -> Iterator[tuple[str, dict[str, str | int]]]:
     nodes: dict[str, Node] = {"warmup": config.warmup, "schedule": config.schedule}
     nodes |= {f"schedule_of.{name}": node for name, node in config.schedule_of.items()}
     nodes |= {f"overlays.{name}": node for name, node in config.overlays.items()}
+    if config.param_groups.arguments:  # others have no durations, and naming them takes torch
+        nodes["param_groups"] = config.param_groups
     for key, node in nodes.items():
         lists: dict[str, dict[str, str | int]] = {}
         for path, duration in durations_of(node).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,3 +49,14 @@ def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
             yield key, section
         elif key in ("schedule_of", "overlays", "detectors", "remedies"):
             yield from ((f"{key}.{name}", node) for name, node in section.items())
+
+
+def conf_directory() -> Path:
+    """Return the folder of config.yaml: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def option_names(group: str) -> list[str]:
+    """Return the options of a config group that come with the program."""
+    return sorted(path.stem for path in (conf_directory() / group).glob("*.yaml"))

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from runner.compose import conf_directory
 from runner.config import Config, Invocation
+from runner.nodes import conf_directory
 from runner.tracking.jsonl import find_result
 
 _FLAGS = ("--config-dir", "--config-name")

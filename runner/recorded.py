@@ -10,11 +10,14 @@ from annotated_types import Gt, Le
 from pydantic import validate_call
 
 from runner.durations import TotalSteps, WarmupSteps
+from runner.errors import refused
 from runner.records import StepRecord
 from runner.schedules import refined as formula
 from runner.schedules.shape import Fraction, Schedule
 from runner.tracking.directory import RECORDS
 from runner.tracking.jsonl import read_records
+
+_FIX = "Set .source=runs/<name>/<run>, a run that has recorded its gradient norms"
 
 
 @validate_call
@@ -42,7 +45,7 @@ def refined(
     """
     file = Path(source) / RECORDS
     if not source or not file.is_file():
-        raise ValueError(f"source: must be a run directory with {RECORDS}, got {source!r}")
+        raise refused("source", f"must be a run directory with {RECORDS}, got {source!r}", _FIX)
     stamp = file.stat()
     smooth = _smooth_norms(file.parent.resolve(), smoothing, stamp.st_mtime_ns, stamp.st_size)
     return formula.refined(smooth, total_steps=total_steps, warmup_steps=warmup_steps, power=power)
@@ -54,5 +57,5 @@ def _smooth_norms(directory: Path, smoothing: float, _written_ns: int, _size: in
     try:
         norms = [record.grad_norm for record in read_records(directory) if isinstance(record, StepRecord)]
     except ValueError as error:
-        raise ValueError(f"source: must have readable records, but {error}") from None
+        raise refused("source", f"must have readable records, but {error}", _FIX) from None
     return formula.smoothed(norms, smoothing=smoothing)

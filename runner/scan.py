@@ -47,13 +47,24 @@ def checked_schedule(key: str, made: Any, *, total_steps: int, warmup_steps: int
     for step in looked_at(total_steps, warmup_steps):
         try:
             value = made(step)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             rule = f"must give a factor at every step, but raises at step {step:,}: {with_place(error)}"
-            raise ConfigError([Problem(key, rule, f"Change {key}")]) from error
+            raise ConfigError([Problem(key, rule, "Mend it, or take another one")]) from error
         if not (isinstance(value, Real) and math.isfinite(value) and float(value) >= 0):
             rule = f"must give a finite number >= 0 at every step, got {value!r} at step {step:,}"
-            raise ConfigError([Problem(key, rule, f"Change {key}")])
+            raise ConfigError([Problem(key, rule, "Mend it, or take another one")])
     return _held(made, total_steps)
+
+
+def check_learns(key: str, factor: Schedule, *, total_steps: int, warmup_steps: int) -> None:
+    """Check that a factor of the learning rate is not 0 for the whole run.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not any(factor(step) for step in looked_at(total_steps, warmup_steps)):
+        rule = f"must be > 0 at a step of the run, got 0 at all {total_steps:,}, which changes no weight"
+        raise ConfigError([Problem(key, rule, "Give it a factor > 0, or take another one")])
 
 
 def check_overlay(key: str, made: Any, factor: Schedule, *, total_steps: int, warmup_steps: int) -> None:
@@ -66,7 +77,7 @@ def check_overlay(key: str, made: Any, factor: Schedule, *, total_steps: int, wa
         raise _of_wrong_kind(key, f"must make a function of a schedule, got {type(made).__name__}", "overlay=[noise]")
     try:
         laid = made(factor)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         rule = f"must make a function of a schedule, but it raises {with_place(error)}"
         raise _of_wrong_kind(key, rule, "overlay=[noise]") from error
     if not callable(laid):
@@ -76,7 +87,7 @@ def check_overlay(key: str, made: Any, factor: Schedule, *, total_steps: int, wa
 
 
 def _of_wrong_kind(key: str, rule: str, example: str) -> ConfigError:
-    return ConfigError([Problem(key, rule, f"Change {key}._target_, as in {example}")])
+    return ConfigError([Problem(key, rule, f"Leave {key}._target_ out, or give one like that of {example}")])
 
 
 def _held(schedule: Schedule, total_steps: int) -> Schedule:
@@ -90,5 +101,5 @@ def _held(schedule: Schedule, total_steps: int) -> Schedule:
 def _answers(schedule: Schedule, step: int) -> bool:
     try:
         return math.isfinite(schedule(step))
-    except Exception:  # whatever a function of the user's raises where the run never asks it
+    except (Exception, SystemExit):  # whatever a function of the user's raises where the run never asks it
         return False

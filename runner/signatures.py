@@ -109,6 +109,12 @@ def form(hint: Any) -> Literal["value", "factory", "timed", "function"]:
     return "factory" if wanted == [] else "timed" if wanted == [Clock] else "function"
 
 
+def makes_schedule(hint: Any) -> bool:
+    """Whether an argument takes what a schedule factory returns, or what makes a schedule for a stretch of the run."""
+    members = get_args(hint)
+    return bool(members) and (members[0] if get_origin(hint) is Annotated else members[-1]) == Callable[[int], float]
+
+
 def is_bound_later(target: Any, hint: Any, *, partial: bool) -> bool:
     """Whether a part is handed over as a function, so that its remaining arguments come later."""
     return partial or (form(hint) == "function" and not inspect.isclass(target))

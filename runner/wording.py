@@ -11,15 +11,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from runner.errors import Problem
+from runner.errors import Problem, nearest
+from runner.nodes import option_names
 
 _FIXES = {
     "optimizer.lr": "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer",
     "train.duration": "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)",
     "schedule.source": "Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms",
+    "schedule.cosine_kwargs": "Set schedule.cosine_kwargs=[{decay_steps:100,warmup_steps:10}]",
     "seed": "Set seed=0",
     "warmup.beta2": "Set warmup.beta2=0.999, or choose an optimizer with betas",
 }
+_OF_THE_USER = ("param_groups.rules.", "schedule_of.", "overlays.", "schedule.stages.", "schedule.schedules.")
+_USUAL = {"betas": "[0.9,0.999]", "match": "'*'", "dims": "[0,1]"}  # of rules
 
 
 @dataclass
@@ -41,6 +45,10 @@ def rule(item: Any, annotation: Any) -> str:
         return str(item["ctx"]["error"])
     if is_for_section(item):
         return "must be a section with a _target_"
+    if isinstance(item["input"], Mapping) and item["type"] == "too_short":
+        return "must not be empty"
+    if item["type"] == "dict_type":
+        return "must be a section with keys of its own"
     try:
         return "must be " + _in_words(adapter(annotation).json_schema())
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):
@@ -58,11 +66,23 @@ def is_for_section(item: Any) -> bool:
 def section_fix(item: Any, key: str) -> str:
     """Return what to do about such a value; one that looks like a dotted path is taken for the target."""
     value = item["input"]
+    if key.startswith("schedule_of."):
+        return schedule_fix(key, value)
     if item.get("ctx", {}).get("class") == "Tensor":
-        return f"Set {key}._target_=torch.tensor {key}.data={_spelled(value)}"
+        return f"Set {key}._target_=torch.tensor {key}.data={spelled(value)}"
+    if key == "schedule.scheduler":
+        name = value if isinstance(value, str) else "ExponentialLR"
+        return f"Set {key}._target_=torch.optim.lr_scheduler.{name} in its place"
     is_path = isinstance(value, str) and "." in value.strip(".")
     name = key.rpartition(".")[2].capitalize()
     return f"Set {key}._target_={value if is_path else f'my_module.{name}'}"
+
+
+def schedule_fix(key: str, value: Any) -> str:
+    """Return what to do about a value where the section of a schedule belongs: the name of one goes with the place."""
+    there = key.endswith((".first", ".second"))  # what the pages of sequential and product have by themselves
+    close = nearest(str(value), option_names("schedule")) or "cosine"
+    return f"Set {'' if there else '+'}schedule@{key}={close}{'' if value is None else ' in its place'}"
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -97,7 +117,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "array":
         inner = schema.get("items") or schema.get("prefixItems", [{}])[0]
         least = schema.get("minItems", 0)
-        count = f" of {least}" if least == schema.get("maxItems") else f" of at least {least}" if least > 1 else ""
+        at_least = f" of at least {least}" if least > 1 else " that is not empty" if least else ""
+        count = f" of {least}" if least == schema.get("maxItems") else at_least
         return f"a list{count}, each item {_in_words(inner)}" if inner else "a list"
     if schema.get("format") == "duration":
         return "a duration such as 500 (steps), 10% or 2ep"
@@ -114,17 +135,70 @@ def fix(key: str, default: Any = inspect.Parameter.empty, *, otherwise: str = ""
     if key in _FIXES or otherwise:
         return _FIXES.get(key, otherwise)
     if default is not inspect.Parameter.empty and default is not None:
-        return f"Set {key}={_spelled(default)}, its default"
+        return f"Set {key}={spelled(default)}"
     return f"Leave {key} out for its default"
 
 
+def fix_of_argument(key: str, value: Any, annotation: Any, default: Any) -> str:
+    """Return what to do about an argument of a target; what it says to set fits the annotation.
+
+    A part that is not on a page of ours has no default to leave it to.
+    """
+    mended = fix_of_list(key, value, annotation)
+    if mended or key in _FIXES:
+        return mended or _FIXES[key]
+    name, required = key.rpartition(".")[2], default is inspect.Parameter.empty
+    if required and key.startswith(_OF_THE_USER) and (text := _USUAL.get(name) or example(annotation)):
+        return f"Set {key}={text}"
+    return fix(key, default)
+
+
 def fix_of_list(key: str, value: Any, annotation: Any) -> str:
-    """Return what to do about one value where a list belongs; "" where a list of it would not do either."""
-    try:
-        validate([value], annotation)
-    except (ValidationError, PydanticSchemaGenerationError):
+    """Return what to do about one value where a list belongs, or a list with a wrong item; "" where that is not it.
+
+    An item of a list is no key of its own, so the whole list is set, with its neighbour in the place of a wrong item.
+    """
+    sound = [item for item in value if fits([item], annotation)] if isinstance(value, list) else [value]
+    if not sound or not fits(sound[:1], annotation) or not fits(sound, annotation):
         return ""
-    return f"Set {key}={_spelled([value])}"
+    kept = sound[0]
+    items = [kept := item if fits([item], annotation) else kept for item in value] if isinstance(value, list) else sound
+    return f"Set {key}={spelled(items)}"
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value of the page is of a type, as far as that is known."""
+    try:
+        validate(value, annotation)
+    except (ValidationError, PydanticSchemaGenerationError):
+        return False
+    return True
+
+
+def example(annotation: Any) -> str:
+    """Return a value of a type as it is written on the command line, "" where none comes to mind."""
+    try:
+        return _example(adapter(annotation).json_schema())
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):
+        return ""
+
+
+def _example(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return next((text for part in schema["anyOf"] if (text := _example(part))), "")
+    if "enum" in schema or "const" in schema:
+        return str(schema.get("enum", [schema.get("const")])[0])
+    if schema["type"] == "array":
+        inner = _example(schema.get("items") or schema.get("prefixItems", [{"type": "null"}])[0])
+        return f"[{','.join([inner] * max(schema.get('minItems', 1), 1))}]" if inner else ""
+    if schema.get("format") == "duration":
+        return "10%"
+    if schema["type"] in ("number", "integer"):
+        low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+        most = schema.get("maximum", schema.get("exclusiveMaximum"))
+        between = (above or 0) + 1 if most is None else most if "maximum" in schema else ((above or 0) + most) / 2
+        return f"{low if low is not None else between:g}"
+    return {"boolean": "false"}.get(schema["type"], "")
 
 
 def unresolved(key: str, text: str) -> Problem:
@@ -136,17 +210,19 @@ def unresolved(key: str, text: str) -> Problem:
     return Problem(key, rule, fix(key, otherwise=f"Set {key}"))
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
     """Return a value as it is written on the command line."""
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_spelled, value)) + "]"
+        return "[" + ",".join(map(spelled, value)) + "]"
     return shown(value) if isinstance(value, bool) or value is None else f"{value}"
 
 
 def shown(value: Any) -> str:
     """Return a value as an error message shows it."""
     if isinstance(value, Mapping):
-        return "a section"
+        return "a section" if value else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(shown, value)) + "]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return repr(value) if isinstance(value, str) else str(value)

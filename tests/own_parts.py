@@ -172,6 +172,11 @@ def not_a_number_at_7(step: int) -> float:
     return float("nan") if step == 7 else 1.0
 
 
+def nothing_of_use(step: int, kind: str) -> Any:
+    """What is no factor, in one of its forms."""
+    return {"none": None, "complex": 1j, "text": "0.5", "two": torch.ones(2), "zero": 0.0}[kind]
+
+
 class Counting:
     """A factor that depends on how often it was asked."""
 
@@ -191,6 +196,11 @@ def rate_table() -> Any:
 def lost_at_3() -> Any:
     """Return a schedule that gives no number at step 3."""
     return lambda step: math.nan if step == 3 else 1.0
+
+
+def exiting() -> Any:
+    """Return a schedule that ends the program."""
+    return lambda step: sys.exit(3)
 
 
 def short_table() -> Any:

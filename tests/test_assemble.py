@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor, nn
 
 from runner.assemble import make
-from runner.check import _check_node
+from runner.check_nodes import check_node
 from runner.durations import Clock, Steps
 from runner.errors import ConfigError
 from runner.nodes import Node
@@ -45,7 +45,7 @@ def whole(**parts: Any) -> Node:
 
 def problems(node: Node) -> list[str]:
     found = Findings()
-    _check_node("task", node, found)
+    check_node("task", node, found)
     return sorted(map(str, found.problems))
 
 

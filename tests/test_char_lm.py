@@ -166,7 +166,7 @@ MISTAKES = [
         "Set task.context=46496 or less, or a longer task.text.",
     ),
     ("task.heads=5", "task.heads: must divide task.width=96, got 5. Set task.heads=1 or task.width=100."),
-    ("task.norm=mid", "task.norm: must be one of pre, post, got 'mid'. Set task.norm=pre, its default."),
+    ("task.norm=mid", "task.norm: must be one of pre, post, got 'mid'. Set task.norm=pre."),
 ]
 
 

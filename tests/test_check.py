@@ -36,7 +36,12 @@ MISTAKES: list[tuple[str, str]] = [
     # unknown options
     ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
     ("detector=[divergense]", "detector: must be one of divergence, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
-    ("schedule=null", f"schedule: must be one of {SCHEDULES}, got 'None'. Did you mean schedule=cosine?"),
+    ("schedule=null", f"schedule: must be one of {SCHEDULES}, got null. Set schedule=cosine."),
+    ("schedule=5", f"schedule: must be one of {SCHEDULES}, got 5. Set schedule=cosine."),
+    ("schedule=", f"schedule: must be one of {SCHEDULES}, got ''. Set schedule=cosine."),
+    ("schedule={}", "schedule: must say what is in it, got {}, which changes nothing. Leave schedule out."),
+    ("schedule=sequential schedule@schedule.stages.first=cosin", f"schedule@schedule.stages.first: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule@schedule.stages.first=cosine?"),
+    ("schedule_of=3", "schedule_of: must be one of one_cycle_momentum, weight_decay_cosine, got 3. Leave schedule_of out for its default."),
     # learning rate
     ("optimizer.lr=nan", f"optimizer.lr: must be a finite number > 0, got nan. {LR_FIX}"),
     ("optimizer.lr=inf", f"optimizer.lr: must be a finite number > 0, got inf. {LR_FIX}"),
@@ -47,7 +52,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("optimizer.lr=null", f"optimizer.lr: must be a finite number > 0, got null. {LR_FIX}"),
     ("optimizer.lr=[0.1]", f"optimizer.lr: must be a finite number > 0, got [0.1]. {LR_FIX}"),
     # scaling
-    ("scaling=cubic", "scaling: must be one of linear, none, sqrt, got 'cubic'. Set scaling=linear."),
+    ("scaling=cubic", "scaling: must be one of linear, none, sqrt, got 'cubic'. Set scaling=none."),
     (
         "scaling=linear",
         "scaling.reference_batch_size: must be given for the linear rule, got null. "
@@ -80,7 +85,7 @@ MISTAKES: list[tuple[str, str]] = [
         "optimizer.lrr: unknown key, did you mean optimizer.lr? Known keys here: dampening, devices, differentiable, foreach, "
         "fused, lr, maximize, momentum, nesterov, typical, weight_decay.",
     ),
-    ("optimizer.momentum=abc", "optimizer.momentum: must be a finite number, got 'abc'. Set optimizer.momentum=0, its default."),
+    ("optimizer.momentum=abc", "optimizer.momentum: must be a finite number, got 'abc'. Set optimizer.momentum=0."),
     ("optimizer.momentum=nan", "optimizer.momentum: must be a finite number, got nan. Leave optimizer.momentum out for its default."),
     ("optimizer.momentum=-1", "optimizer.momentum: must be a number >= 0, got -1. Set optimizer.momentum=0."),
     (
@@ -96,14 +101,14 @@ MISTAKES: list[tuple[str, str]] = [
         "optimizer._target_=torch.optim.LBFGS",
         "optimizer._target_: must step without a closure, got 'torch.optim.LBFGS'. Choose another optimizer.",
     ),
-    ("schedule.floor=1.5", "schedule.floor: must be a finite number >= 0 and <= 1, got 1.5. Set schedule.floor=0.0, its default."),
+    ("schedule.floor=1.5", "schedule.floor: must be a finite number >= 0 and <= 1, got 1.5. Set schedule.floor=0.0."),
     ("schedule.total_steps=4", "schedule.total_steps: must not be set, the runner fills it in, got 4. Remove it."),
-    ("task.model=resnet", "task.model: must be one of mlp, cnn, got 'resnet'. Set task.model=mlp, its default."),
-    ("task.hidden=[0]", "task.hidden: must be a list, each item an integer >= 1, got [0]. Set task.hidden=[128,128], its default."),
+    ("task.model=resnet", "task.model: must be one of mlp, cnn, got 'resnet'. Set task.model=mlp."),
+    ("task.hidden=[0]", "task.hidden: must be a list, each item an integer >= 1, got [0]. Set task.hidden=[128,128]."),
     ("task=tabular task.drop=a", "task.drop: must be a list, each item text or an integer, got 'a'. Set task.drop=[a]."),
     ("task.hidden=64", "task.hidden: must be a list, each item an integer >= 1, got 64. Set task.hidden=[64]."),
-    ("task.hidden=0", "task.hidden: must be a list, each item an integer >= 1, got 0. Set task.hidden=[128,128], its default."),
-    ("task=char_lm task.qk_norm=yess", "task.qk_norm: must be true or false, got 'yess'. Set task.qk_norm=false, its default."),
+    ("task.hidden=0", "task.hidden: must be a list, each item an integer >= 1, got 0. Set task.hidden=[128,128]."),
+    ("task=char_lm task.qk_norm=yess", "task.qk_norm: must be true or false, got 'yess'. Set task.qk_norm=false."),
     # batches, precision, device
     ("train.accumulate=0", "train.accumulate: must be an integer >= 1, got 0. Leave train.accumulate out for its default."),
     (
@@ -131,7 +136,7 @@ MISTAKES: list[tuple[str, str]] = [
     (
         "detector=[plateau] detectors.plateau.metric=loss",
         "detectors.plateau.metric: must be <split>/<metric> such as val/loss or train/loss, got 'loss'. "
-        "Set detectors.plateau.metric=val/loss, its default.",
+        "Set detectors.plateau.metric=val/loss.",
     ),
     (
         "detector=[streak] detectors.streak.metric=val/accuracy",
@@ -148,7 +153,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     (
         "remedy=[reduce_lr] remedies.reduce_lr.factor=1",
-        "remedies.reduce_lr.factor: must be a finite number > 0 and < 1, got 1. Set remedies.reduce_lr.factor=0.1, its default.",
+        "remedies.reduce_lr.factor: must be a finite number > 0 and < 1, got 1. Set remedies.reduce_lr.factor=0.1.",
     ),
     (
         "remedy=[reduce_lr] remedies.reduce_lr.detectors=plateau",
@@ -156,6 +161,11 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     # the rest of the page
     ("seed=1.5", "seed: must be an integer >= 0 and < 4294967296, got 1.5. Set seed=0."),
+    ("train={}", "train: must say what is in it, got {}, which changes nothing. Leave train out."),
+    ("overlay=[noise] overlays={}", "overlays: must say what is in it, got {}, which leaves noise. Leave overlays out, or set ~overlays.noise to take that out."),
+    ("+overlays.x={}", "overlays.x._target_: must be there, got nothing. Set overlays.x._target_=my_module.X."),
+    ("preview.schedules=cosine", "preview.schedules: must be a list, each item text that is not empty, got 'cosine'. Set preview.schedules=[cosine]."),
+    ("preview.schedules=[null]", "preview.schedules: must be a list, each item text that is not empty, got [null]. Leave preview.schedules out for its default."),
     ("train=5", "train: must be a section with keys of its own, got 5. Leave train out for its default."),
     ("~train.seed", "config: "),
     ("~schedule", "schedule: must be there, got nothing. Do not delete it."),
@@ -166,7 +176,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=upload, mode=eval or resume.from."),
     ("max_seconds=3", "max_seconds: unknown key, did you mean train.max_seconds?"),
     ("optimizer.lr=true", f"optimizer.lr: must be a finite number > 0, got true. {LR_FIX}"),
-    ("optimizer.momentum='0.9'", "optimizer.momentum: must be a finite number, got '0.9'. Set optimizer.momentum=0, its default."),
+    ("optimizer.momentum='0.9'", "optimizer.momentum: must be a finite number, got '0.9'. Set optimizer.momentum=0."),
     ("train.batch_size=true", "train.batch_size: must be an integer >= 1, got true. Leave train.batch_size out for its default."),
     ("train.duration=1e30", f"train.duration: must be a duration of at most 1e+12, got 1e+30. {DURATION_FIX}"),
     ("optimizer._target_=os.getcwd", "optimizer._target_: must be a class of optimizers, like those of torch.optim, or a function that declares to return one, got 'os.getcwd'. Choose another optimizer."),

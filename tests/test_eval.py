@@ -104,8 +104,8 @@ def test_command_line_changes_what_the_run_declared(trained: Done, evaluate: Eva
         (
             ["train.device=cuda:9", "task.dropout=2", "mode.weights=best"],
             [
-                "mode.weights: must be one of averaged, raw, got 'best'. Set mode.weights=averaged, its default.",
-                "task.dropout: must be a finite number >= 0 and < 1, got 2. Set task.dropout=0.0, its default.",
+                "mode.weights: must be one of averaged, raw, got 'best'. Set mode.weights=averaged.",
+                "task.dropout: must be a finite number >= 0 and < 1, got 2. Set task.dropout=0.0.",
                 "train.device: must be a device of this machine",
             ],
         ),

@@ -15,6 +15,7 @@ LAYERS: dict[str, int] = {
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4,
     "config": 5, "nodes": 5, "compose": 5, "check": 5, "check_facts": 5, "check_watch": 5, "check_groups": 5,
+    "check_nodes": 5,
     "check_scaling": 5, "check_schedules": 5, "facts": 5, "lint": 5, "lint_page": 5, "wording": 5, "signatures": 5,
     "assemble": 5, "build": 5, "build_schedules": 5, "recorded": 5, "group_table": 5, "provenance": 5,
     "continue_run": 5, "load": 5, "needs": 5, "rates": 5, "scan": 5, "variants": 5, "estimate": 5, "stand_ins": 5,

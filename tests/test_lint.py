@@ -58,11 +58,13 @@ WARNINGS = [
     ("optimizer=schedulefree_sgd schedule=cosine", "schedule: SGDScheduleFree averages the weights in place of a decay of the learning rate, which it wants constant after the warmup. Set schedule=constant."),
     ("optimizer=prodigy scaling=linear scaling.reference_batch_size=16", "scaling: Prodigy estimates its learning rate at the batch size that it has. Set scaling=none."),
     ("warmup.duration=5", "warmup.duration: 5 is in optimizer steps, of which an epoch has 22. Set warmup.duration=5ep if epochs were meant."),
+    ("param_groups=unfreeze param_groups.unfreeze_every=5", "param_groups.unfreeze_every: 5 is in optimizer steps, of which an epoch has 22. Set param_groups.unfreeze_every=5ep if epochs were meant."),
     ("schedule=piecewise_constant schedule.times=[0,5,10]", "schedule.times: 0, 5, 10 are in optimizer steps, of which an epoch has 22. Set schedule.times=[0,5ep,10ep] if epochs were meant."),
     ("schedule=multistep train.duration=1", "schedule.milestones: 2 of them fall on step 1 of 1. Set a longer train.duration."),
     ("schedule=multistep schedule.milestones=[50%,50%]", "schedule.milestones: 2 of them fall on step 220 of 440. Leave one out."),
     ("overlay=[cooldown] overlays.cooldown.begin=400", "overlays.cooldown: it ends at step 488 and the run after 440, at learning rate 0.00124. Set overlays.cooldown.duration=40."),
-    ("overlay=[cooldown] overlays.cooldown.begin=500", "overlays.cooldown: it begins at step 500 and the run ends after 440, so it has no effect. Set overlays.cooldown.begin to an earlier step."),
+    ("overlay=[cooldown] overlays.cooldown.begin=500", "overlays.cooldown.begin: step 500 is not within the run of 440, so cooldown has no effect. Set overlays.cooldown.begin=352."),
+    ("overlay=[noise] overlays.noise.begin=100%", "overlays.noise.begin: step 440 is not within the run of 440, so noise has no effect. Set overlays.noise.begin=0."),
     ("overlay=[cooldown] overlays.cooldown.duration=5%", "schedule: the learning rate is 0 from step 374 on, so the last 66 updates change nothing. Make the schedule longer or the run shorter."),
     ("schedule_of=[weight_decay_cosine]", "schedule_of.weight_decay: optimizer.weight_decay is 0, and so is every multiple of it. Set optimizer.weight_decay."),
     ("optimizer=rprop", "optimizer: Rprop reads the learning rate at its first update only, so a warmup sets its first step size and a schedule has no effect. Set warmup=none schedule=constant."),
@@ -139,32 +141,65 @@ REFUSED = [
     ("+schedule.min_lr=0.5", "schedule.min_lr: must be at most optimizer.lr=0.1, got 0.5. Set schedule.min_lr=0.01 or less."),
     ("+schedule.min_lr=0.5 scaling=linear scaling.reference_batch_size=32", "schedule.min_lr: must be at most optimizer.lr=0.2 after scaling, got 0.5. Set schedule.min_lr=0.02 or less."),
     ("+schedule.min_lr=0.01 schedule.floor=0.2", "schedule.min_lr: must be null with schedule.floor=0.2, which says the same, got 0.01. Set schedule.floor=0, or schedule.min_lr=null."),
-    ("schedule=cosine_then_linear +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule that does not end at its floor, got 0.01. Set schedule.final, which is a factor."),
-    ("schedule=wsd_s +schedule.min_lr=0.01 schedule.peaks=[1,0.5]", "schedule.min_lr: must be null with schedule.peaks, which the floor is multiplied with, got 0.01. Set schedule.peaks=null, or schedule.floor, which is a factor."),
-    ("schedule=wsd schedule.shape=exponential +schedule.min_lr=0", "schedule.min_lr: must be > 0 for an exponential shape, got 0. Change schedule.min_lr."),
-    ("schedule=constant +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule without a floor, got 0.01. Choose one with a floor, such as schedule=cosine, linear, wsd or polynomial."),
-    ("schedule=multistep schedule.milestones=[80%,50%]", "schedule.milestones: must be in order, got 352, 220 steps. Change schedule.milestones."),
-    ("schedule=multistep schedule.milestones=[50%,500]", "schedule.milestones: must lie inside the 440 steps that it is made for, got 220, 500 steps. Change schedule.milestones."),
-    ("schedule=multistep schedule.milestones=500", "schedule.milestones: must be a list, each item a duration such as 500 (steps), 10% or 2ep, got 500. Set schedule.milestones=[500]."),
-    ("schedule=multistep schedule.milestones=[4,8] train.duration=8 +schedule.end=inclusive warmup=none", "schedule.milestones: must lie inside the 7 steps that it is made for, got 4, 8 steps. Change schedule.milestones."),
+    ("schedule=cosine_then_linear +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule that does not end at its floor, got 0.01. Set schedule.min_lr=null schedule.final=0.1, which is a factor."),
+    ("schedule=wsd_s +schedule.min_lr=0.01 schedule.peaks=[1,0.5]", "schedule.min_lr: must be null with schedule.peaks, which the floor is multiplied with, got 0.01. Set schedule.peaks=null, or schedule.min_lr=null and schedule.floor, which is a factor."),
+    ("schedule=wsd schedule.shape=exponential +schedule.min_lr=0", "schedule.min_lr: must be > 0 for an exponential shape, got 0. Set schedule.min_lr=0.001."),
+    ("overlay=[cooldown] overlays.cooldown.shape=exponential", "overlays.cooldown.floor: must be > 0 for an exponential shape, got 0. Set overlays.cooldown.floor=0.01."),
+    ("overlay=[noise] overlays.noise.begin=9 overlays.noise.end=3", "overlays.noise.end: must not come before begin, which is step 9, got step 3. Set overlays.noise.end=null overlays.noise.begin=0."),
+    ("schedule=multistep schedule.milestones=[50%,500,3]", "schedule.milestones: must be in order and must lie inside the 440 steps that it is made for, got 220, 500, 3 steps. Set schedule.milestones=[3,220,440]."),
+    ("schedule=sequential schedule.boundaries=[]", "schedule.boundaries: must be one fewer than the 2 stages, got 0. Set schedule.boundaries=[50%]."),
+    ("schedule=wsd_s schedule.decay=60%", "schedule.decay: must not be longer than the 199 steps of the shortest period after the warmup, got 264. Set schedule.decay=199 or less."),
+    ("schedule=wsd_s schedule.periods=[5,400] schedule.decay=3", "schedule.periods: must leave a step after the warmup of 22, got a first of 5. Set warmup=none, or a first period longer than 22 steps."),
+    ("schedule=tanh schedule.lower=3", "schedule.upper: must be greater than lower=3, got 3. Set schedule.upper=13."),
+    ("schedule=range_test schedule.low=20", "schedule.high: must be greater than low=20, got 10. Set schedule.high=2e+06."),
+    ("schedule=one_cycle schedule.three_phase=true schedule.rise=0.6", "schedule.rise: must be at most 0.5 in three phases, got 0.6. Set schedule.rise=0.5 or less."),
+    ("schedule=cosine_restarts schedule.cycle_warmup=400", "schedule.cycle_warmup: must be shorter than a cycle of 60 steps, got 400. Set schedule.cycle_warmup=59 or less."),
+    ("schedule=cosine_restarts schedule.cycles=null", "schedule.first: must be given where cycles is not, got null. Set schedule.first=10%, or schedule.cycles=3."),
+    ("schedule=chebyshev schedule.low=2", "schedule.low: must be less than high=1, got 2. Set schedule.low=0.05."),
+    ("schedule=piecewise_constant schedule.values=[0,0,0]", "schedule: must be > 0 at a step of the run, got 0 at all 440, which changes no weight. Give it a factor > 0, or take another one."),
+    ("schedule=constant +schedule.min_lr=0.01", "schedule.min_lr: must be null for a schedule without a floor, got 0.01. Set schedule.min_lr=null, or one with a floor such as schedule=cosine, linear, wsd or polynomial."),
+    ("schedule=multistep schedule.milestones=[80%,50%]", "schedule.milestones: must be in order, got 352, 220 steps. Set schedule.milestones=[220,352]."),
+    ("schedule=multistep schedule.milestones=[50%,500]", "schedule.milestones: must lie inside the 440 steps that it is made for, got 220, 500 steps. Set schedule.milestones=[220,440]."),
+    ("schedule=multistep schedule.milestones=500", "schedule.milestones: must be a list that is not empty, each item a duration such as 500 (steps), 10% or 2ep, got 500. Set schedule.milestones=[500]."),
+    ("schedule=multistep schedule.milestones=[4,8] train.duration=8 +schedule.end=inclusive warmup=none", "schedule.milestones: must lie inside the 7 steps that it is made for, got 4, 8 steps. Set schedule.milestones=[4,7]."),
     ("schedule=cosine_restarts schedule.cycles=20000", "schedule.cycles: must be an integer >= 1 and <= 10000 or null, got 20000. Leave schedule.cycles out for its default."),
-    ("schedule=inverse_sqrt warmup=none", "schedule.timescale: must be given where there is no warmup to take it from, got null. Change schedule.timescale."),
-    ("schedule=wsd schedule.decay=99%", "schedule.decay: must not be longer than the 419 steps after the warmup, got 436. Change schedule.decay."),
-    ("schedule=piecewise_linear schedule.values=[1,nan,0]", "schedule.values.1: must be a finite number, got nan. Leave schedule.values.1 out for its default."),
+    ("schedule=inverse_sqrt warmup=none", "schedule.timescale: must be given where there is no warmup to take it from, got null. Set schedule.timescale=10%, or warmup=linear warmup.duration=5%."),
+    ("schedule=power warmup=none", "schedule: must follow a warmup, whose length is its timescale, got a start without one. Set warmup=linear warmup.duration=5%; a later stage has none, use inverse_sqrt with a timescale there."),
+    ("schedule=wsd schedule.decay=99%", "schedule.decay: must not be longer than the 419 steps after the warmup, got 436. Set schedule.decay=419 or less."),
+    ("schedule=piecewise_linear schedule.values=[1,nan,0]", "schedule.values: must be a list that is not empty, each item a finite number >= 0, got [1, nan, 0]. Set schedule.values=[1,1,0]."),
+    ("schedule=piecewise_linear schedule.values=[1,-1,0]", "schedule.values: must be a list that is not empty, each item a finite number >= 0, got [1, -1, 0]. Set schedule.values=[1,1,0]."),
+    ("schedule=optax schedule.name=sgdr schedule.cosine_kwargs=[{decay_steps:5,init_value:nan}]", "schedule.cosine_kwargs: must be a list of sections, but init_value of item 0 must be greater than or equal to 0, got [a section]. Set schedule.cosine_kwargs=[{decay_steps:100,warmup_steps:10}]."),
+    ("schedule=multistep schedule.milestones=[]", "schedule.milestones: must be a list that is not empty, each item a duration such as 500 (steps), 10% or 2ep, got []. Leave schedule.milestones out for its default."),
+    ("schedule=multistep schedule.milestones=[null]", "schedule.milestones: must be a list, each item a duration > 0 such as 500 (steps), 10%, 2ep or 64000ex, got [null]. Leave schedule.milestones out for its default."),
+    ("schedule=sequential schedule.stages.first=wsd", "schedule.stages.first: must be a section with a _target_, got 'wsd'. Set schedule@schedule.stages.first=wsd in its place."),
+    ("schedule=product schedule.schedules.third=rx", "schedule.schedules.third: must be a section with a _target_, got 'rx'. Set +schedule@schedule.schedules.third=rex in its place."),
+    ("schedule=product schedule.schedules={}", "schedule.schedules: must say what is in it, got {}, which leaves first, second. Leave schedule.schedules out, or set ~schedule.schedules.first to take that out."),
+    ("schedule=sequential schedule.stages=null", "schedule.stages: must be a section with keys of its own, got null. Leave schedule.stages out for its default."),
+    ("schedule=sequential ~schedule.stages.first ~schedule.stages.second", "schedule.stages: must not be empty, got {}. Leave one in it, or set +schedule@schedule.stages.another=cosine."),
+    ("schedule=sequential schedule@schedule.stages.first=step schedule.stages.first.every=-1", "schedule.stages.first.every: must be a duration > 0 such as 500 (steps), 10%, 2ep or 64000ex, got -1. Set schedule.stages.first.every=10%."),
+    ("schedule_of.momentum.floor=1", "schedule_of.momentum._target_: must be there, got nothing. Set +schedule@schedule_of.momentum=cosine."),
     ("schedule=refined", "schedule.source: must be text, got null. Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms."),
-    ("schedule=refined schedule.source=nowhere", "schedule.source: must be a run directory with records.jsonl, got 'nowhere'. Change schedule.source."),
-    ("schedule_of.foo=3", "schedule_of.foo: must be a section with a _target_, got 3. Set schedule_of.foo._target_=my_module.Foo."),
-    ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter that torch.optim.SGD has, did you mean schedule_of.momentum? Known here: dampening, momentum, weight_decay."),
-    ("schedule_of.lr._target_=runner.schedules.decays.constant", "schedule_of.lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
-    ("schedule=one_cycle schedule_of=[one_cycle_momentum] optimizer=adagrad", "schedule_of.momentum: must be a hyperparameter that torch.optim.Adagrad has. Known here: eps, initial_accumulator_value, lr_decay, weight_decay."),
-    ("schedule_of.betas._target_=runner.schedules.decays.constant optimizer=adamw", "schedule_of.betas: must be a hyperparameter that torch.optim.AdamW has, did you mean schedule_of.beta2? Known here: beta1, beta2, eps, momentum, weight_decay."),
-    ("schedule_of.adamw_lr._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.adamw_lr: must not be the learning rate, whose schedule is `schedule`. Set schedule."),
-    ("schedule_of.nesterov._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.nesterov: must be a hyperparameter that runner.optim.muon.MuonAdamW has. Known here: beta1, beta2, eps, momentum, weight_decay."),
-    ("schedule_of.ns_steps._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.ns_steps: must be a hyperparameter that runner.optim.muon.MuonAdamW has. Known here: beta1, beta2, eps, momentum, weight_decay."),
+    ("schedule=refined schedule.source=nowhere", "schedule.source: must be a run directory with records.jsonl, got 'nowhere'. Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms."),
+    ("schedule_of.foo=3", "schedule_of.foo: must be a section with a _target_, got 3. Set +schedule@schedule_of.foo=cosine in its place."),
+    ("schedule_of.momentun._target_=runner.schedules.decays.constant", "schedule_of.momentun: must be a hyperparameter of torch.optim.SGD (dampening, momentum, weight_decay), got 'momentun'. Did you mean schedule_of.momentum?"),
+    ("schedule_of.lr._target_=runner.schedules.decays.constant", "schedule_of.lr: must not be the learning rate, whose schedule is `schedule`, got 'lr'. Set ~schedule_of.lr, and schedule to what is wanted."),
+    ("schedule=one_cycle schedule_of=[one_cycle_momentum] optimizer=adagrad", "schedule_of.momentum: must be a hyperparameter of torch.optim.Adagrad (eps, initial_accumulator_value, lr_decay, weight_decay), got 'momentum'. Leave it out, or set one of these."),
+    ("schedule_of.betas._target_=runner.schedules.decays.constant optimizer=adamw", "schedule_of.betas: must be a hyperparameter of torch.optim.AdamW (beta1, beta2, eps, momentum, weight_decay), got 'betas'. Did you mean schedule_of.beta2?"),
+    ("schedule_of.adamw_lr._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.adamw_lr: must not be the learning rate, whose schedule is `schedule`, got 'adamw_lr'. Set ~schedule_of.adamw_lr, and schedule to what is wanted."),
+    ("schedule_of.nesterov._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.nesterov: must be a hyperparameter of runner.optim.muon.MuonAdamW (beta1, beta2, eps, momentum, weight_decay), got 'nesterov'. Leave it out, or set one of these."),
+    ("schedule_of.ns_steps._target_=runner.schedules.decays.constant optimizer=muon", "schedule_of.ns_steps: must be a hyperparameter of runner.optim.muon.MuonAdamW (beta1, beta2, eps, momentum, weight_decay), got 'ns_steps'. Leave it out, or set one of these."),
     ("schedule=sequential schedule@schedule.stages.third=rex", "schedule@schedule.stages.third: must be there to be changed. Set +schedule@schedule.stages.third to add it."),
     ("warmup=untuned", "warmup.beta2: must have a value, but takes it from optimizer.betas[1], which is not there. Set warmup.beta2=0.999, or choose an optimizer with betas."),
-    ("schedule=lambda schedule.function._target_=tests.own_parts.not_a_number_at_7", "schedule.function: must return a finite number >= 0 at every step, got nan at step 7. Change schedule.function."),
-    ("schedule=lambda schedule.function._target_=tests.own_parts.Counting", "schedule.function: must return the same for the same step, got 0.5 and 0.00225734 for step 0. Change schedule.function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.not_a_number_at_7", "schedule.function: must return a finite number >= 0 at every step, got nan at step 7. Mend not_a_number_at_7, or set schedule.function._target_ to another function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.nothing_of_use schedule.function.kind=none", "schedule.function: must return a finite number >= 0 at every step, got None at step 0. Mend nothing_of_use, or set schedule.function._target_ to another function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.nothing_of_use schedule.function.kind=complex", "schedule.function: must return a finite number >= 0 at every step, got 1j at step 0. Mend nothing_of_use, or set schedule.function._target_ to another function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.nothing_of_use schedule.function.kind=text", "schedule.function: must return a finite number >= 0 at every step, got '0.5' at step 0. Mend nothing_of_use, or set schedule.function._target_ to another function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.nothing_of_use schedule.function.kind=two", "schedule.function: must return a finite number >= 0 at every step, got tensor([1., 1.]) at step 0. Mend nothing_of_use, or set schedule.function._target_ to another function."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.nothing_of_use schedule.function.kind=zero", "schedule: must be > 0 at a step of the run, got 0 at all 440, which changes no weight. Give it a factor > 0, or take another one."),
+    ("schedule=constant schedule._target_=runner.schedules.decays.step", "schedule.every: must be given, got nothing. Set schedule.every=10%."),
+    ("schedule=torch schedule.scheduler=ExponentialLR", "schedule.scheduler: must be a section with a _target_, got 'ExponentialLR'. Set schedule.scheduler._target_=torch.optim.lr_scheduler.ExponentialLR in its place."),
+    ("schedule=transformers schedule.name=linear +schedule.min_lr=0.01", "schedule.min_lr: must be null with name=linear, which takes warmup, got 0.01. Set schedule.min_lr=null."),
+    ("schedule=lambda schedule.function._target_=tests.own_parts.Counting", "schedule.function: must return the same for the same step, got 0.5 and 0.00225734 for step 0. Mend Counting, or set schedule.function._target_ to another function."),
 ]  # fmt: skip
 
 
@@ -176,14 +211,15 @@ def test_what_nobody_can_want_is_refused_before_anything_is_made(refuse: Refuse,
 
 
 FACTORIES = [
-    ("warmup._target_=runner.schedules.decays.constant ~warmup.duration ~warmup.start", "warmup: must make a Warmup, got function. Change warmup._target_, as in warmup=linear."),
-    ("schedule=constant schedule._target_=builtins.dict", "schedule: must make a function of the step, got dict. Change schedule._target_, as in schedule=cosine."),
-    ("schedule=constant schedule._target_=runner.schedules.warmups.none", "schedule: must make a function of the step, got Warmup. Change schedule._target_, as in schedule=cosine."),
-    ("schedule=constant schedule._target_=tests.own_parts.lost_at_3", "schedule: must give a finite number >= 0 at every step, got nan at step 3. Change schedule."),
-    ("schedule_of.momentum._target_=tests.own_parts.lost_at_3 optimizer=nesterov", "schedule_of.momentum: must give a finite number >= 0 at every step, got nan at step 3. Change schedule_of.momentum."),
+    ("warmup._target_=runner.schedules.decays.constant ~warmup.duration ~warmup.start", "warmup: must make a Warmup, got function. Leave warmup._target_ out, or give one like that of warmup=linear."),
+    ("schedule=constant schedule._target_=builtins.dict", "schedule: must make a function of the step, got dict. Leave schedule._target_ out, or give one like that of schedule=cosine."),
+    ("schedule=constant schedule._target_=runner.schedules.warmups.none", "schedule: must make a function of the step, got Warmup. Leave schedule._target_ out, or give one like that of schedule=cosine."),
+    ("schedule=constant schedule._target_=tests.own_parts.lost_at_3", "schedule: must give a finite number >= 0 at every step, got nan at step 3. Mend it, or take another one."),
+    ("schedule_of.momentum._target_=tests.own_parts.lost_at_3 optimizer=nesterov", "schedule_of.momentum: must give a finite number >= 0 at every step, got nan at step 3. Mend it, or take another one."),
+    ("schedule=constant schedule._target_=tests.own_parts.exiting", "schedule: must give a factor at every step, but raises at step 0: SystemExit: 3 ("),
     ("schedule=constant schedule._target_=tests.own_parts.short_table", "schedule: must give a factor at every step, but raises at step 4: IndexError: list index out of range"),
     ("+overlays.x={_target_:runner.schedules.decays.linear}", "overlays.x: must make a function of a schedule, but it raises TypeError: "),
-    ("+overlays.x={_target_:builtins.dict}", "overlays.x: must make a function of a schedule, got dict. Change overlays.x._target_, as in overlay=[noise]."),
+    ("+overlays.x={_target_:builtins.dict}", "overlays.x: must make a function of a schedule, got dict. Leave overlays.x._target_ out, or give one like that of overlay=[noise]."),
 ]  # fmt: skip
 
 
@@ -225,6 +261,51 @@ def test_restarts_of_any_number_fit_a_body_of_any_length(declare: Declare, overr
 def test_preset_of_another_library_can_be_a_stage(declare: Declare) -> None:  # noqa: F811
     config = declare("schedule=sequential", "schedule@schedule.stages.second=transformers")
     assert build_schedules(config, DIGITS._replace(total_steps=100)).body(99) < 0.05
+
+
+SEVERAL = [
+    (
+        "schedule=sequential schedule.boundaries=[50%,60%] schedule@schedule.stages.first=wsd "
+        "schedule.stages.first.decay=200% schedule@schedule.stages.second=multistep "
+        "schedule.stages.second.milestones=[80%,20%]",
+        [
+            "schedule.boundaries: must be one fewer than the 2 stages, got 2. Set schedule.boundaries=[50%].",
+            "schedule.stages.first.decay: must not be longer than the 199 steps after the warmup, got 440. Set schedule.stages.first.decay=199 or less.",
+            "schedule.stages.second.milestones: must be in order, got 176, 44 steps. Set schedule.stages.second.milestones=[44,176].",
+        ],
+    ),
+    (
+        "schedule=product schedule@schedule.schedules.first=tanh schedule.schedules.first.lower=9 "
+        "schedule@schedule.schedules.second=multistep schedule.schedules.second.milestones=[80%,20%]",
+        [
+            "schedule.schedules.first.upper: must be greater than lower=9, got 3. Set schedule.schedules.first.upper=19.",
+            "schedule.schedules.second.milestones: must be in order, got 352, 88 steps. Set schedule.schedules.second.milestones=[88,352].",
+        ],
+    ),
+    (
+        "schedule=piecewise_linear schedule.times=[50%,0,200%] schedule.values=[1]",
+        [
+            "schedule.times: must be in order and must lie inside the 440 steps that it is made for, got 220, 0, 880 steps. Set schedule.times=[0,220,440].",
+            "schedule.values: must be one for each of the 3 times, got 1. Set schedule.values=[1,1,1].",
+        ],
+    ),
+    (
+        "schedule=wsd_s schedule.periods=[90%,90%] schedule.peaks=[]",
+        [
+            "schedule.peaks: must be one for each of the 2 periods, got 0. Set schedule.peaks=null.",
+            "schedule.periods: must fit into the run of 440 steps, got 792 together. Set schedule.periods=[50%,50%].",
+        ],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "messages"), SEVERAL, ids=[overrides.split()[0] for overrides, _ in SEVERAL])
+def test_all_problems_of_a_schedule_and_its_parts_come_at_once(
+    refuse: Refuse, overrides: str, messages: list[str]
+) -> None:
+    refusal = refuse(*overrides.split())
+    assert (refusal.code, refusal.left_behind) == (2, [])
+    assert refusal.err.splitlines()[1:] == [f"  {message}" for message in messages]
 
 
 def test_problem_of_one_schedule_hides_no_other(refuse: Refuse) -> None:

@@ -167,7 +167,7 @@ def test_rules_say_what_muon_takes_and_what_does_not_decay(program: Program) -> 
 
 def test_only_muon_takes_the_key_use_muon(refuse: Callable[..., Refusal]) -> None:
     refusal = refuse("param_groups=patterns", "param_groups.rules={a:{match:'*',use_muon:true}}", "optimizer=adamw")
-    assert "param_groups.rules.a.use_muon: must be an argument of AdamW, got true" in refusal.err
+    assert "param_groups.rules.a.use_muon: must be left out with AdamW, which has none, got true" in refusal.err
 
 
 def test_norms_and_biases_leave_weight_decay_when_asked() -> None:
@@ -200,8 +200,8 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         ),
         (
             f"{RULES}={{a:{{match:'*.weight',use_muon:sure}},rest:{{match:'*'}}}}",
-            "param_groups.rules.a.use_muon: must be true or false, got 'sure'. Leave "
-            "param_groups.rules.a.use_muon out for its default.",
+            "param_groups.rules.a.use_muon: must be true or false, got 'sure'. "
+            "Set param_groups.rules.a.use_muon=false.",
         ),
         (
             f"{RULES}={{a:{{match:'*.weight',use_muon:true,ns_steps:100}},rest:{{match:'*',weight_decay:0,eps:-1}}}}",
@@ -221,12 +221,12 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         ),
         (
             "optimizer.adamw_lr=0",
-            "optimizer.adamw_lr: must be a finite number > 0, got 0. Set optimizer.adamw_lr=0.0003, its default.",
+            "optimizer.adamw_lr: must be a finite number > 0, got 0. Set optimizer.adamw_lr=0.0003.",
         ),
         (
             "optimizer.adjust_lr_fn=rms",
             "optimizer.adjust_lr_fn: must be one of original, match_rms_adamw, got 'rms'. Set "
-            "optimizer.adjust_lr_fn=original, its default.",
+            "optimizer.adjust_lr_fn=original.",
         ),
     ],
 )

@@ -227,23 +227,33 @@ RULES = [
     ("3", "rules: must be sections by name of the group, got 3. "),
     ("{a:3}", "rules.a: must be a section with keys of its own, got 3. Set param_groups.rules.a={match:'*'}."),
     ("{a:{}}", "rules.a: must say what it claims by match, module or dims, got none. "),
-    ("{a:{match:''}}", "rules.a.match: must be text that is not empty or a list, each item text that is not empty, got ''. "),
+    ("{a:{match:''}}", "rules.a.match: must be text that is not empty or a list that is not empty, each item text that is not empty, got ''. Set param_groups.rules.a.match='*'."),
+    ("{a:{match:[null]}}", "rules.a.match: must be text that is not empty or a list that is not empty, each item text that is not empty, got [null]. Set param_groups.rules.a.match='*'."),
+    ("{a:{match:4,dims:[]}}", "rules.a.dims: must be an integer >= 0 or a list of at least 2, each item an integer >= 0, got []. Set param_groups.rules.a.dims=[0,1]."),
+    ("{a:{match:4,weight_decay:null}}", "rules.a.weight_decay: must be a finite number >= 0, got null. Set param_groups.rules.a.weight_decay=0."),
+    ("{a:{match:4,schedule:cosin}}", "rules.a.schedule: must be a section with a _target_, got 'cosin'. Set +schedule@param_groups.rules.a.schedule=cosine in its place."),
+    ("{a:{match:4,schedule:{_target_:tests.own_parts.lost_at_3}},rest:{match:'*'}}", "rules.a.schedule: must give a finite number >= 0 at every step, got nan at step 3. Mend it, or take another one."),
+    ("{a:{match:4,schedule:{_target_:runner.schedules.tables.piecewise_constant,times:[0],values:[0]}},rest:{match:'*'}}", "rules.a.schedule: must be > 0 at a step of the run, got 0 at all 440, which changes no weight. "),
     ("{a:{mach:4}}", "rules.a.mach: unknown key, did you mean param_groups.rules.a.match? Known keys here: "),
-    ("{a:{match:4,lr:0.1}}", "rules.a.lr: must be a factor on optimizer.lr, got 0.1. Set param_groups.rules.a.lr_multiplier."),
+    ("{a:{match:4,lr:0.1}}", "rules.a.lr: must be a factor on optimizer.lr, got 0.1. Set param_groups.rules.a.lr_multiplier=1 in its place."),
     ("{a:{match:4,lr_multiplier:0}}", "rules.a.lr_multiplier: must be a finite number > 0, got 0. "),
     ("{a:{match:4,lr_multiplier:inf}}", "rules.a.lr_multiplier: must be a finite number"),
     ("{a:{match:4,weight_decay:-1}}", "rules.a.weight_decay: must be a finite number >= 0, got -1. "),
-    ("{a:{match:4,betas:[0.9,0.99]}}", "rules.a.betas: must be an argument of SGD, got [0.9, 0.99]. "),
+    ("{a:{match:4,betas:[0.9,0.99]}}", "rules.a.betas: must be left out with SGD, which has none, got [0.9, 0.99]. Remove it, or set optimizer=adamw."),
     ("{a:{match:4,frozen_until:-1}}", "rules.a.frozen_until: must be a duration >= 0 such as 500 (steps)"),
     ("{a:{match:4,frozen_until:3ep},rest:{match:'*',schedule:{_target_:nowhere.at_all}}}", "rules.rest.schedule._target_: must be the dotted path of a class"),
     ("{a:{match:4,frozen:true,momentum:0.5},rest:{match:'*'}}", "rules.a.frozen: must stand without what is for training, got momentum. "),
-    ("{a:{match:4,frozen_until:20ep},rest:{match:'*'}}", "rules.a.frozen_until: must end before the run of 440 steps does, got 440 steps. "),
+    ("{a:{match:4,frozen_until:20ep},rest:{match:'*'}}", "rules.a.frozen_until: must end before the run of 440 steps does, got 440 steps. Set param_groups.rules.a.frozen_until=50%, or frozen=true in its place."),
+    ("{a:{match:'*',frozen_until:50%}}", ": must leave something to train from the first step, got none. Unfreeze a group."),
     ("{a:{dims:[3,1]},rest:{match:'*'}}", "rules.a.dims: must be a number or [fewest, most], got [3, 1]. "),
     ("{a:{match:4,momentum:-1},rest:{match:'*'}}", "rules.a: must be accepted by SGD, which says: ValueError: Invalid momentum value: -1. Change momentum."),
     ("{a:{match:4}}", "rules: must claim every trained parameter, got no rule for 0.weight, 0.bias, 2.weight, 2.bias. End with"),
     ("{a:{match:4.wieght},rest:{match:'*'}}", "rules.a.match: must fit a parameter of the model, got '4.wieght', which fits none. Did you mean 4.weight?"),
     ("{a:{module:Linaer},rest:{match:'*'}}", "rules.a.module: must name a module that owns parameters of the model, got 'Linaer'. Did you mean Linear?"),
-    ("{a:{match:4,dims:7},rest:{match:'*'}}", "rules.a: must fit a parameter, got none for match, dims together. Dimensions are 2, 1."),
+    ("{a:{match:4,dims:7},rest:{match:'*'}}", "rules.a.dims: must be dimensions of a parameter that fits match, got 7. Set param_groups.rules.a.dims=2."),
+    ("{a:{dims:9},rest:{match:'*'}}", "rules.a.dims: must be dimensions of a parameter, got 9. Set param_groups.rules.a.dims=2."),
+    ("{a:{match:4.bias,module:Linear,dims:[2,3]},rest:{match:'*'}}", "rules.a.dims: must be dimensions of a parameter that fits match and module, got [2, 3]. Set param_groups.rules.a.dims=1."),
+    ("{a:{match:' '},rest:{match:'*'}}", "rules.a.match: must fit a parameter of the model, got ' ', which fits none. There are 0.weight"),
     ("{a:{match:4},b:{match:4.bias},rest:{match:'*'}}", "rules.b: must claim a parameter, got all 1 that fit claimed by a before. Put b above, or remove it."),
 ]  # fmt: skip
 
@@ -252,8 +262,28 @@ RULES = [
 def test_wrong_rules_are_refused_by_key(refuse: Callable[..., Refusal], rules: str, message: str) -> None:
     refusal = refuse("param_groups=patterns", f"param_groups.rules={rules}")
     assert refusal.code == 2
-    assert f"  param_groups.{message}" in refusal.err
+    assert f"  param_groups{'' if message.startswith(':') else '.'}{message}" in refusal.err
     assert refusal.left_behind == []
+
+
+GROUPS = [
+    ("freeze param_groups.frozen=*", "param_groups.frozen: must leave something to train from the first step, got '*'. Set param_groups.frozen=null, which leaves the head."),
+    ("freeze param_groups.frozen=[]", "param_groups.frozen: must be text that is not empty or a list that is not empty, each item text that is not empty or null, got []. Leave param_groups.frozen out for its default."),
+    ("head param_groups.head=zzz", "param_groups.head: must fit a parameter of the model, got 'zzz', which fits none. There are 0.weight, 0.bias, 2.weight, 2.bias, 4.weight, 4.bias."),
+    ("all param_groups._target_=os.getcwd", "param_groups: must make a function of the model, got str. Leave param_groups._target_ out, or see param_groups=all."),
+    ("layerwise param_groups.rate=1.5", "param_groups.rate: must be a finite number > 0 and <= 1, got 1.5. Set param_groups.rate=0.75."),
+    ("layerwise param_groups.rate=nan", "param_groups.rate: must be a finite number > 0 and <= 1, got nan. Set param_groups.rate=0.75."),
+    ("unfreeze param_groups.unfreeze_every=50%", "param_groups.unfreeze_every: must unfreeze all 3 layers within the run of 440 steps, got the last at 440. Set param_groups.unfreeze_every=219 or less."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "message"), GROUPS, ids=[overrides for overrides, _ in GROUPS])
+def test_wrong_argument_of_a_preset_is_refused_with_the_fix(
+    refuse: Callable[..., Refusal], overrides: str, message: str
+) -> None:
+    refusal = refuse(*f"param_groups={overrides}".split())
+    assert (refusal.code, refusal.left_behind) == (2, [])
+    assert refusal.err.splitlines()[1:] == [f"  {message}"]
 
 
 def test_two_rules_for_a_parameter_are_an_error_in_strict_mode_only() -> None:

@@ -459,7 +459,7 @@ def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> N
             "milestones: must lie inside the 100 steps that it is made for",
         ),
         (lambda: inverse_sqrt(warmup_steps=0), "timescale: must be given where there is no warmup"),
-        (lambda: power(total_steps=9, warmup_steps=0, decay=1), "exponent: must follow a warmup"),
+        (lambda: power(total_steps=9, warmup_steps=0, decay=1), "must follow a warmup"),
         (lambda: wsd(total_steps=9, decay=10), "decay: must not be longer than the 9 steps"),
         (lambda: wsd(total_steps=9, decay=3, shape="exponential"), "floor: must be > 0 for an exponential shape"),
         (lambda: wsd_s(total_steps=9, periods=[5, 9], decay=3), "periods: must fit into the run of 9 steps, got 14"),

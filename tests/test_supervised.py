@@ -348,14 +348,14 @@ MISTAKES: list[tuple[str, str]] = [
     (f"{NET} {POINTS} task.train.n=0", "task.train: must have at least one example, got an empty Points. Look at its arguments."),
     (f"{NET} {POINTS} task.val._target_=my_parts.Points task.val.n=0", "task.val: must have at least one example, got an empty Points. Look at its arguments."),
     (f"{NET} {POINTS} task.val_fraction=0.001", "task.val_fraction: must leave examples on both sides, got 0.001 of 150 examples. Set another share, task.val, or task.val_fraction=0 for no validation."),
-    (f"{NET} {POINTS} task.val_fraction=1", "task.val_fraction: must be a finite number >= 0 and < 1, got 1. Set task.val_fraction=0.1, its default."),
+    (f"{NET} {POINTS} task.val_fraction=1", "task.val_fraction: must be a finite number >= 0 and < 1, got 1. Set task.val_fraction=0.1."),
     (f"{NET} {POINTS} train.batch_size=136", "train.batch_size: must be at most the 135 training examples of the task, got 136. Set train.batch_size=135 or less."),
     (f"{NET} {POINTS} task.train.broken=0 task.val_fraction=0", "task.train: must give an item at every index, got OSError: truncated file at index 0. Mend the item or leave it out."),
     (f"{NET} task.train._target_=my_parts.Nothing task.val_fraction=0", "task.train: must give items that torch's default_collate can join, got None at index 0, and TypeError: default_collate: batch must contain tensors"),
     (f"{NET} {POINTS} task.collate._target_=my_parts.Net", "task.train: must give items that task.collate can join, got (float32 (8,), int) at index"),
     (f"{NET} {POINTS} task.collate._target_=my_parts.Points", "task.collate._target_: must name a function, or a class whose objects can be called, got one that makes Points. Name another."),
     # workers
-    (f"{NET} {POINTS} task.workers=-1", "task.workers: must be an integer >= 0, got -1. Set task.workers=0, its default."),
+    (f"{NET} {POINTS} task.workers=-1", "task.workers: must be an integer >= 0, got -1. Set task.workers=0."),
     (f"{NET} {POINTS} task.workers=9999", "task.workers: must be at most the "),
     # what does not fit together
     (f"{NET} {TENSORS} task.train.inputs=7", "task.model: must take inputs (float32 (2, 7)), but Net says: RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x7 and 8x16). Change the model, or what the data set returns."),

@@ -128,7 +128,7 @@ def make_groups(grouping: Grouping, model: nn.Module) -> list[Group]:
     if repeated:
         problems.append(_problem("must give every group a name of its own", f"two called {listed(repeated)}"))
     if not any(group.parameters and not group.frozen_steps for group in groups):
-        problems.append(_problem("must leave something to train from the first step", "none"))
+        problems.append(_problem("must leave something to train from the first step", "none", "Unfreeze a group"))
     if problems:
         raise ConfigError(problems)
     return sorted(groups, key=lambda group: not _is_plain(group))
@@ -138,8 +138,8 @@ def _is_plain(group: Group) -> bool:
     return group.lr_multiplier == 1.0 and group.schedule is None and not group.frozen_steps
 
 
-def _problem(rule: str, given: str) -> Problem:
-    return Problem("param_groups", f"{rule}, got {given}", "Change the groups")
+def _problem(rule: str, given: str, fix: str = "Mend the function that makes the groups") -> Problem:
+    return Problem("param_groups", f"{rule}, got {given}", fix)
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -7,8 +7,11 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import nn
 
+from runner.errors import ConfigError, Problem
 from runner.optim.groups import Group, Grouping, without_decay_1d
 from runner.optim.names import Patterns, fitting, head_of
+
+KEY = "param_groups.frozen"
 
 
 def head(
@@ -46,10 +49,13 @@ def freeze(*, frozen: Patterns | None = None, no_decay_1d: bool = False) -> Grou
 
     def split(model: nn.Module) -> list[Group]:
         if frozen is None:
-            kept = {id(parameter) for parameter in head_of("param_groups.frozen", model).values()}
+            kept = {id(parameter) for parameter in head_of(KEY, model).values()}
             chosen = [parameter for parameter in model.parameters() if id(parameter) not in kept]
         else:
-            chosen = list(fitting("param_groups.frozen", frozen, model).values())
+            chosen = list(fitting(KEY, frozen, model).values())
+        if not {id(p) for p in model.parameters() if p.requires_grad} - {id(p) for p in chosen}:
+            rule = f"must leave something to train from the first step, got {frozen!r}"
+            raise ConfigError([Problem(KEY, rule, f"Set {KEY}=null, which leaves the head")])
         for parameter in chosen:
             parameter.requires_grad_(False)
         groups = [Group("trained", [p for p in model.parameters() if p.requires_grad])]

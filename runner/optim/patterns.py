@@ -148,7 +148,9 @@ def _refusals(rules: Mapping[str, Rule], settings: Settings) -> Iterator[Problem
 
 def _too_late(name: str, rule: Rule, total_steps: int) -> Problem:
     text = f"must end before the run of {total_steps} steps does, got {rule['frozen_until']} steps"
-    return Problem(f"{KEY}.{name}.frozen_until", text, f"Set {KEY}.{name}.frozen=true to never train it")
+    return Problem(
+        f"{KEY}.{name}.frozen_until", text, f"Set {KEY}.{name}.frozen_until=50%, or frozen=true in its place"
+    )
 
 
 def _claims(rules: Mapping[str, Rule], model: nn.Module, *, strict: bool) -> dict[str, list[nn.Parameter]]:
@@ -211,6 +213,14 @@ def _fruitless(
             text = f"must name a module that owns parameters of the model, got {kind!r}"
             close = nearest(kind, list(owners))
             return Problem(f"{key}.module", text, f"Did you mean {close}" if close else f"There are {listed(owners)}")
-    given = ", ".join(condition for condition in ("match", "module", "dims") if condition in rule)
-    shapes = dict.fromkeys(f"{parameter.ndim}" for parameter in parameters.values())
-    return Problem(key, f"must fit a parameter, got none for {given} together", f"Dimensions are {listed(shapes)}")
+    dims = rule.get("dims")
+    but_dims: Rule = {**rule}
+    but_dims.pop("dims", None)
+    shapes = sorted({parameters[p].ndim for p in parameters if _fits(p, but_dims, model)})
+    if dims is None or not shapes:
+        return Problem(
+            key, "must fit a parameter, got none that fits match and module together", "Leave one of them out"
+        )
+    rest = " and ".join(condition for condition in ("match", "module") if condition in rule)
+    text = f"must be dimensions of a parameter{f' that fits {rest}' if rest else ''}, got {dims}"
+    return Problem(f"{key}.dims", text, f"Set {key}.dims={shapes[-1]}")

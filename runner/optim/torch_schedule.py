@@ -13,6 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runner.durations import BaseLR, Steps, TotalSteps
+from runner.errors import refused
 from runner.schedules.shape import Schedule
 
 LONGEST_TABLE = 20_000_000
@@ -46,7 +47,7 @@ def tabulated(
     intervals = math.ceil(total_steps / interval)
     if intervals > LONGEST_TABLE:
         rule = f"must not make more than {LONGEST_TABLE:,} values of a run of {total_steps:,} steps"
-        raise ValueError(f"interval: {rule}, got {interval}")
+        raise refused("interval", f"{rule}, got {interval}", f"Set .interval={math.ceil(total_steps / LONGEST_TABLE)}")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=base_lr, momentum=0.9)
     horizon = {"intervals": intervals, "base_lr": base_lr}
     made = _made(_with_horizon(functools.partial(scheduler), horizon), optimizer)
@@ -79,17 +80,19 @@ def _made(part: Any, optimizer: torch.optim.Optimizer) -> Any:
     try:
         made = part.func(*part.args, **keywords | {"optimizer": optimizer})
     except Exception as error:
-        raise ValueError(f"scheduler: must be accepted by {_name(part.func)}, which says: {error}") from error
+        rule = f"must be accepted by {_name(part.func)}, which says: {error}"
+        raise refused("scheduler", rule, "Set its arguments as in +.scheduler.gamma=0.5") from error
     if isinstance(made, ReduceLROnPlateau):
-        rule = "must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr"
-        raise ValueError(f"scheduler: {rule}, got {_name(part.func)}")
+        fix = "Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]"
+        raise refused("scheduler", f"must be a function of the step, not of the loss, got {_name(part.func)}", fix)
     return made
 
 
-def _table(scheduler: LRScheduler, optimizer: torch.optim.Optimizer, *, base_lr: float, updates: int) -> array[float]:
+def _table(scheduler: Any, optimizer: torch.optim.Optimizer, *, base_lr: float, updates: int) -> array[float]:
     """Return the factors after 0 .. `updates` calls of `step()`; no update sees the last."""
     if not isinstance(scheduler, LRScheduler):
-        raise ValueError(f"scheduler: must make a scheduler of torch, got {scheduler!r}")
+        fix = "Set .scheduler._target_=torch.optim.lr_scheduler.ExponentialLR, or another one of these"
+        raise refused("scheduler", f"must make a scheduler of torch, got {scheduler!r}", fix)
     optimizer.step()  # else torch warns that schedulers step after the optimizer
     group = optimizer.param_groups[0]
     factors = array("d")
@@ -106,7 +109,8 @@ def _table(scheduler: LRScheduler, optimizer: torch.optim.Optimizer, *, base_lr:
                 factor = factors[-1]
             else:
                 rule = f"must give finite learning rates >= 0 for {updates} calls of step"
-                raise ValueError(f"scheduler: {rule}, but {_name(type(scheduler))} says at {count}: {error}") from error
+                rule = f"{rule}, but {_name(type(scheduler))} says at {count}: {error}"
+                raise refused("scheduler", rule, "Change its arguments, beginning with its length") from error
         factors.append(factor)
     return factors
 

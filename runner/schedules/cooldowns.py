@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Annotated
 
@@ -11,6 +11,7 @@ from annotated_types import MinLen
 from pydantic import validate_call
 
 from runner.durations import Steps, StepsOrZero, TotalSteps, WarmupSteps
+from runner.errors import FactoryError, Fault
 from runner.schedules.decays import cosine
 from runner.schedules.shape import Factor, Fraction, Schedule, Shape, between, curve, tail_start
 
@@ -76,11 +77,10 @@ def wsd_s(
     """
     heights = list(peaks) if peaks is not None else [1.0] * len(periods)
     ends = list(accumulate(periods))
-    if len(heights) != len(periods):
-        raise ValueError(f"peaks: must be one for each of the {len(periods)} periods, got {len(heights)}")
-    if ends[-1] > total_steps + len(periods) - 1:  # percentages are rounded up
-        raise ValueError(f"periods: must fit into the run of {total_steps} steps, got {ends[-1]} together")
     first = [warmup_steps, *(0 for _ in periods[1:])]
+    faults = list(_faults(periods, heights, decay, first, total_steps))
+    if faults:
+        raise FactoryError(*faults)
     bodies = [
         wsd(total_steps=length, warmup_steps=warmup, decay=decay, shape=shape, floor=floor)
         for length, warmup in zip(periods, first, strict=True)
@@ -93,6 +93,30 @@ def wsd_s(
         return heights[index] * bodies[index](step - (ends[index] - periods[index]))
 
     return factor
+
+
+def _faults(
+    periods: Sequence[int], heights: Sequence[float], decay: int, warmups: Sequence[int], total_steps: int
+) -> Iterator[Fault]:
+    """Yield what is wrong with the periods of `wsd_s`."""
+    if len(heights) != len(periods):
+        rule = f"must be one for each of the {len(periods)} periods, got {len(heights)}"
+        yield Fault("peaks", rule, "Set .peaks=null")
+    if sum(periods) > total_steps + len(periods) - 1:  # percentages are rounded up
+        equal = ",".join([f"{100 // len(periods)}%"] * len(periods))
+        rule = f"must fit into the run of {total_steps} steps, got {sum(periods)} together"
+        yield Fault("periods", rule, f"Set .periods=[{equal}]")
+        return
+    shortest = min(period - max(warmup - 1, 0) for period, warmup in zip(periods, warmups, strict=True))
+    if shortest < 1:
+        rule = f"must leave a step after the warmup of {warmups[0]}, got a first of {periods[0]}"
+        yield Fault("periods", rule, f"Set warmup=none, or a first period longer than {warmups[0]} steps")
+        if decay > min(periods):
+            rule = f"must not be longer than the shortest period of {min(periods)} steps, got {decay}"
+            yield Fault("decay", rule, f"Set .decay={min(periods)} or less")
+    elif decay > shortest:
+        rule = f"must not be longer than the {shortest} steps of the shortest period after the warmup, got {decay}"
+        yield Fault("decay", rule, f"Set .decay={shortest} or less")
 
 
 @validate_call

@@ -12,6 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import validate_call
 
 from runner.durations import Steps, StepsOrZero, TotalSteps, WarmupSteps
+from runner.errors import FactoryError, Fault, refused
 from runner.schedules.shape import Decay, Divisor, Fraction, Schedule, between, cosine_between
 
 _BETWEEN: dict[str, Callable[[float, float, float], float]] = {"cosine": cosine_between, "linear": between}
@@ -80,7 +81,7 @@ def _cycle(
     """Return start -> peak -> (middle ->) end."""
     start, top, middle, end = values
     if three_phase and rise > 0.5:
-        raise ValueError(f"rise: must be at most 0.5 in three phases, got {rise:g}")
+        raise refused("rise", f"must be at most 0.5 in three phases, got {rise:g}", "Set .rise=0.5 or less")
     # round() guards the ceiling against 0.3 * 10 = 3.0000000000000004
     peak = min(max(math.ceil(round(rise * total_steps, 9)) - 1, 0), total_steps - 1)
     back = min(2 * peak, total_steps - 1) if three_phase else peak
@@ -171,7 +172,8 @@ def cosine_restarts(
     bounds = _cycle_bounds(max(total_steps - start, 1), first=first, cycles=cycles, multiplier=length_multiplier)
     shortest = min(second - first_ for first_, second in pairwise(bounds))
     if cycle_warmup and cycle_warmup >= max(shortest, 2):
-        raise ValueError(f"cycle_warmup: must be shorter than a cycle of {shortest} steps, got {cycle_warmup}")
+        rule = f"must be shorter than a cycle of {shortest} steps, got {cycle_warmup}"
+        raise refused("cycle_warmup", rule, f"Set .cycle_warmup={max(shortest, 2) - 1} or less")
 
     def factor(step: int) -> float:
         passed = max(step - start, 0)
@@ -191,7 +193,9 @@ def cosine_restarts(
 def _cycle_bounds(body_steps: int, *, first: int | None, cycles: int | None, multiplier: float) -> list[int]:
     """Return the steps of the body at which a cycle begins, and the end of the last; none of them is empty."""
     if first is None and cycles is None:
-        raise ValueError("first: must be given where cycles is not, got null")
+        raise FactoryError(
+            Fault("first", "must be given where cycles is not, got null", "Set .first=10%, or .cycles=3")
+        )
     if first is None:
         shares = [multiplier ** (i + 1 - (cycles or 1)) for i in range(cycles or 1)]  # of the last: no power overflows
         whole = sum(shares)

@@ -1,7 +1,4 @@
-"""Schedules that hold or lower the learning rate after the warmup.
-
-`total_steps` and `warmup_steps` are filled in from the run; the other arguments are keys of the YAML.
-"""
+"""Schedules that hold or lower the learning rate after the warmup."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import validate_call
 
 from runner.durations import Steps, StepsOrZero, TotalSteps, WarmupSteps
+from runner.errors import refused
 from runner.schedules.shape import Curve, Decay, Fraction, Schedule, in_order, progress, tail_start
 
 
@@ -157,7 +155,7 @@ def tanh(
     Source: Hsueh et al. 2019, arXiv:1806.01593; timm.
     """
     if upper <= lower:
-        raise ValueError(f"upper: must be greater than lower={lower:g}, got {upper:g}")
+        raise refused("upper", f"must be greater than lower={lower:g}, got {upper:g}", f"Set .upper={lower + 10:g}")
 
     def fall(p: float) -> float:
         return 0.5 * (1.0 - math.tanh(lower * (1.0 - p) + upper * p)) if p < 1.0 else 0.0
@@ -184,7 +182,8 @@ def inverse_sqrt(
     """
     scale, start = timescale or warmup_steps, max(warmup_steps - 1, 0)
     if scale == 0:
-        raise ValueError("timescale: must be given where there is no warmup to take it from, got null")
+        rule = "must be given where there is no warmup to take it from, got null"
+        raise refused("timescale", rule, "Set .timescale=10%, or warmup=linear warmup.duration=5%")
     return lambda step: floor + (1.0 - floor) * math.sqrt(scale / (max(step - start, 0) + scale))
 
 
@@ -210,7 +209,9 @@ def power(
     Source: Shen et al. 2024, arXiv:2408.13359; OLMo-core, PowerLR.
     """
     if warmup_steps == 0:
-        raise ValueError("exponent: must follow a warmup, whose length is the timescale, got a run without one")
+        rule = "must follow a warmup, whose length is its timescale, got a start without one"
+        fix = "Set warmup=linear warmup.duration=5%; a later stage has none, use inverse_sqrt with a timescale there"
+        raise refused("", rule, fix)
     start, tail = max(warmup_steps - 1, 0), tail_start(decay, total_steps=total_steps, warmup_steps=warmup_steps)
 
     def falling(step: int) -> float:

@@ -11,6 +11,7 @@ from annotated_types import MinLen
 from pydantic import validate_call
 
 from runner.durations import Clock, RunClock, Steps
+from runner.errors import ConfigError, FactoryError, Fault, Problem
 from runner.schedules.shape import ASchedule, Schedule, in_order
 
 
@@ -65,17 +66,17 @@ def sequential(
         ValueError: not one boundary fewer than stages; out of order or beyond the run.
     Source: torch.optim.lr_scheduler.SequentialLR; continuous as in OLMo-core.
     """
-    total_steps = clock.total_steps or 0
-    if len(boundaries) != len(stages) - 1:
-        wanted = f"one fewer than the {len(stages)} stages"
-        raise ValueError(f"boundaries: must be {wanted}, got {len(boundaries)}")
-    bounds = [0, *in_order("boundaries", boundaries, total_steps=total_steps), total_steps]
-    parts = [
-        stage(clock._replace(total_steps=end - begin, warmup_steps=0 if begin else clock.warmup_steps))
-        if end > begin
-        else _nothing
-        for stage, (begin, end) in zip(stages.values(), pairwise(bounds), strict=True)
-    ]
+    bounds, faults = _bounds(boundaries, len(stages), clock.total_steps or 0)
+    parts: list[Schedule] = []
+    problems: list[Problem] = []
+    for stage, (begin, end) in zip(stages.values(), pairwise(bounds), strict=True):
+        time = clock._replace(total_steps=end - begin, warmup_steps=0 if begin else clock.warmup_steps)
+        try:
+            parts.append(stage(time) if end > begin else _nothing)
+        except ConfigError as error:
+            problems += error.problems
+    if faults or problems:
+        raise FactoryError(*faults, parts=problems)
     scales = [1.0] if continuous else [1.0] * len(parts)
     for index in range(1, len(parts) if continuous else 1):
         begin, end = bounds[index - 1], bounds[index]
@@ -87,6 +88,22 @@ def sequential(
         return scales[index] * parts[index](step - bounds[index])
 
     return factor
+
+
+def _bounds(boundaries: Sequence[int], stages: int, total_steps: int) -> tuple[list[int], tuple[Fault, ...]]:
+    """Return where stages begin and the last one ends, and what is wrong with it.
+
+    Where something is, it returns bounds that are right, so that what is wrong with the stages is found as well.
+    """
+    if len(boundaries) != stages - 1:
+        rule = f"must be one fewer than the {stages} stages, got {len(boundaries)}"
+        shares = ",".join(f"{100 * i // stages}%" for i in range(1, stages))
+        even = [total_steps * i // stages for i in range(stages + 1)]
+        return even, (Fault("boundaries", rule, f"Set .boundaries=[{shares}]"),)
+    try:
+        return [0, *in_order("boundaries", boundaries, total_steps=total_steps), total_steps], ()
+    except FactoryError as error:
+        return [0, *(min(step, total_steps) for step in sorted(boundaries)), total_steps], error.faults
 
 
 def _nothing(step: int) -> float:

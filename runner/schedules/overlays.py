@@ -12,6 +12,7 @@ from annotated_types import Gt, Le, Lt
 from pydantic import validate_call
 
 from runner.durations import RunSeed, Steps, StepsOrZero, TotalSteps
+from runner.errors import refused
 from runner.schedules.shape import Fraction, Schedule, Shape, curve
 
 Overlay = Callable[[Schedule], Schedule]
@@ -47,7 +48,8 @@ def noise(
     """
     stop = total_steps if end is None else end
     if stop < begin:
-        raise ValueError(f"end: must not come before begin, which is step {begin}, got step {stop}")
+        rule = f"must not come before begin, which is step {begin}, got step {stop}"
+        raise refused("end", rule, "Set .end=null .begin=0")
 
     normal = NormalDist(0.0, sd)
     below = normal.cdf(-limit)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import validate_call
 
 from runner.durations import TotalSteps
+from runner.errors import refused
 from runner.schedules.shape import Factor, Schedule, between
 
 
@@ -33,7 +34,7 @@ def range_test(
     Source: Smith 2017, arXiv:1506.01186; exponential as in fastai.
     """
     if high <= low:
-        raise ValueError(f"high: must be greater than low={low:g}, got {high:g}")
+        raise refused("high", f"must be greater than low={low:g}, got {high:g}", f"Set .high={1e5 * low:g}")
 
     def factor(step: int) -> float:
         share = min(1.0, step / max(total_steps - 1, 1))

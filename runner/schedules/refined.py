@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+from runner.errors import refused
 from runner.schedules.shape import Schedule, between
 
 
@@ -52,7 +53,8 @@ def smoothed(norms: Sequence[float], *, smoothing: float) -> list[float]:
     """
     usable = [norm for norm in norms if math.isfinite(norm) and norm > 0]
     if len(usable) < 2:
-        raise ValueError(f"source: must have recorded at least two finite gradient norms > 0, got {len(usable)}")
+        rule = f"must have recorded at least two finite gradient norms > 0, got {len(usable)}"
+        raise refused("source", rule, "Take a run that has recorded more")
     return running_median(usable, round(smoothing * len(usable)))
 
 

@@ -13,6 +13,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
+from runner.errors import refused
+
 Schedule = Callable[[int], float]
 """optimizer step (0-based) -> unitless factor on the base learning rate"""
 
@@ -86,7 +88,7 @@ def curve(shape: Shape, *, floor: float) -> Curve:
     """
     if shape == "exponential":
         if floor == 0:
-            raise ValueError("floor: must be > 0 for an exponential shape, got 0")
+            raise refused("floor", "must be > 0 for an exponential shape, got 0", "Set .floor=0.01")
         return lambda q: floor**q
     falls: dict[str, Curve] = {
         "linear": lambda q: 1.0 - q,
@@ -105,13 +107,17 @@ def in_order(name: str, steps: Sequence[int], *, total_steps: int) -> list[int]:
     """Return steps of the run, refused where they are out of order or beyond it.
 
     Raises:
-        ValueError: beginning with the argument's name.
+        FactoryError: they are; the fix has them in order and inside the run.
     """
     shown = ", ".join(map(str, steps))
+    rules = []
     if any(second < first for first, second in pairwise(steps)):
-        raise ValueError(f"{name}: must be in order, got {shown} steps")
-    if steps and steps[-1] > total_steps:
-        raise ValueError(f"{name}: must lie inside the {total_steps} steps that it is made for, got {shown} steps")
+        rules.append("must be in order")
+    if any(step > total_steps for step in steps):
+        rules.append(f"must lie inside the {total_steps} steps that it is made for")
+    if rules:
+        right = ",".join(str(min(step, total_steps)) for step in sorted(steps))
+        raise refused(name, f"{' and '.join(rules)}, got {shown} steps", f"Set .{name}=[{right}]")
     return list(steps)
 
 
@@ -123,5 +129,6 @@ def tail_start(decay: int, *, total_steps: int, warmup_steps: int) -> int:
     """
     rest = total_steps - max(warmup_steps - 1, 0)
     if decay > rest:
-        raise ValueError(f"decay: must not be longer than the {rest} steps after the warmup, got {decay}")
+        rule = f"must not be longer than the {rest} steps after the warmup, got {decay}"
+        raise refused("decay", rule, f"Set .decay={rest} or less")
     return total_steps - decay

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, MinLen
 from pydantic import validate_call
 
 from runner.durations import StepsOrZero, TotalSteps
-from runner.errors import with_place
+from runner.errors import FactoryError, Fault, refused, with_place
 from runner.schedules.shape import Schedule, between, in_order
 
 Times = Annotated[Sequence[StepsOrZero], MinLen(1)]
@@ -78,7 +78,7 @@ def chebyshev(
     Source: Agarwal, Goel & Zhang 2021, arXiv:2103.01338.
     """
     if low >= high:
-        raise ValueError(f"low: must be less than high={high:g}, got {low:g}")
+        raise refused("low", f"must be less than high={high:g}, got {low:g}", f"Set .low={high / 20:g}")
     order = [0]
     while len(order) < total_steps:
         order = [index for place in order for index in (place, 2 * len(order) - 1 - place)]
@@ -104,26 +104,51 @@ def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) 
         ValueError: a factor that is no number, negative or not finite, or an exception instead of one; the step is
             named. Another factor when a step is asked for again.
     """
+    rule = "must return a finite number >= 0"
+
+    def wrong(rule: str) -> FactoryError:
+        made_of = getattr(function, "func", function)  # with further arguments it is bound to them
+        name = getattr(made_of, "__qualname__", type(made_of).__name__)
+        return refused("function", rule, f"Mend {name}, or set .function._target_ to another function")
 
     def asked(step: int) -> float:
         try:
             value: object = function(step)
-        except Exception as error:
-            rule = f"must return a finite number >= 0 at every step, but at step {step} it raises"
-            raise ValueError(f"function: {rule} {with_place(error)}") from error
-        if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
-            raise ValueError(f"function: must return a finite number >= 0 at every step, got {value!r} at step {step}")
-        return float(value)
+        except (Exception, SystemExit) as error:
+            raise wrong(f"{rule} at every step, but at step {step} it raises {with_place(error)}") from error
+        number = _as_number(value)
+        if number is None or not 0 <= number < math.inf:
+            raise wrong(f"{rule} at every step, got {value!r} at step {step}")
+        return number
 
     first = asked(0)
     for step in range(1, total_steps + 1):
         asked(step)
     if (again := asked(0)) != first:
-        raise ValueError(f"function: must return the same for the same step, got {first:g} and {again:g} for step 0")
+        raise wrong(f"must return the same for the same step, got {first:g} and {again:g} for step 0")
     return lambda step: float(function(min(step, total_steps)))
 
 
+def _as_number(value: object) -> float | None:
+    """Return what a function gave as a number, None where it is none."""
+    if not isinstance(value, SupportsFloat) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except Exception:  # as a tensor of two numbers does
+        return None
+
+
 def _table(times: Sequence[int], values: Sequence[float], total_steps: int) -> list[int]:
+    faults: list[Fault] = []
     if len(times) != len(values):
-        raise ValueError(f"values: must be one for each of the {len(times)} times, got {len(values)}")
-    return in_order("times", times, total_steps=total_steps)
+        right = ",".join(f"{value:g}" for value in [*values, *[values[-1]] * len(times)][: len(times)])
+        rule = f"must be one for each of the {len(times)} times, got {len(values)}"
+        faults.append(Fault("values", rule, f"Set .values=[{right}]"))
+    try:
+        places = in_order("times", times, total_steps=total_steps)
+    except FactoryError as error:
+        faults += error.faults
+    if faults:
+        raise FactoryError(*faults)
+    return places

@@ -116,7 +116,7 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
     """
     try:
         composed = compose(point.overrides)
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError):  # the last for an option that is no text
         try:
             tree, problems, overrides = compose_leniently([*page, *point.overrides])
             if problems:

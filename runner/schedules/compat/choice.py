@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 from pydantic import AfterValidator
 
+from runner.errors import FactoryError, Fault, refused
 from runner.schedules.shape import Schedule
 
 FILLED = ("total_steps", "base_lr")
@@ -20,6 +21,20 @@ Positive = Annotated[float, Gt(0)]
 
 NotNegative = Annotated[float, Ge(0)]
 """A number >= 0, such as an absolute learning rate."""
+
+_USUAL: Mapping[str, str] = {
+    "boundaries": "[50%]",
+    "cosine_kwargs": "[{decay_steps:100,warmup_steps:10}]",
+    "decay_milestones": "[50%]",
+    "decay_rate": "0.5",
+    "decay_t": "10%",
+    "num_decay_steps": "10%",
+    "scales": "[0.1]",
+    "t_initial": "100%",
+    "transition_steps": "10%",
+    "warmup_steps": "5%",
+}
+"""argument that a name cannot do without -> what to type"""
 
 
 def one_of(names: Collection[str], *, of_loss: Collection[str] = ()) -> AfterValidator:
@@ -58,13 +73,18 @@ def chosen(shapes: Mapping[str, Callable[..., Schedule]], arguments: Mapping[str
     parameters = inspect.signature(shapes[name]).parameters
     takes = [argument for argument in parameters if argument not in FILLED]
     given = {key: value for key, value in arguments.items() if value is not None and key not in ("name", *FILLED)}
-    for argument, value in given.items():
-        if argument not in takes:
-            known = ", ".join(takes) or "no argument"
-            raise ValueError(f"{argument}: must be null with name={name}, which takes {known}, got {value}")
-    for argument in takes:
-        if parameters[argument].default is inspect.Parameter.empty and argument not in given:
-            raise ValueError(f"{argument}: must be given with name={name}, got nothing")
+    known = ", ".join(takes) or "no argument"
+    faults = [
+        Fault(argument, f"must be null with name={name}, which takes {known}, got {value}", f"Set .{argument}=null")
+        for argument, value in given.items()
+        if argument not in takes
+    ] + [
+        Fault(argument, f"must be given with name={name}, got nothing", f"Set .{argument}={_USUAL[argument]}")
+        for argument in takes
+        if parameters[argument].default is inspect.Parameter.empty and argument not in given
+    ]
+    if faults:
+        raise FactoryError(*faults)
     filled = {argument: arguments[argument] for argument in FILLED if argument in parameters}
     return shapes[name](**filled, **given)
 
@@ -87,7 +107,8 @@ def as_factor(argument: str, lr: float, base_lr: float) -> float:
         ValueError: it is above the base learning rate.
     """
     if lr > base_lr:
-        raise ValueError(f"{argument}: must be at most the base learning rate {base_lr:g}, got {lr:g}")
+        rule = f"must be at most the base learning rate {base_lr:g}, got {lr:g}"
+        raise refused(argument, rule, f"Set .{argument}={base_lr / 10:g} or a larger optimizer.lr")
     return lr / base_lr
 
 
@@ -98,4 +119,5 @@ def refuse_longer(argument: str, steps: int, total_steps: int) -> None:
         ValueError: it is longer.
     """
     if steps > total_steps:
-        raise ValueError(f"{argument}: must not be longer than the run of {total_steps} steps, got {steps} steps")
+        rule = f"must not be longer than the run of {total_steps} steps, got {steps} steps"
+        raise refused(argument, rule, f"Set .{argument}=5% or a longer train.duration")

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import validate_call
 
 from runner.durations import BaseLR, Steps, StepsOrZero, TotalSteps
+from runner.errors import refused
 from runner.schedules.compat import optax_shapes as shapes
 from runner.schedules.compat.choice import NotNegative, Positive, as_factor, chosen, hold_after, one_of, refuse_longer
 from runner.schedules.compat.optax_shapes import Curve, Cycle
@@ -92,5 +93,6 @@ def schedule(
         grows = decay_rate is not None and decay_rate > 1.0
         arguments["end_value"] = end_value / base_lr if grows else as_factor("end_value", end_value, base_lr)
     if name == "warmup_constant" and not warmup_steps:
-        raise ValueError("warmup_steps: must be > 0 with name=warmup_constant, which else stays at init_value, got 0")
+        rule = "must be > 0 with name=warmup_constant, which else stays at init_value, got 0"
+        raise refused("warmup_steps", rule, "Set .warmup_steps=5%")
     return hold_after(total_steps, chosen(_SHAPES, arguments))

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict
 
+from runner.errors import refused
 from runner.schedules.compat.choice import NotNegative, Positive, as_factor, warmed
 from runner.schedules.decays import constant
 from runner.schedules.shape import Schedule, cosine_between
@@ -110,9 +111,8 @@ def warmup_cosine_decay(
     """Follow `warmup_cosine_decay_schedule`: `cosine_decay` from W to decay_steps, which counts from the start."""
     length = (decay_steps or total_steps) - warmup_steps
     if length <= 0:
-        raise ValueError(
-            f"warmup_steps: must be fewer than the {length + warmup_steps} decay_steps, got {warmup_steps}"
-        )
+        rule = f"must be fewer than the {length + warmup_steps} decay_steps, got {warmup_steps}"
+        raise refused("warmup_steps", rule, f"Set .warmup_steps={length + warmup_steps - 1} or less")
     body = cosine_decay(total_steps=total_steps, decay_steps=length, alpha=end_value, exponent=exponent)
     return warmed(body, warmup_steps, start=init_value, prefix=True)
 
@@ -154,9 +154,11 @@ def piecewise_interpolate(
 
 def _values(boundaries: Sequence[int], scales: Sequence[float], init_value: float) -> list[float]:
     if len(boundaries) != len(scales):
-        raise ValueError(f"scales: must be as many as the {len(boundaries)} boundaries, got {len(scales)}")
+        rule = f"must be as many as the {len(boundaries)} boundaries, got {len(scales)}"
+        raise refused("scales", rule, f"Set .scales=[{','.join(['0.5'] * len(boundaries))}]")
     if list(boundaries) != sorted(set(boundaries)):
-        raise ValueError(f"boundaries: must rise, got {list(boundaries)} in steps")
+        right = ",".join(map(str, sorted(set(boundaries))))
+        raise refused("boundaries", f"must rise, got {list(boundaries)} in steps", f"Set .boundaries=[{right}]")
     values = [init_value]
     for scale in scales:
         values.append(values[-1] * scale)

@@ -19,6 +19,7 @@ from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
 from runner.durations import BaseLR, Steps, StepsOrZero, TotalSteps
+from runner.errors import refused
 from runner.schedules.compat.choice import (
     NotNegative,
     Positive,
@@ -126,7 +127,7 @@ def tanh(
     Without a prefix the warmup rises to the body's value at its end.
     """
     if not lb < ub:
-        raise ValueError(f"lb: must be below ub={ub:g}, got {lb:g}")
+        raise refused("lb", f"must be below ub={ub:g}, got {lb:g}", f"Set .lb={ub - 10:g}")
     body = _cycles(
         lambda share: 0.5 * (1.0 - math.tanh(lb * (1.0 - share) + ub * share)),
         t_initial=t_initial,
@@ -156,7 +157,8 @@ def multistep(
 ) -> Schedule:
     """Follow `MultiStepLRScheduler`: decay_rate ** #{milestones <= t + 1}, one t before torch's MultiStepLR."""
     if list(decay_milestones) != sorted(decay_milestones):
-        raise ValueError(f"decay_milestones: must rise, got {list(decay_milestones)} intervals")
+        rule = f"must rise, got {list(decay_milestones)} intervals"
+        raise refused("decay_milestones", rule, "Set .decay_milestones in order")
     return warmed(
         lambda t: decay_rate ** bisect.bisect_right(decay_milestones, t + 1),
         warmup_t,
@@ -185,10 +187,11 @@ def wsd(
     g(q) = 1 - q | 1 - sqrt(q) | (1 + cos(pi q)) / 2 | 1 - q^decay_power | (d^q - d) / (1 - d), d = decay_ratio
     """
     if decay_t > t_initial:
-        raise ValueError(f"decay_t: must fit into t_initial={t_initial}, got {decay_t}")
+        raise refused("decay_t", f"must fit into t_initial={t_initial}, got {decay_t}", "Set a shorter .decay_t")
     scale = stable_timescale or warmup_t
     if stable_fn != "constant" and scale == 0:
-        raise ValueError(f"stable_timescale: must be given with stable_fn={stable_fn} and no warmup, got nothing")
+        rule = f"must be given with stable_fn={stable_fn} and no warmup, got nothing"
+        raise refused("stable_timescale", rule, "Set .stable_timescale=10%, or .warmup_t=5%")
     exponent = {"constant": 0.0, "rsqrt": 0.5, "power": stable_power}[stable_fn]
     falls: dict[Cooldown, Curve] = {
         "linear": lambda share: 1.0 - share,
@@ -283,5 +286,7 @@ def _in_intervals(argument: str, steps: int | Sequence[int] | None, interval: in
     if not isinstance(steps, int):
         return [_in_intervals(argument, length, interval) for length in steps]
     if steps % interval:
-        raise ValueError(f"{argument}: must be whole intervals of {interval} steps, got {steps} steps")
+        near = max(round(steps / interval), 1) * interval
+        rule = f"must be whole intervals of {interval} steps, got {steps} steps"
+        raise refused(argument, rule, f"Set .{argument} to {near} steps, or .interval=1")
     return steps // interval

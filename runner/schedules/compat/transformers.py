@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import validate_call
 
 from runner.durations import BaseLR, Steps, StepsOrZero, TotalSteps
+from runner.errors import refused
 from runner.schedules.compat.choice import (
     NotNegative,
     Positive,
@@ -121,11 +122,12 @@ def cosine_warmup_with_min_lr(
 
 def _floor(floor: float | None, min_lr_rate: float | None) -> float:
     if floor is not None and min_lr_rate is not None:
-        raise ValueError(f"min_lr_rate: must be null with min_lr, got {min_lr_rate:g}")
+        raise refused("min_lr_rate", f"must be null with min_lr, got {min_lr_rate:g}", "Set .min_lr_rate=null")
     if floor is not None and floor > 1.0:
-        raise ValueError(f"floor: must be at most 1, so min_lr at most the base learning rate, got {floor:g}")
+        rule = f"must be at most 1, so min_lr at most the base learning rate, got {floor:g}"
+        raise refused("floor", rule, "Set .min_lr to less than optimizer.lr")
     if floor is None and min_lr_rate is None:
-        raise ValueError("min_lr_rate: must be given here, or min_lr instead, got nothing")
+        raise refused("min_lr_rate", "must be given here, or min_lr instead, got nothing", "Set .min_lr_rate=0.1")
     return floor if floor is not None else min_lr_rate or 0.0
 
 
@@ -143,9 +145,9 @@ def warmup_stable_decay(
     """Follow `get_wsd_schedule`: rise from the floor, hold 1, fall to the floor, hold it."""
     stable = total_steps - warmup - num_decay_steps if num_stable_steps is None else num_stable_steps
     if stable < 0:
-        raise ValueError(
-            f"num_decay_steps: must fit into the {total_steps - warmup} steps after the warmup, got {num_decay_steps}"
-        )
+        rest = total_steps - warmup
+        rule = f"must fit into the {rest} steps after the warmup, got {num_decay_steps}"
+        raise refused("num_decay_steps", rule, f"Set .num_decay_steps={rest} or less")
 
     def factor(step: int) -> float:
         if step < warmup:
