@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from runner.assemble import make, refusals
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
+from runner.build_task import build_task, task_facts
 from runner.config import Config, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
@@ -63,7 +64,7 @@ def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts
         CheckpointError: the checkpoint to go on from cannot be read.
     """
     source = checkpoint_source(resume)
-    known = _task_facts(task, batch_size=train.batch_size, seed=seed)
+    known = task_facts(task, batch_size=train.batch_size, seed=seed)
     devices = available_devices()
     device = devices[0] if train.device == "auto" else train.device
     names = {*devices, *(name.partition(":")[0] for name in devices)}
@@ -267,54 +268,6 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
         ema_decay=train.ema_decay,
         refresh_batches=train.refresh_batches,
     )
-
-
-def build_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
-    """Make the task, or return the one made last where it is the same, so that a run reads its data once.
-
-    Raises:
-        ConfigError: it refuses its arguments or cannot get its data.
-    """
-    key = (_data_key(node), batch_size, seed)
-    if key not in _LAST_TASK:
-        _LAST_TASK.clear()  # first, so that two data sets never lie in memory at once
-        _LAST_TASK[key] = make_task(node, batch_size=batch_size, seed=seed)
-    return _LAST_TASK[key]
-
-
-def make_task(node: TaskNode, *, batch_size: int, seed: int) -> Task:
-    """Make the task anew.
-
-    Raises:
-        ConfigError: it refuses its arguments or cannot get its data.
-    """
-    task: Task = make("task", node, Clock(batch_size), {"batch_size": batch_size, "seed": seed})
-    return task
-
-
-class _TaskFacts(NamedTuple):
-    """What `check` asks of a task; kept where the task is not."""
-
-    examples: Mapping[str, int]
-    goals: Mapping[str, Literal["min", "max"]]
-
-
-_LAST_TASK: dict[tuple[str, int, int], Task] = {}
-_TASK_FACTS: dict[str, _TaskFacts] = {}
-
-
-def _task_facts(node: TaskNode, *, batch_size: int, seed: int) -> _TaskFacts:
-    """Return the facts of a task, the same for every seed and batch size: the jobs of a grid need not all be built."""
-    key = _data_key(node)
-    if key not in _TASK_FACTS:
-        task = build_task(node, batch_size=batch_size, seed=seed)
-        _TASK_FACTS[key] = _TaskFacts(dict(task.examples), dict(task.goals))
-    return _TASK_FACTS[key]
-
-
-def _data_key(node: TaskNode) -> str:
-    """Return what a task is made of, and where, as paths may be relative."""
-    return f"{Path.cwd()} {node.model_dump_json(by_alias=True, exclude={'init_from', 'regime', 'examples'})}"
 
 
 def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:

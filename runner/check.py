@@ -13,18 +13,18 @@ from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from runner.check_facts import FindFacts, check_facts, check_init_from
-from runner.check_groups import check_group_rules
-from runner.check_nodes import add_invalid, check_node, declared
-from runner.check_optimizer import check_optimizer
-from runner.check_scaling import check_scaling
-from runner.check_schedules import check_schedule_keys, check_schedules
-from runner.check_watch import check_watched
+from runner.checks.facts import FindFacts, check_facts, check_init_from
+from runner.checks.groups import check_group_rules
+from runner.checks.nodes import add_invalid, check_node, declared
+from runner.checks.optimizer import check_optimizer
+from runner.checks.scaling import check_scaling
+from runner.checks.schedules import check_schedule_keys, check_schedules
+from runner.checks.stand_ins import with_stand_ins
+from runner.checks.watch import check_watched
 from runner.config import Config, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves
-from runner.stand_ins import with_stand_ins
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
 from runner.wording import (

@@ -5,45 +5,24 @@ Every model forbids unknown keys; nodes with a `_target_` keep theirs, and `chec
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from annotated_types import MinLen
+from pydantic import BaseModel, ConfigDict, Field
 
+from runner.config_types import Command, Count, Device, Fraction, Name, NonNegative, Positive, Range, Seed, Uri
 from runner.durations import PositiveDuration
 from runner.nodes import Node
 from runner.scaling import Hyperparameters, Rule, scale
-
-Finite = Field(allow_inf_nan=False)
-Positive = Annotated[float, Strict(), Gt(0), Finite]
-Fraction = Annotated[float, Strict(), Gt(0), Lt(1), Finite]
-NonNegative = Annotated[float, Strict(), Ge(0), Finite]
-
-
-def _integral(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Count = Annotated[int, Strict(), Ge(1), BeforeValidator(_integral)]
 
 
 class Section(BaseModel):
     """A part of the configuration; unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
-
-
-def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
-    if not pair[0] < pair[1]:
-        raise ValueError("must be [low, high] with low < high")
-    return pair
-
-
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
 
 class Typical(Section):
@@ -139,41 +118,6 @@ class TaskNode(Node):
     examples: Count | None = None
 
 
-def _is_device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise ValueError("must be auto, cpu, mps, cuda or cuda:<index>")
-    return text
-
-
-def _is_name(text: str) -> str:
-    if not re.fullmatch(r"\w[\w .+-]{0,99}", text):
-        raise ValueError("must be up to 100 letters, digits, '.', '_', '+', '-' or spaces, a letter or digit first")
-    return text
-
-
-_URI_SCHEMES = ("http", "https", "postgresql", "mysql", "mssql")
-
-
-def _is_uri(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    known = scheme == "sqlite" or scheme.partition("+")[0] in _URI_SCHEMES
-    if not known or not separator or not rest.strip("/"):
-        raise ValueError(
-            "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
-        )
-    return text
-
-
-def _is_command(text: str) -> str:
-    if not text.strip() or "\0" in text:
-        raise ValueError("must be a shell command or null")
-    return text
-
-
-Device = Annotated[str, AfterValidator(_is_device)]
-Name = Annotated[str, AfterValidator(_is_name)]
-
-
 class EarlyStop(Section):
     """Which metric picks the best checkpoint, and when to give up waiting for a better one."""
 
@@ -222,14 +166,14 @@ class Resume(Section):
 class Tracking(Section):
     """Where the records are sent; null sends them nowhere."""
 
-    uri: Annotated[str, AfterValidator(_is_uri)] | None
+    uri: Uri | None
     wait_seconds: NonNegative
 
 
 class Notify(Section):
     """Which shell command hears of alarms and of the end."""
 
-    command: Annotated[str, AfterValidator(_is_command)] | None
+    command: Command | None
 
 
 class Preview(Section):
@@ -237,9 +181,6 @@ class Preview(Section):
 
     schedules: list[Annotated[str, MinLen(1)]] = []
     directory: Annotated[str, MinLen(1)] | None = None
-
-
-Seed = Annotated[int, Strict(), Ge(0), Lt(2**32), BeforeValidator(_integral)]
 
 
 class Config(Section):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from runner.check_scaling import far_from_reference, unscaled_warmup, unusual_rule
-from runner.check_watch import deaf_remedy, early_stop_first, never_judged
+from runner.checks.scaling import far_from_reference, unscaled_warmup, unusual_rule
+from runner.checks.watch import deaf_remedy, early_stop_first, never_judged
 from runner.config import Config
 from runner.durations import Clock, parse, to_steps
 from runner.nodes import Node

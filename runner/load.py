@@ -12,7 +12,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from runner.build import available_devices, build_task, find_device, make_task, set_up_torch
+from runner.build import available_devices, find_device, set_up_torch
+from runner.build_task import build_task, make_task
 from runner.config import Config, TaskNode
 from runner.continue_run import saved_tree
 from runner.durations import Clock

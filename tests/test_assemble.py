@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor, nn
 
 from runner.assemble import make
-from runner.check_nodes import check_node
+from runner.checks.nodes import check_node
 from runner.durations import Clock, Steps
 from runner.errors import ConfigError
 from runner.nodes import Node

@@ -11,8 +11,9 @@ from runner.optim.apply import apply_schedules
 from runner.schedules import warmups
 from runner.schedules.cooldowns import wsd
 from runner.schedules.cycles import cyclic, one_cycle
-from runner.schedules.decays import cosine, exponential, inverse_sqrt, linear, multistep, polynomial, rex
+from runner.schedules.decays import cosine, exponential, linear, multistep, polynomial, rex
 from runner.schedules.joins import sequential, times
+from runner.schedules.powers import inverse_sqrt
 from runner.schedules.shape import Schedule
 
 

@@ -23,17 +23,16 @@ from runner.schedules.decays import (
     cosine,
     exponential,
     half_cosine,
-    inverse_sqrt,
     linear,
     multistep,
     polynomial,
-    power,
     rex,
     step,
     tanh,
 )
 from runner.schedules.joins import product, sequential, times
 from runner.schedules.overlays import cooldown, noise
+from runner.schedules.powers import inverse_sqrt, power
 from runner.schedules.refined import refined, running_median, smoothed
 from runner.schedules.shape import Schedule, Shape, curve
 from runner.schedules.tables import chebyshev, piecewise_constant, piecewise_linear
@@ -459,7 +458,7 @@ def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> N
             "milestones: must lie inside the 100 steps that it is made for",
         ),
         (lambda: inverse_sqrt(warmup_steps=0), "timescale: must be given where there is no warmup"),
-        (lambda: power(total_steps=9, warmup_steps=0, decay=1), "must follow a warmup"),
+        (lambda: power(total_steps=9, warmup_steps=0, decay=1), "timescale: must be given where there is no warmup"),
         (lambda: wsd(total_steps=9, decay=10), "decay: must not be longer than the 9 steps"),
         (lambda: wsd(total_steps=9, decay=3, shape="exponential"), "floor: must be > 0 for an exponential shape"),
         (lambda: wsd_s(total_steps=9, periods=[5, 9], decay=3), "periods: must fit into the run of 9 steps, got 14"),
@@ -480,3 +479,25 @@ def test_refined_warms_up_where_norms_fall_and_leaves_out_what_is_no_norm() -> N
 def test_argument_out_of_its_range_is_refused_by_name(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("total", "periods"), [(1002, [126] * 8), (102, [26] * 4), (10, [3] * 4), (7, [3, 2, 3])])
+def test_periods_that_were_rounded_up_end_with_the_run(total: int, periods: list[int]) -> None:
+    factor = wsd_s(total_steps=total, periods=periods, decay=1)
+    assert factor(total - 1) == 1.0
+    assert factor(total) == 0.0
+
+
+def test_chebyshev_takes_its_nodes_in_fractal_order_without_a_table() -> None:
+    order = [0]
+    while len(order) < 64:
+        order = [index for place in order for index in (place, 2 * len(order) - 1 - place)]
+    expected = [1 / (0.525 - 0.475 * math.cos((node + 0.5) * math.pi / 64)) for node in order]
+    factor = chebyshev(total_steps=64)
+    assert [factor(step) for step in range(64)] == pytest.approx(expected)
+    assert 1.0 <= chebyshev(total_steps=10**9)(10**9 - 1) <= 20.0
+
+
+def test_power_has_a_timescale_of_its_own_where_there_is_no_warmup() -> None:
+    with_warmup, without = (power(total_steps=T, warmup_steps=w, timescale=50, decay=10) for w in (W, 0))
+    assert with_warmup(W - 1 + 30) == without(30) == pytest.approx((80 / 50) ** -0.51)

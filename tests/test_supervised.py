@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
-from runner.build import build_task
+from runner.build_task import build_task
 from runner.config import TaskNode
 from runner.errors import ConfigError
 from runner.tasks.protocol import LossSum

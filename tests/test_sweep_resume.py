@@ -16,10 +16,10 @@ import joblib
 import psutil
 import pytest
 
+from runner.checks.stand_ins import SAFE
 from runner.config import Train
 from runner.continue_run import same_run
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepError, TaskError, in_words
-from runner.stand_ins import SAFE
 from runner.sweeps.launch import shares
 from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.sweep_file import Sweep, changed

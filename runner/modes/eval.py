@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner.build import build_task
+from runner.build_task import build_task
 from runner.config import Config, Invocation
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.load import evaluate_checkpoint

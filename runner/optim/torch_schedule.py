@@ -14,9 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runner.durations import BaseLR, Steps, TotalSteps
 from runner.errors import refused
-from runner.schedules.shape import Schedule
+from runner.schedules.shape import LONGEST_TABLE, Schedule
 
-LONGEST_TABLE = 20_000_000
 _ROUNDING = 1e-12
 _ASKED = {"T_max": "intervals", "total_steps": "intervals", "num_training_steps": "intervals", "max_lr": "base_lr"}
 """argument of a scheduler -> what it stands for"""

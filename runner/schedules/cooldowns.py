@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Annotated
 
 from annotated_types import MinLen
@@ -66,7 +66,8 @@ def wsd_s(
     Args:
         total_steps: T, steps of the run.
         warmup_steps: W, inside the first period.
-        periods: their lengths; together at most the run.
+        periods: their lengths; together at most the run. Percentages are rounded up; where that takes them beyond the
+            run, their ends are moved back in proportion.
         decay: length of the cooldown that ends each.
         shape: how it falls, see `runner.schedules.shape.curve`.
         floor: r, factor reached at the end of each period; in [0, 1].
@@ -76,6 +77,7 @@ def wsd_s(
     Source: Wen et al. 2024, arXiv:2410.05192; OLMo-core, WSDS.
     """
     heights = list(peaks) if peaks is not None else [1.0] * len(periods)
+    periods = _fitted(periods, total_steps)
     ends = list(accumulate(periods))
     first = [warmup_steps, *(0 for _ in periods[1:])]
     faults = list(_faults(periods, heights, decay, first, total_steps))
@@ -95,6 +97,16 @@ def wsd_s(
     return factor
 
 
+def _fitted(periods: Sequence[int], total_steps: int) -> list[int]:
+    """Return periods that end with the run, where rounding has made them a step longer each at the most."""
+    whole = sum(periods)
+    if not total_steps < whole < total_steps + len(periods):
+        return list(periods)
+    ends = [0, *(round(end * total_steps / whole) for end in accumulate(periods))]
+    fitted = [end - begin for begin, end in pairwise(ends)]
+    return fitted if min(fitted) else list(periods)  # of a run with hardly a step for each, some are never reached
+
+
 def _faults(
     periods: Sequence[int], heights: Sequence[float], decay: int, warmups: Sequence[int], total_steps: int
 ) -> Iterator[Fault]:
@@ -102,7 +114,7 @@ def _faults(
     if len(heights) != len(periods):
         rule = f"must be one for each of the {len(periods)} periods, got {len(heights)}"
         yield Fault("peaks", rule, "Set .peaks=null")
-    if sum(periods) > total_steps + len(periods) - 1:  # percentages are rounded up
+    if sum(periods) > total_steps + len(periods) - 1:
         equal = ",".join([f"{100 // len(periods)}%"] * len(periods))
         rule = f"must fit into the run of {total_steps} steps, got {sum(periods)} together"
         yield Fault("periods", rule, f"Set .periods=[{equal}]")

@@ -67,6 +67,9 @@ def sequential(
     Source: torch.optim.lr_scheduler.SequentialLR; continuous as in OLMo-core.
     """
     bounds, faults = _bounds(boundaries, len(stages), clock.total_steps or 0)
+    if not faults and bounds[1] < clock.warmup_steps:
+        rule = f"must not begin the second stage within the warmup of {clock.warmup_steps} steps, got step {bounds[1]}"
+        faults = (Fault("boundaries", rule, f"Set warmup.duration={bounds[1]} or less, or a later boundary"),)
     parts: list[Schedule] = []
     problems: list[Problem] = []
     for stage, (begin, end) in zip(stages.values(), pairwise(bounds), strict=True):

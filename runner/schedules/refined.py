@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from runner.errors import refused
-from runner.schedules.shape import Schedule, between
+from runner.schedules.shape import Schedule, between, refuse_table
 
 
 def refined(smooth: Sequence[float], *, total_steps: int, warmup_steps: int, power: float) -> Schedule:
@@ -28,13 +29,15 @@ def refined(smooth: Sequence[float], *, total_steps: int, warmup_steps: int, pow
         total_steps: T, steps of the run.
         warmup_steps: W; the body begins at t0 = max(W - 1, 0).
         power: a; 2 for SGD, 1 for Adam.
+    Raises:
+        ValueError: a run of more than 20,000,000 steps.
     Source: Defazio et al. 2023, arXiv:2310.07831, algorithm 1, and the code published with it.
     """
+    refuse_table(total_steps)
     start = max(warmup_steps - 1, 0)
     body = max(total_steps - start, 1)
-    places = [(len(smooth) - 1) * step / body for step in range(body + 1)]
-    weights = [_at(smooth, place) ** -power for place in places]
-    left, factors = 0.0, [0.0] * (body + 1)
+    weights = array("d", (_at(smooth, (len(smooth) - 1) * step / body) ** -power for step in range(body + 1)))
+    left, factors = 0.0, array("d", bytes(8 * (body + 1)))
     for step in reversed(range(body + 1)):
         factors[step] = weights[step] * left
         left += weights[step]

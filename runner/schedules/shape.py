@@ -40,6 +40,10 @@ Shape = Literal["linear", "cosine", "1-sqrt", "sqrt", "square", "lowering_square
 """How a cooldown falls; the formulas are those of `curve`."""
 
 
+LONGEST_TABLE = 20_000_000
+"""Most values that a schedule computes beforehand, in some 10 s."""
+
+
 class Warmup(NamedTuple):
     """A rise at the start of a run.
 
@@ -119,6 +123,17 @@ def in_order(name: str, steps: Sequence[int], *, total_steps: int) -> list[int]:
         right = ",".join(str(min(step, total_steps)) for step in sorted(steps))
         raise refused(name, f"{' and '.join(rules)}, got {shown} steps", f"Set .{name}=[{right}]")
     return list(steps)
+
+
+def refuse_table(total_steps: int) -> None:
+    """Refuse a run that is too long for a schedule that is computed beforehand, step by step.
+
+    Raises:
+        FactoryError: it has more than 20,000,000 steps.
+    """
+    if total_steps > LONGEST_TABLE:
+        rule = f"must be made for at most {LONGEST_TABLE:,} steps, which are computed beforehand, got {total_steps:,}"
+        raise refused("", rule, "Set a shorter train.duration, or take another one")
 
 
 def tail_start(decay: int, *, total_steps: int, warmup_steps: int) -> int:

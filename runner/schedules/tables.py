@@ -12,7 +12,7 @@ from pydantic import validate_call
 
 from runner.durations import StepsOrZero, TotalSteps
 from runner.errors import FactoryError, Fault, refused, with_place
-from runner.schedules.shape import Schedule, between, in_order
+from runner.schedules.shape import Schedule, between, in_order, refuse_table
 
 Times = Annotated[Sequence[StepsOrZero], MinLen(1)]
 Values = Annotated[Sequence[Annotated[float, Ge(0)]], MinLen(1)]
@@ -79,14 +79,15 @@ def chebyshev(
     """
     if low >= high:
         raise refused("low", f"must be less than high={high:g}, got {low:g}", f"Set .low={high / 20:g}")
-    order = [0]
-    while len(order) < total_steps:
-        order = [index for place in order for index in (place, 2 * len(order) - 1 - place)]
+    doublings = (total_steps - 1).bit_length()
     middle, radius = (high + low) / 2, (high - low) / 2
 
     def factor(step: int) -> float:
-        node = order[min(step, total_steps - 1)]
-        return 1.0 / (middle - radius * math.cos((node + 0.5) * math.pi / len(order)))
+        place, node = min(step, total_steps - 1), 0
+        for doubling in range(1, doublings + 1):  # in the order twice as long a node is followed by its mirror image
+            if place >> (doublings - doubling) & 1:
+                node = (1 << doubling) - 1 - node
+        return 1.0 / (middle - radius * math.cos((node + 0.5) * math.pi / (1 << doublings)))
 
     return factor
 
@@ -102,8 +103,9 @@ def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) 
         function: step -> factor; finite, >= 0, without a state.
     Raises:
         ValueError: a factor that is no number, negative or not finite, or an exception instead of one; the step is
-            named. Another factor when a step is asked for again.
+            named. Another factor when a step is asked for again. A run too long to ask.
     """
+    refuse_table(total_steps)
     rule = "must return a finite number >= 0"
 
     def wrong(rule: str) -> FactoryError:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, PydanticSchemaGenerationError, ValidationError
 from pydantic.fields import FieldInfo
 
-from runner.check_optimizer import wrong_optimizer
+from runner.checks.optimizer import wrong_optimizer
 from runner.config import OptimizerNode
 from runner.errors import unknown_key
 from runner.nodes import Node, is_node

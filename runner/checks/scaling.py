@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from annotated_types import Lt
 from pydantic import TypeAdapter, ValidationError
 
-from runner.config import Config, NonNegative, OptimizerNode, Scaling
+from runner.config import Config, OptimizerNode, Scaling
+from runner.config_types import NonNegative
 from runner.scaling import LARGEST_LINEAR_BATCH, LARGEST_LINEAR_FACTOR, Hyperparameters, scale
 from runner.signatures import locate, parameters_of
 from runner.wording import Findings, shown
