@@ -1,19 +1,33 @@
 """The program as a user calls it: a process of its own, and, for tables of mistakes, in this process."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.pages import parse_pages_once
+
 ROOT = Path(__file__).resolve().parent.parent
 # two workers of two threads each on two cores are slower than one thread each, and sums differ between counts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Do once what every test of this process would do again: parse the pages, and look for garbage in libraries."""
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        parse_pages_once(patch)
+        yield
+    gc.unfreeze()
 
 
 class Done(NamedTuple):
