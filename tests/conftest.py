@@ -1,11 +1,13 @@
 """The program as a user calls it: a process of its own, and, for tables of mistakes, in this process."""
 
 import gc
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,12 +58,21 @@ def call_program(*overrides: str, directory: Path, tracking: str = "off", timeou
     return Done(done.returncode, done.stdout, done.stderr, directory)
 
 
+def train_here(*overrides: str, directory: Path) -> Done:
+    """Train in this process for tests that read the run; nothing is tracked."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        code = call_main(["tracking=off", *overrides], directory, patch)
+    assert code == 0, err.getvalue()
+    return Done(code, out.getvalue(), err.getvalue(), directory)
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Program:
     """Call `python -m runner ...` in a fresh directory; tracking is off unless asked for.
 
     The program's `main` runs in this process, which saves the import of torch; `spawn=True` starts a process of its
-    own, for runs that import modules of the test, are killed, or print from several processes.
+    own, for runs that are killed, or print from several processes.
     """
 
     def call(
@@ -82,10 +93,21 @@ def call_main(words: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.chdir(directory)
+        patch.syspath_prepend(directory)  # as `python -m` does
         patch.setattr(sys, "argv", ["runner", *words])
         patch.setenv("NO_COLOR", "1")
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
-        return main()
+        try:
+            return main()
+        finally:
+            forget_modules(directory)
+
+
+def forget_modules(directory: Path) -> None:
+    """Have what was imported from a directory imported anew, as a new process does."""
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(f"{directory}{os.sep}"):
+            del sys.modules[name]
 
 
 def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:

@@ -28,7 +28,7 @@ from runner.schedules.warmups import linear as linear_warmup
 from tests.conftest import Program, Refusal
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_schedules.json").read_text())
-LENGTHS = [1, 2, 3, 10, 101, 1000]
+LENGTHS = [1, 2, 3, 10, 97]
 
 
 def torch_schedule(run_steps: int, scheduler: Callable[..., Any], /, *, lr: float = 1.0, **arguments: Any) -> Schedule:
