@@ -12,7 +12,9 @@ import pytest
 import torch
 import yaml
 
+from runner.job import checked
 from tests.conftest import ENVIRONMENT, Done, Program
+from tests.pages import composed
 
 DECLARED = [
     "task.dropout=0.2",
@@ -58,8 +60,8 @@ def interrupt(directory: Path, number: signal.Signals, *overrides: str) -> Done:
     return Done(process.returncode, out, err, directory)
 
 
-DYING = """
-import os, pathlib, signal
+PARTS = """
+import os, pathlib, signal, time
 from runner.tasks.digits import Digits
 
 class Dying(Digits):
@@ -67,6 +69,12 @@ class Dying(Digits):
         if split == "train" and step == 47 and not pathlib.Path("has_died").exists():
             pathlib.Path("has_died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step, split, part)
+
+class Slow(Digits):
+    def batch(self, step, split, part=(0, 1)):
+        if split == "train" and step >= 20 and not pathlib.Path("fast").exists():
+            time.sleep(0.05)
         return super().batch(step, split, part)
 """
 
@@ -76,8 +84,8 @@ class Dying(Digits):
 )
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, tmp_path: Path, part: str) -> None:
     """Killed at step 47 of 60, with a checkpoint of step 40 and records up to step 45 on disk."""
-    (tmp_path / "dying.py").write_text(DYING)
-    declared = [*DECLARED, *part.split(), "task._target_=dying.Dying"]
+    (tmp_path / "parts.py").write_text(PARTS)
+    declared = [*DECLARED, *part.split(), "task._target_=parts.Dying"]
     killed = program(*declared, spawn=True)
     assert killed.code == -signal.SIGKILL
     run = next(tmp_path.glob("runs/digits/*"))
@@ -87,10 +95,10 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
     assert [r["step"] for r in before if r["kind"] == "eval"] == [15, 30, 45]
     with (run / "records.jsonl").open("a") as file:
         file.write('{"kind":"step","st')  # what a power cut leaves
-    rest = program(f"resume.from={run}", spawn=True)
+    rest = program(f"resume.from={run}")
     assert rest.code == 0, rest.err
     assert rest.run == run
-    whole = program(*declared, spawn=True)
+    whole = program(*declared)
     for key in ("model", "average", "optimizer", "generators", "detectors", "state"):
         assert same(weights(whole.run)[key], weights(run)[key]), key
     assert steps(run) == steps(whole.run)
@@ -104,7 +112,9 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
 def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     program: Program, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    declared = ["train.duration=2000", "train.checkpoint_every=100", "task.dropout=0.1", "train.accumulate=2"]
+    (tmp_path / "parts.py").write_text(PARTS)
+    declared = ["train.duration=80", "train.checkpoint_every=20", "task.dropout=0.1", "train.accumulate=2"]
+    declared.append("task._target_=parts.Slow")
     stopped = interrupt(tmp_path, number, *declared)
     assert stopped.code == code, stopped.err
     assert f"interrupted by {number.name}" in stopped.out
@@ -115,6 +125,8 @@ def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert weights(stopped.run)["state"]["step"] == made
     assert [r["step"] for r in steps(stopped.run) if r["kind"] == "step"] == list(range(made))
 
+    assert made < 80
+    (tmp_path / "fast").touch()
     rest = program(f"resume.from={stopped.run}")
     assert rest.code == 0, rest.err
     assert rest.run == stopped.run
@@ -209,7 +221,7 @@ def test_resume_with_another_option_takes_what_it_brings_and_leaves_what_the_old
         assert other.code == 0, other.err
         choices = json.loads((other.run / "result.json").read_text())["choices"]
         assert {group: choices[group] for group in known} == known | expected
-        fresh = yaml.safe_load((program(*changed.split(), "train.duration=20").run / "config.yaml").read_text())
+        fresh = checked(composed(*changed.split(), "train.duration=20")).model_dump(mode="json", by_alias=True)
         saved = yaml.safe_load((other.run / "config.yaml").read_text())
         assert {group: saved[group] for group in known} == {group: fresh[group] for group in known}
     back = program(f"resume.from={other.run}", "optimizer=sgd", "train.max_seconds=1e-9")

@@ -76,12 +76,16 @@ def step_counts(done: Done) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "number", "code"),
-    [pytest.param("basic", signal.SIGINT, 130, marks=pytest.mark.slow), ("joblib", signal.SIGTERM, 143)],
+    ("launcher", "number", "code", "later"),
+    [
+        pytest.param("basic", signal.SIGINT, 130, "joblib", marks=pytest.mark.slow),
+        ("joblib", signal.SIGTERM, 143, "basic"),
+    ],
 )
 def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
-    launch: Callable[..., Done], tmp_path: Path, launcher: str, number: signal.Signals, code: int
+    program: Program, tmp_path: Path, launcher: str, number: signal.Signals, code: int, later: str
 ) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
     target = ["task=quadratic", "train.duration=400", "train.checkpoint_every=50", "task._target_=parts.Slow"]
     grid = [f"hydra/launcher={launcher}", *target, "warmup=none", "optimizer.lr=30,0.01", "seed=0,1"]
     command = [sys.executable, "-m", "runner", "-m", "tracking=off", *grid]
@@ -107,7 +111,8 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
     diverged = [tmp_path / job["run"] for job in sweep["jobs"] if job["status"] == "diverged"]
 
     (tmp_path / "fast").touch()
-    rest = launch(f"resume.sweep={stopped.run.relative_to(tmp_path)}")
+    go_on = [f"resume.sweep={stopped.run.relative_to(tmp_path)}", f"hydra/launcher={later}"]
+    rest = program(*go_on, spawn=later == "joblib")
     assert rest.code == 0, rest.err
     assert rest.run == stopped.run
     assert statuses(rest) == ["diverged"] * 2 + ["finished"] * 2
@@ -121,16 +126,18 @@ def test_signal_after_the_last_step_of_a_job_ends_the_sweep_after_it(launch: Cal
     assert statuses(done) == ["finished", "waiting"]
 
 
-def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(launch: Callable[..., Done], tmp_path: Path) -> None:
+def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(
+    launch: Callable[..., Done], program: Program, tmp_path: Path
+) -> None:
     grid = [*QUADRATIC, "train.checkpoint_every=10", "task._target_=parts.Dying", "optimizer.lr=0.01,0.02,0.03"]
     killed = launch(*grid, "-m")
     assert killed.code == -signal.SIGKILL
     [directory] = tmp_path.glob("runs/sweeps/*")
     assert len(runs_of(tmp_path)) == 2
-    rest = launch(f"resume.sweep={directory}")
+    rest = program(f"resume.sweep={directory}")
     assert rest.code == 0, rest.err
     assert len(runs_of(tmp_path)) == 3
-    whole = launch(*grid, "-m")
+    whole = program(*grid, "-m")
     assert records(rest) == records(whole)
     assert sweep_of(rest)["settings"] == sweep_of(whole)["settings"]
 
