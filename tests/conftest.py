@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from runner.errors import ConfigError
 from tests.pages import parse_pages_once
+from tests.processes import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 # two workers of two threads each on two cores are slower than one thread each, and sums differ between counts
@@ -50,12 +52,9 @@ Program = Callable[..., Done]
 
 
 def call_program(*overrides: str, directory: Path, tracking: str = "off", timeout: float = 120) -> Done:
-    """Call `python -m runner ...` in a directory, in a process of its own; tracking is off unless asked for."""
-    command = [sys.executable, "-m", "runner", f"tracking={tracking}", *overrides]
-    done = subprocess.run(
-        command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    return Done(done.returncode, done.stdout, done.stderr, directory)
+    """Call the program in a directory, in a process of its own; tracking is off unless asked for."""
+    process = Forked(f"tracking={tracking}", *overrides, directory=directory, environment=ENVIRONMENT)
+    return Done(*process.communicate(timeout), directory)
 
 
 def train_here(*overrides: str, directory: Path) -> Done:
@@ -65,6 +64,13 @@ def train_here(*overrides: str, directory: Path) -> Done:
         code = call_main(["tracking=off", *overrides], directory, patch)
     assert code == 0, err.getvalue()
     return Done(code, out.getvalue(), err.getvalue(), directory)
+
+
+def call_command(*overrides: str, directory: Path) -> Done:
+    """Call `python -m runner ...` in a directory, for what starts workers of joblib; nothing is tracked."""
+    command = [sys.executable, "-m", "runner", "tracking=off", *overrides]
+    done = subprocess.run(command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr, directory)
 
 
 @pytest.fixture
@@ -136,5 +142,31 @@ def refuse(
     def call(*overrides: str) -> Refusal:
         code = call_main(list(overrides), tmp_path, monkeypatch)
         return Refusal(code, capsys.readouterr().err, list(tmp_path.iterdir()))
+
+    return call
+
+
+@pytest.fixture
+def refuse_row(
+    refuse: Callable[..., Refusal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Refusal]:
+    """Compose and check a command line once, as the program does before it refuses: for long tables of mistakes.
+
+    What only the making of the parts can find goes through the whole program.
+    """
+    from runner.compose import compose_leniently
+    from runner.continue_run import with_saved
+    from runner.job import checked
+
+    def call(*overrides: str) -> Refusal:
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", ["runner", *overrides])
+            try:
+                tree, problems, kept = compose_leniently(list(overrides))
+                checked(with_saved(tree, [text.lstrip("+") for text in kept], {}, page=())[0], problems)
+            except ConfigError as error:
+                return Refusal(error.exit_code, f"{error}\n", list(tmp_path.iterdir()))
+        return refuse(*overrides)
 
     return call

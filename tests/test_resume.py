@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import yaml
 from runner.job import checked
 from tests.conftest import ENVIRONMENT, Done, Program
 from tests.pages import composed
+from tests.processes import Forked
 
 DECLARED = [
     "task.dropout=0.2",
@@ -48,16 +47,12 @@ def steps(run: Path) -> list[dict[str, Any]]:
 
 def interrupt(directory: Path, number: signal.Signals, *overrides: str) -> Done:
     """Start a long run, send it a signal when it has made its first checkpoint, and wait for its end."""
-    command = [sys.executable, "-m", "runner", "tracking=off", *overrides]
-    process = subprocess.Popen(
-        command, cwd=directory, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = Forked("tracking=off", *overrides, directory=directory, environment=ENVIRONMENT)
     deadline = time.monotonic() + 60
     while not list(directory.glob("runs/*/*/checkpoints/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return Done(process.returncode, out, err, directory)
+    return Done(*process.communicate(), directory)
 
 
 PARTS = """
@@ -284,16 +279,14 @@ def test_second_process_on_the_same_run_is_refused(program: Program, tmp_path: P
     part = program(
         "train.duration=2000000", "train.eval_every=null", "train.max_seconds=0.1", "train.checkpoint_every=null"
     )
-    command = [sys.executable, "-m", "runner", "tracking=off", f"resume.from={part.run}"]
-    process = subprocess.Popen(
-        [*command, "train.max_seconds=null"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL
-    )
+    words = ["tracking=off", f"resume.from={part.run}", "train.max_seconds=null"]
+    process = Forked(*words, directory=tmp_path, environment=ENVIRONMENT)
     deadline = time.monotonic() + 60
     while '"running"' not in (part.run / "result.json").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     second = program(f"resume.from={part.run}", "train.max_seconds=null")
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.communicate()[0] == 130
     assert second.code == 2, second.out
     assert "resume.from: must be a run that no other process is writing" in second.err
 

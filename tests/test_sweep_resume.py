@@ -23,7 +23,7 @@ from runner.stand_ins import SAFE
 from runner.sweeps.launch import shares
 from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.sweep_file import Sweep, changed
-from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
+from tests.conftest import ENVIRONMENT, Done, Program, call_command, call_program, wait_for
 from tests.sweeps import records, runs_of, statuses, sweep_of
 
 QUADRATIC = ("task=quadratic", "train.duration=30")
@@ -112,7 +112,7 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
 
     (tmp_path / "fast").touch()
     go_on = [f"resume.sweep={stopped.run.relative_to(tmp_path)}", f"hydra/launcher={later}"]
-    rest = program(*go_on, spawn=later == "joblib")
+    rest = call_command(*go_on, directory=tmp_path) if later == "joblib" else program(*go_on)
     assert rest.code == 0, rest.err
     assert rest.run == stopped.run
     assert statuses(rest) == ["diverged"] * 2 + ["finished"] * 2
@@ -266,10 +266,12 @@ def test_directory_used_again_shows_nothing_of_the_sweep_before(program: Program
     ],
 )
 def test_job_that_kills_its_worker_takes_no_other_with_it(
-    launch: Callable[..., Done], targets: tuple[str, str], ended: list[str]
+    tmp_path: Path, targets: tuple[str, str], ended: list[str]
 ) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
     target = f"task._target_={','.join(targets)}"
-    done = launch("-m", *QUADRATIC, target, "optimizer.lr=0.01,0.02", "hydra/launcher=joblib")
+    grid = ["-m", *QUADRATIC, target, "optimizer.lr=0.01,0.02", "hydra/launcher=joblib"]
+    done = call_command(*grid, directory=tmp_path)
     assert done.code == 0, done.err
     assert statuses(done) == ended
     failed = [verdict for verdict in verdicts(done) if "finished" not in verdict]
@@ -301,7 +303,8 @@ def test_launcher_of_a_sweep_stays_when_its_number_of_workers_changes(
 @needs_two_cores
 def test_error_of_a_mode_that_does_not_train_comes_home_from_a_worker(launch: Callable[..., Done]) -> None:
     (runs := launch("train.duration=3")).run.joinpath("checkpoints/best.pt").write_bytes(b"no checkpoint")
-    done = launch("-m", "mode=eval", f"source={runs.run}", "seed=0,1", "hydra/launcher=joblib")
+    grid = ["-m", "mode=eval", f"source={runs.run}", "seed=0,1", "hydra/launcher=joblib"]
+    done = call_command(*grid, directory=runs.directory)
     assert done.code == 1
     assert re.search(
         r"job 2 of 2 \(seed=1\) failed: 1 problem in the configuration:\n  mode\.checkpoint: must", done.err
