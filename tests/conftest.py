@@ -99,7 +99,8 @@ def call_main(words: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.chdir(directory)
-        patch.syspath_prepend(directory)  # as `python -m` does
+        patch.setattr(sys, "path", [str(directory), *sys.path])  # as `python -m` does
+        sys.path_importer_cache.pop(str(directory), None)
         patch.setattr(sys, "argv", ["runner", *words])
         patch.setenv("NO_COLOR", "1")
         patch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -29,7 +29,7 @@ from runner.tasks.supervised import Supervised
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
 from tests import own_parts
-from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal
+from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal, call_main
 from tests.processes import Forked
 
 NET = "task.model._target_=my_parts.Net"
@@ -44,7 +44,7 @@ Launch = Callable[..., Done]
 
 
 @pytest.fixture
-def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Launch:
     """Call the program in a directory that holds a user's file: its `main` here, or, to spawn, a process of its own."""
     shutil.copy(ROOT / "tests/own_parts.py", tmp_path / "my_parts.py")
 
@@ -54,19 +54,10 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         words = [*options, "tracking=off", *([task] if task is not None else []), *overrides]
         if spawn:
             return Done(*Forked(*words, directory=tmp_path, environment=ENVIRONMENT).communicate(), tmp_path)
-        from runner.__main__ import main
-
-        with monkeypatch.context() as patch:
-            patch.chdir(tmp_path)
-            patch.syspath_prepend(tmp_path)
-            patch.setattr(sys, "argv", ["runner", *words])
-            patch.delenv("HYDRA_FULL_ERROR", raising=False)
-            code = main()
+        code = call_main(words, tmp_path, monkeypatch)
         return Done(code, *capfd.readouterr(), tmp_path)
 
-    yield call
-    for name in ("my_parts", "exits"):
-        sys.modules.pop(name, None)
+    return call
 
 
 @pytest.fixture
