@@ -29,7 +29,7 @@ from runner.tasks.supervised import Supervised
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
 from tests import own_parts
-from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal, call_main
+from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal, call_main, wait_for
 from tests.processes import Forked
 
 NET = "task.model._target_=my_parts.Net"
@@ -588,5 +588,13 @@ def test_ctrl_c_ends_a_run_with_workers_in_order(tmp_path: Path) -> None:
         "interrupted by SIGINT" in json.loads((tmp_path / out.splitlines()[-1] / "result.json").read_text())["verdict"]
     )
     assert err == ""
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    wait_for(lambda: is_gone(process.pid))
+
+
+def is_gone(group: int) -> bool:
+    """Whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
