@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 
 from runner.compose import to_tree
@@ -29,7 +29,8 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def parse_pages_once(patch: pytest.MonkeyPatch) -> None:
     """Have Hydra's readers of files return a copy of what they read before from the same unchanged file."""
-    for source in (FileConfigSource, ImportlibResourcesConfigSource):
+    Plugins.instance()  # makes the classes of the readers, once more if they have been imported
+    for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):
         patch.setattr(source, "load_config", _kept(source.load_config))
 
 

@@ -369,6 +369,7 @@ def test_a_deleted_experiment_comes_back_and_a_deleted_run_is_made_anew(database
     assert len(history(database, second, "train/loss")) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_has_every_point_once(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/mlflow.db"
     port = closed_port()
