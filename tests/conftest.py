@@ -1,19 +1,37 @@
 """The program as a user calls it: a process of its own, and, for tables of mistakes, in this process."""
 
+import gc
+import io
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from runner.errors import ConfigError
+from tests.pages import parse_pages_once
+from tests.processes import Forked
+
 ROOT = Path(__file__).resolve().parent.parent
 # two workers of two threads each on two cores are slower than one thread each, and sums differ between counts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """Do once what every test of this process would do again: parse the pages, and look for garbage in libraries."""
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        parse_pages_once(patch)
+        yield
+    gc.unfreeze()
 
 
 class Done(NamedTuple):
@@ -34,11 +52,24 @@ Program = Callable[..., Done]
 
 
 def call_program(*overrides: str, directory: Path, tracking: str = "off", timeout: float = 120) -> Done:
-    """Call `python -m runner ...` in a directory, in a process of its own; tracking is off unless asked for."""
-    command = [sys.executable, "-m", "runner", f"tracking={tracking}", *overrides]
-    done = subprocess.run(
-        command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    """Call the program in a directory, in a process of its own; tracking is off unless asked for."""
+    process = Forked(f"tracking={tracking}", *overrides, directory=directory, environment=ENVIRONMENT)
+    return Done(*process.communicate(timeout), directory)
+
+
+def train_here(*overrides: str, directory: Path) -> Done:
+    """Train in this process for tests that read the run; nothing is tracked."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        code = call_main(["tracking=off", *overrides], directory, patch)
+    assert code == 0, err.getvalue()
+    return Done(code, out.getvalue(), err.getvalue(), directory)
+
+
+def call_command(*overrides: str, directory: Path) -> Done:
+    """Call `python -m runner ...` in a directory, for what starts workers of joblib; nothing is tracked."""
+    command = [sys.executable, "-m", "runner", "tracking=off", *overrides]
+    done = subprocess.run(command, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr, directory)
 
 
@@ -47,7 +78,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     """Call `python -m runner ...` in a fresh directory; tracking is off unless asked for.
 
     The program's `main` runs in this process, which saves the import of torch; `spawn=True` starts a process of its
-    own, for runs that import modules of the test, are killed, or print from several processes.
+    own, for runs that are killed, or print from several processes.
     """
 
     def call(
@@ -68,10 +99,22 @@ def call_main(words: list[str], directory: Path, monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.chdir(directory)
+        patch.setattr(sys, "path", [str(directory), *sys.path])  # as `python -m` does
+        sys.path_importer_cache.pop(str(directory), None)
         patch.setattr(sys, "argv", ["runner", *words])
         patch.setenv("NO_COLOR", "1")
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
-        return main()
+        try:
+            return main()
+        finally:
+            forget_modules(directory)
+
+
+def forget_modules(directory: Path) -> None:
+    """Have what was imported from a directory imported anew, as a new process does."""
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(f"{directory}{os.sep}"):
+            del sys.modules[name]
 
 
 def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
@@ -100,5 +143,31 @@ def refuse(
     def call(*overrides: str) -> Refusal:
         code = call_main(list(overrides), tmp_path, monkeypatch)
         return Refusal(code, capsys.readouterr().err, list(tmp_path.iterdir()))
+
+    return call
+
+
+@pytest.fixture
+def refuse_row(
+    refuse: Callable[..., Refusal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Refusal]:
+    """Compose and check a command line once, as the program does before it refuses: for long tables of mistakes.
+
+    What only the making of the parts can find goes through the whole program.
+    """
+    from runner.compose import compose_leniently
+    from runner.continue_run import with_saved
+    from runner.job import checked
+
+    def call(*overrides: str) -> Refusal:
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", ["runner", *overrides])
+            try:
+                tree, problems, kept = compose_leniently(list(overrides))
+                checked(with_saved(tree, [text.lstrip("+") for text in kept], {}, page=())[0], problems)
+            except ConfigError as error:
+                return Refusal(error.exit_code, f"{error}\n", list(tmp_path.iterdir()))
+        return refuse(*overrides)
 
     return call

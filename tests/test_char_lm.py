@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from runner.errors import ConfigError
 from runner.tasks.char_lm import CharLM
 from runner.tasks.transformer import Transformer
-from tests.conftest import ROOT, Done, Program, Refusal
+from tests.conftest import Done, Program, Refusal
+from tests.pages import composed
 
 # the setting of the measurements: SCIENCE of small models needs small runs
 TOY = (
@@ -148,11 +148,10 @@ def test_file_of_text_trains_and_tells_its_entropy_and_bits(program: Program, tm
 
 
 def test_task_brings_adamw_and_the_command_line_wins() -> None:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for words, target, lr in (([], "AdamW", 1e-3), (["optimizer=sgd"], "SGD", 0.1)):
-            for overrides in (["task=char_lm", *words], [*words, "task=char_lm"]):
-                optimizer = compose("config", overrides).optimizer
-                assert (optimizer._target_, optimizer.lr) == (f"torch.optim.{target}", lr)
+    for words, target, lr in (([], "AdamW", 1e-3), (["optimizer=sgd"], "SGD", 0.1)):
+        for overrides in (["task=char_lm", *words], [*words, "task=char_lm"]):
+            optimizer = composed(*overrides)["optimizer"]
+            assert (optimizer["_target_"], optimizer["lr"]) == (f"torch.optim.{target}", lr)
 
 
 MEND = "Give the path of another, or null for Python's help topics."

@@ -192,14 +192,19 @@ MISTAKES: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_mistake_is_refused_with_key_rule_value_and_fix(refuse: Refuse, override: str, message: str) -> None:
-    refusal = refuse(*override.split(" "))
+def test_mistake_is_refused_with_key_rule_value_and_fix(refuse_row: Refuse, override: str, message: str) -> None:
+    refusal = refuse_row(*override.split(" "))
     assert refusal.code == 2
     first, *problems = refusal.err.splitlines()
     assert first == "1 problem in the configuration:"
     assert len(problems) == 1
     assert problems[0].startswith(f"  {message}") if message.endswith(" ") else problems == [f"  {message}"]
     assert refusal.left_behind == []
+
+
+@pytest.mark.parametrize("override", [mistake for mistake, _ in MISTAKES[::15]])
+def test_program_says_of_a_mistake_what_the_table_says(refuse: Refuse, refuse_row: Refuse, override: str) -> None:
+    assert refuse(*override.split(" ")) == refuse_row(*override.split(" "))
 
 
 def test_all_problems_come_at_once_sorted_by_key(refuse: Refuse) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ENVIRONMENT, ROOT, Program
+from tests.conftest import ENVIRONMENT, Program
 
 
 def call(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -35,13 +35,13 @@ def test_help_lists_groups_and_imports_no_heavy_library(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
-def test_cfg_job_prints_the_page_and_info_works(tmp_path: Path) -> None:
-    page = call("--cfg", "job", "optimizer=adamw", directory=tmp_path)
-    assert page.returncode == 0
-    assert yaml.safe_load(page.stdout)["optimizer"]["_target_"] == "torch.optim.AdamW"
-    info = call("--info", "defaults", directory=tmp_path)
-    assert info.returncode == 0
-    assert "optimizer/sgd" in info.stdout
+def test_cfg_job_prints_the_page_and_info_works(program: Program, tmp_path: Path) -> None:
+    page = program("--cfg", "job", "optimizer=adamw")
+    assert page.code == 0
+    assert yaml.safe_load(page.out)["optimizer"]["_target_"] == "torch.optim.AdamW"
+    info = program("--info", "defaults")
+    assert info.code == 0
+    assert "optimizer/sgd" in info.out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,13 +108,13 @@ def test_argument_and_tag_that_the_page_lacks_need_no_plus(program: Program) -> 
     assert result["command"] == "python -m runner tracking=off optimizer.fused=false tags.who=me train.duration=3"
 
 
-def test_command_of_a_page_of_ones_own_names_the_page(tmp_path: Path) -> None:
+def test_command_of_a_page_of_ones_own_names_the_page(program: Program, tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/mine.yaml").write_text("defaults: [config, _self_]\ntrain:\n  duration: 3\n")
     words = ["--config-dir", "pages", "--config-name", "mine", "tracking=off", "optimizer.lr=0.2"]
-    done = call(*words, directory=tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / done.stdout.splitlines()[-1] / "result.json").read_text())
+    done = program(*(word for word in words if word != "tracking=off"))
+    assert done.code == 0, done.err
+    result = json.loads((done.run / "result.json").read_text())
     assert (result["command"], result["planned_steps"]) == (shlex.join(["python", "-m", "runner", *words]), 3)
 
 
@@ -155,24 +155,24 @@ def test_out_of_reach_tracking_is_a_warning_and_the_run_goes_on(program: Program
 
 def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: Program, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
-        "from runner.tasks.digits import Digits\n"
-        "class Broken(Digits):\n"
+        "from runner.tasks.quadratic import Quadratic\n"
+        "class Broken(Quadratic):\n"
         "    def batch(self, step, split, part=(0, 1)):\n"
         "        if step == 1:\n"
         "            raise RuntimeError('the cat sat on the GPU')\n"
         "        return super().batch(step, split, part)\n"
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    command = [sys.executable, "-m", "runner", "tracking=off", "task._target_=broken.Broken"]
-    short = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert short.returncode == 1
-    assert "RuntimeError: the cat sat on the GPU" in short.stderr
-    assert "Traceback" not in short.stderr
-    run = next(tmp_path.glob("runs/digits/*"))
-    assert short.stdout.splitlines()[-1] == str(run.relative_to(tmp_path))
+    words = ["task=quadratic", "task._target_=broken.Broken"]
+    short = program(*words)
+    assert short.code == 1
+    assert "RuntimeError: the cat sat on the GPU" in short.err
+    assert "Traceback" not in short.err
+    run = next(tmp_path.glob("runs/quadratic/*"))
+    assert short.run == run
     assert json.loads((run / "result.json").read_text())["status"] == "failed"
     assert "Traceback" in (run / "traceback.txt").read_text()
-    environment["HYDRA_FULL_ERROR"] = "1"
+    environment = {**ENVIRONMENT, "HYDRA_FULL_ERROR": "1"}
+    command = [sys.executable, "-m", "runner", "tracking=off", *words]
     long = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "Traceback" in long.stderr
 

@@ -4,19 +4,16 @@ import re
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from runner.build import build
-from runner.compose import to_tree
 from runner.job import checked
 from tests.conftest import ENVIRONMENT, ROOT, Program
 from tests.contracts.conftest import missing, needs_of, optimizers
+from tests.pages import CONF, composed
 
-CONF = ROOT / "conf"
 OPTIONS = [
     pytest.param(option, marks=missing(option.partition("=")[2]) if option.startswith("optimizer=") else [])
     for option in sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -31,12 +28,6 @@ PLAIN = sorted(
 ABOVE_1 = {"schedule=chebyshev"}  # the first factor of all others is at most 1
 
 
-@pytest.fixture(autouse=True)
-def hydra() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
     for file in ("records.jsonl", "config.yaml"):
@@ -44,7 +35,7 @@ def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
     group, name = option.split("=")
     needs = [f"source={tmp_path}"] if option in ("mode=upload", "mode=eval") else needs_of([option])
     value = f"{group}=[{name}]" if group in LISTS else option
-    config = checked(to_tree(compose("config", [value, "train.duration=30", *needs])))
+    config = checked(composed(value, "train.duration=30", *needs))
     experiment = build(config)
     assert experiment.plan.steps == 30
     trained = [group for group in experiment.optimizer.param_groups if not group["frozen_steps"]]
@@ -72,7 +63,7 @@ def test_every_key_carries_a_comment(path: Path) -> None:
 
 @pytest.mark.parametrize("name", optimizers())
 def test_optimizer_has_typical_ranges_with_their_source(name: str) -> None:
-    optimizer = checked(to_tree(compose("config", [f"optimizer={name}"]))).optimizer
+    optimizer = checked(composed(f"optimizer={name}")).optimizer
     assert optimizer.typical is not None
     low, high = optimizer.typical.from_scratch
     assert low <= optimizer.lr <= high
@@ -82,9 +73,9 @@ def test_optimizer_has_typical_ranges_with_their_source(name: str) -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_optimizer_takes_its_fastest_form_unless_told_otherwise(name: str) -> None:
     fastest = "fused" if name in ("sgd", "nesterov", "adam", "adamw", "adagrad") else "foreach"
-    optimizer = build(checked(to_tree(compose("config", [f"optimizer={name}"])))).optimizer
+    optimizer = build(checked(composed(f"optimizer={name}"))).optimizer
     assert optimizer.defaults[fastest] is True
-    told = build(checked(to_tree(compose("config", [f"optimizer={name}", "+optimizer.foreach=false"])))).optimizer
+    told = build(checked(composed(f"optimizer={name}", "+optimizer.foreach=false"))).optimizer
     assert told.defaults["foreach"] is False
     assert not told.defaults.get("fused")
 

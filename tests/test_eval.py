@@ -15,7 +15,7 @@ import torch
 from runner.errors import RunnerError
 from runner.load import load_model
 from runner.tasks.digits import Digits
-from tests.conftest import ENVIRONMENT, Done, Program, call_program
+from tests.conftest import ENVIRONMENT, Done, Program, train_here
 
 DECLARED = ["optimizer=adamw", "optimizer.lr=0.1", "task.hidden=[32]", "train.duration=110", "train.eval_every=10"]
 
@@ -23,9 +23,7 @@ DECLARED = ["optimizer=adamw", "optimizer.lr=0.1", "task.hidden=[32]", "train.du
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A run whose best evaluation is not its last."""
-    done = call_program(*DECLARED, "schedule=constant", directory=tmp_path_factory.mktemp("trained"))
-    assert done.code == 0, done.err
-    return done
+    return train_here(*DECLARED, "schedule=constant", directory=tmp_path_factory.mktemp("trained"))
 
 
 Evaluate = Callable[..., Done]

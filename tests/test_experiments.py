@@ -11,8 +11,6 @@
 import importlib
 import json
 import shutil
-import subprocess
-import sys
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import pytest
 import torch
 
 from runner.__main__ import EXIT_CODES
-from tests.conftest import ENVIRONMENT, ROOT
+from tests.conftest import ROOT, Program
 
 COMMANDS = [
     pytest.param(
@@ -36,7 +34,9 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("folder", "expected"), COMMANDS)
-def test_experiment_gives_the_numbers_of_its_page(folder: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+def test_experiment_gives_the_numbers_of_its_page(
+    folder: Path, expected: dict[str, Any], program: Program, tmp_path: Path
+) -> None:
     for name in expected.get("needs", []):
         try:
             importlib.import_module(name)
@@ -49,16 +49,14 @@ def test_experiment_gives_the_numbers_of_its_page(folder: Path, expected: dict[s
             shutil.copy(file, tmp_path)
     # the folder of the experiment is given absolutely, so that the run lands in a directory of the test
     words = line.replace("experiments/", f"{ROOT}/experiments/").split()[3:]
-    command = [sys.executable, "-m", "runner", *words, "tracking=off"]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == EXIT_CODES[expected["result"].get("status", "finished")], done.stderr
-    run = tmp_path / done.stdout.splitlines()[-1]
-    result = json.loads((run / "result.json").read_text())
+    done = program(*words)
+    assert done.code == EXIT_CODES[expected["result"].get("status", "finished")], done.err
+    result = json.loads((done.run / "result.json").read_text())
     for key, wanted in expected["result"].items():
         found = reduce(lambda tree, name: tree[name], key.split(".", 1), result)
         assert found == as_wanted(wanted), key
     if "weights" in expected:
-        model = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
+        model = torch.load(done.run / "checkpoints/last.pt", weights_only=True)["model"]
         for name, wanted in expected["weights"].items():
             assert model[name].tolist() == as_wanted(wanted), name
 

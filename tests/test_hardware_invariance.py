@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from runner.compose import to_tree
 from runner.job import checked
-from tests.conftest import ROOT, Program
+from tests.conftest import Program
+from tests.pages import composed
 from tests.ranks import train
 
 STEPS = 24
@@ -35,8 +34,7 @@ DECLARED = (
 def spread(folder: Path, *, ranks: int, accumulate: int) -> tuple[list[tuple[int, Any]], dict[str, Tensor]]:
     """Train on real gloo ranks; return (examples seen, learning rates) of every step, and the weights at the end."""
     folder.mkdir()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = checked(to_tree(compose("config", [*DECLARED, f"train.accumulate={accumulate}"])))
+    config = checked(composed(*DECLARED, f"train.accumulate={accumulate}"))
     spawn(train, args=(ranks, config, str(folder), CLIP_NORM), nprocs=ranks)  # type: ignore[no-untyped-call]
     trained = torch.load(folder / "trained.pt", weights_only=True)
     return trained["pairs"], trained["weights"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from runner.errors import CheckpointError
 from runner.train.initial import load_initial_weights, read_weights
-from tests.conftest import Done, Program, call_program
+from tests.conftest import Done, Program, train_here
 
 NARROW = ["task.hidden=[32]", "train.duration=10"]
 
@@ -21,9 +21,7 @@ NARROW = ["task.hidden=[32]", "train.duration=10"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A run with averaged weights, whose best checkpoint is not its last."""
     declared = [*NARROW, "train.ema_decay=0.5", "optimizer.lr=0.5", "warmup=none", "train.eval_every=1"]
-    done = call_program(*declared, directory=tmp_path_factory.mktemp("trained"))
-    assert done.code == 0, done.err
-    return done
+    return train_here(*declared, directory=tmp_path_factory.mktemp("trained"))
 
 
 def result(done: Done) -> dict[str, Any]:

@@ -206,8 +206,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[overrides for overrides, _ in REFUSED])
-def test_what_nobody_can_want_is_refused_before_anything_is_made(refuse: Refuse, overrides: str, message: str) -> None:
-    refusal = refuse(*overrides.split())
+def test_what_nobody_can_want_is_refused_before_anything_is_made(
+    refuse_row: Refuse, overrides: str, message: str
+) -> None:
+    refusal = refuse_row(*overrides.split())
     assert (refusal.code, refusal.left_behind) == (2, [])
     assert refusal.err.splitlines()[1:] == [f"  {message}"]
 

@@ -230,8 +230,8 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         ),
     ],
 )
-def test_what_muon_cannot_do_is_refused(refuse: Callable[..., Refusal], overrides: str, message: str) -> None:
-    refusal = refuse("optimizer=muon", "tracking=off", *overrides.split())
+def test_what_muon_cannot_do_is_refused(refuse_row: Callable[..., Refusal], overrides: str, message: str) -> None:
+    refusal = refuse_row("optimizer=muon", "tracking=off", *overrides.split())
     assert refusal.code == 2
     assert refusal.err.splitlines()[1:] == [f"  {message}"]
     assert refusal.left_behind == []

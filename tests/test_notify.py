@@ -3,26 +3,18 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from runner.records import Alarm, RunResult
 from runner.tracking.notify import Notifier
-from tests.conftest import ENVIRONMENT, ROOT, Program
+from tests.conftest import Program
 
 TELL = "echo $STEPSIZE_EVENT,$STEPSIZE_STEP,$STEPSIZE_DETECTOR,$STEPSIZE_MESSAGE,$STEPSIZE_RUN >> told"
 
 
 def told(directory: Path) -> list[list[str]]:
     return [line.split(",") for line in (directory / "told").read_text().splitlines()]
-
-
-def spawn(*overrides: str, directory: Path) -> int:
-    command = [sys.executable, "-m", "runner", "tracking=off", "task=quadratic", *overrides]
-    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{directory}"}
-    return subprocess.run(command, cwd=directory, env=environment, check=False, timeout=120).returncode
 
 
 def alarm(step: int, detector: str) -> Alarm:
@@ -40,8 +32,8 @@ def test_alarm_and_end_are_told_in_order(program: Program) -> None:
     assert "notify" not in done.err
 
 
-def test_finished_and_failed_runs_are_told(tmp_path: Path) -> None:
-    assert spawn("train.duration=3", f"notify.command='{TELL}'", directory=tmp_path) == 0
+def test_finished_and_failed_runs_are_told(program: Program, tmp_path: Path) -> None:
+    assert program("task=quadratic", "train.duration=3", f"notify.command='{TELL}'").code == 0
     (tmp_path / "broken.py").write_text(
         "from runner.tasks.quadratic import Quadratic\n"
         "class Broken(Quadratic):\n"
@@ -51,7 +43,7 @@ def test_finished_and_failed_runs_are_told(tmp_path: Path) -> None:
         "            raise RuntimeError('no')\n"
         "        return super().loss(apply, batch, weight)\n"
     )
-    assert spawn("task._target_=broken.Broken", f"notify.command='{TELL}'", directory=tmp_path) == 1
+    assert program("task=quadratic", "task._target_=broken.Broken", f"notify.command='{TELL}'").code == 1
     finished, failed = (line[:4] for line in told(tmp_path))
     assert finished == ["finished", "3", "", "finished"]
     assert failed == ["failed", failed[1], "", f"failed at step {failed[1]}: RuntimeError: no"]
@@ -67,10 +59,11 @@ def test_command_that_fails_is_one_warning_and_the_run_goes_on(program: Program)
     assert "no-such-command" in (done.run / "notify.log").read_text()
 
 
-def test_command_that_hangs_does_not_hold_the_run(tmp_path: Path) -> None:
-    code = spawn("train.duration=3", "notify.command='echo $$ > pid; exec sleep 1000'", directory=tmp_path)
+def test_command_that_hangs_does_not_hold_the_run(program: Program, tmp_path: Path) -> None:
+    command = "notify.command='echo $$ > pid; exec sleep 1000'"
+    done = program("task=quadratic", "train.duration=3", command, spawn=True)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-    assert code == 0
+    assert done.code == 0
 
 
 def test_one_alarm_of_a_detector_a_minute_and_one_command_at_a_time(tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from runner.build_schedules import build_schedules
-from runner.compose import to_tree
 from runner.config import Config
 from runner.curves import AxisRange
 from runner.durations import Clock
@@ -22,6 +20,7 @@ from runner.report.schedule_figure import rate_range
 from runner.report.terminal_plot import HEIGHT, WIDTH, terminal_plot
 from runner.tracking.jsonl import read_records
 from tests.conftest import ENVIRONMENT, ROOT, Done, Program
+from tests.pages import composed
 
 PNG = b"\x89PNG\r\n\x1a\n"
 STEPS = 440  # 20 epochs of 22 batches
@@ -36,8 +35,7 @@ def table(done: Done) -> dict[str, list[float]]:
 
 def page(*overrides: str) -> Config:
     """The checked configuration."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return checked(to_tree(compose("config", list(overrides))))
+    return checked(composed(*overrides))
 
 
 def row(done: Done, step: int) -> list[str]:

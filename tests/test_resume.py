@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,10 @@ import pytest
 import torch
 import yaml
 
+from runner.job import checked
 from tests.conftest import ENVIRONMENT, Done, Program
+from tests.pages import composed
+from tests.processes import Forked
 
 DECLARED = [
     "task.dropout=0.2",
@@ -46,20 +47,16 @@ def steps(run: Path) -> list[dict[str, Any]]:
 
 def interrupt(directory: Path, number: signal.Signals, *overrides: str) -> Done:
     """Start a long run, send it a signal when it has made its first checkpoint, and wait for its end."""
-    command = [sys.executable, "-m", "runner", "tracking=off", *overrides]
-    process = subprocess.Popen(
-        command, cwd=directory, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = Forked("tracking=off", *overrides, directory=directory, environment=ENVIRONMENT)
     deadline = time.monotonic() + 60
     while not list(directory.glob("runs/*/*/checkpoints/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return Done(process.returncode, out, err, directory)
+    return Done(*process.communicate(), directory)
 
 
-DYING = """
-import os, pathlib, signal
+PARTS = """
+import os, pathlib, signal, time
 from runner.tasks.digits import Digits
 
 class Dying(Digits):
@@ -67,6 +64,12 @@ class Dying(Digits):
         if split == "train" and step == 47 and not pathlib.Path("has_died").exists():
             pathlib.Path("has_died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step, split, part)
+
+class Slow(Digits):
+    def batch(self, step, split, part=(0, 1)):
+        if split == "train" and step >= 20 and not pathlib.Path("fast").exists():
+            time.sleep(0.05)
         return super().batch(step, split, part)
 """
 
@@ -76,8 +79,8 @@ class Dying(Digits):
 )
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, tmp_path: Path, part: str) -> None:
     """Killed at step 47 of 60, with a checkpoint of step 40 and records up to step 45 on disk."""
-    (tmp_path / "dying.py").write_text(DYING)
-    declared = [*DECLARED, *part.split(), "task._target_=dying.Dying"]
+    (tmp_path / "parts.py").write_text(PARTS)
+    declared = [*DECLARED, *part.split(), "task._target_=parts.Dying"]
     killed = program(*declared, spawn=True)
     assert killed.code == -signal.SIGKILL
     run = next(tmp_path.glob("runs/digits/*"))
@@ -87,10 +90,10 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
     assert [r["step"] for r in before if r["kind"] == "eval"] == [15, 30, 45]
     with (run / "records.jsonl").open("a") as file:
         file.write('{"kind":"step","st')  # what a power cut leaves
-    rest = program(f"resume.from={run}", spawn=True)
+    rest = program(f"resume.from={run}")
     assert rest.code == 0, rest.err
     assert rest.run == run
-    whole = program(*declared, spawn=True)
+    whole = program(*declared)
     for key in ("model", "average", "optimizer", "generators", "detectors", "state"):
         assert same(weights(whole.run)[key], weights(run)[key]), key
     assert steps(run) == steps(whole.run)
@@ -104,7 +107,9 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(program: Program, t
 def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     program: Program, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    declared = ["train.duration=2000", "train.checkpoint_every=100", "task.dropout=0.1", "train.accumulate=2"]
+    (tmp_path / "parts.py").write_text(PARTS)
+    declared = ["train.duration=80", "train.checkpoint_every=20", "task.dropout=0.1", "train.accumulate=2"]
+    declared.append("task._target_=parts.Slow")
     stopped = interrupt(tmp_path, number, *declared)
     assert stopped.code == code, stopped.err
     assert f"interrupted by {number.name}" in stopped.out
@@ -115,6 +120,8 @@ def test_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert weights(stopped.run)["state"]["step"] == made
     assert [r["step"] for r in steps(stopped.run) if r["kind"] == "step"] == list(range(made))
 
+    assert made < 80
+    (tmp_path / "fast").touch()
     rest = program(f"resume.from={stopped.run}")
     assert rest.code == 0, rest.err
     assert rest.run == stopped.run
@@ -213,7 +220,7 @@ def test_resume_with_another_option_takes_what_it_brings_and_leaves_what_the_old
         assert other.code == 0, other.err
         choices = json.loads((other.run / "result.json").read_text())["choices"]
         assert {group: choices[group] for group in known} == known | expected
-        fresh = yaml.safe_load((program(*changed.split(), "train.duration=20").run / "config.yaml").read_text())
+        fresh = checked(composed(*changed.split(), "train.duration=20")).model_dump(mode="json", by_alias=True)
         saved = yaml.safe_load((other.run / "config.yaml").read_text())
         assert {group: saved[group] for group in known} == {group: fresh[group] for group in known}
     back = program(f"resume.from={other.run}", "optimizer=sgd", "train.max_seconds=1e-9")
@@ -276,16 +283,14 @@ def test_second_process_on_the_same_run_is_refused(program: Program, tmp_path: P
     part = program(
         "train.duration=2000000", "train.eval_every=null", "train.max_seconds=0.1", "train.checkpoint_every=null"
     )
-    command = [sys.executable, "-m", "runner", "tracking=off", f"resume.from={part.run}"]
-    process = subprocess.Popen(
-        [*command, "train.max_seconds=null"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL
-    )
+    words = ["tracking=off", f"resume.from={part.run}", "train.max_seconds=null"]
+    process = Forked(*words, directory=tmp_path, environment=ENVIRONMENT)
     deadline = time.monotonic() + 60
     while '"running"' not in (part.run / "result.json").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     second = program(f"resume.from={part.run}", "train.max_seconds=null")
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.communicate()[0] == 130
     assert second.code == 2, second.out
     assert "resume.from: must be a run that no other process is writing" in second.err
 

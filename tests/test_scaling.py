@@ -6,21 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from runner.build import Experiment, build
-from runner.compose import to_tree
 from runner.job import checked
 from runner.scaling import Hyperparameters, Rule, scale
-from tests.conftest import ROOT, Program
+from tests.conftest import Program
+from tests.pages import composed
 
 LINEAR = ("scaling=linear", "scaling.reference_batch_size=32")
 WHOLE_SQRT = ("optimizer=adamw", "scaling=sqrt", "scaling.reference_batch_size=16", "scaling.betas=true")
 
 
 def make(*overrides: str) -> Experiment:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return build(checked(to_tree(compose("config", list(overrides)))))
+    return build(checked(composed(*overrides)))
 
 
 def result_of(run: Path) -> dict[str, Any]:

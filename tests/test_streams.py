@@ -31,7 +31,7 @@ SEVERAL = ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0)
         ("2>&1", *SEVERAL),
         (">&-", *DIVERGING),
         pytest.param(">&- 2>&-", *SEVERAL, marks=pytest.mark.slow),
-        (">/dev/full", *ONE),
+        pytest.param(">/dev/full", *ONE, marks=pytest.mark.slow),
     ],
 )
 def test_run_whose_output_nobody_reads_goes_on(

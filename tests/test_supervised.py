@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import weakref
@@ -30,7 +29,8 @@ from runner.tasks.supervised import Supervised
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
 from tests import own_parts
-from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal
+from tests.conftest import ENVIRONMENT, ROOT, Done, Refusal, call_main, wait_for
+from tests.processes import Forked
 
 NET = "task.model._target_=my_parts.Net"
 POINTS = "task.train._target_=my_parts.Points"
@@ -44,7 +44,7 @@ Launch = Callable[..., Done]
 
 
 @pytest.fixture
-def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Launch]:
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Launch:
     """Call the program in a directory that holds a user's file: its `main` here, or, to spawn, a process of its own."""
     shutil.copy(ROOT / "tests/own_parts.py", tmp_path / "my_parts.py")
 
@@ -53,34 +53,23 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         overrides = tuple(word for word in overrides if word not in options)
         words = [*options, "tracking=off", *([task] if task is not None else []), *overrides]
         if spawn:
-            command = [sys.executable, "-m", "runner", *words]
-            done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-            return Done(done.returncode, done.stdout, done.stderr, tmp_path)
-        from runner.__main__ import main
-
-        with monkeypatch.context() as patch:
-            patch.chdir(tmp_path)
-            patch.syspath_prepend(tmp_path)
-            patch.setattr(sys, "argv", ["runner", *words])
-            patch.delenv("HYDRA_FULL_ERROR", raising=False)
-            code = main()
+            return Done(*Forked(*words, directory=tmp_path, environment=ENVIRONMENT).communicate(), tmp_path)
+        code = call_main(words, tmp_path, monkeypatch)
         return Done(code, *capfd.readouterr(), tmp_path)
 
-    yield call
-    for name in ("my_parts", "exits"):
-        sys.modules.pop(name, None)
+    return call
 
 
 @pytest.fixture
-def refused(refuse: Callable[..., Refusal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Call the program in this process; it must refuse, and write nothing. Return what it says."""
+def refused(refuse_row: Callable[..., Refusal], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Check a command line in this process; it must be refused, with nothing written. Return what is said."""
     folder = tmp_path / "code"
     folder.mkdir()
     shutil.copy(ROOT / "tests/own_parts.py", folder / "my_parts.py")
     monkeypatch.syspath_prepend(folder)
 
     def call(*overrides: str) -> list[str]:
-        done = refuse("task=supervised", "tracking=off", "train.batch_size=16", "train.duration=2", *overrides)
+        done = refuse_row("task=supervised", "tracking=off", "train.batch_size=16", "train.duration=2", *overrides)
         assert done.code == 2, done.err
         assert [path.name for path in done.left_behind] == ["code"]
         return [line.strip() for line in done.err.splitlines()[1:]]
@@ -588,25 +577,24 @@ def test_no_worker_outlives_an_evaluation(launch: Launch) -> None:
 def test_ctrl_c_ends_a_run_with_workers_in_order(tmp_path: Path) -> None:
     """A terminal sends the signal to the workers, too."""
     words = [*OWN, "task.workers=1", "train.duration=20000ep", "train.checkpoint_every=20"]
-    command = [sys.executable, "-m", "runner", "tracking=off", "task=supervised", *words]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = Forked("tracking=off", "task=supervised", *words, directory=tmp_path, environment=ENVIRONMENT)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/*/checkpoints/last.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    code, out, err = process.communicate()
+    assert code == 130, err
     assert (
         "interrupted by SIGINT" in json.loads((tmp_path / out.splitlines()[-1] / "result.json").read_text())["verdict"]
     )
     assert err == ""
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    wait_for(lambda: is_gone(process.pid))
+
+
+def is_gone(group: int) -> bool:
+    """Whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

@@ -23,7 +23,7 @@ from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepE
 from runner.sweeps.launch import shares
 from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.sweep_file import Sweep, changed
-from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
+from tests.conftest import ENVIRONMENT, Done, Program, call_command, call_program, wait_for
 from tests.sweeps import records, runs_of, statuses, sweep_of
 
 QUADRATIC = ("task=quadratic", "train.duration=30")
@@ -77,11 +77,12 @@ def step_counts(done: Done) -> list[int]:
 
 @pytest.mark.parametrize(
     ("launcher", "number", "code"),
-    [pytest.param("basic", signal.SIGINT, 130, marks=pytest.mark.slow), ("joblib", signal.SIGTERM, 143)],
+    [("basic", signal.SIGINT, 130), pytest.param("joblib", signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
 def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
-    launch: Callable[..., Done], tmp_path: Path, launcher: str, number: signal.Signals, code: int
+    program: Program, tmp_path: Path, launcher: str, number: signal.Signals, code: int
 ) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
     target = ["task=quadratic", "train.duration=400", "train.checkpoint_every=50", "task._target_=parts.Slow"]
     grid = [f"hydra/launcher={launcher}", *target, "warmup=none", "optimizer.lr=30,0.01", "seed=0,1"]
     command = [sys.executable, "-m", "runner", "-m", "tracking=off", *grid]
@@ -107,7 +108,8 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
     diverged = [tmp_path / job["run"] for job in sweep["jobs"] if job["status"] == "diverged"]
 
     (tmp_path / "fast").touch()
-    rest = launch(f"resume.sweep={stopped.run.relative_to(tmp_path)}")
+    go_on = f"resume.sweep={stopped.run.relative_to(tmp_path)}"
+    rest = program(go_on) if launcher == "basic" else call_command(go_on, directory=tmp_path)
     assert rest.code == 0, rest.err
     assert rest.run == stopped.run
     assert statuses(rest) == ["diverged"] * 2 + ["finished"] * 2
@@ -121,16 +123,18 @@ def test_signal_after_the_last_step_of_a_job_ends_the_sweep_after_it(launch: Cal
     assert statuses(done) == ["finished", "waiting"]
 
 
-def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(launch: Callable[..., Done], tmp_path: Path) -> None:
+def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(
+    launch: Callable[..., Done], program: Program, tmp_path: Path
+) -> None:
     grid = [*QUADRATIC, "train.checkpoint_every=10", "task._target_=parts.Dying", "optimizer.lr=0.01,0.02,0.03"]
     killed = launch(*grid, "-m")
     assert killed.code == -signal.SIGKILL
     [directory] = tmp_path.glob("runs/sweeps/*")
     assert len(runs_of(tmp_path)) == 2
-    rest = launch(f"resume.sweep={directory}")
+    rest = program(f"resume.sweep={directory}")
     assert rest.code == 0, rest.err
     assert len(runs_of(tmp_path)) == 3
-    whole = launch(*grid, "-m")
+    whole = program(*grid, "-m")
     assert records(rest) == records(whole)
     assert sweep_of(rest)["settings"] == sweep_of(whole)["settings"]
 
@@ -259,10 +263,12 @@ def test_directory_used_again_shows_nothing_of_the_sweep_before(program: Program
     ],
 )
 def test_job_that_kills_its_worker_takes_no_other_with_it(
-    launch: Callable[..., Done], targets: tuple[str, str], ended: list[str]
+    tmp_path: Path, targets: tuple[str, str], ended: list[str]
 ) -> None:
+    (tmp_path / "parts.py").write_text(PARTS)
     target = f"task._target_={','.join(targets)}"
-    done = launch("-m", *QUADRATIC, target, "optimizer.lr=0.01,0.02", "hydra/launcher=joblib")
+    grid = ["-m", *QUADRATIC, target, "optimizer.lr=0.01,0.02", "hydra/launcher=joblib"]
+    done = call_command(*grid, directory=tmp_path)
     assert done.code == 0, done.err
     assert statuses(done) == ended
     failed = [verdict for verdict in verdicts(done) if "finished" not in verdict]
@@ -294,7 +300,8 @@ def test_launcher_of_a_sweep_stays_when_its_number_of_workers_changes(
 @needs_two_cores
 def test_error_of_a_mode_that_does_not_train_comes_home_from_a_worker(launch: Callable[..., Done]) -> None:
     (runs := launch("train.duration=3")).run.joinpath("checkpoints/best.pt").write_bytes(b"no checkpoint")
-    done = launch("-m", "mode=eval", f"source={runs.run}", "seed=0,1", "hydra/launcher=joblib")
+    grid = ["-m", "mode=eval", f"source={runs.run}", "seed=0,1", "hydra/launcher=joblib"]
+    done = call_command(*grid, directory=runs.directory)
     assert done.code == 1
     assert re.search(
         r"job 2 of 2 \(seed=1\) failed: 1 problem in the configuration:\n  mode\.checkpoint: must", done.err

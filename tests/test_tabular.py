@@ -212,13 +212,13 @@ MISTAKES: list[tuple[str, bytes | None, list[str], str]] = [
 
 @pytest.mark.parametrize(("name", "content", "overrides", "message"), MISTAKES, ids=[m[3][:60] for m in MISTAKES])
 def test_table_that_cannot_be_used_is_refused(
-    refuse: Refuse, tmp_path: Path, name: str, content: bytes | None, overrides: list[str], message: str
+    refuse_row: Refuse, tmp_path: Path, name: str, content: bytes | None, overrides: list[str], message: str
 ) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     before = sorted(tmp_path.iterdir())
-    refusal = refuse(
+    refusal = refuse_row(
         "task=tabular", f"task.path={path}", "task.target=y", "train.batch_size=1", "train.duration=1ep", *overrides
     )
     assert refusal.code == 2

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.conftest import ENVIRONMENT, ROOT, Program
+from tests.conftest import ENVIRONMENT, Program
+from tests.processes import Forked
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9\d)[;\d]*m")
 ESCAPE = re.compile(r"\x1b\[[?;\d]*[A-Za-z]")
@@ -38,10 +39,7 @@ class OnTerminal:
         there, here = pty.openpty()
         kept = {name: value for name, value in ENVIRONMENT.items() if name != "NO_COLOR"}
         fresh = {**kept, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **environment}
-        command = [sys.executable, "-m", "runner", "tracking=off", *overrides]
-        self.process = subprocess.Popen(
-            command, cwd=directory, env=fresh, stdin=here, stdout=here, stderr=here, start_new_session=True
-        )
+        self.process = Forked("tracking=off", *overrides, directory=directory, environment=fresh, streams=here)
         os.close(here)
         self._there = there
         self._received = b""
@@ -127,8 +125,7 @@ def test_error_closes_the_bar_and_what_others_print_stands_above_it(tmp_path: Pa
         "            raise RuntimeError('the cat sat on the GPU')\n"
         "        return super().batch(step, split, part)\n"
     )
-    path = f"{ROOT}:{tmp_path}"
-    seen = OnTerminal("task._target_=broken.Broken", directory=tmp_path, PYTHONPATH=path).end()
+    seen = OnTerminal("task._target_=broken.Broken", directory=tmp_path).end()
     assert seen.code == 1
     assert "said by the task\n" in seen.text
     assert seen.raw.rindex(SHOW) > seen.raw.rindex(HIDE)
@@ -146,13 +143,14 @@ def test_quiet_prints_the_run_directory_and_alarms_elsewhere(program: Program) -
 
 
 def test_pipe_gets_a_line_of_progress_between_evaluations(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "runner", "tracking=off", "task=quadratic", "train.duration=1e9"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        _, line = process.stdout.readline(), process.stdout.readline()
+    there, here = os.pipe()
+    words = ["tracking=off", "task=quadratic", "train.duration=1e9"]
+    process = Forked(*words, directory=tmp_path, environment=ENVIRONMENT, streams=here)
+    os.close(here)
+    with open(there) as output:
+        _, line = output.readline(), output.readline()
         process.send_signal(signal.SIGTERM)
-        rest = process.stdout.read()
+        rest = output.read()
     pattern = r"step +[\d,]+/1,000,000,000  loss \S+  lr \S+  [\d,.]+ examples/s  \d+:\d\d:\d\d left\n"
     assert re.fullmatch(pattern, line), line
     assert process.wait(60) == 143

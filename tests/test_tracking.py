@@ -292,12 +292,13 @@ def test_the_run_of_a_killed_trainer_ends_as_killed(database: str, tmp_path: Pat
     assert len(history(database, run_id, "train/loss")) == 2
 
 
-def test_six_processes_start_on_a_fresh_database_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [3, pytest.param(6, marks=pytest.mark.slow)])
+def test_processes_start_on_a_fresh_database_at_once(tmp_path: Path, processes: int) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    directories = [write_run(tmp_path / f"run{number}", [step(0), step(1)]) for number in range(6)]
+    directories = [write_run(tmp_path / f"run{number}", [step(0), step(1)]) for number in range(processes)]
     followers = [start_follower(directory, uri=uri, warn=print) for directory in directories]
     ids = {finished(follower, directory) for follower, directory in zip(followers, directories, strict=True)}
-    assert len(ids) == 6
+    assert len(ids) == processes
     assert {len(history(uri, run_id, "train/loss")) for run_id in ids} == {2}
     assert newest_experiment(uri) == run_of(uri, ids.pop()).info.experiment_id
 
@@ -368,6 +369,7 @@ def test_a_deleted_experiment_comes_back_and_a_deleted_run_is_made_anew(database
     assert len(history(database, second, "train/loss")) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_has_every_point_once(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/mlflow.db"
     port = closed_port()
@@ -425,6 +427,7 @@ def postgresql() -> Iterator[str]:
             call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
 
 
+@pytest.mark.slow
 def test_postgresql_takes_several_at_once_and_never_sees_its_password(postgresql: str, tmp_path: Path) -> None:
     config = {**CONFIG, "tracking": {"uri": postgresql}}
     directories = [

@@ -1,19 +1,18 @@
 """Contracts run over the YAML files: a new part is tested without touching a test."""
 
 import importlib.util
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 
 from runner.build import Experiment, build
-from runner.compose import to_tree
 from runner.config import Config
 from runner.job import checked
 from tests.conftest import ROOT
+from tests.pages import composed
 
 Make = Callable[..., Experiment]
 Declare = Callable[..., Config]
@@ -63,10 +62,9 @@ def missing(name: str) -> list[pytest.MarkDecorator]:
 
 
 @pytest.fixture
-def declare() -> Iterator[Declare]:
+def declare() -> Declare:
     """Overrides -> the checked configuration of a run."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *overrides: checked(to_tree(compose("config", [*needs_of(overrides), *overrides])))
+    return lambda *overrides: checked(composed(*needs_of(overrides), *overrides))
 
 
 @pytest.fixture
