@@ -223,7 +223,7 @@ def _wrong_options(override: Override) -> list[Problem]:
     group = override.key_or_group
     options = _options(group)
     value = override.value()
-    if not options or override.is_delete():
+    if not options or override.is_delete() or value == {}:  # the last changes nothing, see `without_effect`
         return []
     problems = []
     key = f"{group}@{override.package}" if override.package else group

@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from runner.records import Alarm, RunResult
 from runner.tracking.notify import Notifier
 from tests.conftest import Program
@@ -59,6 +61,7 @@ def test_command_that_fails_is_one_warning_and_the_run_goes_on(program: Program)
     assert "no-such-command" in (done.run / "notify.log").read_text()
 
 
+@pytest.mark.slow
 def test_command_that_hangs_does_not_hold_the_run(program: Program, tmp_path: Path) -> None:
     command = "notify.command='echo $$ > pid; exec sleep 1000'"
     done = program("task=quadratic", "train.duration=3", command, spawn=True)

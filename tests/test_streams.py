@@ -28,7 +28,7 @@ SEVERAL = ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0)
     ("where", "words", "ended", "code"),
     [
         ("", *ONE),
-        ("2>&1", *SEVERAL),
+        pytest.param("2>&1", *SEVERAL, marks=pytest.mark.slow),
         (">&-", *DIVERGING),
         pytest.param(">&- 2>&-", *SEVERAL, marks=pytest.mark.slow),
         pytest.param(">/dev/full", *ONE, marks=pytest.mark.slow),
@@ -49,6 +49,7 @@ def test_run_whose_output_nobody_reads_goes_on(
     assert b"Error" not in done.stderr
 
 
+@pytest.mark.slow
 def test_run_whose_output_is_read_too_slowly_goes_on(tmp_path: Path) -> None:
     reader, pipe = os.pipe()
     os.set_blocking(pipe, False)

@@ -303,7 +303,10 @@ def test_processes_start_on_a_fresh_database_at_once(tmp_path: Path, processes: 
     assert newest_experiment(uri) == run_of(uri, ids.pop()).info.experiment_id
 
 
-def test_an_unreachable_server_costs_one_line_and_loses_nothing(database: str, tmp_path: Path) -> None:
+def test_an_unreachable_server_costs_one_line_and_loses_nothing(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     uri = f"http://127.0.0.1:{closed_port()}"
     directory = write_run(tmp_path / "run", [step(0), step(1)], RUNNING)
     process = follower_process(directory, uri)
@@ -323,6 +326,7 @@ def test_an_unreachable_server_costs_one_line_and_loses_nothing(database: str, t
     assert run_of(database, run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_sent_elsewhere_and_back_is_still_one_run(database: str, tmp_path: Path) -> None:
     directory = write_run(tmp_path / "run", [step(0), step(1)])
     elsewhere = f"sqlite:///{tmp_path}/other.db"
