@@ -12,7 +12,7 @@ The page of arms:
     baseline  arm that the others are compared with, seed by seed
 
 It writes `<arms>.json` (every number), `<arms>.md` (the table) and `<arms>.png` (the figure) beside the page, and
-prints the table. `--figure` in place of overrides draws the figure of the numbers that are there.
+prints the table. `--figure` in place of overrides writes figure and table of the numbers that are there.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Arm(NamedTuple):
 def main(page: Path, *extra: str) -> None:
     """Run all arms, and write what came out."""
     declared = yaml.safe_load(page.read_text(encoding="utf-8"))
+    if len(declared["seeds"]) < 2:
+        raise SystemExit(f"{page}: seeds: must be at least two, got {declared['seeds']}")
     if extra == ("--figure",):
         arms = read(page.with_suffix(".json"))
     else:
@@ -128,6 +130,8 @@ def run(overrides: Sequence[str], lrs: Sequence[float], seeds: Sequence[int]) ->
     command = [sys.executable, "-m", "runner", "-m", *overrides, *grid, *quiet]
     print("$", " ".join(["python", *command[1:]]), flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, 3):  # all finished or diverged
+        raise SystemExit(done.returncode)
     sweep = json.loads((Path(done.stdout.strip().splitlines()[-1]) / "sweep.json").read_text(encoding="utf-8"))
     failed = [job["verdict"] for job in sweep["jobs"] if job["status"] not in ("finished", "diverged")]
     if failed:
@@ -189,8 +193,9 @@ def _draw_tuning(ax: Axes, arms: Sequence[Arm], colours: dict[str, str]) -> None
     for arm in arms:
         finite = {lr: loss for lr, loss in arm.tuned.items() if math.isfinite(loss)}
         ax.plot([*finite], [*finite.values()], color=colours[arm.name], marker="o", markersize=3, linewidth=1.2)
-    low, high = min(found), min(max(found), 4 * min(found))
-    ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    if found:
+        low, high = min(found), min(max(found), 4 * min(found))
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     ax.set_xscale("log")
     ax.set_xticks(lrs[:: -(-len(lrs) // MOST_TICKS)], minor=False)
     ax.xaxis.set_major_formatter(lambda lr, _: f"{lr:g}")

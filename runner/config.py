@@ -154,6 +154,10 @@ class Scaling(Section):
     reference_batch_size: Count | None
     betas: bool
 
+    def factor(self, batch_size: int) -> float:
+        """Return how many times the reference batch size a batch is; 1 without one."""
+        return batch_size / (self.reference_batch_size or batch_size)
+
 
 class Resume(Section):
     """What to go on from."""
@@ -211,7 +215,7 @@ class Config(Section):
     @property
     def batch_factor(self) -> float:
         """How many times the reference batch size a batch is; 1 without a rule."""
-        return self.train.batch_size / (self.scaling.reference_batch_size or self.train.batch_size)
+        return self.scaling.factor(self.train.batch_size)
 
     @property
     def scaled_optimizer(self) -> OptimizerNode:

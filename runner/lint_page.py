@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from runner.build_schedules import made_for
 from runner.checks.scaling import far_from_reference, unscaled_warmup, unusual_rule
 from runner.checks.watch import deaf_remedy, early_stop_first, never_judged
 from runner.config import Config
@@ -158,11 +159,12 @@ def _coinciding(config: Config, clock: Clock) -> Iterator[str]:
     for key, given in _durations(config):
         if key.rpartition(".")[2] == "periods":
             continue
-        counts = Counter(to_steps(duration, clock) for duration in given.values())
+        time = made_for(config.schedule, clock) if key.startswith("schedule.") else clock
+        counts = Counter(to_steps(duration, time) for duration in given.values())
         step, count = counts.most_common(1)[0]
         if count > 1:
             fix = "Leave one out" if len({*given.values()}) < len(given) else "Set a longer train.duration"
-            yield f"{key}: {count} of them fall on step {step:,} of {clock.total_steps:,}. {fix}."
+            yield f"{key}: {count} of them fall on step {step:,} of {time.total_steps:,}. {fix}."
 
 
 def _durations(config: Config) -> Iterator[tuple[str, dict[str, str | int]]]:

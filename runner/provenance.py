@@ -83,7 +83,7 @@ def _scaled(config: Config) -> list[dict[str, Any]]:
         {
             "what": "scaled",
             "rule": scaling.rule,
-            "factor": scaled.lr / config.optimizer.lr,
+            "lr_factor": scaled.lr / config.optimizer.lr,
             "value": scaled.lr,
             "reference_batch_size": scaling.reference_batch_size,
             "batch_size": config.train.batch_size,

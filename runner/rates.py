@@ -103,9 +103,11 @@ def plan_told(config: Config, clock: Clock) -> Plan:
 
 def initial_value(optimizer: OptimizerNode, hyperparameter: str) -> float:
     """Return the value that the page, or else the class, gives to a hyperparameter."""
-    given = optimizer.arguments
-    name, index = place_of(hyperparameter, given)
-    value = given[name] if name in given else parameters_of(locate(optimizer.target))[name].default  # imports torch
+    known = optimizer.arguments
+    if place_of(hyperparameter, known)[0] not in known:  # takes the class, which imports torch
+        known = {name: p.default for name, p in parameters_of(locate(optimizer.target)).items()} | known
+    name, index = place_of(hyperparameter, known)
+    value = known[name]
     return float(value if index is None else value[index])
 
 
@@ -192,8 +194,14 @@ def shown_steps(plan: Plan, steps: Sequence[int], values: Mapping[str, Sequence[
         curve = values[plan.name(rate)]
         jumped |= {step for step in jumps(steps, curve) if 1 < step < plan.steps}
         if rate.hyperparameter == "lr":
-            found.append((steps[curve.index(max(curve))], "peak"))
+            found.append((peak(plan, steps, curve)[0], "peak"))
     return _joined(found + [(step, "jump") for step in sorted(jumped)[:_MOST_JUMPS]])
+
+
+def peak(plan: Plan, steps: Sequence[int], values: Sequence[float]) -> tuple[int, float]:
+    """Return the step of the run at which a curve is highest, and its value there."""
+    of_run = [(step, value) for step, value in zip(steps, values, strict=True) if step < plan.steps]
+    return max(of_run, key=lambda pair: pair[1])
 
 
 def joined_steps(tables: Iterable[Mapping[int, str]]) -> dict[int, str]:

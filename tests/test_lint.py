@@ -50,13 +50,18 @@ WARNINGS = [
     ("schedule=torch ++schedule.scheduler.eta_min=1", "schedule: the learning rate ends at 1, above optimizer.lr=0.1, so it does not fall. Lower the floor, such as eta_min, below that."),
     ("schedule=piecewise_linear schedule.times=[0,50,51,100%] schedule.values=[0.1,1,0.7,0.6] warmup=none", "schedule: the learning rate jumps from 0.1 at step 50 to 0.07 at the next, where its rise ends. Let the decay begin after the warmup."),
     ("schedule=multistep schedule.milestones=[30,60,90] train.duration=100ep", "schedule.milestones: 30, 60, 90 are in optimizer steps, of which an epoch has 22. Set schedule.milestones=[30ep,60ep,90ep] if epochs were meant."),
-    ("schedule=step schedule.every=30 warmup=none", "schedule: the learning rate is below a millionth of its peak after step 210 of 440, so the rest of the run changes next to nothing. Let it fall more slowly, or to a floor."),
+    ("schedule=step schedule.every=30 warmup=none", "schedule: the learning rate is below a millionth of its peak from step 210 of 440, so the rest of the run changes next to nothing. Let it fall more slowly, or to a floor."),
     ("schedule=step schedule.every=5", "schedule.every: 5 is in optimizer steps, of which an epoch has 22. Set schedule.every=5ep if epochs were meant."),
     ("optimizer=adagrad optimizer.lr_decay=0.01", "optimizer.lr_decay: Adagrad lowers the learning rate by it beside the schedule, and neither preview nor records show that. Set optimizer.lr_decay=0."),
     ("optimizer=schedulefree_adamw optimizer.warmup_steps=20", "optimizer.warmup_steps: AdamWScheduleFree has a warmup of its own of 20 steps, and it is multiplied with the one of the page. Set optimizer.warmup_steps=0."),
     ("optimizer=schedulefree_adamw optimizer.warmup_steps=20 warmup=none", "optimizer.warmup_steps: AdamWScheduleFree has a warmup of its own of 20 steps, and neither preview nor records show it. Set optimizer.warmup_steps=0 warmup=linear warmup.duration=20."),
     ("optimizer=schedulefree_sgd schedule=cosine", "schedule: SGDScheduleFree averages the weights in place of a decay of the learning rate, which it wants constant after the warmup. Set schedule=constant."),
     ("optimizer=prodigy scaling=linear scaling.reference_batch_size=16", "scaling: Prodigy estimates its learning rate at the batch size that it has. Set scaling=none."),
+    ("schedule=cosine_restarts schedule.first=2000", "schedule: the learning rate is still falling, at 0.0896, when the run ends after 440 steps. Its cycle ends after 2,020; let the run and its cycles end together."),
+    ("schedule=cyclic schedule.up=300 warmup=none", "schedule: the learning rate is still falling, at 0.0583, when the run ends after 440 steps. Its cycle ends after 600; let the run and its cycles end together."),
+    ("warmup=untuned_exponential optimizer=adamw", "schedule: the learning rate never gets near optimizer.lr=0.001: it is at most 0.000106. Let it rise in fewer steps, or set optimizer.lr=0.000106 if that was meant."),
+    ("schedule=one_cycle schedule.rise=0.9", "schedule: the learning rate rises until step 370 of 440, so the run hardly learns at its rate. Let it rise in less."),
+    ("schedule=transformers schedule.warmup=60%", "schedule: the learning rate rises until step 262 of 440, so the run hardly learns at its rate. Let it rise in less."),
     ("warmup.duration=5", "warmup.duration: 5 is in optimizer steps, of which an epoch has 22. Set warmup.duration=5ep if epochs were meant."),
     ("param_groups=unfreeze param_groups.unfreeze_every=5", "param_groups.unfreeze_every: 5 is in optimizer steps, of which an epoch has 22. Set param_groups.unfreeze_every=5ep if epochs were meant."),
     ("schedule=piecewise_constant schedule.times=[0,5,10]", "schedule.times: 0, 5, 10 are in optimizer steps, of which an epoch has 22. Set schedule.times=[0,5ep,10ep] if epochs were meant."),
@@ -107,6 +112,8 @@ SHORT = {"multistep", "piecewise_constant", "piecewise_linear", "wsd_s", "sequen
 def test_defaults_are_not_odd(warn: Callable[[str], list[str]], schedule: str, length: str) -> None:
     if schedule in NOT_FOR_EVERY_DAY or (schedule in SHORT and length in ("1", "2")):
         pytest.skip("odd by intent")
+    if (schedule, length) == ("lambda", "30000"):
+        pytest.skip("its function falls with the step, whatever the length of the run")
     option = f"schedule={schedule}"
     assert warn(" ".join([option, f"train.duration={length}", *needs_of([option])])) == []
 
@@ -116,7 +123,7 @@ def test_default_overlays_are_not_odd(warn: Callable[[str], list[str]], overlay:
     assert warn(f"overlay=[{overlay}]") == []
 
 
-@pytest.mark.parametrize("warmup", options("warmup"))
+@pytest.mark.parametrize("warmup", sorted({*options("warmup")} - {"untuned_exponential"}))  # for longer runs
 def test_default_warmups_are_not_odd(warn: Callable[[str], list[str]], warmup: str) -> None:
     assert warn(f"warmup={warmup} optimizer=adamw") == []
 

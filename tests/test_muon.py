@@ -70,7 +70,7 @@ def test_frozen_matrices_are_in_no_group() -> None:
 
 def made(model: nn.Module, **arguments: float | str) -> MuonAdamW:
     groups = with_adamw_lr(matrices_and_others()(model), 0.02, 3e-4)
-    return MuonAdamW([group.as_dict(0.02) for group in groups], **arguments)  # type: ignore[arg-type]
+    return MuonAdamW([group.as_dict(0.02) for group in groups], **{"adamw_lr": 3e-4, **arguments})  # type: ignore[arg-type]
 
 
 def net() -> nn.Sequential:
@@ -221,7 +221,7 @@ def test_dry_run_shows_the_factor_of_muon(program: Program) -> None:
         ),
         (
             "optimizer.adamw_lr=0",
-            "optimizer.adamw_lr: must be a finite number > 0, got 0. Set optimizer.adamw_lr=0.0003.",
+            "optimizer.adamw_lr: must be a finite number > 0, got 0. Leave optimizer.adamw_lr out for its default.",
         ),
         (
             "optimizer.adjust_lr_fn=rms",

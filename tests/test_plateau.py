@@ -19,7 +19,7 @@ from runner.remedies.greedy import Greedy
 from runner.remedies.protocol import History, Remedy
 from runner.remedies.reduce_lr import ReduceLR
 from runner.remedies.restore_best import RestoreBest
-from runner.remedies.scaling import changes
+from runner.remedies.scale_lr import changes
 from runner.watch import Watch
 from tests.conftest import Done, Program
 
@@ -283,6 +283,7 @@ ALARM = Alarm(7, "plateau", "warn", {}, "m")
         (ReduceLR(min_scale=0.5), History(lr_scale=0.5), None),
         (ReduceLR(detectors=("other",)), History(), None),
         (ReduceLR(max_cuts=1), History((Action(1, "x", "ScaleLR", {"factor": 0.1}, ("plateau", 1)),)), None),
+        (ReduceLR(max_cuts=1), History((Action(1, "x", "ScaleLR", {"factor": 0.1}, ("plateau", 1)),) * 3), None),
         (ReduceLR(max_cuts=1), History((Action(1, "x", "ScaleLR", {"factor": 0.1}, ("other", 1)),)), ("ScaleLR", 0.1)),
         (RestoreBest(), History(), ("ScaleLR", 0.1)),
         (RestoreBest(), History(best_step=3), ("Rollback", 0.1)),

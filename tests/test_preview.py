@@ -326,3 +326,16 @@ def test_page_of_the_documentation_shows_every_schedule(program: Program) -> Non
     text = (folder / "README.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == known
     assert f"{len(known)} schedules" in text
+
+
+def test_peak_is_one_of_the_run_and_not_of_what_comes_after_it(program: Program) -> None:
+    done = program("mode=preview", "schedule=cyclic", "schedule.up=500", "train.duration=10", "warmup=none")
+    assert "peak 0.01162" in done.out
+    assert "at step 9, last update 0.01162" in done.out
+
+
+def test_momentum_of_a_class_that_the_page_leaves_to_it_is_beta1(program: Program) -> None:
+    declared = "task=quadratic optimizer=adam ~optimizer.betas schedule=one_cycle schedule_of=[one_cycle_momentum]"
+    done = program("mode=preview", *declared.split())
+    assert done.code == 0, done.err
+    assert "momentum" in done.out

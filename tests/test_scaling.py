@@ -151,7 +151,7 @@ def test_run_uses_and_records_the_scaled_rate_and_repeats_it_from_its_command(pr
         {
             "what": "scaled",
             "rule": "linear",
-            "factor": 2.0,
+            "lr_factor": 2.0,
             "value": 0.1,
             "reference_batch_size": 32,
             "batch_size": 64,

@@ -8,7 +8,11 @@ import torch
 
 from runner.durations import Clock
 from runner.optim.apply import apply_schedules
+from runner.records import Alarm
+from runner.remedies.protocol import History
+from runner.remedies.reduce_lr import ReduceLR
 from runner.schedules import warmups
+from runner.schedules.compat import transformers as of_transformers
 from runner.schedules.cooldowns import wsd
 from runner.schedules.cycles import cyclic, one_cycle
 from runner.schedules.decays import cosine, exponential, linear, multistep, polynomial, rex
@@ -139,3 +143,57 @@ def test_schedule_is_a_function_of_the_step() -> None:
     # mmengine and torch compute the next value from the current one, so that whatever changes it once lasts for ever
     body = cosine(total_steps=100)
     assert [body(t) for t in (90, 10, 90)] == [body(90), body(10), body(90)]
+
+
+def test_floor_of_a_preset_is_a_share_of_each_groups_rate() -> None:
+    # transformers takes lr_end from optimizer.defaults: a group of rate 0.01 ends at 0.1 of its rate, one of 0.1 at 0.01
+    transformers = pytest.importorskip("transformers")
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.01)]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    theirs = transformers.get_polynomial_decay_schedule_with_warmup(optimizer, 0, 10, lr_end=0.001)
+    for _ in range(10):
+        optimizer.step()
+        theirs.step()
+    assert theirs.get_last_lr() == pytest.approx([0.001, 0.0001])
+    assert theirs.lr_lambdas[0](11) * 0.01 == pytest.approx(0.0001), "a tenth of the lr_end that was asked for"
+    ours = of_transformers.schedule(total_steps=10, base_lr=0.1, name="polynomial", lr_end=0.001)
+    assert [0.1 * ours(10), 0.01 * ours(10)] == pytest.approx([0.001, 0.0001])
+
+
+def test_arguments_are_never_dropped() -> None:
+    # transformers' get_scheduler forgets those of constant_with_warmup without a word
+    optimization = pytest.importorskip("transformers.optimization")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimization.get_scheduler("constant_with_warmup", optimizer, 5, 10, {"no_such_argument": 1})
+    with pytest.raises(ValueError, match="num_cycles: must be null with name=constant_with_warmup"):
+        of_transformers.schedule(total_steps=10, base_lr=1.0, name="constant_with_warmup", warmup=5, num_cycles=2)
+
+
+def test_plateau_follows_a_warmup() -> None:
+    # torch's SequentialLR refuses ReduceLROnPlateau
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    with pytest.raises(ValueError, match="does not support `ReduceLROnPlateau`"):
+        torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, plateau], milestones=[5])  # type: ignore[list-item]
+    cut = ReduceLR().propose(Alarm(20, "plateau", "warn", {}, "m"), History())
+    assert cut is not None
+    factor = times(warmups.linear(duration=10).factor, cosine(total_steps=100, warmup_steps=10))
+    optimizer = torch.optim.SGD(
+        [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": "a", "initial_lr": 1.0}], lr=1.0
+    )
+    for step in (4, 9, 50):
+        apply_schedules(optimizer, {("a", "lr"): factor}, step, lr_scale=cut.arguments["lr_scale"])
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * factor(step))
+
+
+def test_a_step_is_an_update_whatever_the_number_of_processes() -> None:
+    # accelerate steps a prepared scheduler once a process: with 4 a cosine of 100 updates has reached 0 after 25
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    for _ in range(25):
+        optimizer.step()
+        for _process in range(4):
+            theirs.step()
+    assert theirs.get_last_lr() == pytest.approx([0.0], abs=1e-12)
+    assert cosine(total_steps=100)(25) == pytest.approx(0.8536, abs=1e-4)  # test_hardware_invariance has real ranks

@@ -46,9 +46,9 @@ def check_node(key: str, node: Node, found: Findings, *, hint: Any = None) -> No
         target = locate(node.target)
         parameters = parameters_of(target)
     except (LookupError, TypeError) as error:
-        rule, close, fix = (*error.args, "", "")[:3]
-        fix = f"Set {key}._target_={close}" if close else fix or "Give the dotted path of a class or function"
-        found.add(f"{key}._target_", f"{rule}, got {node.target!r}", fix)
+        broken, close, mend = (*error.args, "", "")[:3]
+        mend = f"Set {key}._target_={close}" if close else mend or "Give the dotted path of a class or function"
+        found.add(f"{key}._target_", f"{broken}, got {node.target!r}", mend)
         return
     wrong = wrong_optimizer(target) if isinstance(node, OptimizerNode) else ""
     if wrong:

@@ -41,7 +41,7 @@ def check_scaling(found: Findings) -> None:
             "scaling.betas", "must be false with the linear rule, got true", "Set scaling=sqrt scaling.betas=true"
         )
     elif optimizer is not None and _check_moments(optimizer, found) and train is not None:
-        factor = train.batch_size / (scaling.reference_batch_size or train.batch_size)
+        factor = scaling.factor(train.batch_size)
         try:
             scale(Hyperparameters(optimizer.lr, optimizer.arguments["betas"]), rule="sqrt", factor=factor)
         except ValueError as error:

@@ -37,7 +37,7 @@ def _scaled_lr(found: Findings) -> float | None:
     optimizer, scaling, train = (found.sections.get(name) for name in ("optimizer", "scaling", "train"))
     if optimizer is None or scaling is None or train is None or any(p.key.startswith(_OF_LR) for p in found.problems):
         return None
-    factor = train.batch_size / (scaling.reference_batch_size or train.batch_size)
+    factor = scaling.factor(train.batch_size)
     return scale(Hyperparameters(optimizer.lr), rule=scaling.rule, factor=factor).lr
 
 

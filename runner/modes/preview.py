@@ -15,7 +15,7 @@ from runner import lint
 from runner.check import check
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
-from runner.rates import Plan, Rate, joined_steps, plan_of, plotted_steps, rate_table, sampled, shown_steps
+from runner.rates import Plan, Rate, joined_steps, peak, plan_of, plotted_steps, rate_table, sampled, shown_steps
 from runner.report.schedule_figure import MOST_IN_ONE, Curves, rate_range, schedule_figure
 from runner.report.terminal_plot import MOST_LINES, terminal_plot
 from runner.tracking.directory import new_run_directory, write_whole
@@ -79,7 +79,7 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
     quiet = all(config.quiet for config in pages.values())
     if not quiet:
         print(f"{title}\n{note}")
-        _print_tables(shown)
+        _print_tables(shown, steps)
     for name, config in pages.items():
         for text in lint.warnings(config, shown[name].plan):
             print(f"warning {f'{name}: ' if len(pages) > 1 else ''}{text}", file=sys.stderr if quiet else None)
@@ -143,37 +143,36 @@ def _note(pages: Mapping[str, Config], shown: Mapping[str, _Shown]) -> str:
     )
 
 
-def _print_tables(shown: Mapping[str, _Shown]) -> None:
+def _print_tables(shown: Mapping[str, _Shown], steps: Sequence[int]) -> None:
     """Print every rate at the steps that tell, or one line a schedule where there are too many."""
     if len(shown) > MOST_IN_ONE:
-        _print_overview(shown)
+        _print_overview(shown, steps)
         return
     rates = {_key(name, rate, shown): rate for name, one in shown.items() for rate in one.plan.rates}
-    steps = joined_steps(one.steps for one in shown.values())
-    header, rows = rate_table(rates, steps)
+    rows_at = joined_steps(one.steps for one in shown.values())
+    header, rows = rate_table(rates, rows_at)
     if _width(header, rows) > WIDTH:
-        header, rows = rate_table(rates, steps, digits=_DIGITS)
+        header, rows = rate_table(rates, rows_at, digits=_DIGITS)
         print(f"{_DIGITS} digits; {TABLE} has all of them")
     for columns in _blocks(header, rows):
         print_table([header[i] for i in columns], [[row[i] for i in columns] for row in rows])
     for name, one in shown.items():
         for rate in one.plan.lrs:
-            curve = one.values[one.plan.name(rate)]
-            step = next(step for step, why in one.steps.items() if rate.at(step) == max(curve))
+            step, highest = peak(one.plan, steps, one.values[one.plan.name(rate)])
             last = rate.at(one.plan.steps - 1)
-            print(f"{_key(name, rate, shown)}: peak {max(curve)!r} at step {step:,}, last update {last!r}")
+            print(f"{_key(name, rate, shown)}: peak {highest!r} at step {step:,}, last update {last!r}")
 
 
-def _print_overview(shown: Mapping[str, _Shown]) -> None:
+def _print_overview(shown: Mapping[str, _Shown], steps: Sequence[int]) -> None:
     """Print a line for each schedule and group."""
     rows = []
     for name, one in shown.items():
         for rate in one.plan.lrs:
             total = one.plan.steps
             values = [rate.at(step) for step in (0, total // 4, total // 2, 3 * total // 4, total - 1)]
-            peak = max(one.values[one.plan.name(rate)])
+            highest = peak(one.plan, steps, one.values[one.plan.name(rate)])[1]
             group = f" {rate.group}" if len(one.plan.lrs) > 1 else ""
-            rows.append([f"{name}{group}", *(f"{value:.4g}" for value in (*values, peak))])
+            rows.append([f"{name}{group}", *(f"{value:.4g}" for value in (*values, highest))])
     print_table(["lr at", "first", "T/4", "T/2", "3T/4", "T-1", "peak"], rows)
 
 
@@ -246,7 +245,7 @@ def _directory(experiment: str, given: str | None) -> Path:
     """Make the directory for the files.
 
     Raises:
-        RunnerError: it cannot be made.
+        ConfigError: it cannot be made.
     """
     if given is None:
         return new_run_directory(Path(), f"{experiment}/previews")

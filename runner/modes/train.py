@@ -21,7 +21,7 @@ from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
 from runner.rates import plan_of_experiment
 from runner.records import Record, RunResult, StepRecord
-from runner.remedies.scaling import changes
+from runner.remedies.scale_lr import changes
 from runner.report.figures import curves
 from runner.tracking.address import shown
 from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions

@@ -31,6 +31,8 @@ def layers(
         unfreeze_every: optimizer steps from the unfreezing of a layer to that of the one below, the head is trained
             from step 0; None trains all from step 0.
         no_decay_1d: whether what has dimension <= 1 is taken out of weight decay.
+    Raises:
+        ConfigError: raised by the grouping: the last layer would be unfrozen after the run.
     Source: layer-wise decay: Clark et al. 2020 (ELECTRA), arXiv:2003.10555, and Bao et al. 2022 (BEiT),
         arXiv:2106.08254; gradual unfreezing and discriminative fine-tuning: Howard & Ruder 2018 (ULMFiT),
         arXiv:1801.06146.

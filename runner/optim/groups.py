@@ -12,9 +12,8 @@ from torch.optim import Optimizer
 
 from runner.durations import FromRun
 from runner.errors import ConfigError, Problem
+from runner.optim.names import SHOWN
 from runner.tasks.described import listed
-
-SHOWN = 10
 
 
 @dataclass(frozen=True)

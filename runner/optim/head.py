@@ -23,6 +23,8 @@ def head(
         head: patterns on parameter names; None is the last module with a matrix or a kernel of its own.
         lr_multiplier: factor of the head on `optimizer.lr`; that of the body is 1.
         no_decay_1d: whether what has dimension <= 1 is taken out of weight decay.
+    Raises:
+        ConfigError: raised by the grouping: a pattern fits nothing, or the model has no head to be found.
     Source: transfer learning in Caffe trains the new layer with 10 times the learning rate (`lr_mult: 10`).
     """
 
@@ -45,6 +47,8 @@ def freeze(*, frozen: Patterns | None = None, no_decay_1d: bool = False) -> Grou
     Args:
         frozen: patterns on parameter names; None freezes all but the head.
         no_decay_1d: whether what has dimension <= 1 is taken out of weight decay.
+    Raises:
+        ConfigError: raised by the grouping: a pattern fits nothing, or nothing is left to train.
     """
 
     def split(model: nn.Module) -> list[Group]:

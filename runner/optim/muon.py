@@ -53,7 +53,7 @@ class MuonAdamW(Optimizer):
         params: Iterable[dict[str, Any]],
         lr: Positive = 0.02,
         *,
-        adamw_lr: Positive = 3e-4,
+        adamw_lr: Positive,
         momentum: Share = 0.95,
         nesterov: bool = True,
         ns_steps: Annotated[int, Ge(1), Lt(100)] = 5,

@@ -21,6 +21,8 @@ def matrices_and_others(*, no_decay_1d: bool = False) -> Grouping:
 
     Args:
         no_decay_1d: whether what has dimension <= 1 is taken out of weight decay.
+    Raises:
+        ConfigError: raised by the grouping: the model has no hidden matrix.
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon (embeddings and the output layer belong to AdamW).
     """
     return lambda model: without_decay_1d(_split(model)) if no_decay_1d else _split(model)

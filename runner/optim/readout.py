@@ -34,7 +34,7 @@ def scheduled_values(optimizer: Optimizer, scheduled: Iterable[tuple[str, str]])
         optimizer: with the values of this step.
         scheduled: (group, hyperparameter).
     Returns:
-        name -> value, such as "momentum"; "weight_decay/<group>" where the groups differ.
+        name -> value, such as "momentum"; "weight_decay/<group>" where the groups differ before any schedule.
     """
     groups = {group["name"]: group for group in optimizer.param_groups}
     found: dict[str, dict[str, float]] = {}
@@ -42,8 +42,9 @@ def scheduled_values(optimizer: Optimizer, scheduled: Iterable[tuple[str, str]])
         key, index = place_of(hyperparameter, groups[name])
         value = groups[name][key]
         found.setdefault(hyperparameter, {})[name] = float(value if index is None else value[index])
+    differ = {name for name, values in found.items() if len({groups[g][f"initial_{name}"] for g in values}) > 1}
     return {
-        f"{hyperparameter}/{name}" if len({*values.values()}) > 1 else hyperparameter: value
+        f"{hyperparameter}/{name}" if hyperparameter in differ else hyperparameter: value
         for hyperparameter, values in found.items()
         for name, value in values.items()
     }

@@ -10,7 +10,7 @@ from pydantic import validate_call
 
 from runner.records import Action, Alarm
 from runner.remedies.protocol import History
-from runner.remedies.scaling import scale_to
+from runner.remedies.scale_lr import scale_to
 
 
 class Greedy:

@@ -9,7 +9,7 @@ from pydantic import validate_call
 
 from runner.records import Action, Alarm
 from runner.remedies.protocol import History
-from runner.remedies.scaling import scale_to
+from runner.remedies.scale_lr import scale_to
 
 
 class ReduceLR:
@@ -46,7 +46,9 @@ class ReduceLR:
 
     def propose(self, alarm: Alarm, history: History) -> Action | None:
         """Return a ScaleLR for an alarm of its detectors while there is something left to cut, otherwise None."""
-        if alarm.detector not in self.detectors or alarm.severity == "info" or self._cuts(history) == self.max_cuts:
+        if alarm.detector not in self.detectors or alarm.severity == "info":
+            return None
+        if self.max_cuts is not None and self._cuts(history) >= self.max_cuts:
             return None
         lr_scale = max(history.lr_scale * self.factor, self.min_scale)
         if not history.lr_scale - lr_scale > self.eps:

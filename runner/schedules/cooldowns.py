@@ -61,7 +61,7 @@ def wsd_s(
 ) -> Schedule:
     """Hold and cool down several times, each from the peak again, so that each period leaves a finished model.
 
-    factor(t) = h_i wsd(u), u = step of period i; r from the end of the last period on
+    factor(t) = h_i wsd(u), u = step of period i; h r from the end of the last period on, with its h
 
     Args:
         total_steps: T, steps of the run.
@@ -70,7 +70,7 @@ def wsd_s(
             run, their ends are moved back in proportion.
         decay: length of the cooldown that ends each.
         shape: how it falls, see `runner.schedules.shape.curve`.
-        floor: r, factor reached at the end of each period; in [0, 1].
+        floor: r, share of h that is left at the end of each period; in [0, 1].
         peaks: h, factor held in each period; None is 1 in all.
     Raises:
         ValueError: periods longer than the run; a cooldown longer than a period; not one peak a period.

@@ -145,22 +145,23 @@ def cosine_restarts(
     warmup_steps: WarmupSteps = 0,
     first: Steps | None = None,
     cycles: Annotated[int, Ge(1), Le(10_000)] | None = None,
-    length_multiplier: Annotated[float, Ge(1)] = 1.0,
+    length_multiplier: Annotated[float, Ge(1), Le(1000)] = 1.0,
     peak_multiplier: Decay = 1.0,
     cycle_warmup: StepsOrZero = 0,
     floor: Fraction = 0.0,
 ) -> Schedule:
     """Fall along half a cosine and start again from the top (SGDR).
 
-    Cycle i has L_i = first * m^i steps, its peak is d^i, and in it factor(t) = r + (d^i - r) (1 + cos(pi u / L_i)) / 2
-    with u its own step. Its first `cycle_warmup` steps rise on a straight line, as in a warmup of the run.
+    Cycle i has L_i = first * m^i steps, its peak is h = max(r, d^i), and in it factor(t) = r + (h - r) (1 + cos(pi u /
+    L_i)) / 2 with u its own step. A `cycle_warmup` of w steps rises on a straight line first, as a warmup of the run
+    does; the fall begins at its last step and takes the other L_i - (w - 1).
 
     Args:
         total_steps: T, steps of the run.
         warmup_steps: W; the first cycle begins at t0 = max(W - 1, 0), and needs no warmup of its own then.
         first: length of the first cycle; None divides the body so that `cycles` of them fill it.
         cycles: how many there are, at most 10,000; the floor is held after the last. None goes on to the end.
-        length_multiplier: m; >= 1.
+        length_multiplier: m; in [1, 1000].
         peak_multiplier: d; in (0, 1].
         cycle_warmup: steps of the rise that begins a cycle.
         floor: r, factor at the end of a cycle; in [0, 1].

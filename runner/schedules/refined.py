@@ -36,12 +36,13 @@ def refined(smooth: Sequence[float], *, total_steps: int, warmup_steps: int, pow
     refuse_table(total_steps)
     start = max(warmup_steps - 1, 0)
     body = max(total_steps - start, 1)
-    weights = array("d", (_at(smooth, (len(smooth) - 1) * step / body) ** -power for step in range(body + 1)))
+    least = min(smooth)  # weights relative to the largest: none overflows
+    weights = array("d", ((_at(smooth, (len(smooth) - 1) * s / body) / least) ** -power for s in range(body + 1)))
     left, factors = 0.0, array("d", bytes(8 * (body + 1)))
     for step in reversed(range(body + 1)):
         factors[step] = weights[step] * left
         left += weights[step]
-    highest = max(factors)
+    highest = max(factors) or 1.0
     return lambda step: factors[min(max(step - start, 0), body)] / highest
 
 

@@ -103,7 +103,7 @@ def from_function(*, total_steps: TotalSteps, function: Callable[[int], float]) 
         function: step -> factor; finite, >= 0, without a state.
     Raises:
         ValueError: a factor that is no number, negative or not finite, or an exception instead of one; the step is
-            named. Another factor when a step is asked for again. A run too long to ask.
+            named. Another factor when step 0 is asked for again. A run too long to ask.
     """
     refuse_table(total_steps)
     rule = "must return a finite number >= 0"

@@ -166,7 +166,7 @@ def _lr_tags(learning_rate: Mapping[str, Any]) -> dict[str, str]:
     found = {"lr.origin": str(learning_rate["in_words"])}
     for step in learning_rate["origin"]:
         if step["what"] == "scaled":
-            found["lr.scaling"] = f"{step['rule']} x{step['factor']:g}"
+            found["lr.scaling"] = f"{step['rule']} x{step['lr_factor']:g}"
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 from pydantic import AfterValidator
 
-from runner.errors import FactoryError, Fault, refused
+from runner.errors import FactoryError, Fault, nearest, refused
 from runner.schedules.shape import Schedule
 
 FILLED = ("total_steps", "base_lr")
@@ -51,8 +50,8 @@ def one_of(names: Collection[str], *, of_loss: Collection[str] = ()) -> AfterVal
                 "must be a function of the step; one that looks at the loss is detector plateau with remedy reduce_lr"
             )
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f" (nearest: {close[0]})" if close else ""
+            close = nearest(name, [*names])
+            hint = f" (nearest: {close})" if close else ""
             raise ValueError(f"must be one of {', '.join(sorted(names))}{hint}")
         return name
 

@@ -88,7 +88,10 @@ def exponential_decay(
 
     def factor(step: int) -> float:
         exponent = max(0, step - transition_begin) / transition_steps
-        decayed = math.pow(decay_rate, math.floor(exponent) if staircase else exponent)
+        try:
+            decayed = math.pow(decay_rate, math.floor(exponent) if staircase else exponent)
+        except OverflowError:  # floats of JAX get infinite, and end_value bounds them
+            decayed = math.inf
         return decayed if end_value is None else bound(decayed, end_value)
 
     return factor
