@@ -79,6 +79,8 @@ class Arm(NamedTuple):
 
 def main(page: Path, *extra: str) -> None:
     """Run all arms, and write what came out."""
+    if not page.is_file():
+        raise SystemExit(__doc__)
     declared = yaml.safe_load(page.read_text(encoding="utf-8"))
     if len(declared["seeds"]) < 2:
         raise SystemExit(f"{page}: seeds: must be at least two, got {declared['seeds']}")

@@ -28,7 +28,7 @@ def warnings(config: Config, clock: Clock) -> list[str]:
         deaf_remedy, early_stop_first, never_judged,
         unusual_rule, far_from_reference, unscaled_warmup,
     )  # fmt: skip
-    of_clock = (_epochs_as_steps, _coinciding)
+    of_clock = (_epochs_as_steps, _scheduler_in_epochs, _coinciding)
     return [text for rule in of_page if (text := rule(config))] + [
         text for timed in of_clock for text in timed(config, clock)
     ]
@@ -138,6 +138,22 @@ def _epochs_as_steps(config: Config, clock: Clock) -> Iterator[str]:
             f"{key}: {shown} {'are' if len(given) > 1 else 'is'} in optimizer steps, of which an epoch has "
             f"{clock.steps_per_epoch:,}. Set {key}={value} if epochs were meant."
         )
+
+
+def _scheduler_in_epochs(config: Config, clock: Clock) -> Iterator[str]:
+    """Say that the numbers of a scheduler of torch are steps here, where they look like epochs of the run."""
+    number, unit = parse(config.train.duration)
+    scheduler = config.schedule.arguments.get("scheduler")
+    interval = config.schedule.arguments.get("interval", 1)
+    if unit != "ep" or clock.steps_per_epoch < _SHORT_EPOCH or interval != 1 or not isinstance(scheduler, Mapping):
+        return
+    for name, value in scheduler.items():
+        largest = max(value) if isinstance(value, list) and value and all(type(v) is int for v in value) else value
+        if type(largest) is int and 1 < largest <= number:
+            yield (
+                f"schedule.scheduler.{name}: {value} is in optimizer steps, of which an epoch has "
+                f"{clock.steps_per_epoch:,}. Set schedule.interval=1ep if epochs were meant."
+            )
 
 
 def _is_default(config: Config, key: str, given: Mapping[str, str | int]) -> bool:

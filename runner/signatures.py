@@ -179,7 +179,7 @@ def locate(path: str) -> Any:
             raise LookupError("must name a class or a function")
         return found
     if (extra := EXTRAS.get(parts[0])) is not None:
-        fix = f"Install it: pip install 'stepsize-runner[{extra}]'"
+        fix = f"Install it: pip install 'stepsize-runner[{extra}]', or '.[{extra}]' in a checkout"
         raise LookupError(f"must be importable, but {parts[0]} is not installed", "", fix)
     raise LookupError("must be the dotted path of a class or function that can be imported")
 

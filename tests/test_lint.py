@@ -62,6 +62,7 @@ WARNINGS = [
     ("warmup=untuned_exponential optimizer=adamw", "schedule: the learning rate never gets near optimizer.lr=0.001: it is at most 0.000106. Let it rise in fewer steps, or set optimizer.lr=0.000106 if that was meant."),
     ("schedule=one_cycle schedule.rise=0.9", "schedule: the learning rate rises until step 370 of 440, so the run hardly learns at its rate. Let it rise in less."),
     ("schedule=transformers schedule.warmup=60%", "schedule: the learning rate rises until step 262 of 440, so the run hardly learns at its rate. Let it rise in less."),
+    ("schedule=torch train.duration=100ep schedule.scheduler._target_=torch.optim.lr_scheduler.StepLR +schedule.scheduler.step_size=30", "schedule.scheduler.step_size: 30 is in optimizer steps, of which an epoch has 22. Set schedule.interval=1ep if epochs were meant."),
     ("warmup.duration=5", "warmup.duration: 5 is in optimizer steps, of which an epoch has 22. Set warmup.duration=5ep if epochs were meant."),
     ("param_groups=unfreeze param_groups.unfreeze_every=5", "param_groups.unfreeze_every: 5 is in optimizer steps, of which an epoch has 22. Set param_groups.unfreeze_every=5ep if epochs were meant."),
     ("schedule=piecewise_constant schedule.times=[0,5,10]", "schedule.times: 0, 5, 10 are in optimizer steps, of which an epoch has 22. Set schedule.times=[0,5ep,10ep] if epochs were meant."),

@@ -211,7 +211,7 @@ def test_missing_package_is_named_with_the_extra_that_brings_it(
     assert refusal.code == 2
     assert refusal.err.splitlines()[1:] == [
         f"  optimizer._target_: must be importable, but {package} is not installed, got '{package}.Some'. "
-        f"Install it: pip install 'stepsize-runner[{extra}]'."
+        f"Install it: pip install 'stepsize-runner[{extra}]', or '.[{extra}]' in a checkout."
     ]
 
 

@@ -146,7 +146,7 @@ def test_schedule_is_a_function_of_the_step() -> None:
 
 
 def test_floor_of_a_preset_is_a_share_of_each_groups_rate() -> None:
-    # transformers takes lr_end from optimizer.defaults: a group of rate 0.01 ends at 0.1 of its rate, one of 0.1 at 0.01
+    # transformers divides lr_end by optimizer.defaults["lr"]: a group of rate 0.01 ends at 0.0001, not at lr_end=0.001
     transformers = pytest.importorskip("transformers")
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.01)]
     optimizer = torch.optim.SGD(groups, lr=0.1)
@@ -155,7 +155,6 @@ def test_floor_of_a_preset_is_a_share_of_each_groups_rate() -> None:
         optimizer.step()
         theirs.step()
     assert theirs.get_last_lr() == pytest.approx([0.001, 0.0001])
-    assert theirs.lr_lambdas[0](11) * 0.01 == pytest.approx(0.0001), "a tenth of the lr_end that was asked for"
     ours = of_transformers.schedule(total_steps=10, base_lr=0.1, name="polynomial", lr_end=0.001)
     assert [0.1 * ours(10), 0.01 * ours(10)] == pytest.approx([0.001, 0.0001])
 
@@ -175,7 +174,7 @@ def test_plateau_follows_a_warmup() -> None:
     rise = torch.optim.lr_scheduler.LinearLR(optimizer)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
     with pytest.raises(ValueError, match="does not support `ReduceLROnPlateau`"):
-        torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, plateau], milestones=[5])  # type: ignore[list-item]
+        torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, plateau], milestones=[5])
     cut = ReduceLR().propose(Alarm(20, "plateau", "warn", {}, "m"), History())
     assert cut is not None
     factor = times(warmups.linear(duration=10).factor, cosine(total_steps=100, warmup_steps=10))

@@ -114,7 +114,9 @@ def _base_of(model: nn.Module, base: Callable[[], nn.Module] | None) -> nn.Modul
         made = make() if make is not None else None
     if made is None:
         rule = f"must be given for a model that declares no base width, got null for {type(model).__name__}"
-        raise ConfigError([Problem(KEY, rule, "Give a section that makes the narrow model, or set task.base_width")])
+        raise ConfigError(
+            [Problem(KEY, rule, "Give a section that makes the narrow model, or set task.base_width of char_lm")]
+        )
     if not isinstance(made, nn.Module):
         raise ConfigError([Problem(KEY, f"must make a torch.nn.Module, got {type(made).__name__}", "Name a model")])
     return made
