@@ -28,6 +28,21 @@ _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
     sys.path.append(_PLUGINS)
 
+_PLATEAU = "Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]"
+_ELSEWHERE = {
+    "schedule=cooldown": "Set overlay=[cooldown]",
+    "schedule=noise": "Set overlay=[noise]",
+    "schedule=override_decay": "Set overlay=[cooldown]",
+    "schedule=plateau": _PLATEAU,
+    "schedule=reduce_lr_on_plateau": _PLATEAU,
+    "schedule=greedy": "Set schedule=constant detector=[non_finite,divergence,streak] remedy=[greedy,stop]",
+    "schedule=sgdr": "Set schedule=cosine_restarts",
+    "schedule=trapezoid": "Set schedule=wsd schedule.shape=linear",
+    "schedule=constant_warmup": "Set schedule=constant, which follows the warmup",
+    "schedule=triangular": "Set schedule=cyclic",
+}
+"""what people look for as an option -> where it is here"""
+
 
 def to_tree(config: DictConfig) -> dict[str, Any]:
     """Return the composed configuration as plain values, interpolations resolved.
@@ -232,6 +247,7 @@ def _wrong_options(override: Override) -> list[Problem]:
             close = nearest(name, options) if isinstance(name, str) else ""
             rule = f"must be one of {', '.join(sorted(options))}, got {shown(name)}"
             fix = f"Did you mean {key}={close}" if close else _by_itself(key, group)
+            fix = _ELSEWHERE.get(f"{group}={name}", fix)
             problems.append(Problem(key, rule, fix))
     return problems
 

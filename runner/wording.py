@@ -144,6 +144,8 @@ def fix_of_argument(key: str, value: Any, annotation: Any, default: Any) -> str:
 
     A part that is not on a page of ours has no default to leave it to.
     """
+    if isinstance(value, float) and 0 < value < 1 and example(annotation) == "10%":  # a share of the run
+        return f"Set {key}={100 * value:g}%"
     mended = fix_of_list(key, value, annotation)
     if mended or key in _FIXES:
         return mended or _FIXES[key]
