@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(scope="session", autouse=True)
 def quick() -> Iterator[None]:
     """Do once what every test of this process would do again: parse the pages, and look for garbage in libraries."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, and children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
