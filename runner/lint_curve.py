@@ -19,7 +19,7 @@ RUN = "schedule"  # what messages call that of the run
 _MADE_TO_EXCEED = ("runner.schedules.ramps.range_test", "runner.schedules.tables.chebyshev")
 _LOW = 0.4  # share of the base rate that is far below it; half_cosine has its peak at 0.5
 _TOP = 0.99  # share of the peak from which a rise counts as done
-_SHORT = 10  # steps of a run in which a rise is no matter of shares
+_SHORT = 10  # steps of a run in which rises and cycles are no matter of shares
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
 
 
@@ -97,7 +97,7 @@ def _rises_at_the_end(course: Course) -> str:
 def _cut_cycle(course: Course) -> str:
     """Say that a cycle is cut while it falls: what rises again later was meant to be low where the run ends."""
     factor, total, last = course.factor, course.total_steps, course.factors[-1]
-    if last <= _HIGH * max(course.factors) or not factor(total) < last:
+    if total < _SHORT or last <= _HIGH * max(course.factors) or not factor(total) < last:
         return ""
     low = _next_low(factor, total)
     if low is None or not factor(low) < min(last / MUCH, factor(low + 1)):  # what falls on and on is no cycle
