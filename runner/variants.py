@@ -41,7 +41,7 @@ def wrong_schedules(tree: Mapping[str, Any], arguments: list[str]) -> tuple[Prob
 
 def _fix(problem: Problem, known: list[str]) -> str:
     """Return the fix of a name with the names beside it that are known."""
-    fix = re.sub(r"^Set schedule=(.*)", lambda found: f"Set {_KEY}=[{','.join(known) or found[1]}]", problem.fix)
+    fix = re.sub(r"^Set schedule=(\w+).*", lambda found: f"Set {_KEY}=[{','.join(known) or found[1]}]", problem.fix)
     return fix.replace(" schedule=", " ")
 
 

@@ -196,7 +196,7 @@ def test_mistakes_are_named_at_once_and_nothing_is_written(program: Program, tmp
         ("preview.schedules=[1]", "preview.schedules: must be a list, each item text that is not empty, got [1]."),
         ("preview.schedules=['']", "preview.schedules: must be a list, each item text that is not empty, got ['']."),
         ("preview.schedules=[cosine,qqq]", "got 'qqq'. Set preview.schedules=[cosine]."),
-        ("preview.schedules=[sgdr]", "got 'sgdr'. Set preview.schedules=[cosine]."),
+        ("preview.schedules=[sgdr]", "got 'sgdr'. Set preview.schedules=[cosine_restarts]."),
         ("preview.directory=file", "preview.directory: must be a directory that can be written, got 'file'"),
         ("preview.schedule=[wsd]", "preview.schedule: unknown key, did you mean preview.schedules?"),
         ("optimizer.lr=-1", "optimizer.lr: must be a finite number > 0, got -1."),
