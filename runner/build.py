@@ -29,7 +29,7 @@ from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
-from runner.train.saved import BEST, FOLDER, find_misfit, find_other_groups, find_other_optimizer, newest, steps_made
+from runner.train.saved import BEST, FOLDER, find_misfit, newest, other_groups, read_checkpoint, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
 from runner.watch import Watch
 
@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
     plan: TrainPlan
     watch: Watch
     declared: RunSchedules
-    remarks: Sequence[str] = ()
+    remarks: Sequence[str]
     initial_weights: InitialWeights | None = None
 
 
@@ -177,10 +177,10 @@ def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:
     """
     if source is None:
         return
-    if other := find_other_optimizer(source, optimizer):
-        name = type(optimizer).__name__
+    saved, name = read_checkpoint(source, mmap=True), type(optimizer).__name__
+    if (other := saved["optimizer_class"]) != name:
         yield f"resume.from: the run was trained with {other}, so {name} takes its weights and begins without a state."
-    elif difference := find_other_groups(source, optimizer):
+    elif difference := other_groups(saved["optimizer"], optimizer):
         rule = f"must be those of the run that goes on, but {difference}"
         fix = "Leave param_groups out, or begin a new run with its weights: task.init_from in place of resume.from"
         raise ConfigError([Problem("param_groups", rule, fix)])

@@ -27,12 +27,7 @@ from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves
 from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
 from runner.tracking.jsonl import find_result
-from runner.wording import (
-    Findings,
-    fix,
-    fix_of_list,
-    shown,
-)
+from runner.wording import Findings, fix, fix_of_list, shown
 
 
 def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Problem, ...] = ()) -> Config:
@@ -98,7 +93,7 @@ def _check_finite(tree: Any, found: Findings, prefix: str = "") -> None:
             _check_finite(value, found, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(tree, list):
         wrong = [value for _, value in leaves(tree) if not _is_finite(value)]
-        if any(wrong):
+        if wrong:
             given = f"{wrong[0]} inside" if any(isinstance(item, Mapping) for item in tree) else shown(tree)
             mend = fix_of_list(prefix, tree, Sequence[FiniteFloat]) or fix(prefix)
             found.add(prefix, f"must hold finite numbers, got {given}", mend)

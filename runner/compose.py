@@ -246,8 +246,8 @@ def _wrong_options(override: Override) -> list[Problem]:
         if not isinstance(name, str | int) or str(name) not in options:
             close = nearest(name, options) if isinstance(name, str) else ""
             rule = f"must be one of {', '.join(sorted(options))}, got {shown(name)}"
-            fix = f"Did you mean {key}={close}" if close else _by_itself(key, group)
-            fix = _ELSEWHERE.get(f"{group}={name}", fix)
+            fix = f"Did you mean {key}={close}" if close else ""
+            fix = _ELSEWHERE.get(f"{group}={name}") or fix or _by_itself(key, group)
             problems.append(Problem(key, rule, fix))
     return problems
 

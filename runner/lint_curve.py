@@ -18,7 +18,7 @@ _NOTHING = 1e-6  # share of the peak that changes next to nothing
 RUN = "schedule"  # what messages call that of the run
 _MADE_TO_EXCEED = ("runner.schedules.ramps.range_test", "runner.schedules.tables.chebyshev")
 _LOW = 0.4  # share of the base rate that is far below it; half_cosine has its peak at 0.5
-_TOP = 0.99  # share of the peak from which a rise counts as done
+_TOP = 0.99  # share of the peak that is as good as the peak
 _SHORT = 10  # steps of a run in which rises and cycles are no matter of shares
 _JUMP = 1.1  # a fall from one step to the next that no smooth schedule makes
 
@@ -145,9 +145,9 @@ def _next_low(factor: Schedule, total_steps: int) -> int | None:
 
 def ends_early(course: Course) -> str:
     """Say that cycles or periods end before the run does: what is left of it runs at the floor."""
-    name, total = course.config.schedule.target.rpartition(".")[2], course.total_steps
     if course.name != RUN:
         return ""
+    name, total = course.config.schedule.target.rpartition(".")[2], course.total_steps
     end = course.factor(total)
     since = _since(course, end)
     if name not in ("wsd_s", "cosine_restarts") or since is None or since > total - 2 or course.config.overlays:
@@ -222,7 +222,7 @@ def _above_base(course: Course) -> str:
     if top <= 1.0 + 1e-9 or _is_made_to_exceed(course):
         return ""
     step = course.steps[course.factors.index(top)]
-    if course.factors[-1] >= 0.99 * top and course.factors[0] < course.factors[-1]:
+    if course.factors[-1] >= _TOP * top and course.factors[0] < course.factors[-1]:
         return (
             f"ends at {course.lr(course.factors[-1])}, above {base}, so it "
             f"does not fall. Lower the floor, such as eta_min, below that."

@@ -49,7 +49,7 @@ def _check_group(key: str, group: str, items: Any, ours: set[str], optimizer: Op
             rule = f"must be a factor on optimizer.lr, got {shown(value)}"
             found.add(f"{key}.lr", rule, f"Set {key}.lr_multiplier{factor} in its place")
         elif name in _HYPERPARAMETERS and name not in allowed and not takes_any:
-            rule = f"must be left out with {optimizer.target.rpartition('.')[2]}, which has none, got {shown(value)}"
+            rule = f"must be left out with {optimizer.name}, which has none, got {shown(value)}"
             having = "muon" if name == "use_muon" else "adamw"
             found.add(f"{key}.{name}", rule, f"Remove it, or set optimizer={having}")
         elif name not in ours | allowed and not takes_any:

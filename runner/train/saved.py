@@ -91,17 +91,6 @@ def find_misfit(path: Path, model: nn.Module) -> str:
     return _misfit(read_checkpoint(path, mmap=True), model)
 
 
-def find_other_optimizer(path: Path, optimizer: Optimizer) -> str:
-    """Return the class of the optimizer in a checkpoint where it is another one, else ""."""
-    name = str(read_checkpoint(path, mmap=True)["optimizer_class"])
-    return name if name != type(optimizer).__name__ else ""
-
-
-def find_other_groups(path: Path, optimizer: Optimizer) -> str:
-    """Return in which way the parameter groups of a checkpoint are others, in words; "" when they are the same."""
-    return other_groups(read_checkpoint(path, mmap=True)["optimizer"], optimizer)
-
-
 def other_groups(saved: Mapping[str, Any], optimizer: Optimizer) -> str:
     """Return in which way the groups of a saved optimizer are others, in words; "" when they are the same."""
     had, has = (
