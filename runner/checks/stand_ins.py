@@ -11,6 +11,7 @@ SAFE: Mapping[str, Any] = {
     "seed": 0,
     "resume": {"from": None, "sweep": None, "checkpoint": "last"},
     "preview": {"schedules": [], "directory": None},
+    "monitor": {"signals_every": 100},
     "train": {
         "duration": 1,
         "batch_size": 1,
