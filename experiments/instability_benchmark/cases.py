@@ -74,7 +74,7 @@ def twin(case: Case) -> Case | None:
         return case._replace(family="twin", clip_norm=1.0)
     if case.family == "late":
         share = declared()["labels"]["late_share"]
-        return case._replace(family="twin", schedule="constant", warmup=0.05, cut_at=share)
+        return case._replace(family="twin", cut_at=share)
     return None
 
 

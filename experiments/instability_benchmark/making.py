@@ -18,13 +18,17 @@ from runner.records import EvalRecord, Record, StepRecord, read_non_finite, spel
 from runner.schedules import decays, warmups
 from runner.schedules.shape import Schedule
 from runner.train.checkpoint import Checkpoints
+from runner.train.logits import Logits
 from runner.train.loop import fit
 from runner.train.plan import TrainPlan
 from runner.train.seeding import seed_everything
+from runner.train.signals import GradientCosines, SecondMoments, UpdateRatios
 from runner.watch import Watch
 
 DIGITS = 6  # significant ones that a curve keeps
 EVALUATIONS = 20
+SIGNALS_EVERY = 20  # steps between two measurements: runs of 300 steps would have three of the default 100
+METERS = (UpdateRatios, SecondMoments, GradientCosines, Logits)
 DEAD_STEPS = 40  # losses in a row that are not finite, after which a run is over
 FAMILIES = {"sgd": "sgd", "momentum": "momentum", "adamw": "adaptive"}
 
@@ -41,7 +45,7 @@ class Case(NamedTuple):
         steps: length; 0 is that of the setting.
         warmup: share of the run.
         schedule: cosine, linear, constant, rising (to the end), cut (x 0.001 after `cut_at` of the run).
-        cut_at: share of the run, for "cut"; start of a linear fall to 0, for "constant", 1 for none.
+        cut_at: share of the run, for "cut"; start of a linear fall to 0 for the others that have none, 1 for none.
         clip_norm: largest gradient norm; None does not clip.
         precision: fp32 or fp16.
         fault: what is wrong beside the learning rate.
@@ -183,6 +187,7 @@ def make(case: Case, best_lrs: Mapping[str, Mapping[str, float]]) -> Curve:
         watch=Watch({}, {}),
         checkpoints=NoCheckpoints(Path()),
         on_record=records.append,
+        meters=[meter(SIGNALS_EVERY) for meter in METERS],
         interrupted=lambda: "the end of its numbers" if _is_dead(records) else None,
     )
     return _curve(records, lr, task.prior_entropy)
@@ -195,10 +200,14 @@ def schedule(case: Case) -> Schedule:
     bodies: dict[str, Callable[[], Schedule]] = {
         "cosine": lambda: decays.cosine(total_steps=total, warmup_steps=warmup),
         "linear": lambda: decays.linear(total_steps=total, warmup_steps=warmup),
-        "rising": lambda: lambda step: (step + 1) / total,
+        "rising": lambda: lambda step: (step + 1) / total * fall(step),
         "cut": lambda: lambda step: 1.0 if step < case.cut_at * total else 1e-3,
-        "constant": lambda: lambda step: min(1.0, (1 - step / total) / (1 - case.cut_at)) if case.cut_at < 1 else 1.0,
+        "constant": lambda: fall,
     }
+
+    def fall(step: int) -> float:
+        return min(1.0, (1 - step / total) / (1 - case.cut_at)) if case.cut_at < 1.0 else 1.0
+
     body = bodies[case.schedule]()
     return lambda step: ramp.factor(step) * body(step)
 
@@ -226,7 +235,7 @@ def _optimizer(name: str, groups: Sequence[dict[str, Any]], lr: float) -> Optimi
 
 
 def _is_dead(records: Sequence[Record]) -> bool:
-    last = [record.loss for record in records[-DEAD_STEPS - 1 :] if isinstance(record, StepRecord)]
+    last = [record.loss for record in records[-2 * DEAD_STEPS :] if isinstance(record, StepRecord)]
     return len(last) >= DEAD_STEPS and not any(map(math.isfinite, last[-DEAD_STEPS:]))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from runner.tasks.char_lm import CharLM
 from runner.tasks.digits import Digits
+from runner.tasks.logits import HasLogits
 from runner.tasks.protocol import Batch, LossSum, Task
 from runner.tasks.tabular import Tabular
 from runner.tasks.tensors import TensorData
@@ -160,6 +161,10 @@ class Rigged:
         if self.is_wrong_now and self.fault.kind in ("nan", "half") and len(batch) == 1:
             return loss._replace(total=loss.total * math.nan)
         return loss
+
+    def logits(self, outputs: Any) -> Tensor | None:
+        """Return the logits among what the model returned; None where there are none."""
+        return self.inner.logits(outputs) if self.setting.loss == "own" and isinstance(self.inner, HasLogits) else None
 
     def scores(self) -> NoScores:
         """Return metrics that cost nothing."""
