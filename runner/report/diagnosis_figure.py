@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.curves import axis_range, hugs_zero
+from runner.curves import AxisRange, axis_range, hugs_zero
 from runner.diagnosis.curve import Curve
 from runner.diagnosis.verdict import Diagnosis
 from runner.report.diagnosis_panel import headline, span
@@ -46,6 +46,8 @@ _COLOURS = (ORANGE, SKY, RED, PURPLE, GREEN)
 _LOSS_INCHES, _OTHER_INCHES = 2.9, 1.2
 _LONGEST = 100  # characters of a line below the panels
 _FEW_EVALS = 60
+_MOST_DECADES = 8  # of a logarithmic axis that shows everything
+_MOST_RANGES = 4  # of a linear one, in ranges of what is not far out
 
 
 def diagnosis_figure(curve: Curve, diagnosis: Diagnosis, path: Path, *, title: str) -> None:
@@ -85,7 +87,7 @@ def diagnosis_figure(curve: Curve, diagnosis: Diagnosis, path: Path, *, title: s
 def _draw_losses(ax: Axes, curve: Curve) -> None:
     """Draw training and validation loss."""
     at, evals = [step for step, _ in curve.evals], [value for _, value in curve.evals]
-    shown = axis_range([curve.losses, evals])
+    shown = _range(curve.losses, evals)
     handles = draw_curve(ax, curve.steps, curve.losses, shown=shown, name="loss")
     handles += draw_strays(ax, curve.steps, curve.losses, shown=shown, color=BLUE, name="")
     if evals:
@@ -106,12 +108,22 @@ def _draw_beside(ax: Axes, steps: Sequence[int], values: Sequence[float], *, lab
         draw_line(ax, steps, shown.clamp(values), **look)
         handles: Handles = []
     else:
-        shown = axis_range([values], log=True if any(value > 0 for value in known) else None)
+        shown = _range(values, log=True if any(value > 0 for value in known) else None)
         handles = draw_curve(ax, steps, values, shown=shown, name=label)
         handles += draw_strays(ax, steps, values, shown=shown, color=BLUE, name="")
     finish_panel(
         ax, shown, label=label, handles=handles if len(handles) > 1 else [], empty="" if known else f"no {label}"
     )
+
+
+def _range(*series: Sequence[float], log: bool | None = None) -> AxisRange:
+    """Return the range that shows everything, as what is far out is evidence, or most of it where that is too wide."""
+    finite = [value for values in series for value in values if math.isfinite(value) and (value > 0 or not log)]
+    whole = axis_range([[min(finite)], [max(finite)]] if finite else [], log=log)
+    if whole.log and whole.high <= whole.low * 10**_MOST_DECADES:
+        return whole
+    usual = axis_range(series, log=log)
+    return whole if not whole.log and whole.high - whole.low <= _MOST_RANGES * (usual.high - usual.low) else usual
 
 
 def _draw_stretches(panels: Sequence[Axes], diagnosis: Diagnosis) -> Handles:
@@ -121,23 +133,19 @@ def _draw_stretches(panels: Sequence[Axes], diagnosis: Diagnosis) -> Handles:
     left, right = panels[0].get_xlim()
     least = 0.004 * (right - left)  # what can be seen
     handles: Handles = []
+    places: list[float] = []
     for nth, stretch in enumerate(diagnosis.stretches, start=1):
         colour = _COLOURS[(nth - 1) % len(_COLOURS)]
         middle = (stretch.first + stretch.last) / 2
         half = max((stretch.last - stretch.first) / 2, least)
         for ax in panels:
             ax.axvspan(middle - half, middle + half, facecolor=colour, alpha=0.22, lw=0, zorder=1.6)
-        box = {"boxstyle": "circle,pad=0.18", "facecolor": "white", "edgecolor": colour, "lw": 1.0}
-        look: dict[str, Any] = {
-            "ha": "center",
-            "va": "top",
-            "fontsize": SMALL,
-            "color": BLACK,
-            "bbox": box,
-            "zorder": 7,
-        }
-        height = 0.955 - 0.09 * ((nth - 1) % 3)  # neighbours do not hide each other
-        panels[0].text(middle, height, str(nth), transform=panels[0].get_xaxis_transform(), **look)
-        words = textwrap.shorten(f"{nth}  {span(stretch)}: {stretch.what}", _LONGEST, placeholder=" …")
+        near = sum(abs(middle - place) < 0.035 * (right - left) for place in places)
+        places.append(middle)
+        look: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL, "color": BLACK, "zorder": 7}
+        look["bbox"] = {"boxstyle": "circle,pad=0.18", "facecolor": "white", "edgecolor": colour, "lw": 1.0}
+        look["transform"] = panels[0].get_xaxis_transform()
+        panels[0].text(middle, 0.955 - 0.1 * (near % 6), str(nth), **look)  # neighbours stand below each other
+        words = textwrap.shorten(f"{nth}) {span(stretch)}: {stretch.what}", _LONGEST, placeholder=" …")
         handles.append(Patch(facecolor=colour, alpha=0.4, lw=0, label=words))
     return handles
