@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.assemble import make, refusals
+from runner.build_meters import build_meters
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.build_task import build_task, task_facts
@@ -27,6 +28,7 @@ from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
+from runner.train.meters import Meter
 from runner.train.plan import TrainPlan
 from runner.train.probe import probe
 from runner.train.saved import BEST, FOLDER, find_misfit, newest, other_groups, read_checkpoint, steps_made
@@ -43,6 +45,7 @@ class Experiment(NamedTuple):
         schedules: what `fit` applies, by group and hyperparameter.
         declared: what they were made from, of the whole run.
         remarks: what the user should know before it trains, a sentence each, the key first.
+        meters: measure what the detectors need.
     """
 
     task: Task
@@ -53,6 +56,7 @@ class Experiment(NamedTuple):
     watch: Watch
     declared: RunSchedules
     remarks: Sequence[str]
+    meters: Sequence[Meter]
     initial_weights: InitialWeights | None = None
 
 
@@ -127,6 +131,8 @@ def build(config: Config) -> Experiment:
     provided = {
         "base_lr": config.scaled_optimizer.lr,
         "seed": config.seed,
+        "prior_entropy": task.prior_entropy,
+        "clip_norm": train.clip_norm,
         "optimizer_settings": Settings(locate(config.optimizer.target), config.optimizer.arguments),
     }
     problems: list[Problem] = []
@@ -156,15 +162,17 @@ def build(config: Config) -> Experiment:
     for hyperparameter in declared.others:
         keep_initial(optimizer, hyperparameter)
     remarks = [*task.remarks, *_continued(checkpoint_source(config.resume), optimizer)]
+    watch = Watch(_named(parts, "detectors"), _named(parts, "remedies"))
     return Experiment(
         task=task,
         model=model,
         optimizer=optimizer,
         schedules=_by_group(groups, optimizer, declared),
         plan=plan,
-        watch=Watch(_named(parts, "detectors"), _named(parts, "remedies")),
+        watch=watch,
         declared=declared,
         remarks=remarks,
+        meters=build_meters(config, watch.needs),
         initial_weights=initial_weights,
     )
 

@@ -149,6 +149,12 @@ class Train(Section):
     refresh_batches: Count = 50
 
 
+class Monitor(Section):
+    """What is measured beside loss, learning rate and gradient norm, and how often."""
+
+    signals_every: Count = 100
+
+
 class Scaling(Section):
     """How the learning rate, and Adam's betas and eps where asked for, follow the batch size."""
 
@@ -229,6 +235,7 @@ class Config(Section):
     tracking: Tracking
     notify: Notify
     train: Train
+    monitor: Monitor = Monitor()
     resume: Resume
     seed: Seed
     name: Name | None

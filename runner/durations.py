@@ -129,5 +129,11 @@ BaseLR = Annotated[float, FromRun("base_lr")]
 RunSeed = Annotated[int, FromRun("seed")]
 """Filled in: `seed`."""
 
+PriorEntropy = Annotated[float | None, FromRun("prior_entropy")]
+"""Filled in: `Task.prior_entropy`, nats; None where the task has none."""
+
+ClipNorm = Annotated[float | None, FromRun("clip_norm")]
+"""Filled in: `train.clip_norm`; None without clipping."""
+
 RunClock = Annotated[Clock, FromRun("clock")]
 """Filled in: what turns durations into steps, for a factory that makes its parts for stretches of the run."""

@@ -13,7 +13,7 @@ TRAIN_KEYS = (
     "ema_decay, eval_every, max_seconds, precision, refresh_batches, threads, watch_every"
 )
 TOP_KEYS = (
-    "detectors, mode, name, notify, optimizer, overlays, param_groups, preview, quiet, remedies, resume, scaling, "
+    "detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, quiet, remedies, resume, scaling, "
     "schedule, schedule_of, seed, source, tags, task, tracking, train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."

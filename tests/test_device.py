@@ -1,6 +1,7 @@
 """A step asks nothing of the device that makes the host wait: on torch's `meta` device no value can be read at all."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_step_reads_no_value_from_the_device(make: Callable[[], Task]) -> None
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     signals = gradients(task, model, optimizer, plan, scaler, step=0)
     update(optimizer, scaler, drop=False)
-    guard_on_device(optimizer, signals)
+    guard_on_device(optimizer, signals, replace(plan, watch_every=2))
     assert signals.weight > 0
     assert signals.total.is_meta
     assert signals.grad_norm.is_meta

@@ -16,6 +16,7 @@ SAFE: Mapping[str, Any] = {
         "values": None,
         "columns": {"step": None, "loss": None, "lr": None, "grad_norm": None, "val_loss": None},
     },
+    "monitor": {"signals_every": 100},
     "train": {
         "duration": 1,
         "batch_size": 1,

@@ -129,6 +129,7 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
         watch=experiment.watch,
         checkpoints=checkpoints,
         on_record=lambda record: losses.append(record.loss) if isinstance(record, StepRecord) else None,
+        meters=experiment.meters,
         interrupted=watch,
     )
     evaluation = first = 0.0

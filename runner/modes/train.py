@@ -93,6 +93,7 @@ def _train(
                 watch=experiment.watch,
                 checkpoints=checkpoints,
                 on_record=on_record,
+                meters=experiment.meters,
                 interrupted=lambda: signal.name if (signal := received()) is not None else None,
             )
         except BaseException as error:

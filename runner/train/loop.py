@@ -6,26 +6,29 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.optim.readout import effective_lrs, estimate, estimates, scheduled_values
-from runner.records import OUT_OF_TIME, Action, Alarm, EvalRecord, Record, StepRecord
+from runner.optim.readout import effective_lrs, estimates, scheduled_values
+from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
 from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.checkpoint import Checkpoints, load_optimizer_state
-from runner.train.own_average import Average, averaging
+from runner.train.act import Run, act
+from runner.train.checkpoint import Checkpoints
+from runner.train.meters import Meter, Moment, measure, measure_update
+from runner.train.own_average import averaging
 from runner.train.plan import TrainPlan
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
 from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, update
 from runner.watch import Watch
 
+UPDATE_NORM = "prev_update_norm"  # a signal with a field of its own
 OnRecord = Callable[[Record], None]
 
 
@@ -39,19 +42,20 @@ def fit(
     watch: Watch,
     checkpoints: Checkpoints,
     on_record: OnRecord,
+    meters: Sequence[Meter] = (),
     interrupted: Callable[[], str | None] = lambda: None,
 ) -> TrainState:
     """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it; close the task.
 
     Args:
-        task: gives batches and loss.
-        model: on `plan.device`, changed in place.
+        task, model: the model is on `plan.device`, and changed in place.
         optimizer: every group has "name" and "initial_lr".
         schedules: (group, hyperparameter) -> factor of the step.
         plan: the run in steps.
         watch: detectors and remedies.
         checkpoints: where to save, and what to go on from.
         on_record: is called with every record, in order.
+        meters: measure the signals that detectors need.
         interrupted: returns a reason to stop after the current step, or None.
     Returns:
         the state at the end; its status is never "running".
@@ -59,18 +63,17 @@ def fit(
     scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
     average = averaging(task, model, optimizer, plan)
     pristine = deepcopy(optimizer.state_dict())
-    run = _Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine)
-    state = checkpoints.resume(watch, model, optimizer, scaler, average) or TrainState(watch.start())
+    run = Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine, meters)
+    state, moment = _start(run), Moment(task, model, optimizer, plan)
     pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
-    apply, deadline = compiled(model, plan), time.monotonic() + (plan.max_seconds or float("inf"))
-    model.train()
+    apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step)
-            pending.append(_Pending.of(signals, state, optimizer, others))
-            if plan.watch_every > 1:
-                guard_on_device(optimizer, signals)
+            measured = {**state.carried, **measure(meters, moment.at(state.step))}
+            pending.append(_Pending.of(signals, state, optimizer, others, measured))
+            guard_on_device(optimizer, signals, plan)
             # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
             if plan.looks_at(state.step) or state.is_fresh:
                 _look(pending, state, run)
@@ -78,16 +81,26 @@ def fit(
                     break
             drop = state.last_skipped and not pending
             update(optimizer, scaler, average, drop=drop)
-            state.is_fresh = state.is_fresh and drop
-            state.step += 1
+            state.carried = {} if drop else measure_update(meters, moment)
+            state.count(drop=drop)
             if plan.evaluates_at(state.step) and "val" in task.examples:
                 _evaluate(apply, state, run)
             if state.step < plan.steps:
                 _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
             if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
                 _look(pending, state, run)
-                checkpoints.save(LAST, state, model, optimizer, scaler, average)
+                _save(LAST, state, run)
     state.end("finished", "finished")
+    return state
+
+
+def _start(run: Run) -> TrainState:
+    """Return where the run stands: at its beginning, or where its checkpoint was written."""
+    state = run.checkpoints.resume(run.watch, run.model, run.optimizer, run.scaler, run.average)
+    if state is None:
+        return TrainState(run.watch.start())
+    for meter in run.meters:
+        meter.load_state_dict(state.meters.get(meter.name, {}))
     return state
 
 
@@ -96,63 +109,6 @@ def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
         state.end("interrupted", f"interrupted by {reason} at step {state.step}")
     elif is_late:
         state.end("finished", f"{OUT_OF_TIME} at step {state.step}")
-
-
-class _Run(NamedTuple):
-    """What the loop works with; `pristine` is the state of the optimizer before its first update."""
-
-    task: Task
-    model: nn.Module
-    optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    average: Average | None
-    plan: TrainPlan
-    watch: Watch
-    checkpoints: Checkpoints
-    on_record: OnRecord
-    pristine: dict[str, Any]
-
-
-def act(action: Action, alarm: Alarm, state: TrainState, run: _Run) -> None:
-    """Carry out an action; deliberately the only closed list.
-
-    Raises:
-        ValueError: an action of a type that the loop does not know.
-        CheckpointError: the weights to go back to cannot be read.
-    """
-    if action.type == "Stop":
-        state.alarm = alarm
-        state.end("diverged", f"diverged: {alarm.message}")
-    elif action.type == "ScaleLR":
-        state.lr_scale = action.arguments["lr_scale"]
-    elif action.type == "Rollback":
-        state.lr_scale = action.arguments["lr_scale"]
-        _roll_back(alarm, state, run)
-    elif action.type != "UpdateWeights":
-        raise ValueError(
-            f"remedy {action.remedy}: must ask for UpdateWeights, Stop, ScaleLR or Rollback, got {action.type!r}"
-        )
-
-
-def _roll_back(alarm: Alarm, state: TrainState, run: _Run) -> None:
-    """Go on from the best weights with an empty optimizer state; step, generators and fp16 scale stay.
-
-    A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
-    would have to grow again by as much as it did over the whole run.
-
-    Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
-    lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
-    """
-    after, saved = state.watch, run.optimizer.state_dict()
-    if state.best["step"] != state.step:  # otherwise the best weights are at hand, and not saved yet
-        saved = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
-    if alarm.severity != "stop":
-        state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
-    load_optimizer_state(run.optimizer, deepcopy(run.pristine))
-    then = {group["name"]: group for group in saved["param_groups"]}  # of another optimizer, where a run went on
-    for group in run.optimizer.param_groups:
-        group.update(estimate(then.get(group["name"], {})) if estimates(group) else {})
-    state.is_fresh = True
 
 
 class _Pending(NamedTuple):
@@ -165,16 +121,22 @@ class _Pending(NamedTuple):
     scheduled: dict[str, float]
     lr_nominal: float | None
     lr_scale: float
+    measured: dict[str, float]
 
     @classmethod
     def of(
-        cls, signals: Signals, state: TrainState, optimizer: Optimizer, others: Sequence[tuple[str, str]]
+        cls,
+        signals: Signals,
+        state: TrainState,
+        optimizer: Optimizer,
+        others: Sequence[tuple[str, str]],
+        measured: dict[str, float],
     ) -> _Pending:
         """Return a step as it is before its update; `others` are scheduled beside the learning rate."""
         first, lrs = optimizer.param_groups[0], effective_lrs(optimizer)
         nominal = float(first["lr"]) if estimates(first) else None
         scheduled = scheduled_values(optimizer, others) if others else {}
-        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, scheduled, nominal, state.lr_scale)
+        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, scheduled, nominal, state.lr_scale, measured)
 
     def record(self, state: TrainState, plan: TrainPlan, loss: float, grad_norm: float) -> StepRecord:
         """Return the record of this step, now that its numbers have reached the host."""
@@ -193,10 +155,17 @@ class _Pending(NamedTuple):
             lr_nominal=self.lr_nominal,
             clipped=None if plan.clip_norm is None else grad_norm > plan.clip_norm,
             skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
+            prev_update_norm=self.measured.get(UPDATE_NORM),
+            signals={k: v for k, v in self.measured.items() if k != UPDATE_NORM} or None,
         )
 
 
-def _look(pending: list[_Pending], state: TrainState, run: _Run) -> None:
+def _save(name: str, state: TrainState, run: Run) -> None:
+    state.meters = {meter.name: meter.state_dict() for meter in run.meters}
+    run.checkpoints.save(name, state, run.model, run.optimizer, run.scaler, run.average)
+
+
+def _look(pending: list[_Pending], state: TrainState, run: Run) -> None:
     """Bring what is pending to the host, show it to the watch, and do what it asks for."""
     if not pending:
         return
@@ -217,7 +186,7 @@ def _look(pending: list[_Pending], state: TrainState, run: _Run) -> None:
     pending.clear()
 
 
-def _observe(record: StepRecord | EvalRecord, state: TrainState, run: _Run) -> Action | None:
+def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Action | None:
     """Show a record to the watch; write it, its alarms and the action, and carry the action out."""
     state.watch, alarms = run.watch.observe(state.watch, record)
     run.on_record(record)
@@ -239,7 +208,7 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: _Run) -> A
     return action
 
 
-def _evaluate(apply: Callable[..., object], state: TrainState, run: _Run) -> None:
+def _evaluate(apply: Callable[..., object], state: TrainState, run: Run) -> None:
     """Evaluate the "val" split, save the best, and stop early when the metric has not gained for too long."""
     plan = run.plan
     run.model.eval()
@@ -255,7 +224,7 @@ def _evaluate(apply: Callable[..., object], state: TrainState, run: _Run) -> Non
         state.best = {**metrics, "step": state.step}
     _observe(EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved), state, run)
     if improved:
-        run.checkpoints.save(BEST, state, run.model, run.optimizer, run.scaler, run.average)
+        _save(BEST, state, run)
     if plan.patience is not None and state.evals_without_gain >= plan.patience:
         state.end(
             "finished",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.records import Action, Alarm, Status
-from runner.watch import WatchState
 
 
 @dataclass(slots=True)
@@ -29,9 +29,11 @@ class TrainState:
         status: "running" until the run ends.
         verdict: one phrase on how it ended.
         alarm: the alarm that stopped the run.
+        carried: what the meters told of the latest update, for the next record.
+        meters: name of a meter -> its state, as of the latest checkpoint.
     """
 
-    watch: WatchState
+    watch: dict[str, Any]
     step: int = 0
     examples: int = 0
     lr_scale: float = 1.0
@@ -46,6 +48,13 @@ class TrainState:
     status: Status = "running"
     verdict: str = ""
     alarm: Alarm | None = None
+    carried: dict[str, float] = field(default_factory=dict)
+    meters: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, *, drop: bool) -> None:
+        """Count an update, made or dropped."""
+        self.is_fresh = self.is_fresh and drop
+        self.step += 1
 
     def end(self, status: Status, verdict: str) -> None:
         """Mark the run as ended; the first reason counts."""
