@@ -17,13 +17,13 @@ _ADAPTIVE = (
 _ESTIMATED = "optimizer.d_coef"  # of optimizers that estimate their learning rate
 
 
-def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, directory: str | None = None) -> Known:
+def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, directory: str = "") -> Known:
     """Return what is known of a run of ours; what an older page lacks is not known.
 
     Args:
         page: its configuration, as plain YAML.
         result: its result, where there is one.
-        directory: its run directory.
+        directory: its run directory, from which an unfinished run can go on.
     """
     train, schedule = _section(page, "train"), _section(page, "schedule")
     optimizer = _section(page, "optimizer")
@@ -33,6 +33,7 @@ def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, director
     choices = dict(result.choices) if result is not None else {}
     prior = result.dataset.get("prior_entropy") if result is not None else None
     clip, stop = train.get("clip_norm"), _section(train, "early_stop")
+    unfinished = (result.status == "interrupted" or result.is_out_of_time) if result is not None else None
     return Known(
         family=family_of(optimizer),
         lr=_number(optimizer.get("d_coef" if estimates else "lr")),
@@ -44,10 +45,10 @@ def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, director
         precision=train.get("precision"),
         batch_size=train.get("batch_size"),
         schedule=choices.get("schedule") or str(schedule.get("_target_", "")).rpartition(".")[2] or None,
-        was_cut_short=(result.status == "interrupted" or result.is_out_of_time) if result is not None else None,
+        was_cut_short=unfinished,
         duration=train.get("duration"),
         patience=stop.get("patience") or (0 if "patience" in stop else None),
-        directory=directory,
+        go_on=(f"resume.from={directory}",) if directory and unfinished else (),
         resumed=bool(_section(page, "resume").get("from")),
         options=choices,
     )

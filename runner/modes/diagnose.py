@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from runner.config import Config, Invocation
@@ -88,8 +87,7 @@ def _title(reading: Reading) -> str:
 
 def _experiment(reading: Reading) -> str | None:
     """Return the folder under runs/ of a run of ours."""
-    directory = reading.curve.known.directory
-    return Path(directory).resolve().parent.name if directory is not None else None
+    return reading.directory.resolve().parent.name if reading.directory is not None else None
 
 
 def _as_json(reading: Reading, diagnosis: Diagnosis) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +45,7 @@ class Reading:
         columns: role -> name of the column that was read for it; empty where the format has no names to choose from.
         notes: what was decided or done on the way that a reader should know of.
         rows: number of losses before blocks were made.
+        directory: of a run of ours.
     """
 
     curve: Curve
@@ -53,6 +54,7 @@ class Reading:
     columns: Mapping[Role, str]
     notes: tuple[str, ...]
     rows: int
+    directory: Path | None = None
 
 
 def read_curve(source: str | Sequence[float], given: Mapping[Role, str], *, uri: str | None = None) -> Reading:
@@ -146,7 +148,7 @@ def _read_path(path: Path, given: Mapping[Role, str]) -> Reading:
 
 def _own(directory: Path) -> Reading:
     curve, notes, rows = read_own_run(directory)
-    return Reading(curve, directory.name, "run directory", {}, tuple(notes), rows)
+    return Reading(curve, directory.name, "run directory", {}, tuple(notes), rows, directory)
 
 
 def _read_series(series: Any, path: Path, given: Mapping[Role, str]) -> Reading:
@@ -289,8 +291,3 @@ def _own_records(lines: io.TextIOWrapper, name: str) -> Reading:
                 raise refused(f"must hold records, but row {row:,} is {error}", "Mend the file") from None
     curve = Curve.of_records(records)
     return Reading(curve, name, "records", {}, (), len(curve.losses))
-
-
-def with_known(reading: Reading, told: Mapping[str, Any]) -> Reading:
-    """Return a reading of which more is known."""
-    return replace(reading, curve=replace(reading.curve, known=replace(reading.curve.known, **told)))
