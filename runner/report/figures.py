@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.curves import AxisRange, axis_range, downsample, ema, hugs_zero, number, roughness, spells, ticks
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
+from runner.report.stretches import draw_stretches
 from runner.report.style import (
     BLACK,
     BLUE,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from runner.diagnosis.verdict import Stretch
+
 _SEVERITIES = {"stop": RED, "warn": ORANGE, "info": SKY}
 _SPLITS = ((GREEN, "o"), (BLACK, "s"), (ORANGE, "^"))
 _GROUPS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
@@ -51,7 +54,9 @@ Steps = Sequence[int]
 Floats = Sequence[float]
 
 
-def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -> None:
+def curves(
+    records: Iterable[Record], path: Path, *, title: str, verdict: str, stretches: Sequence[Stretch] = ()
+) -> None:
     """Draw loss, learning rate and gradient norm over the steps, with alarms and actions, as a PNG.
 
     Losses that span more than 1.5 decades get a log axis. Values far out (`robust_limits`) are arrows at the edge of
@@ -63,6 +68,7 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
         path: the PNG to write; it appears whole or not at all.
         title: the run's readable name.
         verdict: how the run ended; at most two lines of it are shown.
+        stretches: steps that a diagnosis rests on, a bar above the loss each.
     Raises:
         OSError: the file cannot be written.
     """
@@ -82,7 +88,7 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
     _draw_loss(panels[0], steps, evals=evals, accuracy=accuracy)
     _draw_rates(panels[1], steps)
     _draw_norms(panels[2], steps)
-    if events := _draw_events(panels, history):
+    if events := [*_draw_events(panels, history), *draw_stretches(panels[0], stretches)]:
         draw_legend(figure.legend, events, inches=WIDTH_INCHES - 2 * _RIGHT_INCHES)
     _arrange(figure, panels, title=title, verdict=verdict)
     save(figure, path)
