@@ -15,11 +15,10 @@ from runner.trends import is_still_falling
 COMMAND = "python -m runner optimizer.lr=0.1 train.duration=20ep seed=1"
 OURS = Known(
     family="momentum", lr=0.1, warmup_steps=20, total_steps=400, clip_norm=math.inf, precision="fp32", batch_size=64,
-    schedule="cosine", was_cut_short=False, duration="20ep", patience=0, directory="runs/a",
+    schedule="cosine", was_cut_short=False, duration="20ep", patience=0,
 )  # fmt: skip
-CUT, LATE = replace(OURS, was_cut_short=True), replace(
-    OURS, was_cut_short=True, go_on_with=("train.max_seconds=null",)
-)  # fmt: skip
+CUT = replace(OURS, was_cut_short=True, go_on=("resume.from=runs/a",))
+LATE = replace(CUT, go_on=("resume.from=runs/a", "train.max_seconds=null"))
 ESTIMATED = replace(OURS, lr=1.0, lr_key="optimizer.d_coef", family="adaptive")
 NAN = math.nan
 DECAYED = [0.1 + 2.0 * math.exp(-step / 40) for step in range(400)]

@@ -32,8 +32,7 @@ class Known:
         was_cut_short: whether a person or a time limit ended it before its planned end.
         duration: `train.duration` as written, for a longer run.
         patience: `train.early_stop.patience`; 0 when nothing stops early.
-        directory: run directory of ours, to go on from.
-        go_on_with: overrides that going on needs beside it, such as "train.max_seconds=null".
+        go_on: overrides that go on with an unfinished run of ours, such as "resume.from=runs/digits/x".
         resumed: whether it goes on from another run, so that other learning rates would not have the same start.
         options: config group -> option chosen, such as {"optimizer": "adamw"}.
     """
@@ -51,8 +50,7 @@ class Known:
     was_cut_short: bool | None = None
     duration: str | int | None = None
     patience: int | None = None
-    directory: str | None = None
-    go_on_with: tuple[str, ...] = ()
+    go_on: tuple[str, ...] = ()
     resumed: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 

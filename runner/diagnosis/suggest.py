@@ -34,10 +34,9 @@ def suggestions(cause: Cause, f: Features) -> tuple[Suggestion, ...]:
     the learning rate. A run that was cut short first goes on when nothing speaks against it.
     """
     found = [suggestion for suggestion in _BY_CAUSE[cause](f) if suggestion is not None]
-    known = f.known
-    if not known.was_cut_short or known.directory is None:
+    if not f.known.go_on:
         return tuple(found)
-    go_on = Suggestion((f"resume.from={known.directory}", *known.go_on_with), "go on with")
+    go_on = Suggestion(f.known.go_on, "go on with")
     return (go_on,) if cause in ("healthy", "cannot_tell", "plateau", "lr_too_low") else (*found, go_on)
 
 

@@ -243,7 +243,7 @@ def _finish(
 def _known(tree: Mapping[str, Any], result: RunResult, directory: Path) -> Known:
     """Return what the page and the end tell about a run, for its diagnosis."""
     known = known_of_page(tree, result, directory=_shown(directory))
-    return replace(known, go_on_with=("train.max_seconds=null",)) if result.is_out_of_time else known
+    return replace(known, go_on=(*known.go_on, "train.max_seconds=null")) if result.is_out_of_time else known
 
 
 def _chose_tracking(result: RunResult) -> bool:
