@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "errors": 0, "records": 0,
     "durations": 1, "curves": 1, "schedules": 1, "detectors": 1, "remedies": 1, "watch": 1, "diagnosis": 1,
-    "sweep_summary": 1, "advice": 1, "calibration": 1, "scaling": 1, "trends": 1,
+    "sweep_summary": 1, "commands": 1, "calibration": 1, "scaling": 1, "trends": 1,
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4, "known": 4,

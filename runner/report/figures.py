@@ -22,6 +22,7 @@ from runner.report.panels import (
     finish_panel,
     set_steps,
 )
+from runner.report.stretches import draw_stretches
 from runner.report.style import (
     BLACK,
     BLUE,
@@ -44,6 +45,8 @@ from runner.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from runner.diagnosis.verdict import Stretch
+
 _SEVERITIES = {"stop": RED, "warn": ORANGE, "info": SKY}
 _SPLITS = ((GREEN, "o"), (BLACK, "s"), (ORANGE, "^"))
 _GROUPS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
@@ -54,7 +57,9 @@ _RIGHT_AXIS_INCHES = 0.7
 _PANEL_INCHES = (2.7, 1.1, 1.3)
 
 
-def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -> None:
+def curves(
+    records: Iterable[Record], path: Path, *, title: str, verdict: str, stretches: Sequence[Stretch] = ()
+) -> None:
     """Draw loss, learning rate and gradient norm over the steps, with alarms and actions, as a PNG.
 
     Losses that span more than 1.5 decades get a log axis. Values far out (`robust_limits`) are arrows at the edge of
@@ -66,6 +71,7 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
         path: the PNG to write; it appears whole or not at all.
         title: the run's readable name.
         verdict: how the run ended; at most two lines of it are shown.
+        stretches: steps that a diagnosis rests on, a bar above the loss each.
     Raises:
         OSError: the file cannot be written.
     """
@@ -85,7 +91,7 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
     _draw_loss(panels[0], steps, evals=evals, accuracy=accuracy)
     _draw_rates(panels[1], steps)
     _draw_norms(panels[2], steps)
-    if events := _draw_events(panels, history):
+    if events := [*_draw_events(panels, history), *draw_stretches(panels[0], stretches)]:
         draw_legend(figure.legend, events, inches=WIDTH_INCHES - 2 * RIGHT_INCHES)
     arrange(figure, panels, _PANEL_INCHES, title=title, verdict=verdict)
     save(figure, path)
