@@ -155,6 +155,7 @@ class RunResult:
         commit: git commit of the working directory, if any.
         seed: the seed.
         mlflow_run_id: id of the MLflow run, when tracking reached one.
+        diagnosis: what its curve shows (`runner.diagnosis.verdict.to_json`); empty before the end.
         signal: number of the signal that it received, in time to be interrupted or not.
     """
 
@@ -183,6 +184,7 @@ class RunResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     mlflow_run_id: str | None = None
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
     signal: int | None = None
 
     @property
