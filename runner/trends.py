@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 FEW = 12  # values or fewer: too few for statistics
+_EXPLODED = 10.0  # times the first loss
 _MATERIAL = 0.01  # of the whole fall
 _NORMAL = 1.4826  # standard deviations a median absolute deviation, for normal noise
 
@@ -90,3 +91,8 @@ def is_still_falling(losses: Sequence[float]) -> bool:
     (start, _), (earlier, noise_earlier), (end, noise_end) = map(mean_and_variance, (first, before, last))
     beyond = 2 * math.sqrt((noise_earlier + noise_end) / size)
     return earlier - end > max(beyond, _MATERIAL * (start - end))
+
+
+def has_exploded(losses: Sequence[float]) -> bool:
+    """Whether the last loss is more than ten times the first: too short a rise for statistics to judge."""
+    return bool(losses) and losses[-1] > _EXPLODED * abs(losses[0])

@@ -12,8 +12,9 @@ from runner.diagnosis.series import Ending, Series, read_series
 from runner.diagnosis.shape import Shape, read_shape
 from runner.diagnosis.spikes import Spike, find_spikes
 from runner.records import Action, Alarm
-from runner.trends import median
+from runner.trends import FEW, median
 
+NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
 _EXPLODED = 10.0  # times the usual gradient norm
 
@@ -91,6 +92,15 @@ class Features:
     alarms: Sequence[Alarm]
     actions: Sequence[Action]
     known: Known
+
+    @property
+    def rests_at_prior(self) -> bool:
+        """Whether the loss rests where a model rests that has learned only how frequent the targets are."""
+        prior, shape = self.known.prior_entropy, self.shape
+        if self.ending is not None or prior is None or prior <= 0 or shape.count < FEW:
+            return False
+        near = abs(shape.end - prior) <= max(NEAR_PRIOR * prior, 0.02)
+        return near and abs(shape.tail_slope) < max(0.05, 3 * shape.tail_error) and shape.late_fall < 4
 
     def step(self, place: int) -> int:
         """Return the step of a block."""

@@ -12,7 +12,6 @@ from runner.trends import FEW, noise
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
-_NEAR_PRIOR = 0.05  # of the prior entropy
 _WORSE = 0.1  # held-out loss over its best, relative
 _LOST = 0.05  # share of its gain
 
@@ -20,13 +19,9 @@ _LOST = 0.05  # share of its gain
 def stuck(f: Features) -> Finding | None:
     """The loss rests where a model rests that has learned only how frequent the targets are."""
     prior, shape = f.known.prior_entropy, f.shape
-    if f.ending is not None or prior is None or prior <= 0 or shape.count < FEW:
+    if prior is None or not f.rests_at_prior:
         return None
-    near = abs(shape.end - prior) <= max(_NEAR_PRIOR * prior, 0.02)
-    is_flat = abs(shape.tail_slope) < max(0.05, 3 * shape.tail_error) and shape.late_fall < 4
-    if not near or not is_flat:
-        return None
-    score = 0.62 if shape.low > (1 - 2 * _NEAR_PRIOR) * prior else 0.45
+    score = 0.62 if shape.low > 0.9 * prior else 0.45
     text = (
         f"the loss rests at {loss_text(shape.end)}, where a model that knows only how frequent the targets are has "
         f"{loss_text(prior)}"

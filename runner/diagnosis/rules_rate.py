@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
-from runner.diagnosis.rules_progress import stuck
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
 from runner.trends import FEW
@@ -55,7 +54,7 @@ def unstable_early(f: Features) -> Finding | None:
     if shape.over_first < 0.1 or shape.over_first_at > EARLY or shape.last_above > 2 * EARLY or shape.fall < 0.1:
         return None
     score = 0.25 + min(shape.above_first / 0.04, 1.0) * 0.35 + bonus - min(shape.wander, 0.3)
-    score -= 0.3 * (stuck(f) is not None)
+    score -= 0.3 * f.rests_at_prior
     top, last = shape.first * math.exp(min(shape.over_first, 600.0)), round(shape.last_above * (shape.count - 1))
     text = (
         f"the loss goes from {loss_text(shape.first)} up to {loss_text(top)} within the first "
@@ -116,8 +115,9 @@ def lr_too_low(f: Features) -> Finding | None:
     steep = shape.tail_slope < -3 * shape.tail_error
     if shape.half_done > 0.62 or (shape.fall > 0.95 and shape.half_done > 0.4):
         return None
-    score = 0.45 + 0.35 * min((0.62 - shape.half_done) / 0.3, 1.0) + 0.08 * steep - 0.3 * (shape.fall > 0.9)
-    text = f"the loss falls as fast at the end as at the start: {even}"
+    score = 0.45 + 0.35 * min((0.62 - shape.half_done) / 0.3, 1.0) + 0.08 * steep
+    score -= 0.25 * (shape.fall > 0.5) + 0.2 * (shape.fall > 0.9)
+    text = f"the loss falls as fast at the end as at the start, or the run is too short: {even}"
     return Finding("lr_too_low", clamp(score), text, (text, _fell(f)))
 
 
@@ -196,11 +196,15 @@ def _stays_above(f: Features) -> Evidence | None:
 
 
 def _rests_after_a_rise(f: Features) -> Evidence | None:
-    resting = stuck(f)
-    if resting is None or f.shape.over_first < max(0.05, 4 * f.shape.log_noise):
+    if not f.rests_at_prior or f.shape.over_first < max(0.05, 4 * f.shape.log_noise):
         return None
-    text = f"after a rise {factor_text(f.shape.over_first)} the first loss {resting.summary}"
-    return 0.7, text, resting.stretches[0]
+    prior = loss_text(f.known.prior_entropy or 0.0)
+    text = (
+        f"after a rise to {factor_text(f.shape.over_first)} the first loss it rests at {loss_text(f.shape.end)}, "
+        f"where a model that knows only how frequent the targets are has {prior}"
+    )
+    at = round(f.shape.over_first_at * (f.shape.count - 1))
+    return 0.7, text, Stretch(f.step(at), f.series.steps[-1], "at the prior entropy")
 
 
 def _many_spikes(f: Features) -> Evidence | None:

@@ -20,6 +20,7 @@ PATIENCE_EVALS = 3
 _WORSE = 0.02  # held-out loss over its best, relative, from which on stopping early is worth a word
 _LONG_BEFORE = 2 / 3  # of the run
 _CALIBRATION = 0.9  # quantile of the gradient norms at which to clip (google-research/tuning_playbook)
+_GIVEN_BACK = 0.3  # of the fall: what comes after the lowest level is trouble then
 _MOST_WARMUP = 0.25  # of the run
 
 Suggest = Callable[["Features"], Iterable[Suggestion | None]]
@@ -33,10 +34,10 @@ def suggestions(cause: Cause, f: Features) -> tuple[Suggestion, ...]:
     the learning rate. A run that was cut short first goes on when nothing speaks against it.
     """
     found = [suggestion for suggestion in _BY_CAUSE[cause](f) if suggestion is not None]
-    go_on = Suggestion(f.known.go_on, "go on with it") if f.known.go_on else None
-    if go_on is not None:
-        found = [go_on] if cause in ("healthy", "cannot_tell", "plateau", "lr_too_low") else [*found, go_on]
-    return tuple(found)
+    if not f.known.go_on:
+        return tuple(found)
+    go_on = Suggestion(f.known.go_on, "go on with")
+    return (go_on,) if cause in ("healthy", "cannot_tell", "plateau", "lr_too_low") else (*found, go_on)
 
 
 def lr_times(f: Features, *factors: float) -> str:
@@ -47,7 +48,8 @@ def lr_times(f: Features, *factors: float) -> str:
     if lr is None:
         words = [f"<your lr>{f'*{factor:g}' if factor >= 1 else f'/{1 / factor:g}'}" for factor in factors]
     else:
-        words = [f"{lr:g}" if factor == 1 else number(lr * factor, 3) for factor in factors]
+        tens = {0.1, 1, 10}  # of these the digits are those of the learning rate
+        words = [f"{lr * factor:g}" if factor in tens else number(lr * factor, 2) for factor in factors]
     return f"{f.known.lr_key}={','.join(words)}"
 
 
@@ -55,6 +57,8 @@ def clip_norm(f: Features) -> str:
     """Return the override that clips at the 90th percentile of the norms before the trouble, at 1 without norms."""
     norms = f.series.norms or []
     places = [spike.place for spike in material(f.spikes)] + ([f.way_out.place] if f.way_out else [])
+    if f.shape.given_back > _GIVEN_BACK:
+        places.append(round(f.shape.low_at * (f.shape.count - 1)))
     calm = sorted(norm for norm in norms[: max(min(places, default=len(norms)), 1)] if norm > 0)
     found = calm[min(int(_CALIBRATION * len(calm)), len(calm) - 1)] if len(calm) >= 16 else 1.0
     return f"train.clip_norm={number(found, 2)}"
@@ -66,18 +70,18 @@ def _lower(f: Features, factor: float, why: str) -> Suggestion:
 
 def _tenth(f: Features) -> Suggestion:
     what = "learning rate" if f.known.lr_key == "optimizer.lr" else "factor on the estimated learning rate"
-    return _lower(f, 0.1, f"a {what} ten times lower, the first step of debugging")
+    return _lower(f, 0.1, f"try a {what} ten times lower, the first step of debugging")
 
 
 def _warmup(f: Features) -> Suggestion:
     """Return a warmup of 10% of the run, or three times the one there is."""
     steps, total = f.known.warmup_steps, f.known.total_steps
     if not steps or not total:
-        return Suggestion(("warmup=linear", "warmup.duration=10%"), "a warmup of a tenth of the run")
+        return Suggestion(("warmup=linear", "warmup.duration=10%"), "try a warmup of a tenth of the run")
     longer = min(3 * steps, max(int(_MOST_WARMUP * total), 1))
     if longer <= steps:
-        return _lower(f, 1 / 3, "a learning rate three times lower; the warmup is long already")
-    return Suggestion(("warmup=linear", f"warmup.duration={longer}"), "a longer warmup")
+        return _lower(f, 1 / 3, "try a learning rate three times lower; the warmup is long already")
+    return Suggestion(("warmup=linear", f"warmup.duration={longer}"), "try a longer warmup")
 
 
 def _clip(f: Features) -> Suggestion | None:
@@ -100,29 +104,31 @@ def _too_high(f: Features) -> Iterable[Suggestion | None]:
 
 def _early(f: Features) -> Iterable[Suggestion | None]:
     if f.known.family in ("sgd", "momentum"):
-        yield _lower(f, 1 / 3, "a learning rate three times lower")
+        yield _lower(f, 1 / 3, "try a learning rate three times lower")
         yield _clip(f)
         yield _warmup(f)
         return
     yield _warmup(f)
-    yield _lower(f, 1 / 3, "a learning rate three times lower")
+    yield _lower(f, 1 / 3, "try a learning rate three times lower")
     yield _clip(f)
 
 
 def _at_end(f: Features) -> Iterable[Suggestion | None]:
-    yield Suggestion(("schedule=cosine",), "a schedule that falls to 0 at the end")
-    yield _lower(f, 1 / 3, "a learning rate three times lower")
+    yield Suggestion(("schedule=cosine",), "try a schedule that falls to 0 at the end")
+    yield _lower(f, 1 / 3, "try a learning rate three times lower")
 
 
 def _too_low(f: Features) -> Iterable[Suggestion | None]:
-    yield Suggestion((lr_times(f, 3, 10),), "learning rates three and ten times higher")
+    yield Suggestion((lr_times(f, 3, 10),), "try learning rates three and ten times higher")
+    if is_still_falling(f.series.losses):
+        yield _longer(f)
 
 
 def _stuck(f: Features) -> Iterable[Suggestion | None]:
     yield _tenth(f)
     if f.known.family != "sgd" and f.known.family != "momentum":
         yield _warmup(f)
-    yield Suggestion((lr_times(f, 10),), "ten times higher, where it never moved")
+    yield Suggestion((lr_times(f, 10),), "try a learning rate ten times higher, in case it never moved")
 
 
 def _spike(f: Features) -> Iterable[Suggestion | None]:
@@ -137,31 +143,31 @@ def _spike(f: Features) -> Iterable[Suggestion | None]:
 def _fault(f: Features) -> Iterable[Suggestion | None]:
     if f.known.precision in ("fp16", "bf16"):
         if f.known.precision == "fp16":
-            yield Suggestion(("train.precision=bf16",), "bf16 has the range of fp32")
-        yield Suggestion(("train.precision=fp32",), "full precision")
+            yield Suggestion(("train.precision=bf16",), "try bf16, which has the range of fp32")
+        yield Suggestion(("train.precision=fp32",), "try full precision")
     where = f"step {f.ending.step:,}" if f.ending is not None else "the steps that are no numbers"
     yield Suggestion((), f"look at the batch of {where}: nan or inf in it, logarithms of 0, divisions by 0")
     if f.known.precision is None:
-        yield Suggestion(("train.precision=fp32",), "full precision, where it was fp16")
+        yield Suggestion(("train.precision=fp32",), "try full precision, where it was fp16")
     if f.ending is not None and f.ending.place > 1:
-        yield _lower(f, 0.1, "a learning rate ten times lower, in case it was that")
+        yield _lower(f, 0.1, "try a learning rate ten times lower, in case it was that")
 
 
 def _explosion(f: Features) -> Iterable[Suggestion | None]:
     yield Suggestion((clip_norm(f),), "clip the gradient at the 90th percentile of the norms before")
-    yield _lower(f, 1 / 3, "a learning rate three times lower")
+    yield _lower(f, 1 / 3, "try a learning rate three times lower")
 
 
 def _plateau(f: Features) -> Iterable[Suggestion | None]:
     if f.rates is None or f.rates.end > 0.5:
-        yield Suggestion(("schedule=cosine",), "a schedule that falls to 0 at the end")
-    yield Suggestion((lr_times(f, 1 / 3, 1, 3),), "the learning rates around this one")
+        yield Suggestion(("schedule=cosine",), "try a schedule that falls to 0 at the end")
+    yield Suggestion((lr_times(f, 1 / 3, 1, 3),), "try the learning rates around this one")
 
 
 def _overfit(f: Features) -> Iterable[Suggestion | None]:
     if not f.known.patience:
         yield Suggestion((f"train.early_stop.patience={PATIENCE_EVALS}",), "stop when it no longer gains")
-    yield Suggestion((), "more data, weight decay or dropout; a lower learning rate is no cure")
+    yield Suggestion((), "try more data, weight decay or dropout; a lower learning rate is no cure")
 
 
 def _healthy(f: Features) -> Iterable[Suggestion | None]:
@@ -177,11 +183,11 @@ def _healthy(f: Features) -> Iterable[Suggestion | None]:
 def _longer(f: Features) -> Suggestion:
     duration = f.known.duration
     if duration is None:
-        return Suggestion((), "the loss was still falling: a run twice as long")
+        return Suggestion((), "the loss was still falling; try a run twice as long")
     amount, unit = parse(duration)
     twice = Fraction(2) * amount
     text = f"{twice.numerator if twice.denominator == 1 else float(twice)}{unit}"
-    return Suggestion((f"train.duration={text}",), "the loss was still falling: a run twice as long")
+    return Suggestion((f"train.duration={text}",), "the loss was still falling; try a run twice as long")
 
 
 def _around(f: Features) -> Suggestion | None:
@@ -189,12 +195,12 @@ def _around(f: Features) -> Suggestion | None:
     if f.known.resumed:
         return None
     if f.known.lr_key == "optimizer.lr":
-        return Suggestion((lr_times(f, 1 / 3, 1, 3),), "the learning rates around this one")
-    return Suggestion((lr_times(f, 1 / 2, 1, 2),), "the factors on the estimated learning rate around this one")
+        return Suggestion((lr_times(f, 1 / 3, 1, 3),), "try the learning rates around this one")
+    return Suggestion((lr_times(f, 1 / 2, 1, 2),), "try the factors on the estimated learning rate around this one")
 
 
 def _unclear(f: Features) -> Iterable[Suggestion | None]:
-    yield Suggestion((lr_times(f, 0.1, 1, 10),), "the same run at learning rates ten times lower and higher")
+    yield Suggestion((lr_times(f, 0.1, 1, 10),), "try the same run at learning rates ten times lower and higher")
 
 
 _BY_CAUSE: dict[Cause, Suggest] = {

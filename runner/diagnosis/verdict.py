@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -61,7 +62,7 @@ class Suggestion:
     Attributes:
         overrides: ready to paste, such as "optimizer.lr=0.003"; a value such as "<your lr>/10" where the learning
             rate is not known; a comma-separated value is a multirun; empty where no option of ours does it.
-        why: what it is for, as a phrase that stands alone: "a learning rate ten times lower".
+        why: what to do, as a phrase: "try a learning rate ten times lower", "go on with".
     """
 
     overrides: tuple[str, ...]
@@ -105,6 +106,16 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     tree["alternatives"] = [{"cause": cause, "confidence": round(share, 3)} for cause, share in diagnosis.alternatives]
     found: dict[str, Any] = spell_non_finite(tree)
     return found
+
+
+def in_words(tree: Mapping[str, Any]) -> str:
+    """Return one line on a diagnosis in its JSON form: cause, confidence, summary."""
+    return f"{IN_WORDS[tree['cause']]} ({tree['confidence']:.0%}): {tree['summary']}"
+
+
+def first_overrides(tree: Mapping[str, Any]) -> str:
+    """Return the overrides to try first, "" when there are none."""
+    return next((" ".join(s["overrides"]) for s in tree["suggestions"] if s["overrides"]), "")
 
 
 def _outside_brackets(value: str) -> str:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, NAdam, Optimizer, RAdam
 
-from runner.optim.muon import MuonAdamW
 from runner.optim.readout import effective_lrs
 from runner.train.meters import Moment
 
@@ -20,8 +19,8 @@ COSINE_SIGNALS = frozenset({"grad_cosine"})
 BURST = 10
 """steps in a row whose gradients are compared with those before them, each time that cosines are due"""
 
-_PLAIN_MOMENTS = (Adam, NAdam, RAdam, MuonAdamW)
-_PLAIN_MOMENTS_BY_NAME = {"AdamWScheduleFree", "RAdamScheduleFree"}  # their package may not be there
+_PLAIN_MOMENTS = (Adam, NAdam, RAdam)
+_PLAIN_MOMENTS_BY_NAME = {"MuonAdamW", "AdamWScheduleFree", "RAdamScheduleFree"}
 
 
 class UpdateRatios:
