@@ -87,7 +87,7 @@ BASELINES: dict[str, Rule] = {
 def _above_window(
     values: Sequence[float], *, window: int, sigma: float, least: int, both_sides: bool = False
 ) -> int | None:
-    """Return the first value so many sd (unbiased) above the mean of those before it, or the first that is no number."""
+    """Return the first value so many sd (unbiased) above the mean of those before it, or that is no number."""
     kept: deque[float] = deque(maxlen=window)
     total = squares = 0.0
     for step, value in enumerate(values):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -21,13 +20,15 @@ class Label(NamedTuple):
 
     Attributes:
         cause: a cause of `runner.diagnosis.verdict.CAUSES`, or "dropped" where construction and outcome disagree.
-        accepted: further causes that name the same thing; counted in the generous column alone.
+        equal: further causes that are as true of it, one by construction and one by outcome.
+        near: causes that come close; counted in a column of their own.
         silent: a failure without an event that could be alarmed.
         why: the rule that decided.
     """
 
     cause: str
-    accepted: tuple[str, ...] = ()
+    equal: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
     silent: bool = False
     why: str = ""
 
@@ -82,8 +83,8 @@ def _of_lr(case: Case, curve: Curve, twin: Curve | None) -> Label:
     if is_good(case, curve):
         return Label("healthy", why="ended as well as the tuned runs")
     if case.multiple <= rule["low"]:
-        accepted = () if has_learned(curve) else ("stuck",)
-        return Label("lr_too_low", accepted, silent=True, why="a low rate, and worse than the tuned runs")
+        equal = () if has_learned(curve) else ("stuck",)
+        return Label("lr_too_low", equal, silent=True, why="a low rate, and worse than the tuned runs")
     if case.multiple < rule["high"]:
         return Label("dropped", why="a good rate that ended badly")
     return _too_high(case, curve)
@@ -91,11 +92,12 @@ def _of_lr(case: Case, curve: Curve, twin: Curve | None) -> Label:
 
 def _too_high(case: Case, curve: Curve) -> Label:
     if not has_learned(curve) and curve.first_non_finite is None:
-        return Label("stuck", ("lr_too_high",), why="too high a rate, and nothing was ever learned")
+        return Label("lr_too_high", ("stuck",), why="too high a rate, and nothing was ever learned")
     if _overfits(curve) and curve.final_train <= 1.1 * tuned()[case.task][case.optimizer]["train"]:
         return Label("overfitting", ("lr_too_high",), why="trained as far as the tuned runs; val loss rose")
     silent = case.optimizer == "adamw" and is_silent(curve)
-    return Label("lr_too_high", ("unstable_early",), silent, why="a high rate, and worse than the tuned runs")
+    why = "a high rate, and worse than the tuned runs"
+    return Label("lr_too_high", near=("unstable_early",), silent=silent, why=why)
 
 
 def _overfits(curve: Curve) -> bool:
@@ -110,8 +112,8 @@ def _of_no_warmup(case: Case, curve: Curve, twin: Curve | None) -> Label:
         return Label("healthy", why="ended as well as the tuned runs")
     if is_good(case, twin):
         silent = case.optimizer == "adamw" and is_silent(curve) and has_learned(curve)
-        accepted = ("lr_too_high", *(() if has_learned(curve) else ("stuck",)))
-        return Label("unstable_early", accepted, silent, why="bad without a warmup, good with one")
+        equal = () if has_learned(curve) else ("stuck",)
+        return Label("unstable_early", equal, ("lr_too_high",), silent, why="bad without a warmup, good with one")
     return _of_lr(case, curve, None)
 
 
@@ -145,8 +147,8 @@ def _of_exploding(case: Case, curve: Curve, twin: Curve | None) -> Label:
     if is_good(case, curve):
         return Label("healthy", why="ended as well as the tuned runs")
     if twin.final_val < curve.final_val / 2:
-        accepted: Sequence[str] = ("lr_too_high", "unstable_early")
-        return Label("gradient_explosion", tuple(accepted), why="clipping at 1.0 halves the loss at the same rate")
+        near = ("lr_too_high", "unstable_early")
+        return Label("gradient_explosion", near=near, why="clipping at 1.0 halves the loss at the same rate")
     return Label("dropped", why="clipping does not cure it")
 
 
@@ -164,7 +166,7 @@ def _of_late(case: Case, curve: Curve, twin: Curve | None) -> Label:
         return _too_high(case, curve) if case.multiple >= rule["high"] else Label("dropped", why="learned nothing")
     limit = max(rule["worse"] * twin.final_val, twin.final_val + rule["deviations"] * known["sd"])
     if curve.final_val > limit:
-        return Label("lr_too_high_at_end", ("lr_too_high",), why="clearly worse than with a fall to 0 at the end")
+        return Label("lr_too_high_at_end", near=("lr_too_high",), why="clearly worse than with a fall to 0 at the end")
     return Label("healthy" if is_good(case, curve) else "dropped", why="not clearly worse than with a fall to 0")
 
 

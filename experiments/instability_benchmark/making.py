@@ -14,6 +14,7 @@ import torch
 from rigged import SETTINGS, Fault, Rigged
 from torch.optim import SGD, AdamW, Optimizer
 
+from runner.diagnosis.curve import Family
 from runner.records import EvalRecord, Record, StepRecord, read_non_finite, spell_non_finite
 from runner.schedules import decays, warmups
 from runner.schedules.shape import Schedule
@@ -30,7 +31,7 @@ EVALUATIONS = 20
 SIGNALS_EVERY = 20  # steps between two measurements: runs of 300 steps would have three of the default 100
 METERS = (UpdateRatios, SecondMoments, GradientCosines, Logits)
 DEAD_STEPS = 40  # losses in a row that are not finite, after which a run is over
-FAMILIES = {"sgd": "sgd", "momentum": "momentum", "adamw": "adaptive"}
+FAMILIES: dict[str, Family] = {"sgd": "sgd", "momentum": "momentum", "adamw": "adaptive"}
 
 
 class Case(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -73,13 +74,12 @@ def verdict(case: Case, curve: Curve, evidence: Evidence, rung: Sequence[Alarm])
 
 
 def _known(case: Case, curve: Curve) -> Known:
-    family = {"sgd": "sgd", "momentum": "momentum", "adaptive": "adaptive"}[FAMILIES[case.optimizer]]
     return Known(
-        family=family,  # type: ignore[arg-type]
+        family=FAMILIES[case.optimizer],
         lr=curve.lr,
         warmup_steps=round(case.warmup * case.length),
         total_steps=case.length,
-        clip_norm=case.clip_norm,
+        clip_norm=math.inf if case.clip_norm is None else case.clip_norm,
         prior_entropy=curve.prior,
         precision=case.precision,
         batch_size=SETTINGS[case.task].batch_size,
