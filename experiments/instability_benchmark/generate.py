@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from cases import best_lrs, cases, half, twin
 from labels import label
@@ -52,7 +53,7 @@ def generate(wanted: list[Case], root: Path, *, workers: int) -> int:
     diabetes_table()  # before processes could write it together
     every = {case.name: case for case in [*wanted, *filter(None, map(twin, wanted))]}
     missing = [case for case in every.values() if not path_of(case, root).exists()]
-    missing.sort(key=lambda case: case.seed % 100)  # something of everything first
+    missing.sort(key=lambda case: (case.seed % 100, crc32(case.name.encode())))  # something of everything first
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for count, _ in enumerate(pool.map(_make, missing, [root] * len(missing), chunksize=4), start=1):
             if count % 100 == 0:
