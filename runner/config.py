@@ -155,6 +155,14 @@ class Monitor(Section):
     signals_every: Count = 100
 
 
+class Snapshots(Section):
+    """The weights that a remedy may go back to; none are kept where no remedy does."""
+
+    every: PositiveDuration = "5%"
+    keep: Count = 3
+    on_disk: bool = False
+
+
 class Scaling(Section):
     """How the learning rate, and Adam's betas and eps where asked for, follow the batch size."""
 
@@ -236,6 +244,7 @@ class Config(Section):
     notify: Notify
     train: Train
     monitor: Monitor = Monitor()
+    snapshots: Snapshots = Snapshots()
     resume: Resume
     seed: Seed
     name: Name | None

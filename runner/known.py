@@ -14,6 +14,12 @@ _ADAPTIVE = (
     "adam", "nadam", "radam", "adan", "adagrad", "adadelta", "rmsprop", "ademamix", "adopt", "adafactor", "prodigy",
     "soap",
 )  # fmt: skip
+_GROUPS = ("optimizer", "schedule", "warmup", "scaling", "param_groups", "task")
+TELLING = (
+    *_GROUPS, "optimizer.lr", "optimizer.momentum", "warmup.duration", "train.duration", "train.batch_size",
+    "train.clip_norm", "train.precision", "train.early_stop.patience",
+)  # fmt: skip
+"""what can be said of a run that is not ours: the keys that a diagnosis understands"""
 _ESTIMATED = "optimizer.d_coef"  # of optimizers that estimate their learning rate
 
 
@@ -87,7 +93,7 @@ def known_of_overrides(
         found["schedule"] = choices.get("schedule")
     if "train.early_stop.patience" in typed:
         found["patience"] = _section(train, "early_stop").get("patience") or 0
-    found["options"] = {group: option for group, option in choices.items() if group in typed}
+    found["options"] = {group: option for group, option in choices.items() if group in typed and group in _GROUPS}
     return {name: value for name, value in found.items() if value is not None}
 
 

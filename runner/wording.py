@@ -123,7 +123,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if schema.get("format") == "duration":
         return "a duration such as 500 (steps), 10% or 2ep"
     if schema.get("format") == "loss":
-        return "a number, nan or inf"
+        return "a number or nan or inf"
     if schema.get("minLength"):
         return "text that is not empty"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

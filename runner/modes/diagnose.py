@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from runner.diagnosis.curve import Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.verdict import IN_WORDS, Diagnosis, to_json
 from runner.errors import RunnerError
-from runner.known import known_of_overrides
+from runner.known import TELLING, known_of_overrides
 from runner.readers.read import Reading, read_curve
 from runner.readers.roles import ROLES, Role
 from runner.records import spell_non_finite
@@ -21,6 +22,7 @@ from runner.report.diagnosis_panel import show_diagnosis
 from runner.tracking.directory import output_directory, write_whole
 
 JSON, PICTURE = "diagnosis.json", "diagnosis.png"
+_ASIDE = ("mode", "source", "tracking", "name", "quiet", "tags", "notify")  # not about the run
 FOREIGN = "curves"  # folder under runs/ for what is no run of ours
 
 
@@ -38,6 +40,9 @@ def run(config: Config, invocation: Invocation, *, directory: str | None = None)
         ConfigError: there is no curve to be read.
         RunnerError: the files cannot be written.
     """
+    for key in _telling_nothing(invocation):
+        text = f"tells a diagnosis nothing. Of the run it understands {', '.join(TELLING)}"
+        print(f"warning {key}: {text}.", file=sys.stderr)
     reading = _read(config, invocation)
     diagnosis = diagnose(reading.curve)
     # a multirun has a directory for each of its jobs
@@ -64,11 +69,20 @@ def _read(config: Config, invocation: Invocation) -> Reading:
     what = source.values if source.values is not None else str(source.path)
     columns: dict[Role, str] = {role: name for role in ROLES if (name := getattr(source.columns, role)) is not None}
     reading = read_curve(what, columns, uri=config.tracking.uri)
-    typed = {text.lstrip("+").partition("=")[0] for text in invocation.overrides}
-    told = known_of_overrides(invocation.tree, typed, choices=invocation.choices)
+    told = known_of_overrides(invocation.tree, _typed(invocation), choices=invocation.choices)
     known = reading.curve.known
     told["options"] = {**known.options, **told.get("options", {})}
     return replace(reading, curve=replace(reading.curve, known=replace(known, **told)))
+
+
+def _typed(invocation: Invocation) -> list[str]:
+    """Return the keys that were typed."""
+    return [text.lstrip("+~").partition("=")[0] for text in invocation.overrides]
+
+
+def _telling_nothing(invocation: Invocation) -> list[str]:
+    """Return the keys that were typed about the run, and of which a diagnosis makes nothing."""
+    return [key for key in _typed(invocation) if key.partition(".")[0] not in _ASIDE and key not in TELLING]
 
 
 def _what_was_read(reading: Reading) -> list[str]:

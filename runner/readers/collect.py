@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 MOST_ROWS = 200_000
-_HELD_ROWS = 2 * MOST_ROWS
+_HELD_ROWS = 5 * MOST_ROWS
 _GAPS = 0.1  # a loss missing more often than this between others was not logged there
 _FEW_TURNS = 20  # steps that go back more often are in no order
 
@@ -22,7 +22,7 @@ class Blocks:
 
     Row numbers are cut into blocks of equal length; each keeps its first and last row, those with the smallest and
     largest finite value, the first with a value that is not finite, and the largest of every further column. The
-    length doubles whenever twice `MOST_ROWS` are held, so the memory is bounded and the blocks are equal at the end.
+    length doubles where that leaves more than `MOST_ROWS`; so the memory is bounded, and the blocks are equal.
 
     Args:
         columns: names; the first is the value.
@@ -43,14 +43,12 @@ class Blocks:
         # a copy: views would keep whole batches alive
         self._parts.append(np.column_stack([rows, *(columns[name] for name in self.columns)]))
         self._held += len(rows)
-        while self._held > _HELD_ROWS:
-            self.block *= 2
+        if self._held > _HELD_ROWS:
             self._thin()
 
     def take(self) -> tuple[Floats, dict[str, Floats]]:
         """Return the rows that are kept: their numbers, and the columns."""
-        while self.seen > MOST_ROWS and self._held > MOST_ROWS:
-            self.block *= 2
+        if self.seen > MOST_ROWS:
             self._thin()
         if not self._parts:
             empty = np.empty(0)
@@ -59,6 +57,13 @@ class Blocks:
         return whole[:, 0], {name: whole[:, i] for i, name in enumerate(self.columns, start=1)}
 
     def _thin(self) -> None:
+        """Reduce what came since the last time, and double the blocks until what is left is little enough."""
+        self._reduce()
+        while self._held > MOST_ROWS:
+            self.block *= 2
+            self._reduce()
+
+    def _reduce(self) -> None:
         whole = np.concatenate(self._parts)
         blocks = whole[:, 0] // self.block
         starts = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]])

@@ -86,14 +86,18 @@ def _of_objects(items: Iterable[Any], given: Mapping[Role, str]) -> tuple[Column
 
 
 def _of_lists(lists: Mapping[str, list[Any]], given: Mapping[Role, str]) -> tuple[Columns, Roles]:
+    of_numbers = [name for name, values in lists.items() if any(map(_is_number, values))]
+    roles = find_roles(of_numbers, given)
     bad = Bad("numbers", "Mend these values, or set source.columns to name other columns")
-    found: dict[str, list[float]] = {}
-    for name, values in lists.items():
-        try:
-            found[name] = [np.nan if (value := number(item)) is None else value for item in values]
-        except ValueError as error:
-            bad.add(f"{error.args[0]!r} in {name!r}")
-    roles = find_roles(list(found) or list(lists), given)
+    found: dict[str, list[float]] = {name: [] for name in roles.columns.values()}
+    for name in found:
+        for place, item in enumerate(lists[name], start=1):
+            try:
+                value = number(item)
+            except ValueError:
+                bad.add(f"{str(item)[:40]!r} in place {place:,} of {name!r}")
+                continue
+            found[name].append(np.nan if value is None else value)
     bad.check()
     wanted = {name: len(found[name]) for role, name in roles.columns.items() if role != "val_loss"}
     if len(set(wanted.values())) > 1:

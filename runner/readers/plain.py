@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from runner.readers.collect import Columns
 from runner.readers.problems import refused
 
+_ENOUGH = 5  # lines that do not rise by chance
 _MARKS = re.compile(r"[\s,;\[\](){}]+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
@@ -17,13 +19,18 @@ def numbers_in(text: str) -> list[str]:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is one list of numbers: a single line of them, one a line, or in brackets."""
+    """Whether a text is one list of numbers: on one line or on many, but no table whose first column is steps."""
     stripped = text.strip()
     words = numbers_in(stripped)
     lines = [line for line in stripped.splitlines() if line.strip()]
     if not words or not all(_NUMBER.fullmatch(word) for word in words):
         return False
-    return len(lines) == 1 or stripped[0] in "[(" or all(len(numbers_in(line)) == 1 for line in lines)
+    rows = [numbers_in(line) for line in lines]
+    if len(rows) == 1 or stripped[0] in "[(" or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
+        return True
+    first = [float(row[0]) for row in rows]
+    rises = all(a < b for a, b in pairwise(first))
+    return not (rises and (len(rows) >= _ENOUGH or all(value.is_integer() for value in first)))
 
 
 def of_values(values: list[float]) -> Columns:

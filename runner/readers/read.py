@@ -193,7 +193,7 @@ def _read_stream(stream: IO[bytes], name: str, given: Mapping[Role, str]) -> Rea
     if begin[0] in "{[" and not is_list:
         columns, roles, known, kind = read_document(_all_of(whole, encoding, name), given)
         return _of_columns(columns, name, kind, roles.columns, roles.notes, known)
-    if is_list or plain.is_plain(_whole_lines(text, len(head))):
+    if is_list or (not given and plain.is_plain(_whole_lines(text, len(head)))):
         return _of_columns(plain.read_plain(_all_of(whole, encoding, name)), name, "plain numbers")
     try:
         columns, roles = read_table(io.BufferedReader(whole), _whole_lines(text, len(head)), given, encoding=encoding)
