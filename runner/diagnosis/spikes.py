@@ -52,6 +52,11 @@ class Spike:
     lr_jumped: bool
 
     @property
+    def was_unannounced(self) -> bool:
+        """Whether nothing at all led to it: usual gradients, the same learning rate."""
+        return not self.lr_jumped and self.norm_before is not None and self.norm_before < QUIET_NORM
+
+    @property
     def came_from_data(self) -> bool | None:
         """Whether the step before had a usual gradient, so that the batch made it; None without norms."""
         if self.lr_jumped:
