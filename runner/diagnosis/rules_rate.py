@@ -28,7 +28,7 @@ def lr_too_high(f: Features) -> Finding | None:
     if f.ending is not None:
         return _runs_away(f)
     shape = f.shape
-    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f)]
+    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f), _was_stopped(f)]
     seen = sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
     if not seen:
         return None
@@ -206,6 +206,14 @@ def _stays_above(f: Features) -> Evidence | None:
     what = f"{share_text(shape.above_first)} of the steps are above the first loss, {loss_text(shape.first)}"
     text = f"{what}; it ends at {loss_text(shape.end)}"
     return score, text, Stretch(f.step(0), f.step(round(shape.last_above * (shape.count - 1))), "above the first loss")
+
+
+def _was_stopped(f: Features) -> Evidence | None:
+    alarm = next((alarm for alarm in f.alarms if alarm.severity == "stop"), None)
+    if alarm is None:
+        return None
+    text = f"the detector {alarm.detector} says at step {alarm.step:,}: {alarm.message}"
+    return 0.6, text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
 
 
 def _rests_after_a_rise(f: Features) -> Evidence | None:

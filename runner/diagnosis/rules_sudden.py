@@ -26,6 +26,9 @@ def numeric_fault(f: Features) -> Finding | None:
         score = 0.15
         return Finding("numeric_fault", score, f"{what}, after a rise", (what,), stretch)
     count, norms = f.shape.count, f.norms
+    if count == 1 and f.ending.what != "loss":
+        text = f"{what}, before any update was made: it is not the learning rate"
+        return Finding("numeric_fault", 0.95, text, (text,), stretch)
     score = 0.8 if count >= _ENOUGH else 0.3 + 0.03 * count
     quiet = f"the {times_text(min(count, _ENOUGH), 'loss') if count > 1 else 'loss'} before it are within the noise"
     about_norms = None
@@ -51,7 +54,7 @@ def batch_spike(f: Features) -> Finding | None:
     score = 0.45 + 0.15 * worst.was_unannounced
     score += 0.2 * min(max(worst.z - 6, 0.0) / 8, 1.0) + 0.1 * known
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
-    score -= 0.2 * (f.share(worst.place) < 0.05)
+    score -= 0.2 * (f.share(worst.place) < 0.05) + 0.35 * worst.is_gradual
     like = [spike for spike in f.spikes if spike.share > _LIKE_SHARE]
     score -= 0.18 * max(len(like) - 2, 0)
     score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))
