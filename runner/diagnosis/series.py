@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runner.diagnosis.curve import Curve
 
 MOST = 2000  # blocks
-_LARGEST = 1e100  # larger losses count as this, so that sums and squares stay finite
+_LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
 
 
@@ -88,7 +88,7 @@ def read_series(curve: Curve) -> tuple[Series, Ending | None]:
 def _reduced(curve: Curve, places: list[int], holes: int) -> Series:
     size = -(-len(places) // MOST) or 1
     starts = range(0, len(places), size)
-    losses = [min(max(loss, -_LARGEST), _LARGEST) for loss in _column(curve.losses, places)]
+    losses = _column(curve.losses, places)
     scale = _scale(losses)
     lrs, norms = _column(curve.lrs, places), _column(curve.grad_norms, places)
     clipped = _column(curve.clipped, places)
@@ -112,7 +112,8 @@ def _reduced(curve: Curve, places: list[int], holes: int) -> Series:
 def _column(values: Sequence[float] | None, places: list[int]) -> list[float]:
     if values is None:
         return []
-    return [float(value) for value in values] if len(places) == len(values) else [float(values[i]) for i in places]
+    kept = values if len(places) == len(values) else [values[i] for i in places]
+    return [min(max(float(value), -_LARGEST), _LARGEST) if math.isfinite(value) else math.nan for value in kept]
 
 
 def _middles(values: list[float], starts: range, size: int) -> list[float]:
