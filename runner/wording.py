@@ -122,6 +122,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         return f"a list{count}, each item {_in_words(inner)}" if inner else "a list"
     if schema.get("format") == "duration":
         return "a duration such as 500 (steps), 10% or 2ep"
+    if schema.get("format") == "loss":
+        return "a number or nan or inf"
     if schema.get("minLength"):
         return "text that is not empty"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

@@ -6,17 +6,24 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 from runner import lint
-from runner.advice import PROGRAM, Declared, advise
 from runner.build import Experiment, build, checkpoint_source, hardware
+from runner.commands import PROGRAM
 from runner.compose import save_tree
 from runner.config import Config, Invocation
 from runner.continue_run import as_saved_today, same_run, saved_tree
+from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.diagnose import diagnose
+from runner.diagnosis.lines import suggestion_lines
+from runner.diagnosis.verdict import to_json
+from runner.known import known_of_page
 from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
 from runner.rates import plan_of_experiment
@@ -58,11 +65,16 @@ def run(config: Config, invocation: Invocation) -> RunResult:
                 continues=earlier is not None,
                 before_save=writer.sync,
             )
-            return _train(config, experiment, checkpoints, result, writer)
+            return _train(config, invocation.tree, experiment, checkpoints, result, writer)
 
 
 def _train(
-    config: Config, experiment: Experiment, checkpoints: Checkpoints, result: RunResult, writer: RecordWriter
+    config: Config,
+    tree: Mapping[str, Any],
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    result: RunResult,
+    writer: RecordWriter,
 ) -> RunResult:
     """Call `fit` with everything that listens to it, and tell the end to everybody."""
     directory = writer.path.parent
@@ -110,7 +122,7 @@ def _train(
         writer.flush()
         write_result(directory, result)
         notifier.end(result)
-        result = _finish(config, result, directory, follower, terminal)
+        result = _finish(config, _known(tree, result, directory), result, directory, follower, terminal)
         return replace(result, signal=received())
 
 
@@ -197,14 +209,18 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
 
 
 def _finish(
-    config: Config, result: RunResult, directory: Path, follower: Follower | None, terminal: Terminal
+    config: Config, known: Known, result: RunResult, directory: Path, follower: Follower | None, terminal: Terminal
 ) -> RunResult:
-    """Draw the picture, let the follower send the rest, print the verdict."""
+    """Diagnose, draw the picture, let the follower send the rest, print the verdict and what to try."""
     notes, losses = [], []
     try:
         records = list(read_records(directory))
         losses = [record.loss for record in records if isinstance(record, StepRecord)]
-        curves(records, directory / CURVES, title=result.title, verdict=result.verdict)
+        diagnosis = diagnose(Curve.of_records(records, known))
+        result = replace(result, diagnosis=to_json(diagnosis))
+        write_result(directory, result)
+        picture = directory / CURVES
+        curves(records, picture, title=result.title, verdict=result.verdict, stretches=diagnosis.stretches)
     except (OSError, ValueError) as error:
         terminal.warn(f"no picture: {_one_line(error)}")
     if follower is not None:
@@ -218,16 +234,16 @@ def _finish(
         else:
             later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
-    advice = advise(result, losses, declared=_declared(config), directory=_shown(directory))
-    terminal.end(result, [advice, *notes] if advice else notes, losses=losses)
+    advice = suggestion_lines(result.diagnosis, result.command) if result.diagnosis else []
+    terminal.end(result, [*advice, *notes], losses=losses)
     print(_shown(directory), flush=True)
     return result
 
 
-def _declared(config: Config) -> Declared:
-    stop, d_coef = config.train.early_stop, config.optimizer.d_coef
-    declared = Declared(config.optimizer.lr, config.train.duration, stop.metric, stop.patience)
-    return declared if d_coef is None else declared._replace(lr=d_coef, lr_key="optimizer.d_coef")
+def _known(tree: Mapping[str, Any], result: RunResult, directory: Path) -> Known:
+    """Return what the page and the end tell about a run, for its diagnosis."""
+    known = known_of_page(tree, result, directory=_shown(directory))
+    return replace(known, go_on=(*known.go_on, "train.max_seconds=null")) if result.is_out_of_time else known
 
 
 def _chose_tracking(result: RunResult) -> bool:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.diagnosis.verdict import first_overrides, in_words
 from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.directory import CONFIG
 
@@ -152,10 +153,14 @@ def _short(value: Any) -> str:
 
 
 def tags(result: RunResult, lr: float | None) -> dict[str, str]:
-    """Return the tags of a run: its own, verdict, status, origin of the learning rate, and the UI's (colour, note)."""
+    """Return the tags of a run: its own, verdict, status, what its curve shows and what to try, origin of the learning
+    rate, and the UI's (colour, note).
+    """
     found = {**result.tags, "verdict": result.verdict, "status": result.status, "mlflow.note.content": note(result)}
     if "origin" in result.learning_rate:
         found |= _lr_tags(result.learning_rate)
+    if result.diagnosis:
+        found |= {"diagnosis": in_words(result.diagnosis), "try": first_overrides(result.diagnosis)}
     if lr is not None:
         found["mlflow.runColor"] = lr_colour(lr)
     return {metric_name("", key): value[:LONGEST_TAG] for key, value in found.items()}

@@ -107,7 +107,7 @@ def test_state_survives_json_at_every_step(make: Make, name: str) -> None:
 def test_remedy_answers_a_stop_of_its_detectors_and_leaves_an_info_of_another_alone(make: Make, name: str) -> None:
     remedy = make(f"remedy=[{name}]").watch.remedies[name]
     detector = getattr(remedy, "detectors", ("y",))[0]
-    asked = remedy.propose(Alarm(3, detector, "stop", {}, "m"), History(best_step=2))
+    asked = remedy.propose(Alarm(3, detector, "stop", {}, "m"), History(best_step=2, snapshots=(0, 1)))
     assert asked is not None
     assert (asked.step, asked.cause) == (3, (detector, 3))
     assert from_json(to_json(asked)) == asked
@@ -159,9 +159,7 @@ def test_watch_takes_the_first_answer_in_the_order_of_the_remedies(make: Make) -
     watch = make().watch
     assert isinstance(watch, Watch)
     _, alarms = watch.observe(watch.start(), record(0, math.nan))
-    decision = watch.decide(alarms, History())
-    assert decision is not None
-    action, alarm = decision
+    [(action, alarm)] = watch.decide(alarms, History())
     assert (action.type, action.remedy, action.cause) == ("Stop", "stop", ("non_finite", 0))
     assert alarm.detector == "non_finite"
-    assert watch.decide((), History()) is None
+    assert watch.decide((), History()) == ()
