@@ -35,7 +35,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     # unknown options
     ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
-    ("detector=[divergense]", "detector: must be one of divergence, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
+    ("detector=[divergense]", "detector: must be one of divergence, edge, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
     ("schedule=null", f"schedule: must be one of {SCHEDULES}, got null. Set schedule=cosine."),
     ("schedule=5", f"schedule: must be one of {SCHEDULES}, got 5. Set schedule=cosine."),
     ("schedule=", f"schedule: must be one of {SCHEDULES}, got ''. Set schedule=cosine."),
