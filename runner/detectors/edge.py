@@ -62,7 +62,7 @@ class Edge:
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm where the run reaches the edge or has been beyond it for too long."""
         value = (record.signals or {}).get(EDGE) if isinstance(record, StepRecord) else None
-        if value is None or not isinstance(record, StepRecord):
+        if value is None or value != value or not isinstance(record, StepRecord):
             return state, None
         if value <= self.factor:
             state = State(at_edge=state.at_edge)

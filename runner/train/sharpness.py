@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from runner.errors import Problem, TaskError
 from runner.optim.preconditioner import Scaling, scaling, trained
 from runner.stability import EDGE
+from runner.train.lanczos import lanczos
 from runner.train.meters import Moment
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import to_device
@@ -23,48 +25,6 @@ from runner.train.step import to_device
 SHARPNESS = "sharpness"
 COLD_ITERATIONS = 20  # products without a vector to start from
 _STIR = 0.01  # share of a random direction in the vector that a measurement starts from
-
-
-class Extreme(NamedTuple):
-    """The largest eigenvalue found, never above the true one, and its unit vector."""
-
-    value: float
-    vector: Tensor
-
-
-def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int) -> Extreme:
-    """Return the largest (not the largest by size) Ritz value of a symmetric matrix, with full re-orthogonalisation.
-
-    Args:
-        product: vector -> matrix times vector.
-        start: vector, shape (n,), not zero.
-        iterations: products; as many vectors of the size of `start` are held.
-    """
-    vector = start / start.norm()
-    basis, diagonal, beside = [vector], list[float](), list[float]()
-    for left in reversed(range(iterations)):
-        image = product(vector)
-        diagonal.append(float(vector @ image))
-        if not left or not math.isfinite(diagonal[-1]):
-            break
-        for _ in range(2):  # once leaves the rounding of the first subtraction
-            for earlier in basis:
-                image = image - (earlier @ image) * earlier
-        norm = float(image.norm())
-        if not norm > torch.finfo(start.dtype).eps * max(map(abs, diagonal)):
-            break  # the space is closed: nothing is left to find from this start
-        vector = image / norm
-        basis.append(vector)
-        beside.append(norm)
-    if not math.isfinite(diagonal[-1]):
-        return Extreme(math.nan, start)
-    size = len(diagonal)
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    for index, value in enumerate(beside[: size - 1]):
-        matrix[index, index + 1] = matrix[index + 1, index] = value
-    values, vectors = torch.linalg.eigh(matrix)
-    parts = zip(vectors[:, -1].tolist(), basis, strict=False)
-    return Extreme(float(values[-1]), sum((share * one for share, one in parts), torch.zeros_like(start)))
 
 
 class Sharpness:
@@ -100,6 +60,7 @@ class Sharpness:
         self.is_first = False
         self.measurements = 0
         self.seconds = 0.0
+        self._is_sound = False
         self._vector: Tensor | None = None
         self._batches: list[tuple[Any, float]] = []
 
@@ -125,11 +86,10 @@ class Sharpness:
         """
         try:
             return self._measure(moment, lr)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            rule = f"must be null for this model, whose gradient has no derivative: {str(error).splitlines()[0]}"
-            raise TaskError(Problem("monitor.sharpness.every", rule, "Set monitor.sharpness.every=null")) from error
+            if not re.search("derivative|differentiat", str(error)):
+                raise
+            raise _no_derivative(str(error).splitlines()[0]) from error
 
     def _measure(self, moment: Moment, lr: str) -> dict[str, float]:
         parameters = trained(moment.optimizer, lr=lr)
@@ -139,6 +99,9 @@ class Sharpness:
             gradients = self._gradients(moment, parameters)
             if not all(bool(gradient.isfinite().all()) for gradient in gradients):
                 return {}
+            if not self._is_sound:
+                _check_graph(gradients)
+                self._is_sound = True
             place = scaling(moment.optimizer, [gradient.detach() for gradient in gradients], lr=lr)
             self.is_first = any(place.firsts)
             if self.is_first:
@@ -242,6 +205,24 @@ def _product(gradients: list[Tensor], place: Scaling) -> Callable[[Tensor], Tens
         return torch.cat([image.detach().flatten() for image in shifted])
 
     return product
+
+
+def _check_graph(gradients: list[Tensor]) -> None:
+    """Refuse functions that can be differentiated once: torch takes their second derivative to be 0 without a word."""
+    seen, left = set[Any](), [gradient.grad_fn for gradient in gradients]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise _no_derivative("a function in it is marked as once_differentiable")
+        left += [following for following, _ in node.next_functions]
+
+
+def _no_derivative(why: str) -> TaskError:
+    rule = f"must be null for this model, whose gradient has no derivative: {why}"
+    return TaskError(Problem("monitor.sharpness.every", rule, "Set monitor.sharpness.every=null"))
 
 
 @contextmanager
