@@ -14,6 +14,7 @@ from signal import Signals
 from typing import Any
 
 from runner import lint
+from runner.bracket import cost, meter_of, upper_bracket
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.commands import PROGRAM
 from runner.compose import save_tree
@@ -50,9 +51,12 @@ def run(config: Config, invocation: Invocation) -> RunResult:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
+    bracket = upper_bracket(config, experiment)
     directory, earlier = _directory(config, invocation)
     with alone_in(directory, key="resume.from", what="a run that no other process is writing"):
         result = _first_result(config, invocation, experiment)
+        if bracket is not None:
+            result = replace(result, learning_rate={**result.learning_rate, **bracket.as_dict()})
         if earlier is None:
             save_tree(invocation.tree, directory)
         else:
@@ -118,11 +122,15 @@ def _train(
             print(_shown(directory), flush=True)
             raise
         result = _final_result(result, state, clock.seconds(), received())
+        if (meter := meter_of(experiment.meters)) is not None:
+            result = replace(result, seconds_measuring=round(meter.seconds, 3))
         terminal.close(steps=result.steps)
         writer.flush()
         write_result(directory, result)
         notifier.end(result)
-        result = _finish(config, _known(tree, result, directory), result, directory, follower, terminal)
+        spent = cost(experiment.meters, result.seconds)
+        known = _known(tree, result, directory)
+        result = _finish(config, known, result, directory, follower, terminal, spent=spent)
         return replace(result, signal=received())
 
 
@@ -209,10 +217,17 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
 
 
 def _finish(
-    config: Config, known: Known, result: RunResult, directory: Path, follower: Follower | None, terminal: Terminal
+    config: Config,
+    known: Known,
+    result: RunResult,
+    directory: Path,
+    follower: Follower | None,
+    terminal: Terminal,
+    *,
+    spent: str,
 ) -> RunResult:
     """Diagnose, draw the picture, let the follower send the rest, print the verdict and what to try."""
-    notes, losses = [], []
+    notes, losses = [spent] if spent else [], []
     try:
         records = list(read_records(directory))
         losses = [record.loss for record in records if isinstance(record, StepRecord)]
@@ -258,7 +273,9 @@ def _headline(config: Config, result: RunResult, experiment: Experiment) -> str:
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "
         f"{result.versions['device']}"
     )
-    return "\n".join([first, *begin, *result.learning_rate.get("rules", ())])
+    bracket = result.learning_rate.get("upper_bracket_in_words")
+    end = [bracket] if bracket is not None else []
+    return "\n".join([first, *begin, *result.learning_rate.get("rules", ()), *end])
 
 
 def _shown(directory: Path) -> str:

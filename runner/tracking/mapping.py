@@ -94,7 +94,7 @@ def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
     if record.prev_update_norm is not None:
         values["train/prev_update_norm"] = record.prev_update_norm
     for name, value in (record.signals or {}).items():
-        values[metric_name("signals", name)] = value
+        values[metric_name("", name) if name.startswith("stability/") else metric_name("signals", name)] = value
     return values
 
 
