@@ -20,6 +20,7 @@ LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimize
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
 URI = "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
 SCHEDULES = ", ".join(sorted(path.stem for path in (ROOT / "conf/schedule").glob("*.yaml")))
+DETECTORS = ", ".join(sorted(path.stem for path in (ROOT / "conf/detector").glob("*.yaml")))
 DURATION = "500 (steps), 10%, 2ep or 64000ex"
 
 MISTAKES: list[tuple[str, str]] = [
@@ -35,7 +36,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     # unknown options
     ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
-    ("detector=[divergense]", "detector: must be one of divergence, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
+    ("detector=[divergense]", f"detector: must be one of {DETECTORS}, got 'divergense'. Did you mean detector=divergence?"),
     ("schedule=null", f"schedule: must be one of {SCHEDULES}, got null. Set schedule=cosine."),
     ("schedule=5", f"schedule: must be one of {SCHEDULES}, got 5. Set schedule=cosine."),
     ("schedule=", f"schedule: must be one of {SCHEDULES}, got ''. Set schedule=cosine."),

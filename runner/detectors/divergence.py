@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -96,14 +97,6 @@ class Divergence:
             steps = state.above_start_steps
         else:
             return None
-        evidence = {
-            "smoothed_loss": smooth,
-            "lowest": state.best,
-            "first": state.first,
-            "steps": steps,
-            "lr": record.lr,
-        }
-        message = (
-            f"smoothed loss {smooth:.4g} has been {rule} for {steps} steps at step {record.step} (lr {record.lr:.4g})"
-        )
+        evidence = with_lr(record, smoothed_loss=smooth, lowest=state.best, first=state.first, steps=steps)
+        message = f"smoothed loss {smooth:.4g} has been {rule} for {steps} steps {at(record)}"
         return Alarm(record.step, "divergence", "stop", evidence, message)

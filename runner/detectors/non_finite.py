@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge
 from pydantic import validate_call
 
+from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -49,6 +50,6 @@ class NonFinite:
             return State(skipped_steps), None
         what, value = ("loss", record.loss) if loss_is_bad else ("gradient norm", record.grad_norm)
         tail = f" for {skipped_steps} updates in a row" if dropped_for_good and not loss_is_bad else ""
-        evidence = {"loss": record.loss, "grad_norm": record.grad_norm, "lr": record.lr}
-        message = f"{what} is {value} at step {record.step}{tail} (lr {record.lr:.4g})"
+        evidence = with_lr(record, loss=record.loss, grad_norm=record.grad_norm)
+        message = f"{what} is {value} {at(record)}{tail}"
         return State(skipped_steps), Alarm(record.step, "non_finite", "stop", evidence, message)

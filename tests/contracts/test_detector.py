@@ -1,5 +1,6 @@
 """Every detector is silent on clean curves, keeps its state through JSON, and finds what it is for."""
 
+import itertools
 import json
 import math
 import random
@@ -18,6 +19,12 @@ Curve = Callable[[int], float]
 NAMES = options("detector")
 PROGRESS = {"plateau", "streak"}
 """detectors that tell how a metric gets on, on every curve"""
+FOUND = {
+    ("catapult", "catapult"),
+    ("stable heavy ball that grows sevenfold first", "catapult"),
+    ("flat", "stuck_at_prior"),
+}
+"""(curve, detector that is for it): 2.3 is the prior entropy of the ten digits"""
 
 
 def record(step: int, loss: float, grad_norm: float = 1.0, skipped: bool | None = None) -> StepRecord:
@@ -40,18 +47,18 @@ CLEAN: dict[str, Curve] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("curve", CLEAN)
-@pytest.mark.parametrize("seed", range(5))
-def test_detector_is_silent_on_a_clean_curve(make: Make, name: str, curve: str, seed: int) -> None:
-    detector = make(f"detector=[{name}]").watch.detectors[name]
-    value, state = noisy(CLEAN[curve], seed, sd=0.1), detector.init()
-    for step in range(1000):
-        state, alarm = detector.update(state, record(step, value(step)))
-        assert alarm is None, alarm
-        if step % 20 == 19 and name not in PROGRESS:
-            metrics = {"loss": value(step), "accuracy": 1 / (1 + value(step))}
-            state, alarm = detector.update(state, EvalRecord(step + 1, 0, "val", metrics))
-            assert alarm is None, alarm
+def test_detector_is_silent_on_clean_curves(make: Make, name: str) -> None:
+    detector = make(f"detector=[{name}]", "train.duration=1000").watch.detectors[name]
+    curves = [curve for curve in CLEAN if (curve, name) not in FOUND]
+    for curve, seed in itertools.product(curves, range(5)):
+        value, state = noisy(CLEAN[curve], seed, sd=0.1), detector.init()
+        for step in range(1000):
+            state, alarm = detector.update(state, record(step, value(step)))
+            assert alarm is None, (curve, seed, alarm)
+            if step % 20 == 19 and name not in PROGRESS:
+                metrics = {"loss": value(step), "accuracy": 1 / (1 + value(step))}
+                state, alarm = detector.update(state, EvalRecord(step + 1, 0, "val", metrics))
+                assert alarm is None, (curve, seed, alarm)
 
 
 @pytest.mark.parametrize(

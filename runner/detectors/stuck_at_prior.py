@@ -1,0 +1,81 @@
+"""A loss that stays where a model is that has learned nothing but how frequent the targets are."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import validate_call
+
+from runner.detectors.told import at, with_lr
+from runner.durations import PriorEntropy, Steps
+from runner.records import Alarm, EvalRecord, StepRecord
+
+
+class State(NamedTuple):
+    """The latest losses, for how many steps their mean has been there, and whether that has been told."""
+
+    recent: tuple[float, ...] = ()
+    steps: int = 0
+    is_told: bool = False
+
+
+class StuckAtPrior:
+    """Alarm when the mean of the latest losses is the entropy of the targets' frequencies.
+
+    |mean of the last `window` losses - H| < tolerance * H for `window` steps in a row, after `begin`, where H is what
+    predicting the frequencies alone costs. It also finds a model that falls back there, and not one that only passes.
+    It rings once until the mean has left by twice as much.
+    A run with a learning rate far too low is there as well; a loss that is no cross entropy has no H: silent.
+
+    Args:
+        begin: steps after which a run should have left; a duration > 0.
+        window: losses in the mean; >= 1.
+        tolerance: share of H; in (0, 1).
+        prior_entropy: H in nats; filled in by the runner, None when the task has none.
+    Source: measured on a transformer that a learning rate of 10 times the best one held there (post-LN, AdamW).
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    @validate_call
+    def __init__(
+        self,
+        *,
+        begin: Steps = 1,
+        window: Annotated[int, Ge(1)] = 20,
+        tolerance: Annotated[float, Gt(0), Lt(1)] = 0.05,
+        prior_entropy: PriorEntropy = None,
+    ) -> None:
+        self.begin = begin
+        self.window = window
+        self.tolerance = tolerance
+        self.prior_entropy = prior_entropy
+
+    def init(self) -> State:
+        """Return the state before the first record."""
+        return State()
+
+    def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
+        """Return the next state, and an alarm of severity "warn" when the loss is stuck at H."""
+        prior = self.prior_entropy
+        if prior is None or isinstance(record, EvalRecord) or record.step <= self.begin - 2 * self.window:
+            return state, None
+        recent = (*state.recent, record.loss)[-self.window :]
+        if len(recent) < self.window:
+            return State(recent), None
+        mean = math.fsum(recent) / self.window if all(map(math.isfinite, recent)) else math.inf
+        away, allowed = abs(mean - prior), self.tolerance * prior
+        steps = state.steps + 1 if away < allowed else 0
+        if state.is_told or steps < self.window or record.step < self.begin:
+            return State(recent, steps, state.is_told and away < 2 * allowed), None
+        return State(recent, steps, True), self._alarm(record, mean, prior)
+
+    def _alarm(self, record: StepRecord, mean: float, prior: float) -> Alarm:
+        evidence = with_lr(record, mean=mean, prior_entropy=prior, window=self.window, tolerance=self.tolerance)
+        message = (
+            f"mean loss {mean:.4g} of the last {self.window} steps {at(record)} is the entropy of the targets "
+            f"{prior:.4g}: the model tells their frequencies and nothing else"
+        )
+        return Alarm(record.step, "stuck_at_prior", "warn", evidence, message)
