@@ -2,8 +2,8 @@
 
 Every cell is a task, an optimizer and a multiple of its best learning rate. Every arm trains it with all seeds. A cell
 is rescued when the mean final val loss over the seeds is at most `within` times that of the best learning rate, or
-below it plus `deviations` standard deviations over seeds; a run that ends in numbers that are none is not. The compute of a
-run is all updates, those of branch probes too, over the planned ones.
+below it plus `deviations` standard deviations over seeds; a run that ends in numbers that are none is not. The compute
+of a run is all updates, those of branch probes too, over the planned ones.
 
 Runs are kept in runs/rescue/runs.jsonl and not made again. `rescue.json` and `rescue.md` beside the page hold the
 result.
