@@ -30,6 +30,7 @@ from runner.provenance import lr_provenance
 from runner.rates import plan_of_experiment
 from runner.records import Record, RunResult, StepRecord
 from runner.remedies.scale_lr import changes
+from runner.remedies.tally import tally
 from runner.report.figures import curves
 from runner.tracking.address import shown
 from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
@@ -209,6 +210,7 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         best=state.best,
         alarms=state.alarms,
         actions=len(state.actions),
+        interventions=tally(state.actions, steps=state.step, planned_steps=result.planned_steps),
         learning_rate={**result.learning_rate, **changes(state.actions)},
         stopped_by=asdict(state.alarm) if state.alarm is not None else None,
         seconds=seconds,
