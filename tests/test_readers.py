@@ -232,7 +232,7 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             "l\xfcss,loss\n1,2\n".encode("latin-1"),
             ["source: must be text in UTF-8, got x.csv whose byte 1 is"],
         ),
-        ("x.csv", gzip.compress(b"step,loss\n0,2\n" * 99)[:30], ["source: must be a file that can be read, got"]),
+        ("x.csv", gzip.compress(b"step,loss\n0,2\n" * 99)[:30], ["source: must be what can be read, got"]),
         ("x.json", '{"a": 1}', ['an object with \'a\'. Write a line {"step": 0, "loss": 2.5} for every step.']),
         ("x.json", '{"a": [1,', ["source: must be JSON, as it begins like it, but"]),
         (
