@@ -336,8 +336,9 @@ VERSION = framed(field(1, 1, struct.pack("<d", 1.7e9)) + field(3, 2, b"brain.Eve
 
 
 def test_first_record_of_tensorboard_is_known_by_its_checksum() -> None:
-    # how files begin that SummaryWriter makes
+    # how files of tensorboardX and of tensorboard 2.20 begin
     assert is_event_file(bytes.fromhex("1800000000000000a37f4b22"))
+    assert is_event_file(bytes.fromhex("4800000000000000fe92489d"))
     assert not is_event_file(bytes.fromhex("1900000000000000a37f4b22"))
 
 
