@@ -154,6 +154,11 @@ def test_multirun_diagnoses_one_file_after_the_other(program: Program, tmp_path:
             "source: must be there, got 'no/such.csv'. Give a file, a run directory, an MLflow run",
         ),
         (
+            ["source=[2.5,2.4]"],
+            "source.path: must be text or null, got [2.5, 2.4]. Set source=<path>, or source.values=",
+        ),
+        ([f"source={'x' * 300}"], "(File name too long). Give another file."),
+        (
             ["source=."],
             "source: must be a directory with records.jsonl, trainer_state.json, metrics.csv or TensorBoard",
         ),

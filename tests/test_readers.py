@@ -232,7 +232,7 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             "l\xfcss,loss\n1,2\n".encode("latin-1"),
             ["source: must be text in UTF-8, got x.csv whose byte 1 is"],
         ),
-        ("x.csv", gzip.compress(b"step,loss\n0,2\n" * 99, mtime=0)[:30], ["source: must be a file that can be read, got"]),
+        ("x.csv", gzip.compress(b"step,loss\n0,2\n" * 99, mtime=0)[:30], ["source: must be what can be read, got"]),
         ("x.json", '{"a": 1}', ['an object with \'a\'. Write a line {"step": 0, "loss": 2.5} for every step.']),
         ("x.json", '{"a": [1,', ["source: must be JSON, as it begins like it, but"]),
         (
@@ -336,8 +336,9 @@ VERSION = framed(field(1, 1, struct.pack("<d", 1.7e9)) + field(3, 2, b"brain.Eve
 
 
 def test_first_record_of_tensorboard_is_known_by_its_checksum() -> None:
-    # how files begin that SummaryWriter makes
+    # how files of tensorboardX and of tensorboard 2.20 begin
     assert is_event_file(bytes.fromhex("1800000000000000a37f4b22"))
+    assert is_event_file(bytes.fromhex("4800000000000000fe92489d"))
     assert not is_event_file(bytes.fromhex("1900000000000000a37f4b22"))
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from runner.readers.series import join_series
 from runner.readers.tabular import read_table
 from runner.readers.tensorboard import is_event_file, read_event_files
 from runner.tracking.directory import RECORDS
+from runner.tracking.jsonl import find_result
 
 STANDARD_INPUT = "-"
 FEWEST = 2  # losses that make a curve
@@ -46,6 +48,7 @@ class Reading:
         notes: what was decided or done on the way that a reader should know of.
         rows: number of losses before blocks were made.
         directory: of a run of ours.
+        command: the command line that repeats it; "" where that is not known.
     """
 
     curve: Curve
@@ -55,6 +58,7 @@ class Reading:
     notes: tuple[str, ...]
     rows: int
     directory: Path | None = None
+    command: str = ""
 
 
 def read_curve(source: str | Sequence[float], given: Mapping[Role, str], *, uri: str | None = None) -> Reading:
@@ -71,13 +75,23 @@ def read_curve(source: str | Sequence[float], given: Mapping[Role, str], *, uri:
         reading = _of_columns(plain.of_values(list(source)), "values", "losses")
     elif source == STANDARD_INPUT:
         reading = _read_stream(_standard_input(), "standard input", given)
-    elif not Path(source).expanduser().exists() and (run := mlflow_address(source)):
-        columns, roles, known, name = read_mlflow_run(run, given, uri=uri)
-        reading = _of_columns(columns, name, "MLflow run", roles.columns, roles.notes, known)
     else:
-        reading = _read_path(Path(source).expanduser(), given)
+        try:
+            reading = _read_named(source, given, uri=uri)
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise refused(f"must be what can be read, got {source[:200]!r} ({reason})", "Give another file") from None
     _check(reading)
     return reading
+
+
+def _read_named(source: str, given: Mapping[Role, str], *, uri: str | None) -> Reading:
+    """Read a path, or a run of MLflow where nothing is at the path."""
+    path = Path(source).expanduser()
+    if path.exists() or (run := mlflow_address(source)) is None:
+        return _read_path(path, given)
+    columns, roles, known, name = read_mlflow_run(run, given, uri=uri)
+    return _of_columns(columns, name, "MLflow run", roles.columns, roles.notes, known)
 
 
 def _check(reading: Reading) -> None:
@@ -132,23 +146,21 @@ def _read_path(path: Path, given: Mapping[Role, str]) -> Reading:
         raise _not_there(path)
     if path.name == RECORDS:
         return _own(path.parent)
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-            file.seek(0)
-            if is_event_file(head):
-                return _read_series(read_event_files([path]), path, given)
-            if head[:2] == b"\x1f\x8b":
-                return _read_stream(io.BufferedReader(gzip.GzipFile(fileobj=file)), path.name, given)
-            return _read_stream(file, path.name, given)
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise refused(f"must be a file that can be read, got {str(path)!r} ({reason})", "Give another file") from None
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+        if is_event_file(head):
+            return _read_series(read_event_files([path]), path, given)
+        if head[:2] == b"\x1f\x8b":
+            return _read_stream(io.BufferedReader(gzip.GzipFile(fileobj=file)), path.name, given)
+        return _read_stream(file, path.name, given)
 
 
 def _own(directory: Path) -> Reading:
     curve, notes, rows = read_own_run(directory)
-    return Reading(curve, directory.name, "run directory", {}, tuple(notes), rows, directory)
+    result = find_result(directory)
+    command = result.command if result is not None else ""
+    return Reading(curve, directory.name, "run directory", {}, tuple(notes), rows, directory, command)
 
 
 def _read_series(series: Any, path: Path, given: Mapping[Role, str]) -> Reading:
