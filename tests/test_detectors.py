@@ -1,4 +1,4 @@
-"""Each detector finds the sick curve that it is for within a stated number of steps, and leaves its benign twin alone."""
+"""Each detector finds its sick curve within a stated number of steps, and is silent on the benign twin."""
 
 import itertools
 import math
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Detector, Curve, range, str, Curve]] = {
     ),
     "spike_score": (
         SpikeScore(window=200, least=200),
-        lambda t: Seen(noise(t) + (5 if t == 450 else 0)), range(450, 451), "warn",
+        lambda t: Seen(noise(t) + (5 if t == 450 else 0)), range(450, 451), "info",
         lambda t: Seen(noise(t) + (0.5 if t == 450 else 0)),
     ),
     "catapult": (
@@ -91,7 +91,7 @@ CASES: dict[str, tuple[Detector, Curve, range, str, Curve]] = {
     "stuck_at_prior": (
         StuckAtPrior(begin=150, prior_entropy=3.237),
         lambda t: Seen((3.2 + math.exp(-t / 20)) * noise(t, 0.02)), range(150, 151), "warn",
-        lambda t: Seen(5 - t / 200),
+        lambda t: Seen(7 - t / 50 if t < 250 else 2.0),
     ),
     "a loss that falls back to the prior": (
         StuckAtPrior(begin=150, prior_entropy=2.3),
@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Detector, Curve, range, str, Curve]] = {
     ),
     "grad_explosion": (
         GradExplosion(),
-        lambda t: Seen(fall(t) * 1.3 ** max(t - 300, 0) if t < 340 else 20.0, noise(t) * 1.5 ** min(max(t - 300, 0), 40)),
+        lambda t: Seen(fall(t) * 1.3 ** min(max(t - 300, 0), 40), noise(t) * 1.5 ** min(max(t - 300, 0), 40)),
         range(306, 315), "warn",
         lambda t: Seen(2.3 - 2 / (1 + math.exp((300 - t) / 5)), 0.14 + 2 / (1 + math.exp((300 - t) / 5))),
     ),
@@ -203,7 +203,7 @@ def test_tested_value_is_not_part_of_its_window() -> None:
 
 
 def at_the_edge(step: int) -> Seen:
-    """Full batch, smooth; from step 200 on an oscillation grows by 5% a step and settles: healthy, and up half the time."""
+    """Full batch, smooth; from step 200 an oscillation grows by 5% a step and settles: healthy."""
     swing = min(1e-4 * 1.05 ** max(step - 200, 0), 0.3)
     level = 0.02 + 0.8 * math.exp(-step / 200)
     return Seen(level * (1 + swing * (-1) ** step), norm=level * (0.3 + 20 * swing), val=level)
@@ -218,7 +218,7 @@ def test_edge_of_stability_sets_off_no_default_detector(sd: float) -> None:
         assert alarms(detector, shown) == [], name
 
 
-@pytest.mark.parametrize(("sd", "first"), [(0.2, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.3)])
+@pytest.mark.parametrize(("sd", "first"), [(0.2, 1.0), (0.5, 1.0), (1.0, 1.0), (0.5, 0.5)])
 def test_noise_of_small_batches_is_no_divergence(sd: float, first: float) -> None:
     for seed in range(20):
         generator = random.Random(seed)
@@ -269,12 +269,12 @@ def test_numbers_that_are_not_finite_are_left_to_the_detector_of_them(value: flo
 @pytest.mark.parametrize(
     ("overrides", "warnings"),
     [
-        (["detector=[non_finite,clip_saturation]"], ["detectors.clip_saturation: without train.clip_norm it is silent."]),
-        (["detector=[non_finite,clip_saturation]", "train.clip_norm=1"], []),
+        (["detector=[clip_saturation]"], ["detectors.clip_saturation: without train.clip_norm it is silent."]),
+        (["detector=[clip_saturation]", "train.clip_norm=1"], []),
         (["detector=[overfitting]", "train.eval_every=null"], ["so detector overfitting finds nothing."]),
         (
             ["detector=[overfitting,stuck_at_prior]", "task=quadratic"],
-            ["detectors.overfitting: the task has no val split", "detectors.stuck_at_prior: the task has no prior entropy"],
+            ["detectors.overfitting: the task has no val split", "stuck_at_prior: the task has no prior entropy"],
         ),
         (["task=quadratic"], []),
     ],
