@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from runner.config import Config
 from runner.durations import Clock, to_steps
+from runner.train.logits import LOGIT_SIGNALS, Logits
 from runner.train.meters import Meter
 from runner.train.sharpness import Sharpness
+from runner.train.signals import (
+    COSINE_SIGNALS,
+    RMS_SIGNALS,
+    UPDATE_SIGNALS,
+    GradientCosines,
+    SecondMoments,
+    UpdateRatios,
+)
+
+_METERS: tuple[tuple[frozenset[str], Callable[[int], Meter]], ...] = (
+    (UPDATE_SIGNALS, UpdateRatios),
+    (RMS_SIGNALS, SecondMoments),
+    (COSINE_SIGNALS, GradientCosines),
+    (LOGIT_SIGNALS, Logits),
+)
+"""signals -> what measures them every so many steps"""
 
 
 def build_meters(config: Config, needs: Collection[str], clock: Clock) -> list[Meter]:
@@ -18,11 +35,9 @@ def build_meters(config: Config, needs: Collection[str], clock: Clock) -> list[M
         needs: names of signals that the active detectors read.
         clock: turns durations into steps.
     """
-    del needs
-    meters: list[Meter] = []
-    wanted = config.monitor.sharpness
+    every, wanted = config.monitor.signals_every, config.monitor.sharpness
+    meters = [make(every) for signals, make in _METERS if signals & set(needs)]
     if wanted.every is not None:
-        every = to_steps(wanted.every, clock)
         sizes = {"examples": wanted.examples, "iterations": wanted.iterations, "batch_size": config.train.batch_size}
-        meters.append(Sharpness(every=every, **sizes))
+        meters.append(Sharpness(every=to_steps(wanted.every, clock), **sizes))
     return meters

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 Severity = Literal["info", "warn", "stop"]
-ActionType = Literal["UpdateWeights", "Stop", "ScaleLR", "Rollback"]
+ActionType = Literal["UpdateWeights", "SkipUpdate", "ScaleLR", "Rollback", "Rewarm", "Clip", "Probe", "Advise", "Stop"]
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -96,11 +96,18 @@ class Action:
     Attributes:
         step: that of the alarm.
         remedy: who asks.
-        type: Stop ends the run. ScaleLR sets the product of interventions. Rollback loads the weights of an earlier
-            step, empties the optimizer's state, sets the product of interventions, and keeps the step.
-        arguments: of ScaleLR `lr_scale` and the `factor` that leads to it; of Rollback these and `to_step`.
+        type: Stop ends the run. SkipUpdate drops the update of the step, optimizer state included. ScaleLR sets the
+            product of interventions. Rollback loads the weights of an earlier step, empties the optimizer's state, sets
+            the product of interventions, and keeps the step. Rewarm lets the learning rate rise anew from almost zero.
+            Clip sets the largest gradient norm. Probe tries learning rates on copies, and goes on with the best. Advise
+            changes nothing. UpdateWeights goes on as planned.
+        arguments: of ScaleLR `lr_scale` and the `factor` that leads to it; of Rollback these, `to_step`, perhaps
+            `rewarm_steps`, and once carried out `rewound_steps`, the updates that are lost; of Rewarm `rewarm_steps`;
+            of Clip `clip_norm`; of Probe, once carried out, those of ScaleLR or Rollback and `extra_steps`, the updates
+            of the branches.
         cause: (detector, step of its alarm).
         message: what it does, for a person; None where the type says it all.
+        overrides: of Advise, what to try on the command line.
     """
 
     kind: ClassVar[str] = "action"
@@ -110,6 +117,7 @@ class Action:
     arguments: Mapping[str, float] = field(default_factory=dict)
     cause: tuple[str, int] | None = None
     message: str | None = None
+    overrides: tuple[str, ...] | None = None
 
 
 Record = StepRecord | EvalRecord | Alarm | Action
@@ -136,6 +144,8 @@ class RunResult:
         alarms: number of alarms.
         stopped_by: the alarm that stopped it, with its evidence and step.
         actions: number of actions other than updates.
+        interventions: what remedies did: number of actions by type; `rewound_steps`, updates thrown away by rollbacks;
+            `extra_steps`, updates of branch probes; `compute_ratio`, all updates over the planned ones. {} without any.
         learning_rate: as written, as used, the steps between the two, groups with their multipliers, typical range,
             what the optimizer makes of it; what remedies made of it: cuts, raises, rollbacks and the last lr_scale.
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
@@ -146,6 +156,7 @@ class RunResult:
         commit: git commit of the working directory, if any.
         seed: the seed.
         mlflow_run_id: id of the MLflow run, when tracking reached one.
+        diagnosis: what its curve shows (`runner.diagnosis.verdict.to_json`); empty before the end.
         signal: number of the signal that it received, in time to be interrupted or not.
     """
 
@@ -166,6 +177,7 @@ class RunResult:
     alarms: int = 0
     stopped_by: Mapping[str, Any] | None = None
     actions: int = 0
+    interventions: Mapping[str, float] = field(default_factory=dict)
     learning_rate: Mapping[str, Any] = field(default_factory=dict)
     initial_weights: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
@@ -174,6 +186,7 @@ class RunResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     mlflow_run_id: str | None = None
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
     signal: int | None = None
 
     @property
@@ -212,10 +225,11 @@ def from_json(line: str) -> Record:
     if not isinstance(data, dict) or data.get("kind") not in _KINDS:
         raise ValueError(f"not a record: {line[:80]!r}")
     cls = _KINDS[data.pop("kind")]
-    words = {"message", "detector", "severity", "split", "remedy", "type"}
+    words = {"message", "detector", "severity", "split", "remedy", "type", "overrides"}
     values = {k: v if k in words else read_non_finite(v) for k, v in data.items()}
-    if values.get("cause") is not None:
-        values["cause"] = tuple(values["cause"])
+    for name in ("cause", "overrides"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
     try:
         return cls(**values)
     except TypeError as error:

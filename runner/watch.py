@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.detectors.protocol import Detector
 from runner.records import Action, Alarm, EvalRecord, StepRecord
-from runner.remedies.protocol import History, Remedy
+from runner.remedies.protocol import History, Remedy, Resting
 
 _URGENCY = {"stop": 0, "warn": 1, "info": 2}
 
@@ -22,12 +22,17 @@ class Watch:
     Args:
         detectors: by name, all shown every record.
         remedies: by name, asked in this order; the first answer counts.
+
+    Attributes:
+        needs: what the detectors read beyond the loss.
+        keeps: which weights the remedies go back to.
     """
 
     def __init__(self, detectors: Mapping[str, Detector], remedies: Mapping[str, Remedy]) -> None:
         self.detectors = dict(detectors)
         self.remedies = dict(remedies)
         self.needs = frozenset[str]().union(*(detector.needs for detector in self.detectors.values()))
+        self.keeps = frozenset[str]().union(*(getattr(remedy, "needs", ()) for remedy in self.remedies.values()))
 
     def start(self) -> WatchState:
         """Return the state before the first record."""
@@ -54,17 +59,32 @@ class Watch:
                 alarms = (*alarms, replace(alarm, detector=name))
         return after, alarms
 
-    def decide(self, alarms: tuple[Alarm, ...], history: History) -> tuple[Action, Alarm] | None:
-        """Return what to do and the alarm that it answers, or None to go on as planned.
+    def audible(self, alarms: tuple[Alarm, ...], history: History) -> tuple[Alarm, ...]:
+        """Return the alarms that no remedy keeps quiet."""
+        resting = [(name, remedy) for name, remedy in self.remedies.items() if isinstance(remedy, Resting)]
+        return tuple(
+            alarm
+            for alarm in alarms
+            if not any(remedy.rests(alarm, history._replace(name=name)) for name, remedy in resting)
+        )
 
-        The most severe alarm is put to the remedies first; an action carries its remedy's name here and its cause.
+    def decide(self, alarms: tuple[Alarm, ...], history: History) -> tuple[tuple[Action, Alarm], ...]:
+        """Return what to do, each with the alarm that it answers; at most the last of them changes anything.
+
+        The most severe alarm is put to the remedies first. Advice does not keep the next remedy from acting. An action
+        carries its remedy's name here, with that of a rung behind a slash, and its cause.
         """
+        found: list[tuple[Action, Alarm]] = []
         for alarm in sorted(alarms, key=lambda alarm: _URGENCY[alarm.severity]):
             for name, remedy in self.remedies.items():
-                action = remedy.propose(alarm, history)
-                if action is not None:
-                    return replace(action, remedy=name, cause=(alarm.detector, alarm.step)), alarm
-        return None
+                action = remedy.propose(alarm, history._replace(name=name))
+                if action is None:
+                    continue
+                by = action.remedy if action.remedy.startswith(f"{name}/") else name
+                found.append((replace(action, remedy=by, cause=(alarm.detector, alarm.step)), alarm))
+                if action.type != "Advise":
+                    return tuple(found)
+        return tuple(found)
 
 
 def _tuples(value: Any) -> Any:

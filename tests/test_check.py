@@ -14,12 +14,13 @@ TRAIN_KEYS = (
 )
 TOP_KEYS = (
     "detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, quiet, remedies, resume, scaling, "
-    "schedule, schedule_of, seed, source, tags, task, tracking, train, warmup"
+    "schedule, schedule_of, seed, snapshots, source, tags, task, tracking, train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
 URI = "must be sqlite:///<file>, http://<host>:<port>, postgresql://<user>@<host>/<database> or null"
 SCHEDULES = ", ".join(sorted(path.stem for path in (ROOT / "conf/schedule").glob("*.yaml")))
+DETECTORS = ", ".join(sorted(path.stem for path in (ROOT / "conf/detector").glob("*.yaml")))
 DURATION = "500 (steps), 10%, 2ep or 64000ex"
 
 MISTAKES: list[tuple[str, str]] = [
@@ -35,7 +36,7 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     # unknown options
     ("schedule=cosin", f"schedule: must be one of {SCHEDULES}, got 'cosin'. Did you mean schedule=cosine?"),
-    ("detector=[divergense]", "detector: must be one of divergence, edge, non_finite, plateau, streak, got 'divergense'. Did you mean detector=divergence?"),
+    ("detector=[divergense]", f"detector: must be one of {DETECTORS}, got 'divergense'. Did you mean detector=divergence?"),
     ("schedule=null", f"schedule: must be one of {SCHEDULES}, got null. Set schedule=cosine."),
     ("schedule=5", f"schedule: must be one of {SCHEDULES}, got 5. Set schedule=cosine."),
     ("schedule=", f"schedule: must be one of {SCHEDULES}, got ''. Set schedule=cosine."),
@@ -176,7 +177,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("resume.from=/etc/passwd", "resume.from: must be a run directory, got '/etc/passwd'. Give a path under runs/."),
     ("resume.from=", "resume.from: must be a run directory, got ''. Give a path under runs/."),
     ("resume=foo", "resume: must be a section with keys of its own, got 'foo'. Leave resume out for its default."),
-    ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=upload, mode=eval or resume.from."),
+    ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=diagnose, mode=upload, mode=eval or resume.from."),
     ("max_seconds=3", "max_seconds: unknown key, did you mean train.max_seconds?"),
     ("optimizer.lr=true", f"optimizer.lr: must be a finite number > 0, got true. {LR_FIX}"),
     ("optimizer.momentum='0.9'", "optimizer.momentum: must be a finite number, got '0.9'. Set optimizer.momentum=0."),

@@ -49,9 +49,9 @@ def test_a_step_reads_no_value_from_the_device(make: Callable[[], Task]) -> None
     task, device = make(), torch.device("meta")
     model = task.model().to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=True)
-    plan = TrainPlan(steps=1, accumulate=3, clip_norm=1.0, device=device)
+    plan = TrainPlan(steps=1, accumulate=3, device=device)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    signals = gradients(task, model, optimizer, plan, scaler, step=0)
+    signals = gradients(task, model, optimizer, plan, scaler, step=0, clip_norm=1.0)
     update(optimizer, scaler, drop=False)
     guard_on_device(optimizer, signals, replace(plan, watch_every=2))
     assert signals.weight > 0

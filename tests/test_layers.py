@@ -9,11 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "errors": 0, "records": 0,
-    "durations": 1, "curves": 1, "schedules": 1, "detectors": 1, "remedies": 1, "watch": 1, "diagnose": 1,
-    "sweep_summary": 1, "advice": 1, "calibration": 1, "scaling": 1, "stability": 1,
+    "durations": 1, "curves": 1, "schedules": 1, "detectors": 1, "remedies": 1, "watch": 1, "diagnosis": 1,
+    "sweep_summary": 1, "commands": 1, "calibration": 1, "scaling": 1, "trends": 1, "stability": 1,
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
-    "tracking": 4, "readers": 4, "report": 4,
+    "tracking": 4, "readers": 4, "report": 4, "known": 4,
     "config": 5, "config_types": 5, "nodes": 5, "compose": 5, "check": 5, "checks": 5, "facts": 5, "lint": 5,
     "lint_curve": 5, "lint_page": 5, "wording": 5, "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5,
     "recorded": 5, "group_table": 5, "provenance": 5, "continue_run": 5, "load": 5, "needs": 5, "rates": 5, "scan": 5,

@@ -35,8 +35,8 @@ def scales(detector: Detector, remedy: Remedy, values: Iterable[float]) -> list[
         seen = StepRecord(step, 0, 1.0, 0.1, 1.0, 64, lr_scale=history.lr_scale)
         state, _ = watch.observe(state, seen)
         state, alarms = watch.observe(state, EvalRecord(step + 1, 0, "val", {"loss": value}))
-        if (decision := watch.decide(alarms, history)) is not None:
-            history = History((*history.actions, decision[0]), decision[0].arguments["lr_scale"])
+        for action, _ in watch.decide(alarms, history):
+            history = History((*history.actions, action), action.arguments["lr_scale"])
         found.append(history.lr_scale)
     return found
 

@@ -11,6 +11,11 @@ SAFE: Mapping[str, Any] = {
     "seed": 0,
     "resume": {"from": None, "sweep": None, "checkpoint": "last"},
     "preview": {"schedules": [], "directory": None},
+    "source": {
+        "path": None,
+        "values": None,
+        "columns": {"step": None, "loss": None, "lr": None, "grad_norm": None, "val_loss": None},
+    },
     "monitor": {"signals_every": 100, "sharpness": {"every": None, "examples": 128, "iterations": 3}},
     "train": {
         "duration": 1,

@@ -22,6 +22,11 @@ MetricOfSplit = Annotated[str, AfterValidator(_is_metric)]
 """An argument of a detector: train/loss, or a metric of an evaluation such as val/accuracy."""
 
 
+def needs_of(metric: str) -> frozenset[str]:
+    """Return what a detector of a metric cannot do without beyond the training loss."""
+    return frozenset() if metric == TRAIN_LOSS else frozenset({"eval"})
+
+
 def read(record: StepRecord | EvalRecord, metric: str) -> float | None:
     """Return the value of a metric in a record, None where the record has none."""
     if isinstance(record, StepRecord):

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge
 from pydantic import validate_call
 
+from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -41,6 +42,8 @@ class NonFinite:
         """Return the next state, and an alarm of severity "stop" when a number is not finite."""
         if isinstance(record, EvalRecord):
             return state, None
+        if abs(record.loss) < math.inf and record.grad_norm < math.inf and not (record.skipped or state.skipped_steps):
+            return state, None  # as nearly always
         skipped_steps = state.skipped_steps + 1 if record.skipped else 0
         dropped_for_good = skipped_steps >= self.skips_in_a_row
         loss_is_bad = not math.isfinite(record.loss)
@@ -49,6 +52,6 @@ class NonFinite:
             return State(skipped_steps), None
         what, value = ("loss", record.loss) if loss_is_bad else ("gradient norm", record.grad_norm)
         tail = f" for {skipped_steps} updates in a row" if dropped_for_good and not loss_is_bad else ""
-        evidence = {"loss": record.loss, "grad_norm": record.grad_norm, "lr": record.lr}
-        message = f"{what} is {value} at step {record.step}{tail} (lr {record.lr:.4g})"
+        evidence = with_lr(record, loss=record.loss, grad_norm=record.grad_norm)
+        message = f"{what} is {value} {at(record)}{tail}"
         return State(skipped_steps), Alarm(record.step, "non_finite", "stop", evidence, message)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 from pydantic import validate_call
 
-from runner.detectors.metric import TRAIN_LOSS, Gain, MetricOfSplit, read
+from runner.detectors.metric import TRAIN_LOSS, Gain, MetricOfSplit, needs_of, read
 from runner.durations import Steps
 from runner.records import Alarm, EvalRecord, StepRecord
 
@@ -40,8 +40,6 @@ class Plateau:
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau, rule and defaults.
     """
 
-    needs: frozenset[str] = frozenset()
-
     @validate_call
     def __init__(
         self,
@@ -55,6 +53,7 @@ class Plateau:
         window: Steps = 50,
     ) -> None:
         self.metric = metric
+        self.needs = needs_of(metric)
         self.patience = patience
         self.gain = Gain(mode, threshold, threshold_mode)
         self.cooldown = cooldown

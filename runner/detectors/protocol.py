@@ -16,7 +16,8 @@ class Detector(Protocol):
     Pure: `update` depends on its arguments alone, so a live run, a lane and a CSV file look the same to it.
 
     Attributes:
-        needs: signals it reads beyond loss, lr and grad_norm.
+        needs: what it cannot do without beyond the training loss: "lr", "grad_norm", "clipped", "eval" (evaluations) or
+            the name of a signal. A curve that lacks one of them is not shown to it.
     """
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 from pydantic import validate_call
 
-from runner.detectors.metric import Gain, MetricOfSplit, read
+from runner.detectors.metric import Gain, MetricOfSplit, needs_of, read
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -53,8 +53,6 @@ class Streak:
     Source: transformers.GreedyLR (arXiv:2512.14527), rule and defaults of its counters.
     """
 
-    needs: frozenset[str] = frozenset()
-
     @validate_call
     def __init__(
         self,
@@ -69,6 +67,7 @@ class Streak:
         window: Annotated[int, Ge(1)] = 1,
     ) -> None:
         self.metric = metric
+        self.needs = needs_of(metric)
         self.patience = patience
         self.gain = Gain(mode, threshold, threshold_mode)
         self.cooldown = cooldown

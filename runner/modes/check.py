@@ -11,7 +11,6 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Le
 
 from runner import lint
-from runner.advice import has_exploded
 from runner.bracket import upper_bracket
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
@@ -30,6 +29,7 @@ from runner.train.loop import fit
 from runner.train.saved import steps_made
 from runner.train.state import TrainState
 from runner.train.step import compiled, evaluate
+from runner.trends import has_exploded
 
 EVALUATED_BATCHES = 10
 ONCE_VARIES = 1.2  # what happens once, imports above all, takes longer or shorter by this factor

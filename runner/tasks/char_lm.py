@@ -108,6 +108,10 @@ class CharLM:
         total = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
         return LossSum(total, len(windows), logits)
 
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the outputs: they are logits."""
+        return outputs
+
     def scores(self) -> Scores:
         """Return bits per character."""
         return BitsPerChar()

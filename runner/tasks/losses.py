@@ -39,6 +39,7 @@ class SummedLoss:
     def __init__(self, loss: Callable[..., Any]) -> None:
         function = loss.func if isinstance(loss, functools.partial) else loss
         self.name = getattr(function, "__name__", type(function).__name__)
+        self.takes_logits = isinstance(loss, nn.CrossEntropyLoss) or function is nn.functional.cross_entropy
         self.of_classes = isinstance(loss, _OF_CLASSES[:2]) or function in _OF_CLASSES[2:]
         settings = vars(loss) | dict(loss.named_buffers()) if isinstance(loss, nn.Module) else _bound(loss)
         self._reduction = settings.get("reduction")

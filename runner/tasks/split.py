@@ -48,6 +48,11 @@ class Agenda:
         self._order = None if seed is None else EpochOrder(len(members), batch_size=batch_size, seed=seed)
         self._steps = -(-len(members) // batch_size)
 
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether the order is a fresh one every epoch."""
+        return self._order is not None
+
     def size(self, position: Position) -> int:
         """Return how many examples a slice has."""
         step, part, parts = position
@@ -102,6 +107,7 @@ class Split:
         self._ahead: Iterator[Batch | Unreadable] | None = None
         self._coming: Iterator[Position] = iter(())
         self._next: Position | None = None
+        self._latest: tuple[Position, Batch] | None = None
         _OPEN.add(self)
 
     def batch(self, step: int, part: tuple[int, int]) -> Batch | None:
@@ -113,6 +119,8 @@ class Split:
         position = Position(step, *part)
         if self._agenda.size(position) == 0:
             return None
+        if self._latest is not None and self._latest[0] == position:
+            return self._latest[1]  # asked for again: to read it anew would end the workers
         if position == self._next and self._workers:
             if self._ahead is None:
                 self._ahead = self._started(position)
@@ -127,11 +135,13 @@ class Split:
         if isinstance(batch, Unreadable):
             self.close()
             raise batch.as_error()
+        if self._workers and self._agenda.is_shuffled:
+            self._latest = position, batch
         return batch
 
     def close(self) -> None:
         """Stop the worker processes, if there are any."""
-        self._ahead = self._next = None
+        self._ahead = self._next = self._latest = None
 
     def _started(self, position: Position) -> Iterator[Batch | Unreadable]:
         loader: DataLoader[Batch] = DataLoader(

@@ -161,6 +161,15 @@ class Supervised:
             total = self._loss(predictions, targets)
         return LossSum(total, rows(batch), outputs)
 
+    def logits(self, outputs: Any) -> Tensor | None:
+        """Return what the cross entropy takes a softmax of, or the logits beside a model's own loss."""
+        found = _predictions(outputs)
+        if not isinstance(found, Tensor) or found.dim() == 0 or (found is outputs and self._loss is None):
+            return None
+        if self._loss is None:
+            return found
+        return found.movedim(min(1, found.dim() - 1), -1) if self._loss.takes_logits else None
+
     def close(self) -> None:
         """End the worker processes."""
         for split in self._splits.values():

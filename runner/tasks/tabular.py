@@ -165,6 +165,10 @@ class Tabular:
             total = nn.functional.cross_entropy(outputs, targets, reduction="sum")
         return LossSum(total, len(targets), outputs)
 
+    def logits(self, outputs: Tensor) -> Tensor | None:
+        """Return the outputs of a classification, None in a regression."""
+        return outputs if self.kind == "classification" else None
+
     def scores(self) -> Scores:
         """Return the metrics of `goals` beside the loss."""
         if self.kind == "regression":

@@ -147,10 +147,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what every token gathers from itself and those before it."""
-        query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self._projected(x)
         gathered = functional.scaled_dot_product_attention(
-            self.query_norm(query),
-            self.key_norm(key),
+            query,
+            key,
             value,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=True,
@@ -158,6 +158,18 @@ class Attention(nn.Module):
         )
         mixed: Tensor = self.mix(gathered.transpose(1, 2).flatten(-2))
         return mixed
+
+    def attention_logits(self, x: Tensor) -> Tensor:
+        """Return what the softmax is taken of, (n, heads, t, t), -inf for tokens that come later."""
+        query, key, _ = self._projected(x)
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        return (query @ key.transpose(-2, -1) * scale).masked_fill(later, -math.inf)
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, (n, heads, t, width / heads) each."""
+        query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.query_norm(query), self.key_norm(key), value
 
 
 class FeedForward(nn.Module):

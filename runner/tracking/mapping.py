@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.diagnosis.verdict import first_overrides, in_words
 from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.directory import CONFIG
 
 EVENTS = "instability/events_total"
+ACTIONS = "instability/actions_total"
 FIRST_EVENT = "instability/first_step"
 FIRST_NON_FINITE = "instability/first_nonfinite_step"
 LONGEST_PARAM = 500
@@ -41,6 +43,8 @@ class Counters(NamedTuple):
         step: the last step seen; -1 before the first record.
         events: alarms so far.
         events_step: the last step with a point of `instability/events_total`.
+        actions: actions so far, advice included.
+        actions_step: the last step with a point of `instability/actions_total`.
         lr_scale: that of the last step.
         is_finite: whether every number so far was finite.
     """
@@ -49,6 +53,8 @@ class Counters(NamedTuple):
     step: int = -1
     events: int = 0
     events_step: int = -1
+    actions: int = 0
+    actions_step: int = -1
     lr_scale: float = 1.0
     is_finite: bool = True
 
@@ -62,7 +68,7 @@ def points(record: Record, counters: Counters) -> tuple[list[Point], Counters]:
     if isinstance(record, Alarm):
         return _event(record, counters)
     if isinstance(record, Action):
-        return [], counters
+        return _action(record, counters)
     step, time_ms = record.step, record.time_ms
     values = _step_values(record, counters.lr_scale) if isinstance(record, StepRecord) else _eval_values(record)
     found = [Point(k, v if math.isfinite(v) else math.nan, time_ms, step) for k, v in values.items()]
@@ -102,13 +108,22 @@ def _eval_values(record: EvalRecord) -> dict[str, float]:
 
 
 def _event(alarm: Alarm, counters: Counters) -> tuple[list[Point], Counters]:
-    """Return one stair: the old level up to the step before, the new one from here."""
-    step, time_ms, events = alarm.step, counters.time_ms, counters.events
-    found = [Point(EVENTS, events, time_ms, step - 1)] if step - 1 > counters.events_step else []
-    found.append(Point(EVENTS, events + 1, time_ms, step))
+    step, events = alarm.step, counters.events
+    found = _stair(EVENTS, events, counters.events_step, step, counters.time_ms)
     if events == 0:
-        found.append(Point(FIRST_EVENT, step, time_ms, step))
+        found.append(Point(FIRST_EVENT, step, counters.time_ms, step))
     return found, counters._replace(events=events + 1, events_step=step, step=max(step, counters.step))
+
+
+def _action(action: Action, counters: Counters) -> tuple[list[Point], Counters]:
+    found = _stair(ACTIONS, counters.actions, counters.actions_step, action.step, counters.time_ms)
+    return found, counters._replace(actions=counters.actions + 1, actions_step=action.step)
+
+
+def _stair(key: str, level: int, last_step: int, step: int, time_ms: int) -> list[Point]:
+    """Return one stair: the old level up to the step before, the new one from here."""
+    before = [Point(key, level, time_ms, step - 1)] if step - 1 > last_step else []
+    return [*before, Point(key, level + 1, time_ms, step)]
 
 
 @lru_cache(maxsize=4096)
@@ -152,10 +167,14 @@ def _short(value: Any) -> str:
 
 
 def tags(result: RunResult, lr: float | None) -> dict[str, str]:
-    """Return the tags of a run: its own, verdict, status, origin of the learning rate, and the UI's (colour, note)."""
+    """Return the tags of a run: its own, verdict, status, what its curve shows and what to try, origin of the learning
+    rate, and the UI's (colour, note).
+    """
     found = {**result.tags, "verdict": result.verdict, "status": result.status, "mlflow.note.content": note(result)}
     if "origin" in result.learning_rate:
         found |= _lr_tags(result.learning_rate)
+    if result.diagnosis:
+        found |= {"diagnosis": in_words(result.diagnosis), "try": first_overrides(result.diagnosis)}
     if lr is not None:
         found["mlflow.runColor"] = lr_colour(lr)
     return {metric_name("", key): value[:LONGEST_TAG] for key, value in found.items()}

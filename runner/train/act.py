@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from dataclasses import replace
+from statistics import fmean
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
-from runner.records import Action, Alarm, Record
+from runner.records import Action, ActionType, Alarm, Record
+from runner.remedies.branch_probe import FACTOR
+from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
+from runner.train.branches import Copy, Stretch, grow, winner
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
 from runner.train.meters import Meter
-from runner.train.own_average import Average
+from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
+from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
 from runner.watch import Watch
 
@@ -39,31 +46,87 @@ class Run(NamedTuple):
     on_record: Callable[[Record], None]
     pristine: dict[str, Any]
     meters: Sequence[Meter]
+    snapshots: Snapshots
+    schedules: Schedules
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedules: Schedules,
+        plan: TrainPlan,
+        watch: Watch,
+        checkpoints: Checkpoints,
+        on_record: Callable[[Record], None],
+        meters: Sequence[Meter],
+    ) -> Run:
+        """Return what the arguments of `fit` make; the optimizer is as it was made."""
+        scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
+        average, pristine = averaging(task, model, optimizer, plan), deepcopy(optimizer.state_dict())
+        kept = Snapshots(plan.snapshots, checkpoints.directory)
+        given = (plan, watch, checkpoints, on_record, pristine, meters, kept, schedules)
+        return cls(task, model, optimizer, scaler, average, *given)
 
 
-def act(action: Action, alarm: Alarm, state: TrainState, run: Run) -> None:
+def history_of(state: TrainState, run: Run) -> History:
+    """Return what remedies may ask about."""
+    best_step = int(state.best["step"]) if state.best else None
+    return History(state.actions, state.lr_scale, best_step, run.snapshots.steps)
+
+
+def clip_norm(state: TrainState, plan: TrainPlan) -> float | None:
+    """Return the largest gradient norm: that of the page, or what a remedy has set."""
+    return plan.clip_norm if state.clip_norm is None else state.clip_norm
+
+
+def is_dropping(action: Action) -> bool:
+    """Whether the gradient at hand must not change the weights any more."""
+    return action.type in ("SkipUpdate", "Rollback") or (action.type == "Probe" and "lr_scale" in action.arguments)
+
+
+def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
     """Carry out an action; deliberately the only closed list.
 
+    Args:
+        action: what a remedy asks for.
+        alarm: what it answers.
+        state, run: what it works on.
+        next_step: the first step whose learning rate is not set yet.
+    Returns:
+        the action, with what became of it.
     Raises:
         ValueError: an action of a type that the loop does not know.
         CheckpointError: the weights to go back to cannot be read.
     """
+    given = action.arguments
     if action.type == "Stop":
         state.alarm = alarm
         state.end("diverged", f"diverged: {alarm.message}")
     elif action.type == "ScaleLR":
-        state.lr_scale = action.arguments["lr_scale"]
+        state.lr_scale = given["lr_scale"]
+    elif action.type == "Clip":
+        state.clip_norm = given["clip_norm"]
+    elif action.type == "Rewarm":
+        state.rewarm = (next_step, int(given["rewarm_steps"]))
     elif action.type == "Rollback":
-        state.lr_scale = action.arguments["lr_scale"]
-        _roll_back(alarm, state, run)
-    elif action.type != "UpdateWeights":
-        raise ValueError(
-            f"remedy {action.remedy}: must ask for UpdateWeights, Stop, ScaleLR or Rollback, got {action.type!r}"
-        )
+        before = state.updates_kept
+        _roll_back(alarm, state, run, to_step=int(given["to_step"]))
+        state.lr_scale = given["lr_scale"]
+        if "rewarm_steps" in given:
+            state.rewarm = (next_step, int(given["rewarm_steps"]))
+        return _told(action, rewound_steps=before - state.updates_kept)
+    elif action.type == "Probe":
+        return _probe(action, alarm, state, run, next_step=next_step)
+    elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
+        types = ", ".join(get_args(ActionType))
+        raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
+    return action
 
 
-def _roll_back(alarm: Alarm, state: TrainState, run: Run) -> None:
-    """Go on from the best weights with an empty optimizer state; step, generators and fp16 scale stay.
+def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
+    """Go on from earlier weights with an empty optimizer state; step, generators and fp16 scale stay.
 
     A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
     would have to grow again by as much as it did over the whole run.
@@ -71,13 +134,73 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run) -> None:
     Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
     lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
     """
-    after, saved = state.watch, run.optimizer.state_dict()
-    if state.best["step"] != state.step:  # otherwise the best weights are at hand, and not saved yet
-        saved = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
+    after = state.watch
+    if to_step in run.snapshots.steps:
+        kept = run.snapshots.restore(to_step, run.model, run.average)
+        groups, state.updates_kept = kept["groups"], kept["updates_kept"]
+        state.watch = run.watch.restore(kept["detectors"])
+    elif state.best["step"] == state.step:  # the best weights are at hand, and not saved yet
+        groups = run.optimizer.param_groups
+    else:
+        groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
-    load_optimizer_state(run.optimizer, deepcopy(run.pristine))
-    then = {group["name"]: group for group in saved["param_groups"]}  # of another optimizer, where a run went on
-    for group in run.optimizer.param_groups:
-        group.update(estimate(then.get(group["name"], {})) if estimates(group) else {})
+    empty(run.optimizer, run.pristine, groups)
     state.is_fresh = True
+
+
+def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Empty the state of an optimizer; the step sizes that it estimates become those of earlier groups."""
+    then = {group["name"]: dict(estimate(group)) for group in groups}  # of another optimizer, where a run went on
+    load_optimizer_state(optimizer, deepcopy(dict(pristine)))
+    for group in optimizer.param_groups:
+        group.update(then.get(group["name"], {}) if estimates(group) else {})
+
+
+def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
+    """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
+    given = action.arguments
+    steps = min(int(given["stretch"]), run.plan.steps - next_step)
+    stretch = Stretch(next_step, steps, int(given["warmup"]), int(given["judged"]), clip_norm(state, run.plan))
+    if steps < 2 * stretch.judged:
+        return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
+    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler))
+    is_anew = bool(given["from_initial"])
+    if is_anew:
+        begun = run.snapshots.content(0)
+        copy.model.load_state_dict(begun["model"])
+        empty(copy.optimizer, run.pristine, begun["groups"])
+    factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
+    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
+    best = winner(branches, stretch=stretch, sd=given["sd"])
+    scores = {f"score_{branch.factor:.4g}": fmean(branch.last(stretch.judged, steps)) for branch in branches}
+    scores["extra_steps"] = sum(len(branch.losses) for branch in branches)
+    compared = ", ".join(f"x {branch.factor:.3g}: {scores[f'score_{branch.factor:.4g}']:.4g}" for branch in branches)
+    if best.factor == 1.0:
+        return _told(action, f"losses after {steps:,} steps {compared}; the learning rate stays", **scores)
+    before = state.updates_kept
+    _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
+    if given["with_branch"]:
+        state.updates_kept += steps
+    elif is_anew and given["rewarm"]:
+        state.rewarm = (next_step, int(given["rewarm"]))
+    state.lr_scale *= best.factor
+    scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
+    where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
+    text = f"losses after {steps:,} steps {compared}; goes on from {where}, learning rate x {best.factor:.3g}"
+    return _told(action, text, **scores)
+
+
+def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bool) -> None:
+    """Take over weights and optimizer state of a copy; with initial weights, averages and detectors begin anew."""
+    if is_anew:
+        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
+        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
+        state.is_fresh = True
+    run.model.load_state_dict(copy.model.state_dict())
+    load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
+
+
+def _told(action: Action, message: str | None = None, **results: float) -> Action:
+    """Return an action with what became of it."""
+    return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.records import Action
 from runner.train.own_average import Average
-from runner.train.saved import BEST, FOLDER, FORMAT, other_groups, read_checkpoint
+from runner.train.saved import BEST, FOLDER, FORMAT, LAST, other_groups, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
+from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
 from runner.watch import Watch
 
@@ -42,6 +43,7 @@ class Checkpoints:
         continues: bool = True,
         before_save: Callable[[], None] = lambda: None,
     ) -> None:
+        self.directory = directory
         self.folder = directory / FOLDER
         self.source = source
         self.continues = continues
@@ -55,6 +57,7 @@ class Checkpoints:
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         average: Average | None = None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """Write a checkpoint.
 
@@ -73,8 +76,11 @@ class Checkpoints:
             "scaler": scaler.state_dict(),
             "generators": generator_states(),
             "average": average.state_dict() if average is not None else None,
+            "snapshots": snapshots.state_dict() if snapshots is not None else {},
         }
         self._write(self.folder / name, content)
+        if snapshots is not None and name == LAST:  # the best one may go back to what only an earlier last one names
+            snapshots.clear_disk()
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
         """Write to a temporary file first, renamed when it is on the disk."""
@@ -97,8 +103,9 @@ class Checkpoints:
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         average: Average | None = None,
+        snapshots: Snapshots | None = None,
     ) -> TrainState | None:
-        """Load the source into model, optimizer, scaler, average and generators; return where the run stands.
+        """Load the source into all that is given and the generators; return where the run stands.
 
         Hyperparameters of the optimizer (learning rate, decay ...) stay as configured now, only its state is
         loaded; a different optimizer class starts with an empty state.
@@ -120,6 +127,8 @@ class Checkpoints:
             scaler.load_state_dict(content["scaler"])
         if average is not None:
             average.restore(content)
+        if snapshots is not None:
+            snapshots.load(content.get("snapshots", {}), self.source.parent.parent)
         restore_generators(content["generators"])
         actions = tuple(Action(**{**saved, "cause": tuple(saved["cause"] or ())}) for saved in content["actions"])
         state = TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
@@ -129,11 +138,11 @@ class Checkpoints:
 
     def restore_best(
         self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None
-    ) -> dict[str, Any]:
+    ) -> list[dict[str, Any]]:
         """Give the model, its average and the detectors what they had at the best evaluation of this run.
 
         Returns:
-            the state of the optimizer then.
+            the parameter groups of the optimizer then.
         Raises:
             CheckpointError: the checkpoint cannot be read, or is not that of `state.best`.
         """
@@ -146,7 +155,8 @@ class Checkpoints:
         if average is not None:
             average.restore(content)
         state.watch = watch.restore(content["detectors"])
-        return dict(content["optimizer"])
+        state.updates_kept = content["state"].get("updates_kept", content["state"]["step"])
+        return list(content["optimizer"]["param_groups"])
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:

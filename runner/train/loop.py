@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -15,13 +14,11 @@ from torch.optim import Optimizer
 from runner.optim.apply import Schedules, apply_schedules
 from runner.optim.readout import effective_lrs, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
-from runner.remedies.protocol import History
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.act import Run, act
+from runner.train.act import Run, act, clip_norm, history_of, is_dropping
 from runner.train.checkpoint import Checkpoints
 from runner.train.meters import Meter, Moment, measure, measure_update
-from runner.train.own_average import averaging
 from runner.train.plan import TrainPlan
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
@@ -60,19 +57,16 @@ def fit(
     Returns:
         the state at the end; its status is never "running".
     """
-    scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
-    average = averaging(task, model, optimizer, plan)
-    pristine = deepcopy(optimizer.state_dict())
-    run = Run(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine, meters)
-    state, moment = _start(run), Moment(task, model, optimizer, plan)
+    run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters)
+    state, moment, scaler = _start(run), Moment(task, model, optimizer, plan), run.scaler
     pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
-            apply_schedules(optimizer, schedules, state.step, lr_scale=state.lr_scale)
-            signals = gradients(task, apply, optimizer, plan, scaler, state.step)
+            apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
+            signals = gradients(task, apply, optimizer, plan, scaler, state.step, clip_norm=clip_norm(state, plan))
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
-            pending.append(_Pending.of(signals, state, optimizer, others, measured))
+            pending.append(_Pending.of(signals, state, run, others, measured))
             guard_on_device(optimizer, signals, plan)
             # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
             if plan.looks_at(state.step) or state.is_fresh:
@@ -80,9 +74,11 @@ def fit(
                 if state.alarm is not None:
                     break
             drop = state.last_skipped and not pending
-            update(optimizer, scaler, average, drop=drop)
+            update(optimizer, scaler, run.average, drop=drop)
             state.carried = {} if drop else measure_update(meters, moment)
             state.count(drop=drop)
+            if plan.snaps_at(state.step):
+                run.snapshots.take(state, model, optimizer, run.average)
             if plan.evaluates_at(state.step) and "val" in task.examples:
                 _evaluate(apply, state, run)
             if state.step < plan.steps:
@@ -96,9 +92,11 @@ def fit(
 
 def _start(run: Run) -> TrainState:
     """Return where the run stands: at its beginning, or where its checkpoint was written."""
-    state = run.checkpoints.resume(run.watch, run.model, run.optimizer, run.scaler, run.average)
+    state = run.checkpoints.resume(run.watch, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
     if state is None:
-        return TrainState(run.watch.start())
+        state = TrainState(run.watch.start())
+        run.snapshots.take(state, run.model, run.optimizer, run.average)
+        return state
     for meter in run.meters:
         meter.load_state_dict(state.meters.get(meter.name, {}))
     return state
@@ -121,6 +119,7 @@ class _Pending(NamedTuple):
     scheduled: dict[str, float]
     lr_nominal: float | None
     lr_scale: float
+    clip_norm: float | None
     measured: dict[str, float]
 
     @classmethod
@@ -128,15 +127,16 @@ class _Pending(NamedTuple):
         cls,
         signals: Signals,
         state: TrainState,
-        optimizer: Optimizer,
+        run: Run,
         others: Sequence[tuple[str, str]],
         measured: dict[str, float],
     ) -> _Pending:
         """Return a step as it is before its update; `others` are scheduled beside the learning rate."""
-        first, lrs = optimizer.param_groups[0], effective_lrs(optimizer)
+        first, lrs = run.optimizer.param_groups[0], effective_lrs(run.optimizer)
         nominal = float(first["lr"]) if estimates(first) else None
-        scheduled = scheduled_values(optimizer, others) if others else {}
-        return cls(state.step, time.time_ns() // 1_000_000, signals, lrs, scheduled, nominal, state.lr_scale, measured)
+        scheduled = scheduled_values(run.optimizer, others) if others else {}
+        clipped_at, now = clip_norm(state, run.plan), time.time_ns() // 1_000_000
+        return cls(state.step, now, signals, lrs, scheduled, nominal, state.scale, clipped_at, measured)
 
     def record(self, state: TrainState, plan: TrainPlan, loss: float, grad_norm: float) -> StepRecord:
         """Return the record of this step, now that its numbers have reached the host."""
@@ -153,7 +153,7 @@ class _Pending(NamedTuple):
             lrs=lrs if any(lr != first for lr in others) else None,
             scheduled=self.scheduled or None,
             lr_nominal=self.lr_nominal,
-            clipped=None if plan.clip_norm is None else grad_norm > plan.clip_norm,
+            clipped=None if self.clip_norm is None else grad_norm > self.clip_norm,
             skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
             prev_update_norm=self.measured.get(UPDATE_NORM),
             signals={k: v for k, v in self.measured.items() if k != UPDATE_NORM} or None,
@@ -162,7 +162,7 @@ class _Pending(NamedTuple):
 
 def _save(name: str, state: TrainState, run: Run) -> None:
     state.meters = {meter.name: meter.state_dict() for meter in run.meters}
-    run.checkpoints.save(name, state, run.model, run.optimizer, run.scaler, run.average)
+    run.checkpoints.save(name, state, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
 
 
 def _look(pending: list[_Pending], state: TrainState, run: Run) -> None:
@@ -180,32 +180,31 @@ def _look(pending: list[_Pending], state: TrainState, run: Run) -> None:
         if state.status == "diverged" or is_undone:
             run.on_record(record)  # its update was made before the host knew
         else:
-            action = _observe(record, state, run)
-            is_undone = action is not None and action.type == "Rollback"
+            is_undone = any(map(is_dropping, _observe(record, state, run)))
         state.last_skipped = is_undone or bool(record.skipped)
     pending.clear()
 
 
-def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Action | None:
-    """Show a record to the watch; write it, its alarms and the action, and carry the action out."""
+def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Sequence[Action]:
+    """Show a record to the watch; write it, its alarms and the actions that follow, carried out."""
     state.watch, alarms = run.watch.observe(state.watch, record)
     run.on_record(record)
     if not alarms:
-        return None
+        return ()
+    history = history_of(state, run)
+    alarms = run.watch.audible(alarms, history)
     for alarm in alarms:
         run.on_record(alarm)
     state.alarms += len(alarms)
-    best_step = int(state.best["step"]) if state.best else None
-    decision = run.watch.decide(alarms, History(state.actions, state.lr_scale, best_step))
-    if decision is None:
-        return None
-    action, alarm = decision
-    if state.step == run.plan.steps and action.type != "Stop":
-        return None  # no update is left that it could change
-    run.on_record(action)
-    state.actions = (*state.actions, action)
-    act(action, alarm, state, run)
-    return action
+    done = list[Action]()
+    for proposed, alarm in run.watch.decide(alarms, history):
+        if state.step == run.plan.steps and proposed.type not in ("Stop", "Advise"):
+            continue  # no update is left that it could change
+        action = act(proposed, alarm, state, run, next_step=state.step + isinstance(record, StepRecord))
+        run.on_record(action)
+        state.actions = (*state.actions, action)
+        done.append(action)
+    return done
 
 
 def _evaluate(apply: Callable[..., object], state: TrainState, run: Run) -> None:

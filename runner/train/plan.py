@@ -11,6 +11,23 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotPlan:
+    """Which earlier weights a remedy finds.
+
+    Attributes:
+        every: steps between two of them; None takes only the initial ones.
+        keep: how many of the latest.
+        keeps_initial: whether those before the first update are kept beside them.
+        on_disk: whether they lie in the run directory instead of beside the model.
+    """
+
+    every: int | None
+    keep: int = 3
+    keeps_initial: bool = False
+    on_disk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TrainPlan:
     """A run, with every duration resolved to optimizer steps.
 
@@ -31,6 +48,7 @@ class TrainPlan:
         min_delta: a gain smaller than this is none.
         ema_decay: decay per update of the average of the weights; None keeps none.
         refresh_batches: training batches that BatchNorm sees anew for weights that the optimizer averages.
+        snapshots: the weights that a remedy may go back to; None where none does.
     """
 
     steps: int
@@ -49,6 +67,7 @@ class TrainPlan:
     min_delta: float = 0.0
     ema_decay: float | None = None
     refresh_batches: int = 50
+    snapshots: SnapshotPlan | None = None
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation is due after `step` updates."""
@@ -58,6 +77,13 @@ class TrainPlan:
         """Whether a checkpoint is due after `step` updates."""
         return step == self.steps or (self.checkpoint_every is not None and step % self.checkpoint_every == 0)
 
+    def snaps_at(self, step: int) -> bool:
+        """Whether the weights after `step` updates are kept for a remedy."""
+        every = self.snapshots.every if self.snapshots is not None else None
+        return every is not None and step < self.steps and step % every == 0
+
     def looks_at(self, step: int) -> bool:
         """Whether loss and gradient norm of update `step` must reach the host before it is made."""
-        return (step + 1) % self.watch_every == 0 or self.evaluates_at(step + 1) or self.saves_at(step + 1)
+        after = step + 1
+        is_due = self.evaluates_at(after) or self.saves_at(after) or self.snaps_at(after)
+        return after % self.watch_every == 0 or is_due

@@ -31,6 +31,9 @@ class TrainState:
         alarm: the alarm that stopped the run.
         carried: what the meters told of the latest update, for the next record.
         meters: name of a meter -> its state, as of the latest checkpoint.
+        updates_kept: updates that the weights are made of: those that a rollback has undone do not count.
+        clip_norm: largest gradient norm that a remedy has set; None leaves that of the page.
+        rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
     """
 
     watch: dict[str, Any]
@@ -50,10 +53,23 @@ class TrainState:
     alarm: Alarm | None = None
     carried: dict[str, float] = field(default_factory=dict)
     meters: dict[str, Any] = field(default_factory=dict)
+    updates_kept: int = 0
+    clip_norm: float | None = None
+    rewarm: tuple[int, int] = (0, 0)
+
+    @property
+    def scale(self) -> float:
+        """What the scheduled learning rate of this step is multiplied with.
+
+        lr_scale min(1, (step - begin + 1) / length), with begin and length of the latest warmup by a remedy.
+        """
+        begin, length = self.rewarm
+        return self.lr_scale if self.step >= begin + length else self.lr_scale * (self.step - begin + 1) / length
 
     def count(self, *, drop: bool) -> None:
         """Count an update, made or dropped."""
         self.is_fresh = self.is_fresh and drop
+        self.updates_kept += not drop
         self.step += 1
 
     def end(self, status: Status, verdict: str) -> None:

@@ -56,11 +56,19 @@ def gradients(
     plan: TrainPlan,
     scaler: torch.amp.GradScaler,
     step: int,
+    *,
+    clip_norm: float | None = None,
 ) -> Signals:
     """Leave the gradient of the mean loss of a step, unscaled and clipped, in the parameters.
 
     gradient = sum over micro-batches of grad(loss sum) / sum of weights, so ragged micro-batches count right.
 
+    Args:
+        task, apply, optimizer: what is trained on what.
+        plan: micro-batches, device and precision.
+        scaler: of the loss.
+        step: index of the update.
+        clip_norm: largest global L2 norm of the gradient; None does not clip.
     Raises:
         TaskError: the whole batch is empty or weighs nothing, or its loss reaches no parameter.
     """
@@ -95,7 +103,7 @@ def gradients(
         raise TaskError(f"task: must give a loss that depends on a trained parameter, got none at step {step}.")
     if weight != reference:
         torch._foreach_mul_(grads, reference / weight)
-    return Signals(total, weight, clip(grads, plan.clip_norm), examples)
+    return Signals(total, weight, clip(grads, clip_norm), examples)
 
 
 def clip(grads: list[Tensor], clip_norm: float | None) -> Tensor:

@@ -1,5 +1,6 @@
 """Every detector is silent on clean curves, keeps its state through JSON, and finds what it is for."""
 
+import itertools
 import json
 import math
 import random
@@ -15,9 +16,15 @@ from runner.watch import Watch
 from tests.contracts.conftest import Make, options
 
 Curve = Callable[[int], float]
-NAMES = options("detector")
+NAMES = [name for name in options("detector") if name != "probe_due"]  # that tells a date
 PROGRESS = {"plateau", "streak"}
 """detectors that tell how a metric gets on, on every curve"""
+FOUND = {
+    ("catapult", "catapult"),
+    ("stable heavy ball that grows sevenfold first", "catapult"),
+    ("flat", "stuck_at_prior"),
+}
+"""(curve, detector that is for it): 2.3 is the prior entropy of the ten digits"""
 
 
 def record(step: int, loss: float, grad_norm: float = 1.0, skipped: bool | None = None) -> StepRecord:
@@ -40,18 +47,18 @@ CLEAN: dict[str, Curve] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("curve", CLEAN)
-@pytest.mark.parametrize("seed", range(5))
-def test_detector_is_silent_on_a_clean_curve(make: Make, name: str, curve: str, seed: int) -> None:
-    detector = make(f"detector=[{name}]").watch.detectors[name]
-    value, state = noisy(CLEAN[curve], seed, sd=0.1), detector.init()
-    for step in range(1000):
-        state, alarm = detector.update(state, record(step, value(step)))
-        assert alarm is None, alarm
-        if step % 20 == 19 and name not in PROGRESS:
-            metrics = {"loss": value(step), "accuracy": 1 / (1 + value(step))}
-            state, alarm = detector.update(state, EvalRecord(step + 1, 0, "val", metrics))
-            assert alarm is None, alarm
+def test_detector_is_silent_on_clean_curves(make: Make, name: str) -> None:
+    detector = make(f"detector=[{name}]", "train.duration=1000").watch.detectors[name]
+    curves = [curve for curve in CLEAN if (curve, name) not in FOUND]
+    for curve, seed in itertools.product(curves, range(5)):
+        value, state = noisy(CLEAN[curve], seed, sd=0.1), detector.init()
+        for step in range(1000):
+            state, alarm = detector.update(state, record(step, value(step)))
+            assert alarm is None, (curve, seed, alarm)
+            if step % 20 == 19 and name not in PROGRESS:
+                metrics = {"loss": value(step), "accuracy": 1 / (1 + value(step))}
+                state, alarm = detector.update(state, EvalRecord(step + 1, 0, "val", metrics))
+                assert alarm is None, (curve, seed, alarm)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_state_survives_json_at_every_step(make: Make, name: str) -> None:
 def test_remedy_answers_a_stop_of_its_detectors_and_leaves_an_info_of_another_alone(make: Make, name: str) -> None:
     remedy = make(f"remedy=[{name}]").watch.remedies[name]
     detector = getattr(remedy, "detectors", ("y",))[0]
-    asked = remedy.propose(Alarm(3, detector, "stop", {}, "m"), History(best_step=2))
+    asked = remedy.propose(Alarm(3, detector, "stop", {}, "m"), History(best_step=2, snapshots=(0, 1)))
     assert asked is not None
     assert (asked.step, asked.cause) == (3, (detector, 3))
     assert from_json(to_json(asked)) == asked
@@ -152,9 +159,7 @@ def test_watch_takes_the_first_answer_in_the_order_of_the_remedies(make: Make) -
     watch = make().watch
     assert isinstance(watch, Watch)
     _, alarms = watch.observe(watch.start(), record(0, math.nan))
-    decision = watch.decide(alarms, History())
-    assert decision is not None
-    action, alarm = decision
+    [(action, alarm)] = watch.decide(alarms, History())
     assert (action.type, action.remedy, action.cause) == ("Stop", "stop", ("non_finite", 0))
     assert alarm.detector == "non_finite"
-    assert watch.decide((), History()) is None
+    assert watch.decide((), History()) == ()

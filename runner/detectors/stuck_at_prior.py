@@ -1,0 +1,82 @@
+"""A loss that stays where a model is that has learned nothing but how frequent the targets are."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import validate_call
+
+from runner.detectors.told import at, with_lr
+from runner.durations import PriorEntropy, Steps
+from runner.records import Alarm, EvalRecord, StepRecord
+
+
+class State(NamedTuple):
+    """The block that is being taken, how many in a row were at the entropy, and whether that has been told."""
+
+    taken: int = 0
+    total: float = 0.0
+    blocks: int = 0
+    is_told: bool = False
+
+
+class StuckAtPrior:
+    """Alarm when the mean of the latest losses is the entropy of the targets' frequencies.
+
+    |mean of `window` losses - H| < tolerance * H, twice in a row, at `begin` or later, where H is what predicting the
+    frequencies alone costs. It also finds a model that falls back there, and not one that only passes. It rings once
+    until the mean has left by twice as much.
+    A run with a learning rate far too low is there as well; a loss that is no cross entropy has no H: silent.
+
+    Args:
+        begin: steps after which a run should have left; a duration > 0.
+        window: losses in a mean; >= 1.
+        tolerance: share of H; in (0, 1).
+        prior_entropy: H in nats; filled in by the runner, None when the task has none.
+    Source: measured on a transformer that a learning rate of 10 times the best one held there (post-LN, AdamW).
+    """
+
+    needs: frozenset[str] = frozenset()
+
+    @validate_call
+    def __init__(
+        self,
+        *,
+        begin: Steps = 1,
+        window: Annotated[int, Ge(1)] = 20,
+        tolerance: Annotated[float, Gt(0), Lt(1)] = 0.05,
+        prior_entropy: PriorEntropy = None,
+    ) -> None:
+        self.begin = begin
+        self.window = window
+        self.tolerance = tolerance
+        self.prior_entropy = prior_entropy
+
+    def init(self) -> State:
+        """Return the state before the first record."""
+        return State()
+
+    def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
+        """Return the next state, and an alarm of severity "warn" when the loss is stuck at H."""
+        prior = self.prior_entropy
+        if prior is None or record.step <= self.begin - 2 * self.window or isinstance(record, EvalRecord):
+            return state, None
+        taken, total = state.taken + 1, state.total + record.loss
+        if taken < self.window:
+            return State(taken, total, state.blocks, state.is_told), None
+        mean = total / taken
+        away, allowed = abs(mean - prior), self.tolerance * prior
+        if not away < allowed:
+            return State(is_told=state.is_told and away < 2 * allowed), None
+        is_found = state.blocks >= 1 and not state.is_told
+        alarm = self._alarm(record, mean, prior) if is_found else None
+        return State(blocks=state.blocks + 1, is_told=state.is_told or is_found), alarm
+
+    def _alarm(self, record: StepRecord, mean: float, prior: float) -> Alarm:
+        evidence = with_lr(record, mean=mean, prior_entropy=prior, window=self.window, tolerance=self.tolerance)
+        message = (
+            f"mean loss {mean:.4g} of the last {self.window} steps {at(record)} is the entropy of the targets "
+            f"{prior:.4g}: the model tells their frequencies and nothing else"
+        )
+        return Alarm(record.step, "stuck_at_prior", "warn", evidence, message)

@@ -1,0 +1,145 @@
+"""The weights of the latest steps, kept for a remedy that goes back to them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from runner.errors import CheckpointError
+from runner.train.average import WeightAverage
+from runner.train.plan import SnapshotPlan
+from runner.train.state import TrainState
+
+FOLDER = "snapshots"
+
+
+class Snapshots:
+    """A ring of model, average and detector states, and the initial ones where a remedy may begin anew.
+
+    The optimizer's state is not in it: going back empties that. Only the step size that an optimizer estimates by
+    itself is kept, since that goes back too.
+
+    An average that an optimizer keeps by itself has no state beside model and optimizer.
+
+    Args:
+        plan: how many to keep, and where; None keeps nothing.
+        directory: run directory that those on the disk are written to.
+    """
+
+    def __init__(self, plan: SnapshotPlan | None, directory: Path) -> None:
+        self._plan = plan
+        self._folder = directory / FOLDER
+        self._kept: dict[int, dict[str, Any]] = {}  # step -> content; {} where that is on the disk
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Updates that the kept weights stand for, in order."""
+        return tuple(self._kept)
+
+    def take(self, state: TrainState, model: nn.Module, optimizer: Optimizer, average: object = None) -> None:
+        """Keep a copy of what the training is now; the oldest one that is too many goes.
+
+        Raises:
+            CheckpointError: it cannot be written to the disk.
+        """
+        if self._plan is None:
+            return
+        content = {
+            "model": model.state_dict(),
+            "average": average.state_dict() if isinstance(average, WeightAverage) else None,
+            "detectors": {name: tuple(values) for name, values in state.watch.items()},
+            "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
+            "updates_kept": state.updates_kept,
+        }
+        if self._plan.on_disk:
+            self._write(state.step, content)
+        self._kept[state.step] = {} if self._plan.on_disk else copied(content)
+        ring = [step for step in self._kept if step > 0 or not self._plan.keeps_initial]
+        for step in ring[: -self._plan.keep]:
+            del self._kept[step]
+
+    def restore(self, step: int, model: nn.Module, average: object = None) -> dict[str, Any]:
+        """Give the model and its average what they had after `step` updates; forget what was kept since.
+
+        Returns:
+            the states of the detectors then ("detectors"), the parameter groups of the optimizer without their
+            parameters ("groups"), and the updates that the weights are made of ("updates_kept").
+        Raises:
+            CheckpointError: it is on the disk and cannot be read.
+        """
+        content = self.content(step)
+        model.load_state_dict(content["model"])
+        if isinstance(average, WeightAverage):
+            average.restore(content)
+        self._kept = {kept: value for kept, value in self._kept.items() if kept <= step}
+        return {name: copied(content[name]) for name in ("detectors", "groups", "updates_kept")}
+
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """Return what a checkpoint keeps: the content of those in memory, the steps of those on the disk."""
+        return dict(self._kept)
+
+    def load(self, saved: dict[int, dict[str, Any]], directory: Path) -> None:
+        """Go on with what a checkpoint in a run directory kept; what has gone from its disk is left out.
+
+        Raises:
+            CheckpointError: one of them cannot be read or written.
+        """
+        if self._plan is None:
+            return
+        for step, content in saved.items():
+            path = directory / FOLDER / f"{step}.pt"
+            if not content and not path.is_file():
+                continue
+            content = content or _read(path)
+            if self._plan.on_disk:
+                self._write(step, content)
+            self._kept[step] = {} if self._plan.on_disk else content
+
+    def clear_disk(self) -> None:
+        """Remove the files of those that no checkpoint names any more."""
+        if self._plan is not None and self._plan.on_disk:
+            for path in self._folder.glob("*.pt"):
+                if int(path.stem) not in self._kept:
+                    path.unlink(missing_ok=True)
+
+    def content(self, step: int) -> dict[str, Any]:
+        """Return what is kept of a step; its tensors are not to be written to.
+
+        Raises:
+            CheckpointError: it is on the disk and cannot be read.
+        """
+        return self._kept[step] or _read(self._folder / f"{step}.pt")
+
+    def _write(self, step: int, content: dict[str, Any]) -> None:
+        path = self._folder / f"{step}.pt"
+        temporary = path.with_suffix(f".tmp{os.getpid()}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            torch.save(content, temporary)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"{path}: cannot be written ({error}). Free some space.") from error
+
+
+def copied(value: Any) -> Any:
+    """Return the value with every tensor in it copied, on its device."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(copied(item) for item in value)
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable snapshot ({type(error).__name__}).") from error
