@@ -17,6 +17,7 @@ from runner.checks.facts import FindFacts, check_facts, check_init_from
 from runner.checks.groups import check_group_rules
 from runner.checks.nodes import add_invalid, check_node, declared
 from runner.checks.optimizer import check_optimizer
+from runner.checks.remedies import check_remedies
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
 from runner.checks.sharpness import check_sharpness
@@ -58,6 +59,8 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
         facts = check_facts(found, find_facts)
         if facts is not None and facts.clock is not None:
             check_schedules(found, facts.clock)
+            if not is_told(found.sections):
+                check_remedies(found, facts.clock)
         if facts is not None and not is_told(found.sections):
             check_sharpness(found, facts.clock)
             check_watched(found, splits=facts.examples, goals=facts.goals)
