@@ -175,7 +175,7 @@ def build(config: Config) -> Experiment:
         watch=watch,
         declared=declared,
         remarks=remarks,
-        meters=build_meters(config, watch.needs),
+        meters=build_meters(config, watch.needs, clock),
         initial_weights=initial_weights,
     )
 

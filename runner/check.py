@@ -19,6 +19,7 @@ from runner.checks.nodes import add_invalid, check_node, declared
 from runner.checks.optimizer import check_optimizer
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
+from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
 from runner.checks.watch import check_watched
 from runner.config import Config, ModeNode, Source, Train
@@ -58,6 +59,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
         if facts is not None and facts.clock is not None:
             check_schedules(found, facts.clock)
         if facts is not None and not is_told(found.sections):
+            check_sharpness(found, facts.clock)
             check_watched(found, splits=facts.examples, goals=facts.goals)
     if found.problems:
         raise ConfigError(found.problems)

@@ -16,6 +16,7 @@ from runner.remedies.rewarm import Rewarm
 from runner.remedies.rollback import Rollback, before_the_trouble
 from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
+from runner.remedies.tally import tally
 from runner.watch import Watch
 
 
@@ -183,6 +184,18 @@ def test_after_an_action_a_ladder_rests(seen: Alarm, is_heard: bool) -> None:
     history = History((Action(30, "heal/halve", "Rollback"),))
     assert (watch.audible((seen,), history) == (seen,)) == is_heard
     assert watch.audible((seen,), History()) == (seen,)
+
+
+def test_what_remedies_did_is_counted_with_what_it_cost() -> None:
+    actions = [
+        Action(3, "r", "Rollback", {"rewound_steps": 5}),
+        Action(4, "r", "Rollback", {"rewound_steps": 2}),
+        Action(5, "p", "Probe", {"extra_steps": 30}),
+    ]
+    assert tally(actions, steps=100, planned_steps=100) == {
+        "Rollback": 2, "Probe": 1, "rewound_steps": 7, "extra_steps": 30, "compute_ratio": 1.3,
+    }  # fmt: skip
+    assert tally([], steps=100, planned_steps=100) == {}
 
 
 def blow_ups(losses: Sequence[float], **options: Any) -> list[int]:

@@ -25,7 +25,7 @@ DECAYED = [0.1 + 2.0 * math.exp(-step / 40) for step in range(400)]
 FALLING = [2.0 * (step + 1) ** -0.3 for step in range(400)]
 RISING = [2.0, 1.8, 1.9, 2.5, 4.0, 9.0, 40.0]
 AROUND = "try the learning rates around this one: python -m runner -m train.duration=20ep seed=1 "
-LOWER = "try a learning rate ten times lower, the first step of debugging: python -m runner train.duration=20ep seed=1 "
+LOWER = "try a learning rate ten times lower: python -m runner train.duration=20ep seed=1 "
 TWICE = "the loss was still falling; try a run twice as long: python -m runner optimizer.lr=0.1 seed=1 "
 GO_ON = "go on with: python -m runner resume.from=runs/a"
 VALS = [(step, 1.0 - min(step, 100) / 200 + max(step - 100, 0) * 7e-5) for step in range(20, 401, 20)]
@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Curve, str]] = {
     ),
     "estimated, exploded": (
         Curve.of_losses([*RISING, NAN], ESTIMATED),
-        "try a factor on the estimated learning rate ten times lower, the first step of debugging: "
+        "try a factor on the estimated learning rate ten times lower: "
         "python -m runner optimizer.lr=0.1 train.duration=20ep seed=1 optimizer.d_coef=0.1",
     ),
     "goes on from another run": (Curve.of_losses(DECAYED, replace(OURS, resumed=True)), ""),

@@ -14,6 +14,7 @@ from runner.diagnosis.spikes import Spike, find_spikes
 from runner.records import Action, Alarm
 from runner.trends import FEW, median
 
+LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
 _EXPLODED = 10.0  # times the usual gradient norm
@@ -101,6 +102,14 @@ class Features:
             return False
         near = abs(shape.end - prior) <= max(NEAR_PRIOR * prior, 0.02)
         return near and abs(shape.tail_slope) < max(0.05, 3 * shape.tail_error) and shape.late_fall < 4
+
+    @property
+    def never_learned(self) -> bool:
+        """Whether the loss never was clearly below the prior entropy."""
+        prior, shape = self.known.prior_entropy, self.shape
+        if self.ending is not None or prior is None or prior <= 0 or shape.count < FEW:
+            return False
+        return shape.long_low > prior - LEARNED
 
     def step(self, place: int) -> int:
         """Return the step of a block."""

@@ -12,6 +12,7 @@ from runner.trends import FEW, noise
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
+_CUT_EARLY = 0.6  # of the run: a schedule that falls smoothly is above a tenth of its peak until later
 _WORSE = 0.1  # held-out loss over its best, relative
 _LOST = 0.05  # share of its gain
 
@@ -19,35 +20,61 @@ _LOST = 0.05  # share of its gain
 def stuck(f: Features) -> Finding | None:
     """The loss rests where a model rests that has learned only how frequent the targets are."""
     prior, shape = f.known.prior_entropy, f.shape
-    if prior is None or not f.rests_at_prior:
+    if prior is None or not (f.rests_at_prior or f.never_learned):
         return None
-    score = 0.62 if shape.low > 0.9 * prior else 0.45
+    was_wild = shape.over_first > 0.05 or shape.above_first > 0.1
+    if not was_wild and shape.late_fall >= 4:
+        return None  # on its way
+    score = (0.95 if was_wild else 0.62) if f.never_learned else 0.45
     text = (
-        f"the loss rests at {loss_text(shape.end)}, where a model that knows only how frequent the targets are has "
+        f"the loss ends at {loss_text(shape.end)}; a model that knows only how frequent the targets are has "
         f"{loss_text(prior)}"
     )
+    lowest = f"its lowest level was {loss_text(shape.long_low)}" if f.never_learned else None
     first = f.step(round(0.7 * (shape.count - 1)))
-    return Finding("stuck", score, text, (text,), (Stretch(first, f.series.steps[-1], "at the prior entropy"),))
+    marks = (Stretch(first, f.series.steps[-1], "at the prior entropy"),)
+    return Finding("stuck", score, text, sentences([text, lowest]), marks)
 
 
 def plateau(f: Features) -> Finding | None:
-    """A loss that has stopped falling while the learning rate has not."""
+    """A loss that stands still although the run goes on: at a rate that has not fallen, or since it was cut."""
     shape = f.shape
-    if f.ending is not None or shape.count < 3 * FEW or shape.fall < 0.05 or shape.fall > 0.9:
+    if f.ending is not None or shape.count < 3 * FEW or not 0.05 < shape.fall < 0.97 or f.never_learned:
         return None
-    if f.rates is not None and f.rates.end < 0.3:
+    since, share = _flat_since(f)
+    cut = _cut_at(f)
+    if share < 0.4 or (f.rates is not None and f.rates.end < 0.3 and cut is None):
         return None
-    levels = shape.levels
-    around = max(3 * noise(levels), 0.01 * abs(shape.end))
-    since = len(levels)
-    while since > 0 and abs(levels[since - 1] - shape.end) <= around:
-        since -= 1
-    share = 1 - since / len(levels)
-    if share < 0.4:
-        return None
-    at = round(since / len(levels) * (shape.count - 1))
+    at = round(since * (shape.count - 1))
     text = f"the loss has been at {loss_text(shape.end)} since step {f.step(at):,}, {share_text(share)} of the curve"
-    return Finding("plateau", 0.35 + 0.4 * share, text, (text,), (Stretch(f.step(at), f.series.steps[-1], "flat"),))
+    about = None
+    if cut is not None:
+        about = f"the learning rate has been below a tenth of its peak since step {f.step(cut):,}"
+        score = 0.85
+    else:
+        score = (0.35 + 0.4 * share) if f.rates is not None else 0.3 + 0.2 * share
+    return Finding("plateau", score, text, sentences([text, about]), (Stretch(f.step(at), f.series.steps[-1], "flat"),))
+
+
+def _flat_since(f: Features) -> tuple[float, float]:
+    """Return from where on, as a share of the curve, all levels are that of its end, and how much that is."""
+    levels, end = f.shape.levels, f.shape.end
+    around = max(3 * noise(levels), 0.01 * abs(end))
+    since = len(levels)
+    while since > 0 and abs(levels[since - 1] - end) <= around:
+        since -= 1
+    return since / len(levels), 1 - since / len(levels)
+
+
+def _cut_at(f: Features) -> int | None:
+    """Return the block since which the learning rate is below a tenth of its peak, if in the first 60% of the run."""
+    lrs = f.series.lrs
+    if not lrs or f.rates is None:
+        return None
+    place = len(lrs)
+    while place > 0 and lrs[place - 1] < 0.1 * f.rates.peak:
+        place -= 1
+    return place if place < _CUT_EARLY * len(lrs) else None
 
 
 def overfitting(f: Features) -> Finding | None:
@@ -68,7 +95,7 @@ def overfitting(f: Features) -> Finding | None:
     train_then = sorted(near)[len(near) // 2]
     if shape.end > train_then or shape.end > evals.best:
         return None
-    score = 0.4 + 0.45 * min((evals.given_back - _LOST) / 0.15, 1.0) - 0.3 * (shape.wander > 0.08)
+    score = 0.4 + 0.45 * min((evals.given_back - _LOST) / 0.15, 1.0) - 0.4 * (shape.wander > 0.08)
     text = (
         f"held-out loss was lowest at step {evals.best_step:,} ({loss_text(evals.best)}) and is "
         f"{share_text(evals.worse)} higher at the end, while training loss fell from {loss_text(train_then)} "

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 EARLY = 0.2  # of the run
 _WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
+_LONG = 60  # values: a run of unknown length that breaks before that may have broken early
 _RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
 _FLAT_FALL = 0.06
+_RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
+_LOST = 0.1  # of the gain in held-out loss
 
 
 def lr_too_high(f: Features) -> Finding | None:
@@ -25,7 +28,7 @@ def lr_too_high(f: Features) -> Finding | None:
     if f.ending is not None:
         return _runs_away(f)
     shape = f.shape
-    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f)]
+    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f), _was_stopped(f)]
     seen = sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
     if not seen:
         return None
@@ -34,6 +37,8 @@ def lr_too_high(f: Features) -> Finding | None:
         score -= 0.35
     if any(s.came_from_data and s.end >= len(f.series) and s.z > 12 for s in material(f.spikes)):
         score -= 0.45
+    if f.never_learned:
+        score -= 0.2  # then it is called stuck
     if shape.is_noise:
         score *= 0.4
     marks = tuple(stretch for _, _, stretch in seen[:1])
@@ -74,6 +79,8 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
     if f.ending is not None:
         if way_out is None or f.share(way_out.place) < 0.5:
             return None
+        if f.known.total_steps is None and (shape.count < _LONG or way_out.base > 0.7 * shape.first):
+            return None  # its end may have been its start
         at, rise = way_out.place, way_out.rise
     else:
         at = max(round(shape.low_at * (shape.count - 1)), round(0.6 * shape.count))
@@ -99,13 +106,15 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
 def lr_too_low(f: Features) -> Finding | None:
     """Smooth and slow: as much progress per unit of learning rate at the end as at the start, or none at all."""
     shape = f.shape
-    if f.ending is not None or shape.count < FEW or shape.over_first > 0.05 or shape.wander > 0.03:
+    if f.ending is not None or shape.count < FEW:
         return None
     reach = _reach(f)
     if reach is not None:
         text, is_short = reach
         if is_short and shape.fall < 0.3:
-            return Finding("lr_too_low", 0.85, text, (text, _fell(f)))
+            return Finding("lr_too_low", 0.9, text, (text, _fell(f)))
+    if shape.over_first > 0.05 or shape.wander > 0.03 or material(f.spikes):
+        return None
     if shape.moved < 5 or shape.fall <= 0 or math.isnan(shape.half_done):
         return None
     even = f"{share_text(clamp(shape.half_done))} of the fall came with the first half of the learning rate spent"
@@ -113,10 +122,10 @@ def lr_too_low(f: Features) -> Finding | None:
         text = f"the loss fell steadily, but only by {share_text(shape.fall)} of the first loss"
         return Finding("lr_too_low", 0.72, text, (text, even))
     steep = shape.tail_slope < -3 * shape.tail_error
-    if shape.half_done > 0.62 or (shape.fall > 0.95 and shape.half_done > 0.4):
+    if shape.half_done > 0.62 or shape.fall > 0.9:
         return None
     score = 0.45 + 0.35 * min((0.62 - shape.half_done) / 0.3, 1.0) + 0.08 * steep
-    score -= 0.25 * (shape.fall > 0.5) + 0.2 * (shape.fall > 0.9)
+    score -= 0.25 * (shape.fall > 0.85)
     text = f"the loss falls as fast at the end as at the start, or the run is too short: {even}"
     return Finding("lr_too_low", clamp(score), text, (text, _fell(f)))
 
@@ -177,6 +186,10 @@ def _wanders(f: Features) -> Evidence | None:
     if shape.wander < _WANDER or shape.count < FEW:
         return None
     score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
+    lost = f.evals is not None and f.evals.given_back > _LOST
+    if shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0 and not lost:
+        score *= 0.4
+    score += 0.1 * lost
     text = f"smoothed, the loss keeps rising again, by {number(shape.wander, 2)} times the first loss in sum"
     return score, text, Stretch(f.step(0), f.series.steps[-1], "never settles")
 
@@ -193,6 +206,14 @@ def _stays_above(f: Features) -> Evidence | None:
     what = f"{share_text(shape.above_first)} of the steps are above the first loss, {loss_text(shape.first)}"
     text = f"{what}; it ends at {loss_text(shape.end)}"
     return score, text, Stretch(f.step(0), f.step(round(shape.last_above * (shape.count - 1))), "above the first loss")
+
+
+def _was_stopped(f: Features) -> Evidence | None:
+    alarm = next((alarm for alarm in f.alarms if alarm.severity == "stop"), None)
+    if alarm is None:
+        return None
+    text = f"the detector {alarm.detector} says at step {alarm.step:,}: {alarm.message}"
+    return 0.6, text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
 
 
 def _rests_after_a_rise(f: Features) -> Evidence | None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, times_text
-from runner.diagnosis.spikes import CALM_NORM, QUIET_NORM, WILD_NORM, material
+from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
 
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
+_LIKE_SHARE = 0.25  # of the fall: a spike that large is no rare one when there are several
 _ENOUGH = 16  # values before an end that show what was usual
 
 
@@ -25,6 +26,9 @@ def numeric_fault(f: Features) -> Finding | None:
         score = 0.15
         return Finding("numeric_fault", score, f"{what}, after a rise", (what,), stretch)
     count, norms = f.shape.count, f.norms
+    if count == 1 and f.ending.what != "loss":
+        text = f"{what}, before any update was made: it is not the learning rate"
+        return Finding("numeric_fault", 0.95, text, (text,), stretch)
     score = 0.8 if count >= _ENOUGH else 0.3 + 0.03 * count
     quiet = f"the {times_text(min(count, _ENOUGH), 'loss') if count > 1 else 'loss'} before it are within the noise"
     about_norms = None
@@ -47,13 +51,13 @@ def batch_spike(f: Features) -> Finding | None:
         return None
     worst = max(found, key=lambda spike: spike.rise)
     known = worst.came_from_data is not None
-    score = 0.45 + 0.15 * known * (worst.norm_before is not None and worst.norm_before < QUIET_NORM)
+    score = 0.45 + 0.15 * worst.was_unannounced
     score += 0.2 * min(max(worst.z - 6, 0.0) / 8, 1.0) + 0.1 * known
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
-    score -= 0.2 * (f.share(worst.place) < 0.05)
-    score -= 0.08 * max(len(found) - 4, 0)
-    others = [s for s in material(f.spikes) if s.came_from_data is False]
-    score -= 0.15 * len(others)
+    score -= 0.2 * (f.share(worst.place) < 0.05) + 0.35 * worst.is_gradual
+    like = [spike for spike in f.spikes if spike.share > _LIKE_SHARE]
+    score -= 0.18 * max(len(like) - 2, 0)
+    score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))
     if not known and worst.end >= len(f.series):
         score -= 0.15  # it does not come back
     places = "step" if len(found) == 1 else "steps"

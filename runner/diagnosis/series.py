@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from runner.diagnosis.curve import Curve
 
 MOST = 2000  # blocks
-_LARGEST = 1e100  # larger losses count as this, so that sums and squares stay finite
+_SAMPLE = 32  # values of a long block that its median is taken of, evenly spaced; its maximum is that of all
+_LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
 
 
@@ -70,7 +71,9 @@ class Ending:
 
 def read_series(curve: Curve) -> tuple[Series, Ending | None]:
     """Return the finite part of a curve, and where it ends when it does not reach the last step."""
-    places = [i for i, loss in enumerate(curve.losses) if math.isfinite(loss)]
+    places: Sequence[int] = range(len(curve.losses))
+    if not math.isfinite(sum(curve.losses)):
+        places = [i for i, loss in enumerate(curve.losses) if math.isfinite(loss)]
     ending, holes = None, 0
     if len(places) < len(curve.losses):
         first = next((i for i, place in enumerate(places) if i != place), len(places))
@@ -85,15 +88,15 @@ def read_series(curve: Curve) -> tuple[Series, Ending | None]:
     return _reduced(curve, places, holes), ending
 
 
-def _reduced(curve: Curve, places: list[int], holes: int) -> Series:
+def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
     size = -(-len(places) // MOST) or 1
     starts = range(0, len(places), size)
-    losses = [min(max(loss, -_LARGEST), _LARGEST) for loss in _column(curve.losses, places)]
+    losses = _column(curve.losses, places)
     scale = _scale(losses)
     lrs, norms = _column(curve.lrs, places), _column(curve.grad_norms, places)
     clipped = _column(curve.clipped, places)
-    middles = [median(losses[i : i + size]) for i in starts] if size > 1 else losses
-    highs = [max(losses[i : i + size]) for i in starts] if size > 1 else losses
+    middles, highs = _middles(losses, starts, size)
+    usual, high_norms = _middles(norms, starts, size)
     return Series(
         block=size,
         steps=[curve.steps[places[i]] for i in starts],
@@ -101,31 +104,37 @@ def _reduced(curve: Curve, places: list[int], holes: int) -> Series:
         highs=highs,
         logs=_logs(middles, scale),
         high_logs=_logs(highs, scale),
-        lrs=_middles(lrs, starts, size) if lrs else None,
-        norms=_middles(norms, starts, size) if norms else None,
-        high_norms=[max(_finite(norms[i : i + size]), default=0.0) for i in starts] if norms else None,
+        lrs=[lrs[min(i + size // 2, len(lrs) - 1)] for i in starts] if lrs else None,
+        norms=usual or None,
+        high_norms=high_norms or None,
         clipped=[math.fsum(clipped[i : i + size]) / len(clipped[i : i + size]) for i in starts] if clipped else None,
         holes=holes,
     )
 
 
-def _column(values: Sequence[float] | None, places: list[int]) -> list[float]:
+def _column(values: Sequence[float] | None, places: Sequence[int]) -> list[float]:
+    """Return the values at the places; too large ones are cut, nan stands for all that are not finite."""
     if values is None:
         return []
-    return [float(value) for value in values] if len(places) == len(values) else [float(values[i]) for i in places]
+    kept = list(values) if len(places) == len(values) else [values[i] for i in places]
+    if kept and math.isfinite(sum(kept)) and min(kept) >= -_LARGEST and max(kept) <= _LARGEST:
+        return kept
+    return [min(max(value, -_LARGEST), _LARGEST) if math.isfinite(value) else math.nan for value in kept]
 
 
-def _middles(values: list[float], starts: range, size: int) -> list[float]:
-    """Return the medians of the finite values of blocks; the one before where a block has none."""
-    found, last = [], 0.0
+def _middles(values: list[float], starts: range, size: int) -> tuple[list[float], list[float]]:
+    """Return median and maximum of the finite values of each block; those of the one before where it has none."""
+    if not values:
+        return [], []
+    has_holes = not math.isfinite(sum(values))
+    middles, highs = [0.0], [0.0]
     for i in starts:
-        last = median(_finite(values[i : i + size]) or [last])
-        found.append(last)
-    return found
-
-
-def _finite(values: list[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
+        block = values[i : i + size]
+        if has_holes:
+            block = [value for value in block if math.isfinite(value)] or [middles[-1]]
+        middles.append(median(block[:: -(-size // _SAMPLE)]) if size > 1 else block[0])
+        highs.append(max(block))
+    return middles[1:], highs[1:]
 
 
 def _scale(losses: list[float]) -> float:

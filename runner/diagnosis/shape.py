@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 BLOCKS = 40
 _TAIL = 0.3  # of the run
 _LATE = 0.1
+_NOISY = 0.05  # noise, of the first loss: above it that is no level by itself
+_MEDIAN_ERROR = 1.25 * math.sqrt(2.0)  # of the difference of two medians, times noise / sqrt(values)
+_NOISE_REACHES = 6.0  # standard deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,13 @@ class Shape:
         low: lowest of the levels.
         low_at: where, as a share of the curve, in [0, 1].
         end: median of the last tenth.
+        long_low: lowest of the medians of 16 parts, which a short dip does not reach.
         highest: highest of the levels after the first.
-        given_back: (end - low) / (first - low), 0 at the lowest, 1 back at the first loss.
+        given_back: (end - low) / (first - low) beyond the noise, 0 at the lowest, 1 back at the first loss.
         fall: (first - end) / |first|.
         noise: standard deviation of the noise, share of the first loss.
         log_noise: that of the logarithm.
-        over_first: ln of the highest single loss over the first one, at least 0.
+        over_first: ln of the highest loss over the first one, 0 where that is within the noise or was a bad batch.
         over_first_at: where that is, as a share of the curve.
         above_first: share of the curve that lies above the first loss, beyond the noise.
         last_above: where it was last above the first loss, as a share of the curve; 0 when never.
@@ -57,6 +61,7 @@ class Shape:
     low: float
     low_at: float
     end: float
+    long_low: float
     highest: float
     given_back: float
     fall: float
@@ -83,12 +88,13 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
     levels = medians(losses, count=BLOCKS if count >= 3 * BLOCKS else max(count // 3, min(count, FEW)))
     low = min(levels)
     end = median(losses[-max(1, int(_LATE * count)) :])
-    first, size = losses[0], abs(losses[0]) or 1.0
-    around = min(noise(losses), 1e300)
-    top = max(range(count), key=series.highs.__getitem__)
-    over = [series.losses[i] > first + 3 * around + 0.02 * size for i in range(count)]
-    calm = _without(losses, [spike for spike in spikes if spike.came_from_data])
-    error = around / math.sqrt(max(count / len(levels), 1))
+    around = noise(losses)
+    first = losses[0] if around < _NOISY * abs(losses[0]) else median(losses[: max(3, count // BLOCKS)])
+    size = abs(first) or 1.0
+    calm = _without(losses, [spike for spike in spikes if spike.was_unannounced])
+    top = max(range(count), key=calm.__getitem__)
+    over = [loss > first + 3 * around + 0.02 * size for loss in calm]
+    error = _MEDIAN_ERROR * around / math.sqrt(max(count / len(levels), 1))
     rises = [max(b - a - 3 * error, 0.0) / size for a, b in pairwise(medians(calm, count=len(levels)))]
     tail = medians(logs[-max(3, int(_TAIL * count)) :], count=12)
     slope, slope_error = trend(tail)
@@ -100,12 +106,13 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         low=low,
         low_at=levels.index(low) / max(len(levels) - 1, 1),
         end=end,
+        long_low=min(medians(losses, count=16)),
         highest=max(levels[1:], default=first),
-        given_back=_ratio(end - low, first - low),
+        given_back=_ratio(max(end - low - 2 * error, 0.0), first - low),
         fall=_ratio(first - end, size),
         noise=_ratio(around, size),
         log_noise=noise(logs),
-        over_first=max(series.high_logs[top] - logs[0], 0.0),
+        over_first=_over(calm[top], first, around=around),
         over_first_at=top / max(count - 1, 1),
         above_first=sum(over) / count,
         last_above=max((i for i, is_over in enumerate(over) if is_over), default=0) / max(count - 1, 1),
@@ -119,6 +126,13 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         half_done=_half_done(series, first, end),
         moved=_moved(levels),
     )
+
+
+def _over(highest: float, first: float, *, around: float) -> float:
+    """Return the logarithm of the highest over the first loss; for losses that have none, that of 1 + the rise."""
+    if highest - first <= _NOISE_REACHES * around or highest <= first:
+        return 0.0
+    return math.log(highest / first) if first > 0 else math.log1p((highest - first) / (abs(first) or 1.0))
 
 
 def _ratio(above: float, below: float) -> float:

@@ -35,6 +35,7 @@ class Spike:
         end: first block that is back, the number of blocks when none is.
         rise: of the peak above what was expected, on the log scale.
         share: of the peak above what was expected, of the fall from the first loss to the lowest.
+        first_rise: of its first value, on the log scale.
         z: of its first value, in standard deviations of the noise before, fewer where tails are heavy.
         norm_before: gradient norm of the step before, times the usual one; None without norms.
         norm_at: the same at the peak of the norm within it.
@@ -46,10 +47,21 @@ class Spike:
     end: int
     rise: float
     share: float
+    first_rise: float
     z: float
     norm_before: float | None
     norm_at: float | None
     lr_jumped: bool
+
+    @property
+    def is_gradual(self) -> bool:
+        """Whether it grew step by step, as no single batch does: below four times and a third of the rise at first."""
+        return self.first_rise < min(math.log(4.0), BACK * self.rise)
+
+    @property
+    def was_unannounced(self) -> bool:
+        """Whether nothing at all led to it: usual gradients, the same learning rate."""
+        return not self.lr_jumped and self.norm_before is not None and self.norm_before < QUIET_NORM
 
     @property
     def came_from_data(self) -> bool | None:
@@ -112,6 +124,7 @@ def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, 
         end=end,
         rise=series.high_logs[peak] - expected,
         share=min((series.highs[peak] - base) / fall, 1e9) if fall > 0 else 0.0,
+        first_rise=series.high_logs[place] - expected,
         z=min(z, 1e9),
         norm_before=norms[place - 1] / usual if norms and usual > 0 else None,
         lr_jumped=_lr_jumped(series.lrs, place),

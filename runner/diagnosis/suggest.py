@@ -70,7 +70,7 @@ def _lower(f: Features, factor: float, why: str) -> Suggestion:
 
 def _tenth(f: Features) -> Suggestion:
     what = "learning rate" if f.known.lr_key == "optimizer.lr" else "factor on the estimated learning rate"
-    return _lower(f, 0.1, f"try a {what} ten times lower, the first step of debugging")
+    return _lower(f, 0.1, f"try a {what} ten times lower")
 
 
 def _warmup(f: Features) -> Suggestion:

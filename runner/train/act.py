@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
+from runner.remedies.branch_probe import FACTOR
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
+from runner.train.branches import Copy, Stretch, grow, winner
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
@@ -43,6 +47,7 @@ class Run(NamedTuple):
     pristine: dict[str, Any]
     meters: Sequence[Meter]
     snapshots: Snapshots
+    schedules: Schedules
 
     @classmethod
     def of(
@@ -50,6 +55,7 @@ class Run(NamedTuple):
         task: Task,
         model: nn.Module,
         optimizer: Optimizer,
+        schedules: Schedules,
         plan: TrainPlan,
         watch: Watch,
         checkpoints: Checkpoints,
@@ -60,7 +66,8 @@ class Run(NamedTuple):
         scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
         average, pristine = averaging(task, model, optimizer, plan), deepcopy(optimizer.state_dict())
         kept = Snapshots(plan.snapshots, checkpoints.directory)
-        return cls(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine, meters, kept)
+        given = (plan, watch, checkpoints, on_record, pristine, meters, kept, schedules)
+        return cls(task, model, optimizer, scaler, average, *given)
 
 
 def history_of(state: TrainState, run: Run) -> History:
@@ -76,7 +83,7 @@ def clip_norm(state: TrainState, plan: TrainPlan) -> float | None:
 
 def is_dropping(action: Action) -> bool:
     """Whether the gradient at hand must not change the weights any more."""
-    return action.type in ("SkipUpdate", "Rollback")
+    return action.type in ("SkipUpdate", "Rollback") or (action.type == "Probe" and "lr_scale" in action.arguments)
 
 
 def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
@@ -109,7 +116,9 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         state.lr_scale = given["lr_scale"]
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return replace(action, arguments={**given, "rewound_steps": before - state.updates_kept})
+        return _told(action, rewound_steps=before - state.updates_kept)
+    elif action.type == "Probe":
+        return _probe(action, alarm, state, run, next_step=next_step)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
@@ -146,3 +155,52 @@ def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Ma
     load_optimizer_state(optimizer, deepcopy(dict(pristine)))
     for group in optimizer.param_groups:
         group.update(then.get(group["name"], {}) if estimates(group) else {})
+
+
+def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
+    """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
+    given = action.arguments
+    steps = min(int(given["stretch"]), run.plan.steps - next_step)
+    stretch = Stretch(next_step, steps, int(given["warmup"]), int(given["judged"]), clip_norm(state, run.plan))
+    if steps < 2 * stretch.judged:
+        return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
+    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler))
+    is_anew = bool(given["from_initial"])
+    if is_anew:
+        begun = run.snapshots.content(0)
+        copy.model.load_state_dict(begun["model"])
+        empty(copy.optimizer, run.pristine, begun["groups"])
+    factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
+    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
+    best = winner(branches, stretch=stretch, sd=given["sd"])
+    scores = {f"score_{branch.factor:.4g}": fmean(branch.last(stretch.judged, steps)) for branch in branches}
+    scores["extra_steps"] = sum(len(branch.losses) for branch in branches)
+    compared = ", ".join(f"x {branch.factor:.3g}: {scores[f'score_{branch.factor:.4g}']:.4g}" for branch in branches)
+    if best.factor == 1.0:
+        return _told(action, f"losses after {steps:,} steps {compared}; the learning rate stays", **scores)
+    before = state.updates_kept
+    _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
+    if given["with_branch"]:
+        state.updates_kept += steps
+    elif is_anew and given["rewarm"]:
+        state.rewarm = (next_step, int(given["rewarm"]))
+    state.lr_scale *= best.factor
+    scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
+    where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
+    text = f"losses after {steps:,} steps {compared}; goes on from {where}, learning rate x {best.factor:.3g}"
+    return _told(action, text, **scores)
+
+
+def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bool) -> None:
+    """Take over weights and optimizer state of a copy; with initial weights, averages and detectors begin anew."""
+    if is_anew:
+        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
+        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
+        state.is_fresh = True
+    run.model.load_state_dict(copy.model.state_dict())
+    load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
+
+
+def _told(action: Action, message: str | None = None, **results: float) -> Action:
+    """Return an action with what became of it."""
+    return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

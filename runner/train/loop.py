@@ -57,7 +57,7 @@ def fit(
     Returns:
         the state at the end; its status is never "running".
     """
-    run = Run.of(task, model, optimizer, plan, watch, checkpoints, on_record, meters)
+    run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters)
     state, moment, scaler = _start(run), Moment(task, model, optimizer, plan), run.scaler
     pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
