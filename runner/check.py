@@ -140,7 +140,7 @@ def _check_source(mode: ModeNode, source: Source, found: Findings) -> None:
     read = [CONFIG, RECORDS] if mode.rebuilds else [RECORDS]
     if mode.reads_curve:
         is_sound = not any(problem.key.startswith("source") for problem in found.problems)
-        if is_sound and (path is None) == (values is None):
+        if is_sound and bool(path) == (values is not None):
             rule = "must name a curve" if values is None else "must be left out where source.values are given"
             fix = "Set source=<file, run directory, MLflow run, or - for standard input> or source.values=[2.5,2.4,2.6]"
             found.add("source", f"{rule}, got {shown(path)}", fix if values is None else "Leave one of them out")
