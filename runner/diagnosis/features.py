@@ -12,7 +12,7 @@ from runner.diagnosis.series import Ending, Series, read_series
 from runner.diagnosis.shape import Shape, read_shape
 from runner.diagnosis.spikes import Spike, find_spikes
 from runner.records import Action, Alarm
-from runner.trends import FEW, median
+from runner.trends import FEW, median, ratio
 
 LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
@@ -159,8 +159,8 @@ def _norms(series: Series) -> Norms | None:
     early, late = median(norms[: max(fifth // 2, 1)]), median(norms[-fifth:])
     return Norms(
         exploded=exploded,
-        before_end=highs[-1] / before if before > 0 else 1.0,
-        late=late / early if early > 0 else 1.0,
+        before_end=ratio(highs[-1], before) if before > 0 else 1.0,
+        late=ratio(late, early) if early > 0 else 1.0,
         level=late,
     )
 
@@ -191,7 +191,7 @@ def _evals(curve: Curve) -> Evals | None:
         best=best,
         best_step=finite[place][0],
         last=last,
-        worse=min((last - best) / abs(best), 1e9) if best else 0.0,
-        given_back=min((last - best) / (losses[0] - best), 1e9) if losses[0] > best else 0.0,
+        worse=ratio(last - best, abs(best)),
+        given_back=ratio(last - best, losses[0] - best),
         best_at=place / (len(losses) - 1),
     )

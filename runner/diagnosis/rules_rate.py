@@ -9,7 +9,7 @@ from runner.curves import number
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
-from runner.trends import FEW
+from runner.trends import FEW, ratio
 
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
@@ -95,7 +95,7 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
     if f.rates is not None and f.series.lrs is not None:
         now, then = f.series.lrs[at], f.series.lrs[len(f.series.lrs) // 4]
         if then > 0:
-            times = f"{number(now / then, 2)} times that of the first quarter"
+            times = f"{number(ratio(now, then), 2)} times that of the first quarter"
             about = f"the learning rate there is {number(now, 3)}, {times}"
     text = f"the loss is calm until step {f.step(at):,} and then rises"
     more = f"it ends {factor_text(max(rise, 0.0))} its lowest level" if rise > 0.05 else None
@@ -261,7 +261,8 @@ def _reach(f: Features) -> tuple[str, bool] | None:
     if f.known.family is None or norms is None or len(norms) != len(lrs):
         return None
     gain = 10.0 if f.known.family == "momentum" else 1.0  # 1 / (1 - momentum) at the usual 0.9
-    promised = gain * math.fsum(lr * norm * norm for lr, norm in zip(lrs, norms, strict=True)) * f.series.block
+    squares = (min(abs(lr) * norm * norm, 1e200) for lr, norm in zip(lrs, norms, strict=True))
+    promised = gain * math.fsum(squares) * f.series.block
     share = promised / (abs(f.shape.first) or 1.0)
     text = f"to first order all steps together can lower the loss by {number(promised, 2)} at most"
     return text, share < 0.03
