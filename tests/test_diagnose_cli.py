@@ -138,6 +138,7 @@ def test_multirun_diagnoses_one_file_after_the_other(program: Program, tmp_path:
     ("words", "problem"),
     [
         ([], f"source: must name a curve, got null. {NAMED}"),
+        (["source="], f"source: must name a curve, got ''. {NAMED}"),
         (["source=x.csv", TEXTBOOK], "source: must be left out where source.values are given, got 'x.csv'. Leave one"),
         (["source.values=[]"], "source.values: must hold at least 2 losses, got nothing. Give a longer curve."),
         (["source.values=[1]"], "source.values: must hold at least 2 losses, got one loss, 1. Give a longer curve."),

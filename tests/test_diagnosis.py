@@ -293,6 +293,7 @@ NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 10)
 @given(st.lists(NUMBERS, max_size=80), st.booleans())
 @example([1e308, -1e308, 1e308, 5e-324] * 5, True)
 @example([0.0] * 30, True)
+@example([0.0, 1.1125369292536007e-308, -1.0, 0.0], True)
 @example([-1.0, -2.0, 0.0, 3.0] * 10, False)
 def test_any_numbers_give_a_verdict(losses: Sequence[float], with_columns: bool) -> None:
     columns = [abs(loss) for loss in losses] if with_columns else None

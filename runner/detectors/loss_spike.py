@@ -70,11 +70,12 @@ class LossSpike:
     """Alarm when a loss is far above the line through the latest ones.
 
     y = ln(loss), or the loss itself once one was not above 0. A line of least squares through the last `window`
-    values of y, the tested one not among them, predicts y. It is a spike when y is more than `z` standard deviations
-    of the residuals above the prediction and `sudden` times as far as any of the eight values before (oscillations
-    that grow, as at the edge of stability, are no spike), the loss more than `rise` times the predicted one above it,
-    and more than `share_of_start` times the mean of the first window above it (a batch that is hard for a model which
-    knows all others by heart is no spike). Further spikes within `calm_steps` steps belong to the first one.
+    values of y, the tested one not among them, predicts y. A loss is a spike when
+    y is more than `z` standard deviations of the residuals above the prediction,
+    and `sudden` times as far as the second highest of the eight values before (growing oscillations are no spike),
+    and the loss more than `rise` times the predicted one above it,
+    and `share_of_start` times the mean of the first window (a batch that is hard for a model which knows all others by
+    heart is no spike). Further spikes within `calm_steps` steps belong to the first one.
     A learning rate that more than doubles in one step (a restart of the schedule) begins a new window.
 
     Args:
@@ -83,7 +84,7 @@ class LossSpike:
         z: standard deviations; > 0.
         rise: share of the predicted loss; > 0.
         share_of_start: share of the loss at the start; >= 0.
-        sudden: how many times the largest of the eight residuals before; >= 1.
+        sudden: how many times the second largest of the eight residuals before; >= 1.
         calm_steps: steps without a spike that end an episode; 0 makes every spike an alarm.
     Source: OLMo-core's skip-step rule (window 128, 64 values, 6 deviations, tested value excluded), on the logarithm
         and without the trend: a window of falling losses has a wide spread that hides a spike. The rest is measured.
@@ -100,7 +101,7 @@ class LossSpike:
         z: Annotated[float, Gt(0)] = 6.0,
         rise: Annotated[float, Gt(0)] = 0.1,
         share_of_start: Annotated[float, Ge(0)] = 0.05,
-        sudden: Annotated[float, Ge(1)] = 2.0,
+        sudden: Annotated[float, Ge(1)] = 3.0,
         calm_steps: Annotated[int, Ge(0)] = 10,
     ) -> None:
         if least > window:
@@ -158,7 +159,7 @@ class LossSpike:
         line = Line.through(values)
         spread, above = line.spread, y - line.next
         predicted = math.exp(line.next) if state.is_log else line.next
-        if above <= max(self.z * spread, self.sudden * max(line.residuals[-8:])):
+        if above <= max(self.z * spread, self.sudden * sorted(line.residuals[-8:])[-2]):
             return None
         if record.loss - predicted <= max(self.rise * abs(predicted), self.share_of_start * abs(state.start or 0.0)):
             return None

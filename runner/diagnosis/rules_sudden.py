@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
 _LIKE_SHARE = 0.25  # of the fall: a spike that large is no rare one when there are several
+_LIKE = 0.3  # of the largest
 _ENOUGH = 16  # values before an end that show what was usual
 
 
@@ -55,7 +56,8 @@ def batch_spike(f: Features) -> Finding | None:
     score += 0.2 * min(max(worst.z - 6, 0.0) / 8, 1.0) + 0.1 * known
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
     score -= 0.2 * (f.share(worst.place) < 0.05) + 0.35 * worst.is_gradual
-    like = [spike for spike in f.spikes if spike.share > _LIKE_SHARE]
+    score -= 0.3 * (f.rises_late and f.share(worst.place) > 0.5)
+    like = [spike for spike in f.spikes if spike.share > max(_LIKE_SHARE, _LIKE * worst.share)]
     score -= 0.18 * max(len(like) - 2, 0)
     score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))
     if not known and worst.end >= len(f.series):

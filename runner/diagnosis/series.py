@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.trends import median
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MOST = 2000  # blocks
 _SAMPLE = 32  # values of a long block that its median is taken of, evenly spaced; its maximum is that of all
 _LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
+_COLUMNS = ("steps", "losses", "highs", "logs", "high_logs", "lrs", "norms", "high_norms", "clipped")
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
 
 
@@ -50,6 +51,11 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def until(self, place: int) -> Series:
+        """Return the blocks before a place."""
+        cut = {name: getattr(self, name) for name in _COLUMNS}
+        return replace(self, **{name: values[:place] for name, values in cut.items() if values is not None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from runner.trends import FEW, median, medians, noise, persistence, trend
+from runner.trends import FEW, median, medians, noise, persistence, ratio, trend
 
 if TYPE_CHECKING:
     from runner.diagnosis.series import Series
@@ -108,9 +108,9 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         end=end,
         long_low=min(medians(losses, count=16)),
         highest=max(levels[1:], default=first),
-        given_back=_ratio(max(end - low - 2 * error, 0.0), first - low),
-        fall=_ratio(first - end, size),
-        noise=_ratio(around, size),
+        given_back=ratio(max(end - low - 2 * error, 0.0), first - low),
+        fall=ratio(first - end, size),
+        noise=ratio(around, size),
         log_noise=noise(logs),
         over_first=_over(calm[top], first, around=around),
         over_first_at=top / max(count - 1, 1),
@@ -133,11 +133,6 @@ def _over(highest: float, first: float, *, around: float) -> float:
     if highest - first <= _NOISE_REACHES * around or highest <= first:
         return 0.0
     return math.log(highest / first) if first > 0 else math.log1p((highest - first) / (abs(first) or 1.0))
-
-
-def _ratio(above: float, below: float) -> float:
-    """Return above / below, at most 1e9 in size; 0 where there is nothing to divide by."""
-    return min(max(above / below, -1e9), 1e9) if below > 0 else 0.0
 
 
 def _without(losses: list[float], spikes: Sequence[Spike]) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from runner.trends import median, noise, spread
+from runner.trends import median, noise, ratio, spread
 
 if TYPE_CHECKING:
     from runner.diagnosis.series import Series
@@ -123,12 +123,12 @@ def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, 
         peak=peak,
         end=end,
         rise=series.high_logs[peak] - expected,
-        share=min((series.highs[peak] - base) / fall, 1e9) if fall > 0 else 0.0,
+        share=ratio(series.highs[peak] - base, fall),
         first_rise=series.high_logs[place] - expected,
         z=min(z, 1e9),
-        norm_before=norms[place - 1] / usual if norms and usual > 0 else None,
+        norm_before=ratio(norms[place - 1], usual) if norms and usual > 0 else None,
         lr_jumped=_lr_jumped(series.lrs, place),
-        norm_at=max(highs[place : end + 1]) / usual if highs and usual > 0 else None,
+        norm_at=ratio(max(highs[place : end + 1]), usual) if highs and usual > 0 else None,
     )
 
 

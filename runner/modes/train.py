@@ -33,7 +33,7 @@ from runner.remedies.scale_lr import changes
 from runner.remedies.tally import tally
 from runner.report.figures import curves
 from runner.tracking.address import shown
-from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
+from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, pasteable, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.lock import alone_in
@@ -120,7 +120,7 @@ def _train(
             notifier.end(result)
             if follower is not None:
                 follower.finish(config.tracking.wait_seconds)
-            print(_shown(directory), flush=True)
+            print(pasteable(directory), flush=True)
             raise
         result = _final_result(result, state, clock.seconds(), received())
         if (meter := meter_of(experiment.meters)) is not None:
@@ -249,17 +249,17 @@ def _finish(
         elif follower.is_sending:
             notes.append("still being sent to MLflow in the background")
         else:
-            later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
+            later = shlex.join([*PROGRAM, "mode=upload", f"source={pasteable(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
     advice = suggestion_lines(result.diagnosis, result.command) if result.diagnosis else []
     terminal.end(result, [*advice, *notes], losses=losses)
-    print(_shown(directory), flush=True)
+    print(pasteable(directory), flush=True)
     return result
 
 
 def _known(tree: Mapping[str, Any], result: RunResult, directory: Path) -> Known:
     """Return what the page and the end tell about a run, for its diagnosis."""
-    known = known_of_page(tree, result, directory=_shown(directory))
+    known = known_of_page(tree, result, directory=pasteable(directory))
     return replace(known, go_on=(*known.go_on, "train.max_seconds=null")) if result.is_out_of_time else known
 
 
@@ -278,14 +278,6 @@ def _headline(config: Config, result: RunResult, experiment: Experiment) -> str:
     bracket = result.learning_rate.get("upper_bracket_in_words")
     end = [bracket] if bracket is not None else []
     return "\n".join([first, *begin, *result.learning_rate.get("rules", ()), *end])
-
-
-def _shown(directory: Path) -> str:
-    """Return a path as short as it can be pasted here."""
-    try:
-        return str(directory.relative_to(Path.cwd()))
-    except ValueError:
-        return str(directory)
 
 
 def _one_line(error: BaseException) -> str:
