@@ -18,7 +18,10 @@ from runner.records import Alarm, EvalRecord, StepRecord
 from runner.tasks.digits import Digits
 from runner.train.plan import TrainPlan
 from runner.train.signals import UpdateRatios
+from tests.contracts.conftest import Make, declare, make
 from tests.test_signals import train
+
+__all__ = ["declare", "make"]
 
 
 def rings(detector: Detector, looks: Iterable[StepRecord]) -> list[Alarm]:
@@ -139,3 +142,24 @@ def test_logit_growth_rings_at_each_limit_once() -> None:
     looks = [step(n, {"log_z": float(v)}) for n, v in enumerate([2, 40, -60, -70, -30, -60, 20, 60])]
     assert [alarm.step for alarm in rings(LogitGrowth(), looks)] == [2, 7]
     assert "log Z of the output is -60 (limit 50)" in rings(LogitGrowth(), looks)[0].message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["detector=[rms_spike]", "optimizer=adamw"], []),
+        (["detector=[rms_spike]", "optimizer=sgd"], ["finds nothing, as SGD keeps no second moment that tells it."]),
+        (["detector=[logit_growth]", "task=digits"], []),
+        (
+            ["detector=[logit_growth]", "task=quadratic", "train.duration=5"],
+            ["neither task nor model shows its logits"],
+        ),
+    ],
+    ids=["adamw", "sgd", "classifier", "no logits"],
+)
+def test_detector_whose_signal_cannot_be_measured_is_told_before_the_run(
+    make: Make, overrides: list[str], says: list[str]
+) -> None:
+    remarks = [text for text in make(*overrides).remarks if text.startswith("detectors.")]
+    assert len(remarks) == len(says)
+    assert all(words in text for words, text in zip(says, remarks, strict=True))
