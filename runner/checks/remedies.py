@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.durations import Clock, to_steps
 from runner.nodes import Node
-from runner.remedies.branch_probe import BranchProbe
+from runner.remedies.branch_probe import LEAST_STEPS, BranchProbe
 from runner.remedies.ladder import Ladder
 from runner.remedies.protocol import SNAPSHOTS
 from runner.remedies.skip_update import SkipUpdate
@@ -85,17 +85,16 @@ def _check_looks(key: str, found: Findings) -> None:
 
 
 def _check_probe(key: str, node: Node, found: Findings, clock: Clock) -> None:
-    total, parameters = clock.total_steps or 0, parameters_of(BranchProbe)
-    stretch, judged = (node.arguments.get(name, parameters[name].default) for name in ("stretch", "judged"))
+    total, stretch = clock.total_steps or 0, node.arguments.get("stretch")
     steps = _steps(stretch, clock)
-    if steps is not None and steps < 2 * judged:
-        rule = f"must be at least {2 * judged} steps, twice {key}.judged, got {shown(stretch)} ({steps} steps)"
-        found.add(f"{key}.stretch", rule, f"Set {key}.stretch={2 * judged}, or fewer losses in {key}.judged")
+    if steps is not None and steps < LEAST_STEPS:
+        rule = f"must be at least {LEAST_STEPS} steps, got {shown(stretch)} ({steps} steps)"
+        found.add(f"{key}.stretch", rule, f"Set {key}.stretch={LEAST_STEPS}, or leave {key} out")
     for name in node.arguments.get("detectors", ()):
         due = found.sections.get("detectors", {}).get(name)
         at = _steps(due.arguments.get("at"), clock) if due is not None else None
-        if at is not None and total - at - 1 < 2 * judged:
-            rule = f"must leave {2 * judged} steps of the {total:,} for {key}, got step {at}"
+        if at is not None and total - at - 1 < LEAST_STEPS:
+            rule = f"must leave {LEAST_STEPS} steps of the {total:,} for {key}, got step {at}"
             found.add(f"detectors.{name}.at", rule, f"Set detectors.{name}.at=25%, or a longer run")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
-from runner.remedies.branch_probe import FACTOR
+from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
 from runner.train.branches import Copy, Stretch, grow, winner
@@ -161,8 +160,9 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
     """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
     given = action.arguments
     steps = min(int(given["stretch"]), run.plan.steps - next_step)
-    stretch = Stretch(next_step, steps, int(given["warmup"]), int(given["judged"]), clip_norm(state, run.plan))
-    if steps < 2 * stretch.judged:
+    on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
+    stretch = Stretch(next_step, steps, int(given["warmup"]), judged, on_val, clip_norm(state, run.plan))
+    if steps < LEAST_STEPS:
         return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
     copy = deepcopy(Copy(run.model, run.optimizer, run.scaler))
     is_anew = bool(given["from_initial"])
@@ -172,12 +172,13 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         empty(copy.optimizer, run.pristine, begun["groups"])
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
-    best = winner(branches, stretch=stretch, sd=given["sd"])
-    scores = {f"score_{branch.factor:.4g}": fmean(branch.last(stretch.judged, steps)) for branch in branches}
-    scores["extra_steps"] = sum(len(branch.losses) for branch in branches)
-    compared = ", ".join(f"x {branch.factor:.3g}: {scores[f'score_{branch.factor:.4g}']:.4g}" for branch in branches)
+    best = winner(branches, sd=given["sd"])
+    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
+    scores["extra_steps"] = sum(branch.steps for branch in branches)
+    compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
+    compared = f"{'val' if on_val else 'training'} losses after {steps:,} steps {compared}"
     if best.factor == 1.0:
-        return _told(action, f"losses after {steps:,} steps {compared}; the learning rate stays", **scores)
+        return _told(action, f"{compared}; the learning rate stays", **scores)
     before = state.updates_kept
     _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
     if given["with_branch"]:
@@ -187,7 +188,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
     state.lr_scale *= best.factor
     scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
     where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
-    text = f"losses after {steps:,} steps {compared}; goes on from {where}, learning rate x {best.factor:.3g}"
+    text = f"{compared}; goes on from {where}, learning rate x {best.factor:.3g}"
     return _told(action, text, **scores)
 
 
