@@ -33,7 +33,7 @@ def _run() -> int:
     # imported here because that takes a while, in which Ctrl-C may come
     import hydra
 
-    from runner.compose import options_first
+    from runner.compose import options_first, with_source_path
     from runner.job import run
     from runner.nodes import conf_directory
     from runner.sweeps.resume import expand_resumed_sweep
@@ -56,7 +56,7 @@ def _run() -> int:
             raise KeyboardInterrupt  # ends a multirun too
 
     try:
-        sys.argv[1:] = expand_resumed_sweep(options_first(sys.argv[1:]))
+        sys.argv[1:] = with_source_path(expand_resumed_sweep(options_first(sys.argv[1:])))
         try:
             job()
         except RunnerError:

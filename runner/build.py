@@ -16,6 +16,7 @@ from runner.build_meters import build_meters
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.build_task import build_task, task_facts
+from runner.checks.watch import silent_detectors
 from runner.config import Config, Resume, Snapshots, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
@@ -163,7 +164,6 @@ def build(config: Config) -> Experiment:
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in declared.others:
         keep_initial(optimizer, hyperparameter)
-    remarks = [*task.remarks, *_continued(checkpoint_source(config.resume), optimizer)]
     watch = Watch(_named(parts, "detectors"), _named(parts, "remedies"))
     plan = replace(plan, snapshots=build_snapshots(config.snapshots, watch.keeps, clock))
     return Experiment(
@@ -174,10 +174,17 @@ def build(config: Config) -> Experiment:
         plan=plan,
         watch=watch,
         declared=declared,
-        remarks=remarks,
-        meters=build_meters(config, watch.needs),
+        remarks=list(_remarks(config, task, optimizer, watch)),
+        meters=build_meters(config, watch.needs, clock),
         initial_weights=initial_weights,
     )
+
+
+def _remarks(config: Config, task: Task, optimizer: Optimizer, watch: Watch) -> Iterator[str]:
+    """Yield what the user should know of the objects that were made."""
+    yield from task.remarks
+    yield from _continued(checkpoint_source(config.resume), optimizer)
+    yield from silent_detectors(config, watch.detectors, splits=task.examples, prior_entropy=task.prior_entropy)
 
 
 def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:

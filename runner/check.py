@@ -20,9 +20,10 @@ from runner.checks.optimizer import check_optimizer
 from runner.checks.remedies import check_remedies
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
+from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
 from runner.checks.watch import check_watched
-from runner.config import Config, Train
+from runner.config import Config, ModeNode, Source, Train
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves
@@ -61,6 +62,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
             if not is_told(found.sections):
                 check_remedies(found, facts.clock)
         if facts is not None and not is_told(found.sections):
+            check_sharpness(found, facts.clock)
             check_watched(found, splits=facts.examples, goals=facts.goals)
     if found.problems:
         raise ConfigError(found.problems)
@@ -90,7 +92,9 @@ def _check_sections(tree: Mapping[str, Any], found: Findings) -> None:
 
 
 def _check_finite(tree: Any, found: Findings, prefix: str = "") -> None:
-    """No number anywhere may be nan or infinite: torch takes such values without a word."""
+    """No number anywhere may be nan or infinite, recorded losses excepted: torch takes such values without a word."""
+    if prefix == "source.values":
+        return
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             _check_finite(value, found, f"{prefix}.{key}" if prefix else str(key))
@@ -126,13 +130,29 @@ def _check_paths(found: Findings) -> None:
     if resume is not None and resume.sweep is not None:
         rule = f"must be given on the command line, got {resume.sweep!r}"
         found.add("resume.sweep", rule, "Set resume.sweep=runs/sweeps/<sweep> there")
-    read = [CONFIG, RECORDS] if mode is not None and mode.rebuilds else [RECORDS]
-    if mode is not None and mode.reads and not (source and all((Path(source) / name).is_file() for name in read)):
-        rule = f"must be a run directory with {' and '.join(read)}, got {shown(source)}"
+    if mode is not None and source is not None:
+        _check_source(mode, source, found)
+
+
+def _check_source(mode: ModeNode, source: Source, found: Findings) -> None:
+    """Whether what the mode reads is named, and nothing else."""
+    path, values = source.path, source.values
+    read = [CONFIG, RECORDS] if mode.rebuilds else [RECORDS]
+    if mode.reads_curve:
+        is_sound = not any(problem.key.startswith("source") for problem in found.problems)
+        if is_sound and bool(path) == (values is not None):
+            rule = "must name a curve" if values is None else "must be left out where source.values are given"
+            fix = "Set source=<file, run directory, MLflow run, or - for standard input> or source.values=[2.5,2.4,2.6]"
+            found.add("source", f"{rule}, got {shown(path)}", fix if values is None else "Leave one of them out")
+        return
+    if mode.reads and not (path and all((Path(path) / name).is_file() for name in read)):
+        rule = f"must be a run directory with {' and '.join(read)}, got {shown(path)}"
         found.add("source", rule, "Set source=runs/<name>/<run>")
-    elif mode is not None and not mode.reads and source is not None:
-        found.add(
-            "source",
-            f"must be null in a mode that reads none, got {source!r}",
-            "Set mode=upload, mode=eval or resume.from",
-        )
+    elif not mode.reads and path is not None:
+        rule = f"must be null in a mode that reads none, got {path!r}"
+        found.add("source", rule, "Set mode=diagnose, mode=upload, mode=eval or resume.from")
+    if values is not None:
+        found.add("source.values", f"must be null in this mode, got {shown(values)}", "Set mode=diagnose")
+    for name, column in source.columns:
+        if column is not None:
+            found.add(f"source.columns.{name}", f"must be null in this mode, got {column!r}", "Set mode=diagnose")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -182,6 +183,24 @@ def options_first(arguments: list[str]) -> list[str]:
     return [*options, *overrides]
 
 
+def with_source_path(arguments: list[str]) -> list[str]:
+    """Return a command line with `source.path=x` for `source=x`, quoted where Hydra would not take it for a text."""
+    return [_source_path(text) if re.match(r"\+{0,2}source(\.path)?=", text) else text for text in arguments]
+
+
+def _source_path(text: str) -> str:
+    key, _, value = text.partition("=")
+    try:
+        override = OverridesParser.create().parse_override(text)
+        given = override.value()
+    except HydraException:
+        given, override = math.nan, None
+    if isinstance(given, Mapping):
+        return text
+    is_number = override is None or (isinstance(given, int | float) and not override.is_sweep_override())
+    return f"{key.removesuffix('.path')}.path={quoted(value) if is_number else value}"
+
+
 def overrides_of(arguments: list[str]) -> list[str]:
     """Return the overrides of a command line, those of Hydra included."""
     return list(get_args_parser().parse_args(arguments).overrides)
@@ -210,7 +229,7 @@ def not_an_override(key: str, value: str) -> Problem:
 
 def quoted(value: str) -> str:
     """Return a text so that Hydra reads it as one value."""
-    if re.fullmatch(r"[\w./+-]*[A-Za-z/][\w./+-]*", value):
+    if re.fullmatch(r"[\w./+-]*[A-Za-z/][\w./+-]*", value) and not re.fullmatch(r"[+-]?\d[\d._]*e\d+", value, re.I):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from runner.config_types import Command, Count, Device, Fraction, Name, NonNegative, Positive, Range, Seed, Uri
+from runner.config_types import Command, Count, Device, Fraction, Loss, Name, NonNegative, Positive, Range, Seed, Uri
 from runner.durations import PositiveDuration
 from runner.nodes import Node
 from runner.scaling import Hyperparameters, Rule, scale
@@ -40,6 +40,7 @@ class ModeNode(Node):
         trains: whether task, plan and device are checked for it.
         makes_run: whether it makes a run directory, of which a multirun makes a summary.
         reads: whether `source` must be a run directory.
+        reads_curve: whether `source` must name a curve, recorded by whatever.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
         schedules_only: whether it makes nothing but schedules, so that only their parts are checked where the page
@@ -49,6 +50,7 @@ class ModeNode(Node):
     trains: bool = False
     makes_run: bool = False
     reads: bool = False
+    reads_curve: bool = False
     rebuilds: bool = False
     schedules_only: bool = False
 
@@ -147,10 +149,19 @@ class Train(Section):
     refresh_batches: Count = 50
 
 
+class SharpnessMeter(Section):
+    """How often the sharpness is measured, and how exactly; null never."""
+
+    every: PositiveDuration | None = None
+    examples: Count = 128
+    iterations: Count = 3
+
+
 class Monitor(Section):
     """What is measured beside loss, learning rate and gradient norm, and how often."""
 
     signals_every: Count = 100
+    sharpness: SharpnessMeter = SharpnessMeter()
 
 
 class Snapshots(Section):
@@ -201,6 +212,29 @@ class Preview(Section):
     directory: Annotated[str, MinLen(1)] | None = None
 
 
+class Columns(Section):
+    """Names of columns, where they are not to be found by themselves."""
+
+    step: Annotated[str, MinLen(1)] | None = None
+    loss: Annotated[str, MinLen(1)] | None = None
+    lr: Annotated[str, MinLen(1)] | None = None
+    grad_norm: Annotated[str, MinLen(1)] | None = None
+    val_loss: Annotated[str, MinLen(1)] | None = None
+
+
+class Source(Section):
+    """What a mode reads: a path, or losses as they are."""
+
+    path: str | None = None
+    values: list[Loss] | None = None
+    columns: Columns = Columns()
+
+
+def source_section(value: Any) -> Any:
+    """Return the section that `source: <path>` on a page, or null, stands for."""
+    return {"path": value} if value is None or isinstance(value, str) else value
+
+
 class Config(Section):
     """The whole configuration, checked."""
 
@@ -224,7 +258,7 @@ class Config(Section):
     seed: Seed
     name: Name | None
     tags: dict[str, str | int | float | bool]
-    source: str | None
+    source: Annotated[Source, BeforeValidator(source_section)]
     quiet: bool
     preview: Preview
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 
 Finite = Field(allow_inf_nan=False)
 Positive = Annotated[float, Strict(), Gt(0), Finite]
@@ -62,6 +63,15 @@ def _is_command(text: str) -> str:
     return text
 
 
+def _as_loss(value: Any) -> Any:
+    """Read a loss as a list on a page spells it: null and "Infinity" are numbers here."""
+    if value is None:
+        return math.nan
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?(nan|inf|infinity)", value, re.I) else value
+
+
+_ANY_NUMBER = WithJsonSchema({"type": "number", "format": "loss"})
+Loss = Annotated[float, Strict(), BeforeValidator(_as_loss), _ANY_NUMBER]
 Device = Annotated[str, AfterValidator(_is_device)]
 Name = Annotated[str, AfterValidator(_is_name)]
 Uri = Annotated[str, AfterValidator(_is_uri)]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from runner.compose import choices_of, compose_leniently, to_tree
-from runner.config import Config
+from runner.config import Config, source_section
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result
@@ -59,7 +59,7 @@ def with_saved(
     """
     key, source = "resume.from", _at(tree, "resume", "from")
     if _at(tree, "mode", "rebuilds") is True:
-        key, source = "source", tree.get("source")
+        key, source = "source", _at({"source": source_section(tree.get("source"))}, "source", "path")
     if not isinstance(source, str) or not source or (saved := saved_tree(Path(source), key=key)) is None:
         return tree, dict(choices)
     earlier = find_result(Path(source))
@@ -106,7 +106,8 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
         saved: the configuration of the run to go on with.
     """
     # a page that is older than a section of today's has what the section says by itself
-    merged, fresh = OmegaConf.create({**tree, **saved}), OmegaConf.create(dict(tree))
+    own = {key: tree[key] for key in ("mode", "resume", "source", "preview") if key in tree}
+    merged, fresh = OmegaConf.create({**tree, **saved, **own}), OmegaConf.create(dict(tree))
     for key in _keys(overrides):
         key = _PACKAGES.get(key, key)
         value = OmegaConf.select(fresh, key, default=_ABSENT)
@@ -117,7 +118,7 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
                 del holder[name]
         else:
             OmegaConf.update(merged, key, value, merge=False, force_add=True)
-    return {**to_tree(merged), **{key: tree[key] for key in ("mode", "resume", "source", "preview") if key in tree}}
+    return to_tree(merged)
 
 
 def continued_choices(choices: Mapping[str, str], overrides: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:

@@ -17,11 +17,14 @@ _OF_SCHEDULES = ("mode", "schedule", "warmup", "schedule_of", "overlays")
 def is_told(sections: Mapping[str, Any]) -> bool:
     """Whether a mode makes only schedules and the page tells all that they need: neither model, data nor torch.
 
-    All parameters are in one group, and the training examples are known or nothing counts in epochs or examples.
+    All parameters are in one group, and the training examples are known or nothing counts in epochs or examples. A mode
+    that reads a curve makes nothing and needs nothing.
 
     Args:
         sections: those of the page that are sound, by name.
     """
+    if _reads_curve(sections):
+        return True
     mode, groups, task, train = (sections.get(name) for name in ("mode", "param_groups", "task", "train"))
     if (
         mode is None
@@ -44,7 +47,7 @@ def nodes_to_bind(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
         yield from nodes(sections)
         return
     yield from nodes_of_schedules(sections)
-    optimizer = sections.get("optimizer")
+    optimizer = None if _reads_curve(sections) else sections.get("optimizer")
     if optimizer is not None and not sections.get("schedule_of", {}).keys() <= written_numbers(optimizer):
         yield "optimizer", optimizer
 
@@ -64,6 +67,11 @@ def members_of(betas: Any, *kinds: type) -> set[str]:
 def nodes_of_schedules(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
     """Yield (dotted key, node) for the mode and every part of the schedules."""
     return nodes({name: section for name, section in sections.items() if name in _OF_SCHEDULES})
+
+
+def _reads_curve(sections: Mapping[str, Any]) -> bool:
+    mode = sections.get("mode")
+    return mode is not None and bool(mode.reads_curve)
 
 
 def _needs_epochs(node: Node) -> bool:

@@ -151,10 +151,12 @@ class RunResult:
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.
+        seconds_measuring: those of them that the sharpness meter took.
         versions: library versions and the machine's device.
         commit: git commit of the working directory, if any.
         seed: the seed.
         mlflow_run_id: id of the MLflow run, when tracking reached one.
+        diagnosis: what its curve shows (`runner.diagnosis.verdict.to_json`); empty before the end.
         signal: number of the signal that it received, in time to be interrupted or not.
     """
 
@@ -180,9 +182,11 @@ class RunResult:
     initial_weights: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    seconds_measuring: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     mlflow_run_id: str | None = None
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
     signal: int | None = None
 
     @property

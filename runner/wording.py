@@ -20,6 +20,7 @@ _FIXES = {
     "schedule.source": "Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms",
     "schedule.cosine_kwargs": "Set schedule.cosine_kwargs=[{decay_steps:100,warmup_steps:10}]",
     "seed": "Set seed=0",
+    "source.path": "Set source=<path>, or source.values=[2.5,2.4,2.6] for losses as they are",
     "warmup.beta2": "Set warmup.beta2=0.999, or choose an optimizer with betas",
 }
 _OF_THE_USER = ("param_groups.rules.", "schedule_of.", "overlays.", "schedule.stages.", "schedule.schedules.")
@@ -122,6 +123,8 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         return f"a list{count}, each item {_in_words(inner)}" if inner else "a list"
     if schema.get("format") == "duration":
         return "a duration such as 500 (steps), 10% or 2ep"
+    if schema.get("format") == "loss":
+        return "a number or nan or inf"
     if schema.get("minLength"):
         return "text that is not empty"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

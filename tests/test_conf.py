@@ -33,7 +33,8 @@ def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
     for file in ("records.jsonl", "config.yaml"):
         (tmp_path / file).touch()
     group, name = option.split("=")
-    needs = [f"source={tmp_path}"] if option in ("mode=upload", "mode=eval") else needs_of([option])
+    reads = option in ("mode=upload", "mode=eval", "mode=diagnose")
+    needs = [f"source={tmp_path}"] if reads else needs_of([option])
     value = f"{group}=[{name}]" if group in LISTS else option
     config = checked(composed(value, "train.duration=30", *needs))
     experiment = build(config)

@@ -151,7 +151,7 @@ def test_multirun_of_a_mode_that_does_not_train_runs_every_job(refuse: Callable[
         (tmp_path / name / "records.jsonl").touch()
     ended = refuse("-m", "tracking=off", "mode=upload", "source=a,b")
     assert ended.code == 1
-    assert "job 2 of 2 (source=b) failed: " in ended.err
+    assert "job 2 of 2 (source.path=b) failed: " in ended.err
     assert ended.err.count("tracking.uri: must be given to upload, got null.") == 2
     assert not (tmp_path / "runs").exists()
 

@@ -23,7 +23,8 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
-from runner.errors import TrackingError
+from runner.errors import ConfigError, TrackingError
+from runner.readers.read import read_curve
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.address import absolute, shown
 from runner.tracking.follower import URI_VARIABLE, Follower, start_follower, upload
@@ -224,6 +225,33 @@ def test_artifacts_and_dataset_are_there(database: str, sent: tuple[Path, str]) 
     assert run.inputs is not None
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "0123456789abcdef")
+
+
+def test_run_of_mlflow_is_read_as_a_curve(database: str, sent: tuple[Path, str]) -> None:
+    for spelling in (sent[1], f"runs:/{sent[1]}", f"mlflow:{sent[1]}"):
+        reading = read_curve(spelling, {}, uri=database)
+        curve = reading.curve
+        assert (reading.name, reading.rows, len(curve.losses)) == ("adamw lr=0.1 cosine w100", 22, 22)
+        assert (curve.losses[9], curve.evals) == (1 / 10, [(20, 0.25)])
+        assert math.isnan(curve.losses[1])
+        assert list(curve.lrs or ()) == [0.1] * 22
+        assert reading.columns["grad_norm"] == "train/grad_norm"
+        assert (curve.known.family, curve.known.lr, curve.known.clip_norm) == ("adaptive", 0.1, math.inf)
+
+
+def test_run_of_mlflow_without_a_loss_lists_its_metrics(database: str, sent: tuple[Path, str]) -> None:
+    client = MlflowClient(tracking_uri=database)
+    run_id = client.create_run("0", run_name="no loss").info.run_id
+    for name in ("accuracy", "speed"):
+        client.log_metric(run_id, name, 1.0)
+    with pytest.raises(ConfigError, match=r"as no name says it, got run no loss with 'accuracy', 'speed'\. Set source"):
+        read_curve(run_id, {}, uri=database)
+    with pytest.raises(ConfigError, match=f"source: must be a run that sqlite.* has, got '{'0' * 32}'"):
+        read_curve("0" * 32, {}, uri=database)
+    with pytest.raises(
+        ConfigError, match=r"source: must be a run of a server that answers, but tracking\.uri: must be"
+    ):
+        read_curve(f"http://127.0.0.1:{closed_port()}/#/experiments/1/runs/{run_id}", {}, uri=database)
 
 
 def test_sending_twice_leaves_one_point_a_step(database: str, tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ SAFE: Mapping[str, Any] = {
     "seed": 0,
     "resume": {"from": None, "sweep": None, "checkpoint": "last"},
     "preview": {"schedules": [], "directory": None},
-    "monitor": {"signals_every": 100},
+    "source": {
+        "path": None,
+        "values": None,
+        "columns": {"step": None, "loss": None, "lr": None, "grad_norm": None, "val_loss": None},
+    },
+    "monitor": {"signals_every": 100, "sharpness": {"every": None, "examples": 128, "iterations": 3}},
     "train": {
         "duration": 1,
         "batch_size": 1,

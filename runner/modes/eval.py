@@ -42,7 +42,7 @@ def run(
     Raises:
         ConfigError: no such split or checkpoint, or one of another model.
     """
-    directory = Path(str(config.source))
+    directory = Path(str(config.source.path))
     task = build_task(config.task, batch_size=config.train.batch_size, seed=config.seed)
     path = _found(directory, checkpoint, task, split)
     started = time.monotonic()
@@ -76,7 +76,7 @@ def run(
             "seconds": seconds,
         },
     )
-    print(config.source, flush=True)
+    print(config.source.path, flush=True)
 
 
 def _found(directory: Path, checkpoint: str, task: Task, split: str) -> Path:

@@ -6,7 +6,6 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -18,7 +17,7 @@ from runner.errors import ConfigError, Problem, RunnerError
 from runner.rates import Plan, Rate, joined_steps, peak, plan_of, plotted_steps, rate_table, sampled, shown_steps
 from runner.report.schedule_figure import MOST_IN_ONE, Curves, rate_range, schedule_figure
 from runner.report.terminal_plot import MOST_LINES, terminal_plot
-from runner.tracking.directory import new_run_directory, write_whole
+from runner.tracking.directory import output_directory, write_whole
 from runner.tracking.tables import print_table
 from runner.variants import with_schedules
 
@@ -72,7 +71,7 @@ def show(pages: Mapping[str, Config], *, experiment: str, directory: str | None)
         RunnerError: the files cannot be written.
     """
     steps, shown = _look_at(pages)
-    place = _directory(experiment, directory)
+    place = output_directory(directory, key="preview.directory", experiment=f"{experiment}/previews")
     names = ", ".join(shown) if len(shown) <= MOST_IN_ONE else f"{len(shown)} schedules"
     title, note = f"{experiment}: {names}", _note(pages, shown)
     curves = [_curves(name if len(pages) > 1 else "", one, steps) for name, one in shown.items()]
@@ -239,20 +238,3 @@ def _as_csv(steps: Sequence[int], shown: Mapping[str, _Shown]) -> str:
     writer.writerow(["step", *columns])
     writer.writerows(zip(steps, *columns.values(), strict=True))
     return text.getvalue()
-
-
-def _directory(experiment: str, given: str | None) -> Path:
-    """Make the directory for the files.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    if given is None:
-        return new_run_directory(Path(), f"{experiment}/previews")
-    place = Path(given)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"must be a directory that can be written, got {given!r} ({error.strerror})"
-        raise ConfigError([Problem("preview.directory", rule, "Give another one")]) from None
-    return place

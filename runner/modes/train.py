@@ -6,17 +6,25 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 from runner import lint
-from runner.advice import PROGRAM, Declared, advise
+from runner.bracket import cost, meter_of, upper_bracket
 from runner.build import Experiment, build, checkpoint_source, hardware
+from runner.commands import PROGRAM
 from runner.compose import save_tree
 from runner.config import Config, Invocation
 from runner.continue_run import as_saved_today, same_run, saved_tree
+from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.diagnose import diagnose
+from runner.diagnosis.lines import suggestion_lines
+from runner.diagnosis.verdict import to_json
+from runner.known import known_of_page
 from runner.optim.readout import lr_rules
 from runner.provenance import lr_provenance
 from runner.rates import plan_of_experiment
@@ -25,7 +33,7 @@ from runner.remedies.scale_lr import changes
 from runner.remedies.tally import tally
 from runner.report.figures import curves
 from runner.tracking.address import shown
-from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
+from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, pasteable, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.lock import alone_in
@@ -44,9 +52,12 @@ def run(config: Config, invocation: Invocation) -> RunResult:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
+    bracket = upper_bracket(config, experiment)
     directory, earlier = _directory(config, invocation)
     with alone_in(directory, key="resume.from", what="a run that no other process is writing"):
         result = _first_result(config, invocation, experiment)
+        if bracket is not None:
+            result = replace(result, learning_rate={**result.learning_rate, **bracket.as_dict()})
         if earlier is None:
             save_tree(invocation.tree, directory)
         else:
@@ -59,11 +70,16 @@ def run(config: Config, invocation: Invocation) -> RunResult:
                 continues=earlier is not None,
                 before_save=writer.sync,
             )
-            return _train(config, experiment, checkpoints, result, writer)
+            return _train(config, invocation.tree, experiment, checkpoints, result, writer)
 
 
 def _train(
-    config: Config, experiment: Experiment, checkpoints: Checkpoints, result: RunResult, writer: RecordWriter
+    config: Config,
+    tree: Mapping[str, Any],
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    result: RunResult,
+    writer: RecordWriter,
 ) -> RunResult:
     """Call `fit` with everything that listens to it, and tell the end to everybody."""
     directory = writer.path.parent
@@ -104,14 +120,18 @@ def _train(
             notifier.end(result)
             if follower is not None:
                 follower.finish(config.tracking.wait_seconds)
-            print(_shown(directory), flush=True)
+            print(pasteable(directory), flush=True)
             raise
         result = _final_result(result, state, clock.seconds(), received())
+        if (meter := meter_of(experiment.meters)) is not None:
+            result = replace(result, seconds_measuring=round(meter.seconds, 3))
         terminal.close(steps=result.steps)
         writer.flush()
         write_result(directory, result)
         notifier.end(result)
-        result = _finish(config, result, directory, follower, terminal)
+        spent = cost(experiment.meters, result.seconds)
+        known = _known(tree, result, directory)
+        result = _finish(config, known, result, directory, follower, terminal, spent=spent)
         return replace(result, signal=received())
 
 
@@ -199,14 +219,25 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
 
 
 def _finish(
-    config: Config, result: RunResult, directory: Path, follower: Follower | None, terminal: Terminal
+    config: Config,
+    known: Known,
+    result: RunResult,
+    directory: Path,
+    follower: Follower | None,
+    terminal: Terminal,
+    *,
+    spent: str,
 ) -> RunResult:
-    """Draw the picture, let the follower send the rest, print the verdict."""
-    notes, losses = [], []
+    """Diagnose, draw the picture, let the follower send the rest, print the verdict and what to try."""
+    notes, losses = [spent] if spent else [], []
     try:
         records = list(read_records(directory))
         losses = [record.loss for record in records if isinstance(record, StepRecord)]
-        curves(records, directory / CURVES, title=result.title, verdict=result.verdict)
+        diagnosis = diagnose(Curve.of_records(records, known))
+        result = replace(result, diagnosis=to_json(diagnosis))
+        write_result(directory, result)
+        picture = directory / CURVES
+        curves(records, picture, title=result.title, verdict=result.verdict, stretches=diagnosis.stretches)
     except (OSError, ValueError) as error:
         terminal.warn(f"no picture: {_one_line(error)}")
     if follower is not None:
@@ -218,18 +249,18 @@ def _finish(
         elif follower.is_sending:
             notes.append("still being sent to MLflow in the background")
         else:
-            later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
+            later = shlex.join([*PROGRAM, "mode=upload", f"source={pasteable(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
-    advice = advise(result, losses, declared=_declared(config), directory=_shown(directory))
-    terminal.end(result, [advice, *notes] if advice else notes, losses=losses)
-    print(_shown(directory), flush=True)
+    advice = suggestion_lines(result.diagnosis, result.command) if result.diagnosis else []
+    terminal.end(result, [*advice, *notes], losses=losses)
+    print(pasteable(directory), flush=True)
     return result
 
 
-def _declared(config: Config) -> Declared:
-    stop, d_coef = config.train.early_stop, config.optimizer.d_coef
-    declared = Declared(config.optimizer.lr, config.train.duration, stop.metric, stop.patience)
-    return declared if d_coef is None else declared._replace(lr=d_coef, lr_key="optimizer.d_coef")
+def _known(tree: Mapping[str, Any], result: RunResult, directory: Path) -> Known:
+    """Return what the page and the end tell about a run, for its diagnosis."""
+    known = known_of_page(tree, result, directory=pasteable(directory))
+    return replace(known, go_on=(*known.go_on, "train.max_seconds=null")) if result.is_out_of_time else known
 
 
 def _chose_tracking(result: RunResult) -> bool:
@@ -244,15 +275,9 @@ def _headline(config: Config, result: RunResult, experiment: Experiment) -> str:
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "
         f"{result.versions['device']}"
     )
-    return "\n".join([first, *begin, *result.learning_rate.get("rules", ())])
-
-
-def _shown(directory: Path) -> str:
-    """Return a path as short as it can be pasted here."""
-    try:
-        return str(directory.relative_to(Path.cwd()))
-    except ValueError:
-        return str(directory)
+    bracket = result.learning_rate.get("upper_bracket_in_words")
+    end = [bracket] if bracket is not None else []
+    return "\n".join([first, *begin, *result.learning_rate.get("rules", ()), *end])
 
 
 def _one_line(error: BaseException) -> str:

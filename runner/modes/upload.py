@@ -17,8 +17,8 @@ def run(config: Config, invocation: Invocation) -> None:
         ConfigError: tracking.uri is not given.
         TrackingError: the server cannot be reached.
     """
-    if config.tracking.uri is None or config.source is None:
+    if config.tracking.uri is None or config.source.path is None:
         raise ConfigError([Problem("tracking.uri", "must be given to upload, got null", "Set tracking=mlflow")])
-    run_id = upload(Path(config.source), uri=config.tracking.uri)
+    run_id = upload(Path(config.source.path), uri=config.tracking.uri)
     print(f"sent to {address(config.tracking.uri)}, MLflow run {run_id}")
-    print(config.source)
+    print(config.source.path)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.curves import AxisRange, axis_range, downsample, ema, hugs_zero, number, roughness, spells, ticks
+from runner.curves import axis_range, hugs_zero, number, spells
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
+from runner.report.panels import (
+    FEW,
+    LEFT_INCHES,
+    RIGHT_INCHES,
+    Steps,
+    arrange,
+    draw_curve,
+    draw_line,
+    draw_marks,
+    draw_strays,
+    finish_panel,
+    set_steps,
+)
+from runner.report.stretches import draw_stretches
 from runner.report.style import (
     BLACK,
     BLUE,
@@ -17,7 +30,6 @@ from runner.report.style import (
     GREEN,
     GREY,
     ORANGE,
-    PALE,
     PURPLE,
     RED,
     SKY,
@@ -32,7 +44,8 @@ from runner.report.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+    from runner.diagnosis.verdict import Stretch
 
 _SEVERITIES = {"stop": RED, "warn": ORANGE, "info": SKY}
 _SPLITS = ((GREEN, "o"), (BLACK, "s"), (ORANGE, "^"))
@@ -49,18 +62,13 @@ _ACTIONS = {
 }
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))  # one a detector
 
-_LEFT_INCHES, _RIGHT_INCHES, _RIGHT_AXIS_INCHES = 0.8, 0.2, 0.7
+_RIGHT_AXIS_INCHES = 0.7
 _PANEL_INCHES = (2.7, 1.1, 1.3)
-_POINTS = 6000  # of one line, at most
-_PLACES = 400  # for marks along the step axis
-_FEW = 25  # values or fewer are drawn as points
-_ROUGH = 4.0  # an average is drawn where the curve is rougher
-
-Steps = Sequence[int]
-Floats = Sequence[float]
 
 
-def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -> None:
+def curves(
+    records: Iterable[Record], path: Path, *, title: str, verdict: str, stretches: Sequence[Stretch] = ()
+) -> None:
     """Draw loss, learning rate and gradient norm over the steps, with alarms and actions, as a PNG.
 
     Losses that span more than 1.5 decades get a log axis. Values far out (`robust_limits`) are arrows at the edge of
@@ -72,6 +80,7 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
         path: the PNG to write; it appears whole or not at all.
         title: the run's readable name.
         verdict: how the run ended; at most two lines of it are shown.
+        stretches: steps that a diagnosis rests on, a bar above the loss each.
     Raises:
         OSError: the file cannot be written.
     """
@@ -84,16 +93,16 @@ def curves(records: Iterable[Record], path: Path, *, title: str, verdict: str) -
     accuracy = next((k for r in evals for k, v in r.metrics.items() if "accuracy" in k and math.isfinite(v)), "")
     figure = Figure(figsize=(WIDTH_INCHES, sum(_PANEL_INCHES)), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    right = 1 - (_RIGHT_AXIS_INCHES if accuracy else _RIGHT_INCHES) / WIDTH_INCHES
-    grid = {"left": _LEFT_INCHES / WIDTH_INCHES, "right": right, "height_ratios": _PANEL_INCHES}
+    right = 1 - (_RIGHT_AXIS_INCHES if accuracy else RIGHT_INCHES) / WIDTH_INCHES
+    grid = {"left": LEFT_INCHES / WIDTH_INCHES, "right": right, "height_ratios": _PANEL_INCHES}
     panels: list[Axes] = list(figure.subplots(3, 1, sharex=True, gridspec_kw=grid))
-    _set_x(panels[-1], [r.step for r in history])
+    set_steps(panels[-1], [r.step for r in history])
     _draw_loss(panels[0], steps, evals=evals, accuracy=accuracy)
     _draw_rates(panels[1], steps)
     _draw_norms(panels[2], steps)
-    if events := _draw_events(panels, history):
-        draw_legend(figure.legend, events, inches=WIDTH_INCHES - 2 * _RIGHT_INCHES)
-    _arrange(figure, panels, title=title, verdict=verdict)
+    if events := [*_draw_events(panels, history), *draw_stretches(panels[0], stretches)]:
+        draw_legend(figure.legend, events, inches=WIDTH_INCHES - 2 * RIGHT_INCHES)
+    arrange(figure, panels, _PANEL_INCHES, title=title, verdict=verdict)
     save(figure, path)
 
 
@@ -103,24 +112,24 @@ def _draw_loss(ax: Axes, steps: Sequence[StepRecord], *, evals: Sequence[EvalRec
     splits = {name: [r for r in evals if r.split == name and "loss" in r.metrics] for name in names}
     at, train = [r.step for r in steps], [r.loss for r in steps]
     shown = axis_range([train, *([r.metrics["loss"] for r in found] for found in splits.values())])
-    lines = _draw_curve(ax, at, train, shown=shown, name="train loss")
-    strays = _draw_strays(ax, at, train, shown=shown, color=BLUE, name="")
+    lines = draw_curve(ax, at, train, shown=shown, name="train loss")
+    strays = draw_strays(ax, at, train, shown=shown, color=BLUE, name="")
     for (split, found), (color, marker) in zip(splits.items(), _SPLITS, strict=False):
         at, losses = [r.step for r in found], [r.metrics["loss"] for r in found]
         look: dict[str, Any] = {"marker": marker, "ms": 4.5 if len(found) <= 60 else 0, "lw": 1.4, "zorder": 4}
-        lines += _plot(ax, at, shown.clamp(losses), color=color, label=f"{split} loss", **look)
-        strays += _draw_strays(ax, at, losses, shown=shown, color=color, name=f"{split} loss ")
+        lines += draw_line(ax, at, shown.clamp(losses), color=color, label=f"{split} loss", **look)
+        strays += draw_strays(ax, at, losses, shown=shown, color=color, name=f"{split} loss ")
     finite = [r for r in evals if math.isfinite(r.metrics.get("loss", math.nan))]
     if finite:
         best = next((r for r in reversed(finite) if r.best), min(finite, key=lambda r: r.metrics["loss"]))
         color = dict(zip(splits, _SPLITS, strict=False)).get(best.split, (BLACK, ""))[0]
         label = f"best {best.split} loss {number(best.metrics['loss'], 4)}, step {best.step:,}"
         look = {"marker": "*", "ms": 13, "mec": BLACK, "mew": 0.7, "ls": "none", "zorder": 6}
-        lines += _plot(ax, [best.step], shown.clamp([best.metrics["loss"]]), color=color, label=label, **look)
+        lines += draw_line(ax, [best.step], shown.clamp([best.metrics["loss"]]), color=color, label=label, **look)
     if accuracy:
         lines += _draw_accuracy(ax, evals, name=accuracy)
     empty = "" if finite or any(map(math.isfinite, train)) else "no finite loss"
-    _finish(ax, shown, label="loss", handles=lines + strays, empty=empty)
+    finish_panel(ax, shown, label="loss", handles=lines + strays, empty=empty)
 
 
 def _draw_accuracy(ax: Axes, evals: Sequence[EvalRecord], *, name: str) -> Handles:
@@ -134,7 +143,7 @@ def _draw_accuracy(ax: Axes, evals: Sequence[EvalRecord], *, name: str) -> Handl
     twin.tick_params(labelsize=SMALL, colors=PURPLE)
     set_y(twin, axis_range([[value] for value in (*values, 1.0)], log=False))  # one by one, none of them is far out
     look: dict[str, Any] = {"color": PURPLE, "ls": (0, (4, 1.5)), "lw": 1.1, "marker": ".", "ms": 3}
-    return _plot(twin, [r.step for r in found], values, label=f"{split} {name} (right axis)", **look)
+    return draw_line(twin, [r.step for r in found], values, label=f"{split} {name} (right axis)", **look)
 
 
 def _draw_rates(ax: Axes, steps: Sequence[StepRecord]) -> None:
@@ -146,29 +155,29 @@ def _draw_rates(ax: Axes, steps: Sequence[StepRecord]) -> None:
     shown = axis_range([*rates.values(), *([] if log else [[0.0]])], log=log)
     handles: Handles = []
     for i, (name, rate) in enumerate(rates.items()):
-        look: dict[str, Any] = {"ls": ("-", "--", "-.")[i % 3], "marker": "." if len(rate) <= _FEW else ""}
+        look: dict[str, Any] = {"ls": ("-", "--", "-.")[i % 3], "marker": "." if len(rate) <= FEW else ""}
         look |= {"color": _GROUPS[i % len(_GROUPS)], "lw": 1.5, "label": name}
-        handles += _plot(ax, [r.step for r in steps], shown.clamp(rate), **look)
+        handles += draw_line(ax, [r.step for r in steps], shown.clamp(rate), **look)
     if len(handles) > len(_GROUPS):
         del handles[len(_GROUPS) :]
         handles[-1].set_label(f"{handles[-1].get_label()} … of {len(rates)} groups")
     empty = "" if known else "no learning rate"
     label = "learning rate, d x lr" if any(r.lr_nominal is not None for r in steps) else "learning rate"
-    _finish(ax, shown, label=label, handles=handles if groups else [], empty=empty)
+    finish_panel(ax, shown, label=label, handles=handles if groups else [], empty=empty)
 
 
 def _draw_norms(ax: Axes, steps: Sequence[StepRecord]) -> None:
     """Draw the gradient norm, its average, and where it was clipped."""
     at, norms = [r.step for r in steps], [r.grad_norm for r in steps]
     shown = axis_range([norms], log=True)
-    handles = _draw_curve(ax, at, norms, shown=shown, name="gradient norm") if shown.log else []
-    handles += _draw_strays(ax, at, norms, shown=shown, color=BLUE, name="")
+    handles = draw_curve(ax, at, norms, shown=shown, name="gradient norm") if shown.log else []
+    handles += draw_strays(ax, at, norms, shown=shown, color=BLUE, name="")
     clipped = [r.step for r in steps if r.clipped]
     if clipped:
         label = f"clipped in {number(100 * len(clipped) / sum(r.clipped is not None for r in steps))}% of the steps"
-        handles.append(_mark(ax, clipped, 0.03, marker="|", color=GREY, label=label))
+        handles.append(draw_marks(ax, clipped, 0.03, marker="|", color=GREY, label=label))
     empty = "no gradient norm above 0" if any(map(math.isfinite, norms)) else "no finite gradient norm"
-    _finish(ax, shown, label="gradient norm", handles=handles, empty="" if shown.log else empty)
+    finish_panel(ax, shown, label="gradient norm", handles=handles, empty="" if shown.log else empty)
 
 
 def _draw_events(panels: Sequence[Axes], history: Sequence[Record]) -> Handles:
@@ -184,7 +193,7 @@ def _draw_events(panels: Sequence[Axes], history: Sequence[Record]) -> Handles:
     for nth, ((_, kind, name), at) in enumerate(sorted(found.items())):
         if kind == "action":
             _draw_spells(panels, at, color=BLACK, lw=0.9, ls=":")
-            handles.append(_mark(panels[0], at, 1.0, marker=_ACTIONS.get(name, "D"), color=BLACK))
+            handles.append(draw_marks(panels[0], at, 1.0, marker=_ACTIONS.get(name, "D"), color=BLACK))
         else:
             look: dict[str, Any] = {"color": _SEVERITIES[kind], "ls": _DASHES[nth % len(_DASHES)]}
             handles.append(_draw_spells(panels, at, lw=1.8 if kind == "stop" else 1.2, **look))
@@ -202,94 +211,3 @@ def _draw_spells(panels: Sequence[Axes], steps: Steps, **style: Any) -> Any:
             if last > first:
                 ax.axvspan(first, last, facecolor=style["color"], alpha=0.2, lw=0, zorder=1.6)
     return line
-
-
-def _plot(ax: Axes, steps: Steps, values: Floats, **look: Any) -> Handles:
-    """Draw a line of as many points as can be seen."""
-    return list(ax.plot(*downsample(steps, values, most=_POINTS), **look))
-
-
-def _draw_curve(ax: Axes, steps: Steps, values: Floats, *, shown: AxisRange, name: str) -> Handles:
-    """Draw every value, faintly with the average over it where the values are noisy."""
-    near = [(step, value) for step, value in zip(steps, values, strict=True) if shown.shows(value)]
-    look: dict[str, Any] = {"color": BLUE, "lw": 1.5, "zorder": 3}
-    if not near:
-        return []
-    if roughness([math.log10(value) if shown.log else value for _, value in near]) < _ROUGH:
-        return _plot(ax, steps, shown.clamp(values), marker="." if len(near) <= _FEW else "", label=name, **look)
-    decay = max(0.8, 1 - float(f"{150 / len(near):.1g}"))
-    averages = ema([value for _, value in near], decay=decay)
-    handles = _plot(ax, steps, shown.clamp(values), color=BLUE, lw=0.7, alpha=0.35, label=name, zorder=2)
-    return handles + _plot(ax, [step for step, _ in near], averages, label=f"EMA {decay:.6g}", **look)
-
-
-def _draw_strays(ax: Axes, steps: Steps, values: Floats, *, shown: AxisRange, color: str, name: str) -> Handles:
-    """Mark values outside the panel with arrows at its edge, and non-finite ones with crosses on the x axis."""
-    handles: Handles = []
-    above, below, lost = shown.strays(steps, values)
-    for far, worst, word, marker, height in ((above, max, "up", "^", 0.965), (below, min, "down", "v", 0.035)):
-        if far:
-            label = f"{name}off scale ({len(far):,}), {word} to {number(worst(value for _, value in far))}"
-            handles.append(_mark(ax, [step for step, _ in far], height, marker=marker, color=color, label=label))
-    if lost:
-        label = f"{name}not finite ({len(lost):,})"
-        handles.append(_mark(ax, [step for step, _ in lost], 0.0, marker="x", color=RED, label=label))
-    return handles
-
-
-def _finish(ax: Axes, shown: AxisRange, *, label: str, handles: Handles, empty: str) -> None:
-    """Set the y axis, its label and the legend above the panel; `empty` is written where no curve is."""
-    width_inches = WIDTH_INCHES * ax.get_position().width
-    ax.set_ylabel(label, fontsize=TEXT)
-    ax.yaxis.set_label_coords(-0.6 / width_inches, 0.5)
-    ax.tick_params(labelsize=SMALL)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color=PALE, lw=0.6)
-    set_y(ax, shown)
-    if empty:
-        ax.text(0.5, 0.5, empty, transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=TEXT)
-        ax.set_yticks([])
-    if handles:
-        draw_legend(ax.legend, handles, inches=width_inches)
-
-
-def _set_x(ax: Axes, steps: Steps) -> None:
-    """Set range, ticks and label of the step axis that all panels share."""
-    first, last = min(steps, default=0), max(steps, default=0)
-    room = max(0.5, 0.012 * (last - first))
-    shown = AxisRange(first - room, last + room, log=False)
-    places = [step for step in ticks(shown, most=8) if step == round(step)]
-    ax.set_xlim(shown.low, shown.high)
-    ax.set_xticks(places, labels=[f"{step:,.0f}" for step in places])
-    ax.set_xlabel("optimizer step", fontsize=TEXT)
-
-
-def _arrange(figure: Figure, panels: Sequence[Axes], *, title: str, verdict: str) -> None:
-    """Write title and verdict, stack the panels under their legends, and give the figure the height this takes."""
-    lines = textwrap.wrap(verdict, 105, max_lines=2, placeholder=" …")
-    top = 0.4 + 0.17 * len(lines)
-    places = []
-    for ax, height in zip(panels, _PANEL_INCHES, strict=True):
-        legend = ax.get_legend()
-        top += legend.get_window_extent().height / DPI + 0.12 if legend else 0.14
-        places.append((ax, top, height))
-        top += height
-    total = round(top + 0.48 + sum(legend.get_window_extent().height / DPI + 0.08 for legend in figure.legends), 2)
-    for ax, start, height in places:
-        ax.set_position((ax.get_position().x0, 1 - (start + height) / total, ax.get_position().width, height / total))
-    figure.set_size_inches(WIDTH_INCHES, total)
-    for legend in figure.legends:
-        legend.set_bbox_to_anchor((_RIGHT_INCHES / WIDTH_INCHES, 0.0), transform=figure.transFigure)
-    name = textwrap.wrap(title, 66, max_lines=1, placeholder=" …") or [""]
-    look: dict[str, Any] = {"x": 0.15 / WIDTH_INCHES, "va": "top", "parse_math": False}
-    figure.text(y=1 - 0.12 / total, s=name[0], fontsize=11.5, fontweight="bold", **look)
-    figure.text(y=1 - 0.36 / total, s="\n".join(lines), fontsize=TEXT, color=GREY, **look)
-
-
-def _mark(ax: Axes, steps: Steps, height: float, *, marker: str, color: str, label: str = "") -> Any:
-    """Draw one marker for each place that has any of the steps, at a height of the panel (0 bottom, 1 top)."""
-    width = max(1, (max(steps) - min(steps)) // _PLACES)
-    xs = list({step // width: step for step in steps}.values())
-    look: dict[str, Any] = {"ls": "none", "ms": 5, "mew": {"x": 1.3, "|": 0.7}.get(marker, 0.5), "zorder": 5}
-    look |= {"transform": ax.get_xaxis_transform(), "clip_on": False, "marker": marker, "color": color}
-    return ax.plot(xs, [height] * len(xs), label=label, **look)[0]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 
-from runner.advice import PROGRAM
+from runner.commands import PROGRAM
 from runner.config import Tracking
 from runner.errors import SweepError
 from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status

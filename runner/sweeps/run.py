@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner.advice import PROGRAM
+from runner.commands import PROGRAM
 from runner.compose import overrides_of, page_of, quoted
 from runner.config import Config
 from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words

@@ -10,7 +10,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from runner.errors import RunnerError
+from runner.errors import ConfigError, Problem, RunnerError
 
 ROOT = "runs"
 CONFIG = "config.yaml"  # resolved
@@ -44,6 +44,36 @@ def new_run_directory(root: Path, experiment: str) -> Path:
             f"{path}: cannot be made ({error.strerror}). Run from a directory you may write to."
         ) from None
     return path
+
+
+def output_directory(given: str | None, *, key: str, experiment: str) -> Path:
+    """Make the directory for files that a mode writes: the given one, or a new one under runs/<experiment>.
+
+    Args:
+        given: as the page says it; None for a new one.
+        key: of the page that says it.
+        experiment: folder under runs/.
+    Raises:
+        ConfigError: the given one cannot be made.
+        RunnerError: the new one cannot.
+    """
+    if given is None:
+        return new_run_directory(Path(), experiment)
+    place = Path(given)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        rule = f"must be a directory that can be written, got {given!r} ({error.strerror})"
+        raise ConfigError([Problem(key, rule, "Give another one")]) from None
+    return place
+
+
+def pasteable(path: Path) -> str:
+    """Return a path as short as it can be pasted here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.diagnosis.verdict import first_overrides, in_words
 from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.directory import CONFIG
 
@@ -98,7 +99,7 @@ def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
     if record.prev_update_norm is not None:
         values["train/prev_update_norm"] = record.prev_update_norm
     for name, value in (record.signals or {}).items():
-        values[metric_name("signals", name)] = value
+        values[metric_name("", name) if name.startswith("stability/") else metric_name("signals", name)] = value
     return values
 
 
@@ -133,14 +134,15 @@ def metric_name(prefix: str, name: str) -> str:
 
 
 def params(directory: Path) -> dict[str, str]:
-    """Return config.yaml as dotted keys and short texts; {} when there is none."""
+    """Return config.yaml as dotted keys and short texts, without what other modes read; {} when there is none."""
     import yaml
 
     try:
         tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return {metric_name("", key): _short(value) for key, value in _flat(tree if isinstance(tree, dict) else {}, "")}
+    sections = {key: value for key, value in tree.items() if key != "source"} if isinstance(tree, dict) else {}
+    return {metric_name("", key): _short(value) for key, value in _flat(sections, "")}
 
 
 def lr_params(result: RunResult) -> dict[str, str]:
@@ -166,10 +168,14 @@ def _short(value: Any) -> str:
 
 
 def tags(result: RunResult, lr: float | None) -> dict[str, str]:
-    """Return the tags of a run: its own, verdict, status, origin of the learning rate, and the UI's (colour, note)."""
+    """Return the tags of a run: its own, verdict, status, what its curve shows and what to try, origin of the learning
+    rate, and the UI's (colour, note).
+    """
     found = {**result.tags, "verdict": result.verdict, "status": result.status, "mlflow.note.content": note(result)}
     if "origin" in result.learning_rate:
         found |= _lr_tags(result.learning_rate)
+    if result.diagnosis:
+        found |= {"diagnosis": in_words(result.diagnosis), "try": first_overrides(result.diagnosis)}
     if lr is not None:
         found["mlflow.runColor"] = lr_colour(lr)
     return {metric_name("", key): value[:LONGEST_TAG] for key, value in found.items()}

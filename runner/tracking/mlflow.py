@@ -1,4 +1,4 @@
-"""The only file that imports mlflow: sends one run directory to one server, and finds the newest experiment."""
+"""The only file that imports mlflow: sends one run directory to one server, finds experiments, reads runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import gc
 import getpass
 import json
+import math
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.errors import TrackingError
 from runner.records import RunResult, spell_non_finite
@@ -240,3 +242,52 @@ def _run_id(state: State) -> str:
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+class TrackedRun(NamedTuple):
+    """A run that is read: its name, its params, and the names of its metrics."""
+
+    name: str
+    params: dict[str, str]
+    metrics: list[str]
+
+
+def find_run(uri: str, run_id: str) -> TrackedRun | None:
+    """Return a run, None when there is no such run.
+
+    Raises:
+        TrackingError: the server cannot be reached.
+    """
+    uri = absolute(uri)
+    if uri.startswith("sqlite") and not database_path(uri).exists():
+        return None
+    set_environment()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = MlflowClient(tracking_uri=uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise TrackingError(unreachable(uri, error)) from None
+    except Exception as error:
+        raise TrackingError(unreachable(uri, error)) from None
+    return TrackedRun(str(run.info.run_name or ""), dict(run.data.params), list(run.data.metrics))
+
+
+def metric_history(uri: str, run_id: str, key: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of a metric in the order in which they were logged; MLflow's largest number is inf.
+
+    Raises:
+        TrackingError: the server cannot be reached.
+    """
+    from mlflow import MlflowClient
+
+    try:
+        points = MlflowClient(tracking_uri=absolute(uri)).get_metric_history(run_id, key)
+    except Exception as error:
+        raise TrackingError(unreachable(uri, error)) from None
+    points = sorted(points, key=lambda point: point.timestamp)
+    values = [math.copysign(math.inf, p.value) if abs(p.value) >= sys.float_info.max else p.value for p in points]
+    return [float(point.step) for point in points], values

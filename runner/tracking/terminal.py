@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.curves import sparkline
+from runner.diagnosis.verdict import IN_WORDS, in_words
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.pace import Pace
 from runner.tracking.tables import clock, rounded
@@ -25,6 +26,7 @@ SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BEFORE_FIRST_LINE = 1.0
 SECONDS_BETWEEN_LIKE_ALARMS = 1.0
 _BAR_CELLS = 40
+_WORTH_NAMING = 0.1  # confidence of an alternative
 _SPARKLINE_CELLS = 32
 _COLOURS = {"finished": "green", "diverged": "red", "interrupted": "yellow"}
 
@@ -237,6 +239,11 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
     if losses:
         line = sparkline(losses, width=_SPARKLINE_CELLS, symbols=symbols)
         rows.append(("loss", f"{line} {rounded(losses[0])} to {rounded(losses[-1])}"))
+    if result.diagnosis:
+        rows.append(("looks", in_words(result.diagnosis)))
+        others = [(IN_WORDS[a["cause"]], a["confidence"]) for a in result.diagnosis["alternatives"]]
+        named = [f"{words} ({share:.0%})" for words, share in others if share >= _WORTH_NAMING]
+        rows += [("or", ", ".join(named))] if named and result.diagnosis["cause"] != "healthy" else []
     if result.alarms:
         rows.append(("alarms", f"{result.alarms:,}"))
     if "lr_scale" in result.learning_rate:

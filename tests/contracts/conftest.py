@@ -21,6 +21,8 @@ NEEDS = {
     "schedule=refined": [f"++schedule.source={ROOT / 'tests' / 'recorded_run'}"],
     "schedule=lambda": ["++schedule.function._target_=tests.own_parts.halving"],
     "param_groups=muon": ["optimizer=muon"],
+    "detector=[edge]": ["monitor.sharpness.every=100"],
+    "detector=edge": ["monitor.sharpness.every=100"],
     "warmup=untuned": ["optimizer=adamw"],
     "warmup=untuned_exponential": ["optimizer=adamw"],
     "remedy=probe": ["remedies.probe.stretch=10"],

@@ -1,0 +1,48 @@
+"""From a curve to a verdict: the one entrance."""
+
+from __future__ import annotations
+
+from runner.diagnosis.confidence import confidence
+from runner.diagnosis.curve import Curve
+from runner.diagnosis.features import read_features
+from runner.diagnosis.rules import rank
+from runner.diagnosis.settle import settle
+from runner.diagnosis.suggest import suggestions
+from runner.diagnosis.verdict import Diagnosis, Stretch
+
+_LEAST = 0.15  # score of an alternative worth naming
+
+
+def diagnose(curve: Curve) -> Diagnosis:
+    """Say what a curve shows, with a confidence, what it rests on, and what to try.
+
+    Never raises on any numbers. A curve without a finite loss has no update to blame.
+    """
+    f = read_features(curve)
+    if f is None:
+        return _without_a_number(curve)
+    best, *others = rank(f)
+    runner_up = others[0].score if others else 0.0
+    count = f.shape.count * f.series.block
+    share = confidence(best.score, runner_up, count=count, is_finite=f.ending is None)
+    named = [finding for finding in others if finding.score >= _LEAST and finding.cause != "cannot_tell"][:3]
+    total = sum(finding.score for finding in others) or 1.0
+    return Diagnosis(
+        cause=best.cause,
+        summary=best.summary,
+        confidence=share,
+        rests_on=best.rests_on,
+        stretches=best.stretches,
+        alternatives=tuple((finding.cause, (1 - share) * finding.score / total) for finding in named),
+        settle=settle(best.cause, f),
+        suggestions=suggestions(best.cause, f),
+    )
+
+
+def _without_a_number(curve: Curve) -> Diagnosis:
+    if not len(curve.losses):
+        return Diagnosis("cannot_tell", "there are no values", 1.0, settle="the losses of at least a few steps")
+    first, last = curve.steps[0], curve.steps[-1]
+    text = f"the loss is {curve.losses[0]} from the first step on: no update was made, so it is not the learning rate"
+    marks = (Stretch(first, last, "no finite loss"),)
+    return Diagnosis("numeric_fault", text, 0.9, (text,), marks, settle="the data and the initial weights")

@@ -1,0 +1,216 @@
+"""Everything that the rules look at, from one pass over a curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.exits import Exit, find_exit
+from runner.diagnosis.series import Ending, Series, read_series
+from runner.diagnosis.shape import Shape, read_shape
+from runner.diagnosis.spikes import Spike, find_spikes, material
+from runner.records import Action, Alarm
+from runner.trends import FEW, median, ratio
+
+LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
+NEAR_PRIOR = 0.05  # of the prior entropy
+_LONG = 16
+_FEW_SPIKES = 3  # more are no single batches
+_RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
+_EXPLODED = 10.0  # times the usual gradient norm
+
+
+@dataclass(frozen=True, slots=True)
+class Norms:
+    """Gradient norms, in multiples of what was usual.
+
+    Attributes:
+        exploded: steps over 10 times the median of the 16 before.
+        before_end: the last norm over the median of the 16 before the last three.
+        late: median of the last fifth over that of the first values after the start.
+        level: median of the last fifth, in its own unit.
+    """
+
+    exploded: list[int]
+    before_end: float
+    late: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates.
+
+    Attributes:
+        peak: highest.
+        end: last over highest.
+        before: highest of the first 60% over the highest: below 1 it rises late.
+        peak_at: where it first reaches its highest, as a share of the curve.
+    """
+
+    peak: float
+    end: float
+    before: float
+    peak_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evals:
+    """Loss on held-out data.
+
+    Attributes:
+        count: finite ones.
+        best: lowest.
+        best_step: its step.
+        last: median of the last three.
+        worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
+        given_back: (last - best) / (first - best), the share of the gain that is lost again.
+        best_at: where the best one was, as a share of the evaluations.
+    """
+
+    count: int
+    best: float
+    best_step: int
+    last: float
+    worse: float
+    given_back: float
+    best_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a curve shows, before anybody says why."""
+
+    series: Series
+    shape: Shape
+    ending: Ending | None
+    way_out: Exit | None
+    spikes: list[Spike]
+    norms: Norms | None
+    rates: Rates | None
+    evals: Evals | None
+    clipped: float | None
+    alarms: Sequence[Alarm]
+    actions: Sequence[Action]
+    known: Known
+
+    @property
+    def rests_at_prior(self) -> bool:
+        """Whether the loss rests where a model rests that has learned only how frequent the targets are."""
+        prior, shape = self.known.prior_entropy, self.shape
+        if self.ending is not None or prior is None or prior <= 0 or shape.count < FEW:
+            return False
+        near = abs(shape.end - prior) <= max(NEAR_PRIOR * prior, 0.02)
+        return near and abs(shape.tail_slope) < max(0.05, 3 * shape.tail_error) and shape.late_fall < 4
+
+    @property
+    def never_learned(self) -> bool:
+        """Whether the loss never was clearly below the prior entropy."""
+        prior, shape = self.known.prior_entropy, self.shape
+        if self.ending is not None or prior is None or prior <= 0 or shape.count < FEW:
+            return False
+        return shape.long_low > prior - LEARNED
+
+    @property
+    def rises_late(self) -> bool:
+        """Whether the learning rate is highest near the end."""
+        return self.rates is not None and self.rates.before < _RISING and self.rates.peak_at > 0.6
+
+    def step(self, place: int) -> int:
+        """Return the step of a block."""
+        return self.series.steps[min(max(place, 0), len(self.series) - 1)]
+
+    def share(self, place: int) -> float:
+        """Return where a block is, as a share of the run: planned where that is known, else recorded."""
+        first, last = self.series.steps[0], self.series.steps[-1]
+        total = max(last - first, (self.known.total_steps or 0) - 1 - first, 1)
+        return (self.step(place) - first) / total
+
+
+def read_features(curve: Curve) -> Features | None:
+    """Return what a curve shows; None when no loss is finite."""
+    series, ending = read_series(curve)
+    if not len(series):
+        return None
+    spikes = find_spikes(series)
+    shape = read_shape(series, spikes)
+    return Features(
+        series=series,
+        shape=shape,
+        ending=ending,
+        way_out=find_exit(series, shape),
+        spikes=spikes,
+        norms=_norms(series),
+        rates=_rates(series),
+        evals=_evals(curve),
+        clipped=math.fsum(series.clipped) / len(series) if series.clipped else None,
+        alarms=curve.alarms,
+        actions=curve.actions,
+        known=curve.known,
+    )
+
+
+def before_bad_batch(f: Features) -> Features | None:
+    """Return what a curve shows up to its first jump that nothing led to; None where there is no such jump."""
+    sudden = material(f.spikes)
+    places = [spike.place for spike in sudden if spike.was_unannounced and not spike.is_gradual]
+    if not places or min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
+        return None
+    series = f.series.until(min(places))
+    spikes = [spike for spike in f.spikes if spike.end <= min(places)]
+    shape = read_shape(series, spikes)
+    return replace(f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, alarms=())
+
+
+def _norms(series: Series) -> Norms | None:
+    norms, highs = series.norms, series.high_norms
+    if not norms or highs is None or not any(norms):
+        return None
+    exploded = []
+    for i in range(6, len(norms)):
+        usual = median(norms[max(0, i - _LONG) : i])
+        if highs[i] > _EXPLODED * usual > 0:
+            exploded.append(i)
+    before = median(norms[-_LONG - 3 : -3])
+    fifth = max(len(norms) // 5, 1)
+    early, late = median(norms[: max(fifth // 2, 1)]), median(norms[-fifth:])
+    return Norms(
+        exploded=exploded,
+        before_end=ratio(highs[-1], before) if before > 0 else 1.0,
+        late=ratio(late, early) if early > 0 else 1.0,
+        level=late,
+    )
+
+
+def _rates(series: Series) -> Rates | None:
+    lrs = series.lrs
+    if not lrs or not max(lrs) > 0:
+        return None
+    peak = max(lrs)
+    return Rates(
+        peak=peak,
+        end=lrs[-1] / peak,
+        before=max(lrs[: max(int(0.6 * len(lrs)), 1)]) / peak,
+        peak_at=next(i for i, lr in enumerate(lrs) if lr >= 0.999 * peak) / max(len(lrs) - 1, 1),
+    )
+
+
+def _evals(curve: Curve) -> Evals | None:
+    finite = [(step, loss) for step, loss in curve.evals if math.isfinite(loss)]
+    if len(finite) < 3:
+        return None
+    losses = [loss for _, loss in finite]
+    smooth = [median(losses[max(0, i - 1) : i + 2]) for i in range(len(losses))]
+    place = min(range(len(smooth)), key=smooth.__getitem__)
+    best, last = smooth[place], median(losses[-3:])
+    return Evals(
+        count=len(losses),
+        best=best,
+        best_step=finite[place][0],
+        last=last,
+        worse=ratio(last - best, abs(best)),
+        given_back=ratio(last - best, losses[0] - best),
+        best_at=place / (len(losses) - 1),
+    )

@@ -1,0 +1,274 @@
+"""Causes that are the learning rate: too high, too high at the start or the end, too low."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from runner.curves import number
+from runner.diagnosis.features import before_bad_batch
+from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
+from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
+from runner.diagnosis.verdict import Stretch
+from runner.trends import FEW, ratio
+
+if TYPE_CHECKING:
+    from runner.diagnosis.features import Features
+
+Evidence = tuple[float, str, Stretch]
+
+EARLY = 0.2  # of the run
+_WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
+_LONG = 60  # values: a run of unknown length that breaks before that may have broken early
+_FLAT_FALL = 0.06
+_RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
+_LOST = 0.1  # of the gain in held-out loss
+
+
+def lr_too_high(f: Features) -> Finding | None:
+    """Rises for good, or comes to rest high after a wild stretch, or never settles."""
+    if f.ending is not None:
+        return _runs_away(f)
+    shape, seen = f.shape, _evidence(f)
+    if not seen:
+        return None
+    score = seen[0][0] + 0.06 * (len(seen) - 1)
+    if f.rises_late:
+        score -= 0.35
+    before = before_bad_batch(f)
+    if before is not None and not _evidence(before):
+        score -= 0.5  # all of it comes after the batch
+    if f.never_learned:
+        score -= 0.2  # then it is called stuck
+    if shape.is_noise:
+        score *= 0.4
+    marks = tuple(stretch for _, _, stretch in seen[:1])
+    return Finding("lr_too_high", clamp(score), seen[0][1], tuple(text for _, text, _ in seen), marks)
+
+
+def _evidence(f: Features) -> list[Evidence]:
+    """Return what speaks for a rate that is too high in a curve that ends in a number, the strongest first."""
+    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f), _was_stopped(f)]
+    return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
+
+
+def unstable_early(f: Features) -> Finding | None:
+    """A rise far above the first loss within the first fifth, and a fall after it."""
+    shape, way_out = f.shape, f.way_out
+    adaptive = f.known.family == "adaptive"
+    no_warmup = f.known.warmup_steps == 0
+    bonus = 0.12 * adaptive + 0.08 * no_warmup
+    if f.ending is not None:
+        if way_out is None or f.share(way_out.place) > EARLY or f.known.total_steps is None:
+            return None
+        text = f"the loss leaves at step {f.step(way_out.place):,}, in the first fifth of the planned steps"
+        return Finding("unstable_early", 0.25 + bonus, text, (text,))
+    if shape.over_first < 0.1 or shape.over_first_at > EARLY or shape.last_above > 2 * EARLY or shape.fall < 0.1:
+        return None
+    score = 0.25 + min(shape.above_first / 0.04, 1.0) * 0.35 + bonus - min(shape.wander, 0.3)
+    score -= 0.3 * f.rests_at_prior
+    top, last = shape.first * math.exp(min(shape.over_first, 600.0)), round(shape.last_above * (shape.count - 1))
+    text = (
+        f"the loss goes from {loss_text(shape.first)} up to {loss_text(top)} within the first "
+        f"{share_text(max(shape.over_first_at, 0.01))} of the steps, and then falls to {loss_text(shape.end)}"
+    )
+    above = f"{share_text(shape.above_first)} of the steps are above the first loss, the last one is {f.step(last):,}"
+    warm = "there is no warmup" if no_warmup else None
+    marks = (Stretch(f.step(0), f.step(last), "above the first loss"),)
+    return Finding("unstable_early", clamp(score), text, sentences([text, above, warm]), marks)
+
+
+def lr_too_high_at_end(f: Features) -> Finding | None:
+    """Calm for the first half, wild in the last part, at a learning rate that has not fallen."""
+    shape, way_out = f.shape, f.way_out
+    if f.rates is not None and f.rates.end < 0.3:
+        return None
+    bad_batch = before_bad_batch(f)
+    if f.ending is not None:
+        if way_out is None or f.share(way_out.place) < 0.5:
+            return None
+        if f.known.total_steps is None and (shape.count < _LONG or way_out.base > 0.7 * shape.first):
+            return None  # its end may have been its start
+        at, rise = way_out.place, way_out.rise
+    else:
+        at = max(round(shape.low_at * (shape.count - 1)), round(0.6 * shape.count))
+        at = min(at, shape.count - 1)
+        rise = math.log(max(shape.end, 1e-300) / max(shape.low, 1e-300)) if shape.low > 0 else 0.0
+        is_late = shape.late_wander >= _WANDER and shape.wander - shape.late_wander < _WANDER
+        if not is_late and not (shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05):
+            return None
+        at = min(at, _first_late_rise(f))
+    score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
+    score -= 0.4 * (bad_batch is not None)
+    about = None
+    if f.rates is not None and f.series.lrs is not None:
+        now, then = f.series.lrs[at], f.series.lrs[len(f.series.lrs) // 4]
+        if then > 0:
+            times = f"{number(ratio(now, then), 2)} times that of the first quarter"
+            about = f"the learning rate there is {number(now, 3)}, {times}"
+    text = f"the loss is calm until step {f.step(at):,} and then rises"
+    more = f"it ends {factor_text(max(rise, 0.0))} its lowest level" if rise > 0.05 else None
+    marks = (Stretch(f.step(at), f.series.steps[-1], "rises late"),)
+    return Finding("lr_too_high_at_end", score, text, sentences([text, more, about]), marks)
+
+
+def lr_too_low(f: Features) -> Finding | None:
+    """Smooth and slow: as much progress per unit of learning rate at the end as at the start, or none at all."""
+    shape = f.shape
+    if f.ending is not None or shape.count < FEW:
+        return None
+    reach = _reach(f)
+    if reach is not None:
+        text, is_short = reach
+        if is_short and shape.fall < 0.3:
+            return Finding("lr_too_low", 0.9, text, (text, _fell(f)))
+    if shape.over_first > 0.05 or shape.wander > 0.03 or material(f.spikes):
+        return None
+    if shape.moved < 5 or shape.fall <= 0 or math.isnan(shape.half_done):
+        return None
+    even = f"{share_text(clamp(shape.half_done))} of the fall came with the first half of the learning rate spent"
+    if shape.fall < _FLAT_FALL:
+        text = f"the loss fell steadily, but only by {share_text(shape.fall)} of the first loss"
+        return Finding("lr_too_low", 0.72, text, (text, even))
+    steep = shape.tail_slope < -3 * shape.tail_error
+    if shape.half_done > 0.62 or shape.fall > 0.9:
+        return None
+    score = 0.45 + 0.35 * min((0.62 - shape.half_done) / 0.3, 1.0) + 0.08 * steep
+    score -= 0.25 * (shape.fall > 0.85)
+    text = f"the loss falls as fast at the end as at the start, or the run is too short: {even}"
+    return Finding("lr_too_low", clamp(score), text, (text, _fell(f)))
+
+
+def _runs_away(f: Features) -> Finding | None:
+    """A rise that ends in numbers that are none."""
+    ending, way_out, count = f.ending, f.way_out, f.shape.count
+    assert ending is not None
+    end = f"the {ending.what} is {ending.value} at step {ending.step:,}"
+    if way_out is None:
+        score = 0.5 if count < 4 else 0.35 if count < 8 else 0.2
+        if f.norms is not None and f.norms.before_end > WILD_NORM:
+            score += 0.3
+        return Finding("lr_too_high", score, end, (end,))
+    gradual = way_out.steps >= 3 and not way_out.is_jump
+    score = 0.6 + 0.12 * (way_out.rise > math.log(3)) + 0.1 * gradual
+    score += 0.08 * (f.norms is not None and f.norms.before_end > WILD_NORM)
+    from_data = way_out.is_jump and way_out.place >= 8 and way_out.norm_before is not None
+    if from_data and (way_out.norm_before or 0.0) < CALM_NORM:
+        score -= 0.3
+    if f.rises_late and f.share(way_out.place) > 0.5:
+        score -= 0.3
+    first, last = f.step(way_out.place), f.series.steps[-1]
+    text = (
+        f"from {loss_text(way_out.base)} the loss rises {factor_text(way_out.rise)} its size within "
+        f"{times_text(way_out.steps * f.series.block, 'step')}, then {end}"
+    )
+    norms = (
+        f"the gradient norm ends {number(f.norms.before_end, 2)} times above what was usual"
+        if f.norms is not None and f.norms.before_end > CALM_NORM
+        else None
+    )
+    marks = (Stretch(first, last, "rises"), Stretch(ending.step, ending.step, f"{ending.what} {ending.value}"))
+    return Finding("lr_too_high", clamp(score), text, sentences([text, norms]), marks)
+
+
+def _gave_back(f: Features) -> Evidence | None:
+    shape = f.shape
+    if shape.given_back < 0.3 or not shape.first > shape.low:
+        return None
+    depth = (shape.first - shape.low) / (abs(shape.first) or 1.0)
+    if depth < max(0.03, 4 * shape.noise) and shape.over_first < 0.1:
+        return None
+    score = 0.5 + 0.35 * min((shape.given_back - 0.3) / 0.4, 1.0) - 0.2 * (shape.count < FEW)
+    at = round(shape.low_at * (shape.count - 1))
+    text = (
+        f"the loss fell from {loss_text(shape.first)} to {loss_text(shape.low)} around step {f.step(at):,} "
+        f"and is back at {loss_text(shape.end)}"
+    )
+    return score, text, Stretch(f.step(at), f.series.steps[-1], "does not come back down")
+
+
+def _wanders(f: Features) -> Evidence | None:
+    shape = f.shape
+    if shape.wander < _WANDER or shape.count < FEW:
+        return None
+    score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
+    lost = f.evals is not None and f.evals.given_back > _LOST
+    if shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0 and not lost:
+        score *= 0.4
+    score += 0.1 * lost
+    text = f"smoothed, the loss keeps rising again, by {number(shape.wander, 2)} times the first loss in sum"
+    return score, text, Stretch(f.step(0), f.series.steps[-1], "never settles")
+
+
+def _stays_above(f: Features) -> Evidence | None:
+    shape = f.shape
+    level = max(shape.above_first, 1.0 if shape.end > 1.02 * abs(shape.first) + 4 * shape.noise * shape.first else 0.0)
+    stays = shape.over_first > 0.02 and shape.fall < 0.05 and shape.over_first > 4 * shape.log_noise
+    if level < 0.1 and not stays:
+        return None
+    score = 0.55 + 0.25 * min(level / 0.4, 1.0) if level >= 0.1 else 0.6 + 0.2 * min(shape.over_first / 0.3, 1.0)
+    if shape.count < FEW:
+        score -= 0.1
+    what = f"{share_text(shape.above_first)} of the steps are above the first loss, {loss_text(shape.first)}"
+    text = f"{what}; it ends at {loss_text(shape.end)}"
+    return score, text, Stretch(f.step(0), f.step(round(shape.last_above * (shape.count - 1))), "above the first loss")
+
+
+def _was_stopped(f: Features) -> Evidence | None:
+    alarm = next((alarm for alarm in f.alarms if alarm.severity == "stop"), None)
+    if alarm is None:
+        return None
+    text = f"the detector {alarm.detector} says at step {alarm.step:,}: {alarm.message}"
+    return 0.6, text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
+
+
+def _rests_after_a_rise(f: Features) -> Evidence | None:
+    if not f.rests_at_prior or f.shape.over_first < max(0.05, 4 * f.shape.log_noise):
+        return None
+    prior = loss_text(f.known.prior_entropy or 0.0)
+    text = (
+        f"after a rise to {factor_text(f.shape.over_first)} the first loss it rests at {loss_text(f.shape.end)}, "
+        f"where a model that knows only how frequent the targets are has {prior}"
+    )
+    at = round(f.shape.over_first_at * (f.shape.count - 1))
+    return 0.7, text, Stretch(f.step(at), f.series.steps[-1], "at the prior entropy")
+
+
+def _many_spikes(f: Features) -> Evidence | None:
+    found = [spike for spike in material(f.spikes) if spike.came_from_data is not True or spike.z < 12]
+    if len(found) < 3:
+        return None
+    score = 0.4 + 0.06 * min(len(found), 5)
+    text = f"{len(found)} sudden rises of the loss"
+    return score, text, Stretch(f.step(found[0].place), f.step(found[-1].place), "spikes")
+
+
+def _first_late_rise(f: Features) -> int:
+    """Return the first block of the last 40% whose loss is well above the lowest level before it."""
+    losses, shape = f.series.losses, f.shape
+    start = round(0.6 * shape.count)
+    bound = shape.low + max(6 * shape.noise * abs(shape.first), 0.5 * abs(shape.low))
+    return next((i for i in range(start, len(losses)) if losses[i] > bound), len(losses) - 1)
+
+
+def _reach(f: Features) -> tuple[str, bool] | None:
+    """Return how far the steps can have led at most, and whether that is too short to learn anything."""
+    lrs, norms = f.series.lrs, f.series.norms
+    if lrs is None:
+        return None
+    spent = math.fsum(lrs) * f.series.block
+    if f.known.family == "adaptive":
+        text = f"all learning rates add up to {number(spent, 2)}: no weight can have moved further than about that"
+        return text, spent < 0.02
+    if f.known.family is None or norms is None or len(norms) != len(lrs):
+        return None
+    gain = 10.0 if f.known.family == "momentum" else 1.0  # 1 / (1 - momentum) at the usual 0.9
+    squares = (min(abs(lr) * norm * norm, 1e200) for lr, norm in zip(lrs, norms, strict=True))
+    promised = gain * math.fsum(squares) * f.series.block
+    share = promised / (abs(f.shape.first) or 1.0)
+    text = f"to first order all steps together can lower the loss by {number(promised, 2)} at most"
+    return text, share < 0.03
+
+
+def _fell(f: Features) -> str:
+    return f"the loss went from {loss_text(f.shape.first)} to {loss_text(f.shape.end)}"

@@ -1,0 +1,156 @@
+"""The finite part of a curve, reduced to what a diagnosis can look at in milliseconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from runner.trends import median
+
+if TYPE_CHECKING:
+    from runner.diagnosis.curve import Curve
+
+MOST = 2000  # blocks
+_SAMPLE = 32  # values of a long block that its median is taken of, evenly spaced; its maximum is that of all
+_LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
+_COLUMNS = ("steps", "losses", "highs", "logs", "high_logs", "lrs", "norms", "high_norms", "clipped")
+_SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Blocks of consecutive steps up to where the loss stops being finite; blocks of one unless there are many.
+
+    Attributes:
+        block: steps a block.
+        steps: first step of each block.
+        losses: median loss of the block.
+        highs: largest loss of the block.
+        logs: losses on a scale on which factors count: ln loss, or asinh(loss / median |loss|) where some are <= 0.
+        high_logs: highs on that scale.
+        lrs: median learning rate, None when not recorded.
+        norms: median gradient norm; None when not recorded.
+        high_norms: largest gradient norm.
+        clipped: share of clipped steps; None when unknown.
+        holes: non-finite losses that the curve came back from.
+    """
+
+    block: int
+    steps: list[int]
+    losses: list[float]
+    highs: list[float]
+    logs: list[float]
+    high_logs: list[float]
+    lrs: list[float] | None
+    norms: list[float] | None
+    high_norms: list[float] | None
+    clipped: list[float] | None
+    holes: int
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def until(self, place: int) -> Series:
+        """Return the blocks before a place."""
+        cut = {name: getattr(self, name) for name in _COLUMNS}
+        return replace(self, **{name: values[:place] for name, values in cut.items() if values is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where a curve stops being finite for good.
+
+    Attributes:
+        place: values before it.
+        step: its step.
+        what: "loss" or "gradient norm".
+        value: what stands there.
+    """
+
+    place: int
+    step: int
+    what: str
+    value: float
+
+
+def read_series(curve: Curve) -> tuple[Series, Ending | None]:
+    """Return the finite part of a curve, and where it ends when it does not reach the last step."""
+    places: Sequence[int] = range(len(curve.losses))
+    if not math.isfinite(sum(curve.losses)):
+        places = [i for i, loss in enumerate(curve.losses) if math.isfinite(loss)]
+    ending, holes = None, 0
+    if len(places) < len(curve.losses):
+        first = next((i for i, place in enumerate(places) if i != place), len(places))
+        after = len(curve.losses) - first
+        if len(places) - first >= _SPORADIC * after and places[-1] == len(curve.losses) - 1:
+            holes = len(curve.losses) - len(places)
+        else:
+            places = places[:first]
+            ending = Ending(first, curve.steps[first], "loss", curve.losses[first])
+    elif places and curve.grad_norms is not None and not math.isfinite(curve.grad_norms[-1]):
+        ending = Ending(len(places), curve.steps[-1], "gradient norm", curve.grad_norms[-1])
+    return _reduced(curve, places, holes), ending
+
+
+def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
+    size = -(-len(places) // MOST) or 1
+    starts = range(0, len(places), size)
+    losses = _column(curve.losses, places)
+    scale = _scale(losses)
+    lrs, norms = _column(curve.lrs, places), _column(curve.grad_norms, places)
+    clipped = _column(curve.clipped, places)
+    middles, highs = _middles(losses, starts, size)
+    usual, high_norms = _middles(norms, starts, size)
+    return Series(
+        block=size,
+        steps=[curve.steps[places[i]] for i in starts],
+        losses=middles,
+        highs=highs,
+        logs=_logs(middles, scale),
+        high_logs=_logs(highs, scale),
+        lrs=[lrs[min(i + size // 2, len(lrs) - 1)] for i in starts] if lrs else None,
+        norms=usual or None,
+        high_norms=high_norms or None,
+        clipped=[math.fsum(clipped[i : i + size]) / len(clipped[i : i + size]) for i in starts] if clipped else None,
+        holes=holes,
+    )
+
+
+def _column(values: Sequence[float] | None, places: Sequence[int]) -> list[float]:
+    """Return the values at the places; too large ones are cut, nan stands for all that are not finite."""
+    if values is None:
+        return []
+    kept = list(values) if len(places) == len(values) else [values[i] for i in places]
+    if kept and math.isfinite(sum(kept)) and min(kept) >= -_LARGEST and max(kept) <= _LARGEST:
+        return kept
+    return [min(max(value, -_LARGEST), _LARGEST) if math.isfinite(value) else math.nan for value in kept]
+
+
+def _middles(values: list[float], starts: range, size: int) -> tuple[list[float], list[float]]:
+    """Return median and maximum of the finite values of each block; those of the one before where it has none."""
+    if not values:
+        return [], []
+    has_holes = not math.isfinite(sum(values))
+    middles, highs = [0.0], [0.0]
+    for i in starts:
+        block = values[i : i + size]
+        if has_holes:
+            block = [value for value in block if math.isfinite(value)] or [middles[-1]]
+        middles.append(median(block[:: -(-size // _SAMPLE)]) if size > 1 else block[0])
+        highs.append(max(block))
+    return middles[1:], highs[1:]
+
+
+def _scale(losses: list[float]) -> float:
+    """Return 0 for logarithms, else what asinh divides by."""
+    if not losses or min(losses) > 0:
+        return 0.0
+    return max(median([abs(loss) for loss in losses]) or max(abs(loss) for loss in losses), 1e-100)
+
+
+def _logs(losses: list[float], scale: float) -> list[float]:
+    if scale == 0:
+        return [math.log(loss) for loss in losses]
+    return [math.asinh(min(max(loss / scale, -_LARGEST), _LARGEST)) for loss in losses]

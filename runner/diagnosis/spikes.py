@@ -1,0 +1,139 @@
+"""Sudden rises of a loss above what the steps before it lead to expect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from runner.trends import median, noise, ratio, spread
+
+if TYPE_CHECKING:
+    from runner.diagnosis.series import Series
+
+WINDOW = 16  # blocks before it, the value itself excluded
+BACK = 1 / 3  # of the rise: below that it has come back
+_LEAST = 6  # blocks before a value that can be judged
+_Z = 6.0
+_FACTOR = math.log(1.3)
+CALM_NORM = 3.0  # times the usual gradient norm: below that the step before did not lead to it
+QUIET_NORM = 1.7  # below that nothing at all announced it
+WILD_NORM = 10.0  # from here on it did
+_MATERIAL = ((8.0, 0.25), (15.0, 0.08))  # z and share of the fall from the first loss to the lowest, either pair
+_TAIL = 0.98  # quantile of the z of all other values; above 2.5 their tails are heavy
+_RATE_JUMP = 1.5  # of the learning rate: it is no wonder then
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """One sudden rise.
+
+    Attributes:
+        place: block where it begins.
+        peak: block where it is highest.
+        end: first block that is back, the number of blocks when none is.
+        rise: of the peak above what was expected, on the log scale.
+        share: of the peak above what was expected, of the fall from the first loss to the lowest.
+        first_rise: of its first value, on the log scale.
+        z: of its first value, in standard deviations of the noise before, fewer where tails are heavy.
+        norm_before: gradient norm of the step before, times the usual one; None without norms.
+        norm_at: the same at the peak of the norm within it.
+        lr_jumped: whether the learning rate had just risen by half.
+    """
+
+    place: int
+    peak: int
+    end: int
+    rise: float
+    share: float
+    first_rise: float
+    z: float
+    norm_before: float | None
+    norm_at: float | None
+    lr_jumped: bool
+
+    @property
+    def is_gradual(self) -> bool:
+        """Whether it grew step by step, as no single batch does: below four times and a third of the rise at first."""
+        return self.first_rise < min(math.log(4.0), BACK * self.rise)
+
+    @property
+    def was_unannounced(self) -> bool:
+        """Whether nothing at all led to it: usual gradients, the same learning rate."""
+        return not self.lr_jumped and self.norm_before is not None and self.norm_before < QUIET_NORM
+
+    @property
+    def came_from_data(self) -> bool | None:
+        """Whether the step before had a usual gradient, so that the batch made it; None without norms."""
+        if self.lr_jumped:
+            return False
+        return None if self.norm_before is None else self.norm_before < CALM_NORM
+
+
+def material(spikes: Iterable[Spike]) -> list[Spike]:
+    """Return the spikes that stand out of heavy tails."""
+    return [spike for spike in spikes if any(spike.z > z and spike.share > share for z, share in _MATERIAL)]
+
+
+def find_spikes(series: Series) -> list[Spike]:
+    """Return the sudden rises, in order.
+
+    A block is one when the largest loss in it is over 6 standard deviations and 1.3 times above the line through the
+    16 blocks before (itself excluded, the slope of their halves taken off); the noise is the larger of that around
+    this line and half that of the whole curve. It lasts until the loss is back within a third of its rise.
+    """
+    logs, highs = series.logs, series.high_logs
+    least = max(noise(logs) / 2, 0.01)
+    found: list[Spike] = []
+    usual: list[float] = []
+    i = _LEAST
+    while i < len(logs):
+        expected, around = _line(highs[max(0, i - WINDOW) : i])
+        above = highs[i] - expected
+        z = above / max(around, least)
+        if z <= _Z or above <= _FACTOR:
+            usual.append(z)
+            i += 1
+            continue
+        end = next((j for j in range(i + 1, len(logs)) if logs[j] - expected < BACK * above), len(logs))
+        peak = max(range(i, end), key=highs.__getitem__)
+        found.append(_spike(series, i, peak, end, expected=expected, z=z))
+        i = max(end, i + 1) + 1
+    tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
+    heavy = max(tail / 2.5, 1.0)
+    return [replace(spike, z=spike.z / heavy) for spike in found if spike.z / heavy > _Z]
+
+
+def _line(before: list[float]) -> tuple[float, float]:
+    """Return what comes next on the line through the medians of two halves, and the spread around it."""
+    half = len(before) // 2
+    slope = min((median(before[half:]) - median(before[:half])) / (len(before) - half), 0.0)
+    flat = [value - slope * (place - len(before)) for place, value in enumerate(before)]
+    return median(flat), spread(flat)
+
+
+def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, z: float) -> Spike:
+    norms, highs = series.norms, series.high_norms
+    usual = median(norms[max(0, place - WINDOW) : max(place - 1, 1)]) if norms else 0.0
+    base = median(series.losses[max(0, place - WINDOW) : place])
+    fall = max(series.losses[0], *series.losses[:5]) - min(series.losses)
+    return Spike(
+        place=place,
+        peak=peak,
+        end=end,
+        rise=series.high_logs[peak] - expected,
+        share=ratio(series.highs[peak] - base, fall),
+        first_rise=series.high_logs[place] - expected,
+        z=min(z, 1e9),
+        norm_before=ratio(norms[place - 1], usual) if norms and usual > 0 else None,
+        lr_jumped=_lr_jumped(series.lrs, place),
+        norm_at=ratio(max(highs[place : end + 1]), usual) if highs and usual > 0 else None,
+    )
+
+
+def _lr_jumped(lrs: list[float] | None, place: int) -> bool:
+    if not lrs:
+        return False
+    before = max(lrs[max(0, place - WINDOW) : max(place - 2, 1)])
+    return lrs[place] > _RATE_JUMP * before or lrs[max(place - 1, 0)] > _RATE_JUMP * before

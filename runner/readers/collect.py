@@ -1,0 +1,281 @@
+"""Any number of rows becomes a curve of at most `MOST_ROWS` in bounded memory: blocks keep what one would look for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+MOST_ROWS = 200_000
+_HELD_ROWS = 5 * MOST_ROWS
+_GAPS = 0.1  # a loss missing more often than this between others was not logged there
+_FEW_TURNS = 20  # steps that go back more often are in no order
+
+
+class Blocks:
+    """Rows as they come, thinned where there are too many.
+
+    Row numbers are cut into blocks of equal length; each keeps its first and last row, those with the smallest and
+    largest finite value, the first with a value that is not finite, and the largest of every further column. The
+    length doubles where that leaves more than `MOST_ROWS`; so the memory is bounded, and the blocks are equal.
+
+    Args:
+        columns: names; the first is the value.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self.seen = 0
+        self.block = 1
+        self._parts: list[Floats] = []
+        self._held = 0
+
+    def add(self, rows: Floats, columns: Mapping[str, Floats]) -> None:
+        """Take rows: their numbers, rising, and a value of each column."""
+        if len(rows) == 0:
+            return
+        self.seen += len(rows)
+        # a copy: views would keep whole batches alive
+        self._parts.append(np.column_stack([rows, *(columns[name] for name in self.columns)]))
+        self._held += len(rows)
+        if self._held > _HELD_ROWS:
+            self._thin()
+
+    def take(self) -> tuple[Floats, dict[str, Floats]]:
+        """Return the rows that are kept: their numbers, and the columns."""
+        if self.seen > MOST_ROWS:
+            self._thin()
+        if not self._parts:
+            empty = np.empty(0)
+            return empty, dict.fromkeys(self.columns, empty)
+        whole = np.concatenate(self._parts)
+        return whole[:, 0], {name: whole[:, i] for i, name in enumerate(self.columns, start=1)}
+
+    def _thin(self) -> None:
+        """Reduce what came since the last time, and double the blocks until what is left is little enough."""
+        self._reduce()
+        while self._held > MOST_ROWS:
+            self.block *= 2
+            self._reduce()
+
+    def _reduce(self) -> None:
+        whole = np.concatenate(self._parts)
+        blocks = whole[:, 0] // self.block
+        starts = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]])
+        kept = np.zeros(len(whole), dtype=bool)
+        kept[starts] = kept[np.r_[starts[1:], len(whole)] - 1] = True
+        values = whole[:, 1]
+        finite = np.isfinite(values)
+        kept[_where_best(np.where(finite, values, np.inf), starts)] = True
+        for column in range(1, whole.shape[1]):
+            numbers = whole[:, column]
+            kept[_where_best(np.where(np.isfinite(numbers), -numbers, np.inf), starts)] = True
+        kept[_where_best(finite.astype(np.float64), starts)] = True
+        self._parts = [whole[kept]]
+        self._held = int(kept.sum())
+
+
+def _where_best(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of the first smallest value of each stretch."""
+    lengths = np.diff(np.r_[starts, len(values)])
+    hits = np.flatnonzero(values == np.repeat(np.minimum.reduceat(values, starts), lengths))
+    stretch = np.searchsorted(starts, hits, side="right") - 1
+    first: NDArray[np.int64] = hits[np.r_[True, stretch[1:] != stretch[:-1]]]
+    return first
+
+
+@dataclass
+class Columns:
+    """What was read, ready for a curve.
+
+    Attributes:
+        steps: rising.
+        values: "loss" and what else was recorded with it, one a step; nan where a companion is not known.
+        evals: (step, loss) on held-out data.
+        notes: what was done to the rows.
+        rows: number of losses before blocks were made.
+    """
+
+    steps: list[int]
+    values: dict[str, list[float]]
+    evals: list[tuple[int, float]]
+    notes: list[str] = field(default_factory=list)
+    rows: int = 0
+
+
+class Collector:
+    """Takes batches of rows, in order, and makes `Columns` of them.
+
+    A row may lack any of its cells. A row with a loss is one of training; learning rates and gradient norms that
+    stand in rows of their own belong to the losses that follow them.
+
+    Args:
+        companions: further columns, such as "lr".
+        has_steps: whether rows have a "step"; they are counted where not.
+        empty_may_be_nan: whether an empty cell may be how nan was written, as it may in a table.
+    """
+
+    def __init__(self, companions: Sequence[str], *, has_steps: bool, empty_may_be_nan: bool = False) -> None:
+        self._companions = [name for name in companions if name not in ("step", "loss", "val_loss")]
+        self._has_steps = has_steps
+        self._empty_may_be_nan = empty_may_be_nan
+        self._row = 0
+        self._losses = Blocks(["loss", "step", *self._companions])
+        self._beside = {name: Blocks([name, "step"]) for name in self._companions}
+        self._evals = Blocks(["val_loss", "step"])
+        self._empty = Blocks(["step", "step"])
+        self._turns = self._repeats = 0
+        self._last_step = -np.inf
+        self._fractional = False
+
+    def add(self, batch: Mapping[str, Floats], empty: Bools) -> None:
+        """Take a batch.
+
+        Args:
+            batch: column -> values, nan where a cell is empty; "loss" is there.
+            empty: where the cell of the loss is empty, which is not the same as nan.
+        """
+        loss = batch["loss"]
+        rows = np.arange(self._row, self._row + len(loss), dtype=np.float64)
+        self._row += len(loss)
+        steps = batch["step"] if self._has_steps else rows
+        if self._has_steps:
+            steps = self._filled(steps)
+        val_loss = batch.get("val_loss")
+        has_eval = ~np.isnan(val_loss) if val_loss is not None else np.zeros(len(loss), dtype=bool)
+        train = ~empty
+        self._note_order(steps[train])
+        chosen = {name: batch[name][train] for name in self._companions}
+        self._losses.add(rows[train], {"loss": loss[train], "step": steps[train], **chosen})
+        for name in self._companions:
+            alone = empty & ~np.isnan(batch[name])
+            self._beside[name].add(rows[alone], {name: batch[name][alone], "step": steps[alone]})
+        if val_loss is not None:
+            self._evals.add(rows[has_eval], {"val_loss": val_loss[has_eval], "step": steps[has_eval]})
+        bare = empty & ~has_eval
+        self._empty.add(rows[bare], {"step": steps[bare]})
+
+    def columns(self) -> Columns:
+        """Return what was read, in the order of its steps."""
+        rows, columns = self._losses.take()
+        seen, block = self._losses.seen, self._losses.block
+        rows, columns, notes = self._with_empty(rows, columns)
+        if seen > MOST_ROWS:
+            kept = "first, smallest, largest, last and first non-finite loss"
+            notes.append(f"{seen:,} rows are reduced to {len(rows):,}: blocks of {block:,} rows keep their {kept}")
+        counted = not self._has_steps or self._must_count(notes)
+
+        def steps_of(some: Floats, recorded: Floats) -> Floats:
+            if not counted:
+                return recorded
+            return some if seen > MOST_ROWS else np.searchsorted(rows, some).astype(np.float64)
+
+        steps = steps_of(rows, columns["step"])
+        kept_rows = self._in_order(steps, notes)
+        steps = steps[kept_rows]
+        values = {name: columns[name][kept_rows] for name in ("loss", *self._companions)}
+        for name, beside in self._beside.items():
+            at, found = beside.take()
+            values[name] = _filled_from(values[name], steps, steps_of(at, found["step"]), found[name])
+        at, evals = self._evals.take()
+        points = dict(zip(steps_of(at, evals["step"]).tolist(), evals["val_loss"].tolist(), strict=True))
+        return Columns(
+            [int(step) for step in steps.tolist()],
+            {name: column.tolist() for name, column in values.items()},
+            [(int(step), points[step]) for step in sorted(points)],
+            notes,
+            seen,
+        )
+
+    def _filled(self, steps: Floats) -> Floats:
+        """Return steps where a row without one has that of the row before."""
+        missing = ~np.isfinite(steps)
+        if missing.any():
+            places = np.where(missing, 0, np.arange(1, len(steps) + 1))
+            last = np.maximum.accumulate(places)
+            before = self._last_step if np.isfinite(self._last_step) else 0.0
+            steps = np.where(last > 0, steps[last - 1], before)
+        return steps
+
+    def _note_order(self, steps: Floats) -> None:
+        if len(steps) == 0:
+            return
+        change = np.diff(steps, prepend=self._last_step)
+        self._turns += int((change < 0).sum())
+        self._repeats += int((change == 0).sum())
+        self._fractional = self._fractional or bool((steps != np.floor(steps)).any())
+        self._last_step = float(steps[-1])
+
+    def _with_empty(self, rows: Floats, columns: dict[str, Floats]) -> tuple[Floats, dict[str, Floats], list[str]]:
+        """Return the rows with those whose loss is an empty cell, where that stands for nan and not for a gap.
+
+        It is a gap where learning rates or norms stand in rows of their own, and where it is frequent.
+        """
+        empty_rows, empty = self._empty.take()
+        last = rows[-1] if len(rows) else -1.0
+        between = int((empty_rows < last).sum())
+        beside = [name for name in self._companions if self._beside[name].seen]
+        with_loss = [name for name in beside if not np.isnan(columns[name]).all()]
+        is_gap = len(beside) > len(with_loss) or (not with_loss and between > _GAPS * max(1, len(rows)))
+        if len(empty_rows) == 0 or is_gap or not self._empty_may_be_nan:
+            return rows, columns, []
+        missing = np.full(len(empty_rows), np.nan)
+        added = {name: empty["step"] if name == "step" else missing for name in columns}
+        order = np.argsort(np.r_[rows, empty_rows], kind="stable")
+        joined = {name: np.r_[column, added[name]][order] for name, column in columns.items()}
+        count = self._empty.seen
+        cells = "1 empty cell is" if count == 1 else f"{count:,} empty cells are"
+        return np.r_[rows, empty_rows][order], joined, [f"{cells} read as a loss of nan"]
+
+    def _must_count(self, notes: list[str]) -> bool:
+        """Whether the rows are counted, as what is recorded as steps does not tell them apart."""
+        if self._fractional:
+            notes.append("rows are counted as steps, as the recorded ones are not whole numbers")
+            return True
+        if self._repeats > 0.5 * max(1, self._losses.seen - 1):
+            notes.append("rows are counted as steps, as most of the recorded ones repeat that of the row before")
+            return True
+        return False
+
+    def _in_order(self, steps: Floats, notes: list[str]) -> NDArray[np.int64]:
+        """Return the places of the rows to keep, in the order of their steps."""
+        places = np.arange(len(steps))
+        if len(steps) == 0 or bool((np.diff(steps) > 0).all()):
+            return places
+        turns = np.flatnonzero(np.diff(steps) < 0)
+        is_unique = len(np.unique(steps)) == len(steps)
+        if len(turns) <= _FEW_TURNS and not is_unique:  # a resumed run repeats what came after its checkpoint
+            keep = np.ones(len(steps), dtype=bool)
+            for turn in turns.tolist():
+                keep[: turn + 1] &= steps[: turn + 1] < steps[turn + 1]
+            places = places[keep]
+            for turn in turns[:3].tolist():
+                notes.append(
+                    f"steps go back from {steps[turn]:,.0f} to {steps[turn + 1]:,.0f} as in a resumed run; "
+                    "the later rows are kept"
+                )
+        elif len(turns):
+            places = places[np.argsort(steps, kind="stable")]
+            notes.append("rows are not in the order of their steps; they are sorted")
+        is_last = np.r_[np.diff(steps[places]) > 0, True]
+        if not is_last.all():
+            count = int((~is_last).sum())
+            rows = "1 row has" if count == 1 else f"{count:,} rows have"
+            notes.append(f"{rows} the step of another one; the last of each step is kept")
+        return places[is_last]
+
+
+def _filled_from(values: Floats, steps: Floats, at: Floats, recorded: Floats) -> Floats:
+    """Return a companion of the losses, its gaps filled with what was recorded last in rows of its own."""
+    gaps = np.isnan(values)
+    if len(at) == 0 or not gaps.any():
+        return values
+    order = np.argsort(at, kind="stable")
+    last = np.searchsorted(at[order], steps, side="right") - 1
+    found = np.where(last >= 0, recorded[order][np.maximum(last, 0)], np.nan)
+    return np.where(gaps, found, values)

@@ -1,0 +1,54 @@
+"""Bare losses: a list as it is printed or typed, on one line or many."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from runner.readers.collect import Columns
+from runner.readers.problems import refused
+
+_ENOUGH = 5  # lines that do not rise by chance
+_MARKS = re.compile(r"[\s,;\[\](){}]+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+
+def numbers_in(text: str) -> list[str]:
+    """Split a text where a list is split."""
+    return [word for word in _MARKS.split(text) if word]
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is one list of numbers: on one line or on many, but no table whose first column is steps."""
+    stripped = text.strip()
+    words = numbers_in(stripped)
+    lines = [line for line in stripped.splitlines() if line.strip()]
+    if not words or not all(_NUMBER.fullmatch(word) for word in words):
+        return False
+    rows = [numbers_in(line) for line in lines]
+    if len(rows) == 1 or stripped[0] in "[(" or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
+        return True
+    first = [float(row[0]) for row in rows]
+    rises = all(a < b for a, b in pairwise(first))
+    return not (rises and (len(rows) >= _ENOUGH or all(value.is_integer() for value in first)))
+
+
+def of_values(values: list[float]) -> Columns:
+    """Return the columns of bare losses."""
+    return Columns(list(range(len(values))), {"loss": values}, [], [], len(values))
+
+
+def read_plain(text: str) -> Columns:
+    """Read a list of numbers.
+
+    Raises:
+        ConfigError: there is something else in it.
+    """
+    words = numbers_in(text)
+    wrong = [f"{word[:40]!r} in place {place:,}" for place, word in enumerate(words, 1) if not _NUMBER.fullmatch(word)]
+    if wrong:
+        more = f" and {len(wrong) - 5:,} more" if len(wrong) > 5 else ""
+        raise refused(
+            f"must hold numbers, got {'; '.join(wrong[:5])}{more}", "Write nan for a loss that was not finite"
+        )
+    return of_values([float(word) for word in words])

@@ -1,0 +1,332 @@
+"""From a curve to a cause: hand-made curves for every cause, and what must hold for any numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from runner.diagnosis.confidence import confidence
+from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.diagnose import diagnose
+from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
+from runner.records import Alarm, EvalRecord, StepRecord
+from runner.trends import noise, persistence, spread, trend
+
+NAN, INF = math.nan, math.inf
+CLASSIC = [2.5, 2.4, 2.6, 3.1, 4.2, NAN]
+STEPS = 400
+
+
+def noisy(level: Callable[[float], float], *, sd: float = 0.05, steps: int = STEPS, seed: int = 0) -> list[float]:
+    """Return level(share of the run) times lognormal noise."""
+    rng = random.Random(seed)
+    return [level(step / steps) * math.exp(rng.gauss(0, sd)) for step in range(steps)]
+
+
+def decay(share: float) -> float:
+    return 0.1 + 2.2 * math.exp(-8 * share)
+
+
+def constant(lr: float = 0.1, steps: int = STEPS) -> list[float]:
+    return [lr] * steps
+
+
+def calm_norms(steps: int = STEPS) -> list[float]:
+    return noisy(lambda share: 1.0, sd=0.1, steps=steps, seed=1)
+
+
+def spiked(losses: list[float], place: int, size: float, width: int = 1) -> list[float]:
+    return [*losses[:place], *(loss * size for loss in losses[place : place + width]), *losses[place + width :]]
+
+
+def runs_away(losses: list[float], factor: float = 1.7) -> list[float]:
+    return [*losses, *(losses[-1] * factor**n for n in range(1, 9)), NAN]
+
+
+def diverges() -> Curve:
+    losses = runs_away(noisy(decay, steps=80), 2.5)
+    norms = [*calm_norms(80), *(1.5**n for n in range(1, 10))]
+    return Curve(range(89), losses, constant(1.0, 89), norms, known=Known(family="momentum", total_steps=STEPS))
+
+
+def gives_back() -> Curve:
+    rng = random.Random(3)
+    walk = [2.3 + 0.5 * math.sin(step / 9) * rng.random() for step in range(300)]
+    return Curve.of_losses([*noisy(lambda share: 2.3 - share, steps=100), *walk])
+
+
+def explodes_early() -> Curve:
+    rise = [2.3, 4.0, 9.0, 20.0, 12.0, *(8.0 * 0.93**n for n in range(20))]
+    losses = [*rise, *noisy(lambda share: 0.2 + 2.0 * math.exp(-6 * share), steps=STEPS - len(rise))]
+    return Curve(
+        range(STEPS), losses, constant(), known=Known(family="adaptive", warmup_steps=0, total_steps=STEPS)
+    )  # fmt: skip
+
+
+def rises_late() -> Curve:
+    losses = [*noisy(decay, steps=320), *(0.1 * 1.05**n for n in range(80))]
+    lrs = [0.001 * 1.012**n for n in range(STEPS)]
+    return Curve(range(STEPS), losses, lrs, calm_norms())
+
+
+def crawls() -> Curve:
+    lrs = [1e-5 * (1 - step / STEPS) for step in range(STEPS)]
+    losses = noisy(lambda share: 2.3 - 0.1 * (1 - (1 - share) ** 2), sd=0.003)
+    return Curve(range(STEPS), losses, lrs, calm_norms(), known=Known(family="adaptive", lr=1e-5))
+
+
+def rests_at_prior() -> Curve:
+    losses = [*(2.3 * 1.2**n for n in range(12)), *(2.303 + 10 * 0.8**n for n in range(88))]
+    losses += noisy(lambda share: 2.31, sd=0.004, steps=300)
+    return Curve(range(STEPS), losses, constant(), known=Known(prior_entropy=2.302))
+
+
+def bad_batch() -> Curve:
+    return Curve(range(STEPS), spiked(noisy(decay), 250, 30.0), constant(), calm_norms())
+
+
+def overflows() -> Curve:
+    losses = [*noisy(decay, steps=200), *[NAN] * 5]
+    return Curve(range(205), losses, constant(0.1, 205), calm_norms(205), known=Known(precision="fp16"))
+
+
+def gradient_bursts() -> Curve:
+    losses, norms = noisy(decay), calm_norms()
+    for place in (150, 220, 290):
+        losses = spiked(losses, place, 40.0, width=3)
+        norms[place - 1] = 300.0
+    return Curve(range(STEPS), losses, constant(), norms)
+
+
+def cut_early() -> Curve:
+    losses = [*noisy(lambda share: 2.3 - share, sd=0.01, steps=80), *noisy(lambda share: 1.3, sd=0.01, steps=320)]
+    return Curve(range(STEPS), losses, [*constant(0.1, 80), *constant(1e-4, 320)])
+
+
+def memorises() -> Curve:
+    evals = [(step, 2.3 - step / 100 if step <= 120 else 1.1 + (step - 120) / 250) for step in range(20, 401, 20)]
+    return replace(Curve(range(STEPS), noisy(lambda share: 2.3 * math.exp(-6 * share))), evals=evals)
+
+
+KINDS: dict[Cause, Callable[[], Curve]] = {
+    "healthy": lambda: Curve(range(STEPS), noisy(decay), constant(), calm_norms()),
+    "lr_too_high": diverges,
+    "unstable_early": explodes_early,
+    "lr_too_high_at_end": rises_late,
+    "lr_too_low": crawls,
+    "stuck": rests_at_prior,
+    "batch_spike": bad_batch,
+    "numeric_fault": overflows,
+    "gradient_explosion": gradient_bursts,
+    "plateau": cut_early,
+    "overfitting": memorises,
+    "cannot_tell": lambda: Curve.of_losses(noisy(lambda share: 1.0, sd=0.1)),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_cause_is_named(cause: Cause) -> None:
+    found = diagnose(KINDS[cause]())
+    assert found.cause == cause
+    assert found.confidence > 0.5
+    assert found.summary
+    assert all(first.first <= first.last for first in found.stretches)
+
+
+def test_classic_curve_is_too_high_a_rate_with_a_modest_confidence() -> None:
+    found = diagnose(Curve.of_losses(CLASSIC))
+    assert found.cause == "lr_too_high"
+    assert 0.5 <= found.confidence <= 0.7
+    assert [s.overrides[0].partition("=")[0] for s in found.suggestions] == [
+        "optimizer.lr",
+        "warmup",
+        "train.clip_norm",
+    ]
+    assert "more steps" in found.settle
+    assert "gradient norms" in found.settle
+
+
+def test_known_learning_rate_makes_the_overrides_numbers() -> None:
+    found = diagnose(Curve.of_losses(CLASSIC, Known(lr=0.03, family="momentum")))
+    assert found.suggestions[0].overrides == ("optimizer.lr=0.003",)
+
+
+def test_five_numbers_without_nan_say_less_than_six_with_it() -> None:
+    assert diagnose(Curve.of_losses(CLASSIC[:-1])).confidence <= 0.5
+
+
+def test_falling_back_is_too_high_also_without_a_nan() -> None:
+    assert diagnose(gives_back()).cause == "lr_too_high"
+
+
+def test_loss_that_is_no_number_from_the_start_is_not_the_learning_rate() -> None:
+    found = diagnose(Curve.of_losses([NAN, NAN]))
+    assert found.cause == "numeric_fault"
+    assert "not the learning rate" in found.summary
+    at_once = Curve([0], [2.3], [0.1], [INF])
+    assert diagnose(at_once).cause == "numeric_fault"
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5])
+def test_edge_of_stability_is_healthy(share: float) -> None:
+    rng = random.Random(0)
+    losses = [decay(0.0)]
+    for step in range(1, 600):
+        rises = rng.random() < share
+        losses.append(decay(step / 600) * (1.04 if rises else 0.99))
+    assert sum(b > a for a, b in pairwise(losses)) > 0.15 * len(losses)
+    found = diagnose(Curve.of_losses(losses))
+    assert found.cause == "healthy"
+    assert any("normal" in text for text in found.rests_on)
+
+
+def test_heavy_tails_of_small_batches_are_healthy() -> None:
+    losses = noisy(decay, sd=0.8, steps=1000)
+    assert diagnose(Curve(range(1000), losses, constant(steps=1000), calm_norms(1000))).cause == "healthy"
+
+
+def test_jump_with_the_learning_rate_is_no_bad_batch() -> None:
+    curve = bad_batch()
+    lrs = [*constant(0.1, 250), *constant(1.0, 150)]
+    assert diagnose(replace(curve, lrs=lrs)).cause != "batch_spike"
+
+
+def test_without_gradient_norms_a_spike_is_less_sure_and_says_why() -> None:
+    with_norms, without = diagnose(bad_batch()), diagnose(replace(bad_batch(), grad_norms=None))
+    assert without.cause == "batch_spike"
+    assert without.confidence < with_norms.confidence
+    assert "gradient norms" in without.settle
+
+
+def test_flat_line_at_the_prior_is_stuck_only_where_the_prior_is_known() -> None:
+    flat = noisy(lambda share: 2.303, sd=0.005)
+    assert diagnose(Curve.of_losses(flat)).cause == "cannot_tell"
+    assert diagnose(Curve.of_losses(flat, Known(prior_entropy=2.302))).cause == "stuck"
+
+
+def test_overfitting_never_lowers_the_learning_rate() -> None:
+    found = diagnose(memorises())
+    assert not [override for s in found.suggestions for override in s.overrides if "lr" in override]
+
+
+def test_detector_that_stopped_the_run_is_heard() -> None:
+    alarm = Alarm(60, "divergence", "stop", {}, "smoothed loss 3 has been 5 times its lowest")
+    losses = [*noisy(decay, steps=50), 1.5, 1.6, 1.4, 1.7]
+    curve = Curve.of_losses(losses)
+    heard = diagnose(replace(curve, alarms=[alarm]))
+    assert heard.cause == "lr_too_high"
+    assert any("divergence" in text for text in heard.rests_on)
+
+
+def test_records_become_a_curve() -> None:
+    steps = [
+        StepRecord(
+            step=n, time_ms=n, loss=1.0 / (n + 1), lr=0.1, grad_norm=2.0, examples=n, clipped=n == 1,
+            signals={"sharpness": 3.0} if n == 2 else None,
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    evals = [EvalRecord(2, 0, "val", {"loss": 0.5}), EvalRecord(2, 0, "train", {"loss": 0.4})]
+    curve = Curve.of_records([*steps[:2], *evals, *steps[2:]], Known(lr=0.1))
+    assert list(curve.steps) == [0, 1, 2, 3]
+    assert curve.clipped == [False, True, False, False]
+    assert curve.evals == [(2, 0.5)]
+    assert curve.signals == {"sharpness": [(2, 3.0)]}
+    assert curve.skipped is None
+
+
+def test_columns_of_other_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lrs: must be as many as steps, got 1 and 2\."):
+        Curve([0, 1], [1.0, 2.0], [0.1])
+
+
+def test_long_curve_says_what_its_picture_says() -> None:
+    """Every hundredth part of a run of 200,000 steps: the same cause, at its place."""
+    losses = spiked(noisy(decay, steps=200_000), 150_000, 40.0, width=600)
+    found = diagnose(Curve(range(200_000), losses, constant(steps=200_000), calm_norms(200_000)))
+    assert found.cause == "batch_spike"
+    assert abs(found.stretches[0].first - 150_000) <= 200
+
+
+def test_json_form_is_json() -> None:
+    tree = to_json(diagnose(Curve.of_losses(CLASSIC)))
+    assert json.loads(json.dumps(tree, allow_nan=False)) == tree
+    assert tree["alternatives"] == sorted(tree["alternatives"], key=lambda entry: -entry["confidence"])
+
+
+def test_list_of_values_is_a_multirun_and_brackets_are_not() -> None:
+    assert Suggestion(("optimizer.lr=0.1,0.3",), "").is_multirun
+    assert not Suggestion(("remedy=[heal,stop]", "optimizer.lr=0.1"), "").is_multirun
+
+
+def test_confidence_rises_with_score_and_lead_and_falls_with_few_values() -> None:
+    def of(score: float, runner_up: float = 0.2, count: int = 400) -> float:
+        return confidence(score, runner_up, count=count, is_finite=True)
+
+    assert of(0.4) < of(0.6) < of(0.9)
+    assert of(0.8, 0.7) < of(0.8, 0.1)
+    assert of(0.9, count=5) <= 0.5 < of(0.9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_in_any_order_is_never_surely_too_high(seed: int) -> None:
+    rng = random.Random(seed)
+    draws = (partial(rng.gauss, 2.3, 0.2), partial(rng.lognormvariate, 0, 0.5), partial(rng.expovariate, 1.0))
+    losses = [draws[seed % 3]() for _ in range(rng.choice([20, 60, 200, 700]))]
+    found = diagnose(Curve.of_losses(losses))
+    assert not (found.cause in ("lr_too_high", "unstable_early", "lr_too_high_at_end") and found.confidence > 0.5)
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 10)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(NUMBERS, max_size=80), st.booleans())
+@example([1e308, -1e308, 1e308, 5e-324] * 5, True)
+@example([0.0] * 30, True)
+@example([0.0, 1.1125369292536007e-308, -1.0, 0.0], True)
+@example([-1.0, -2.0, 0.0, 3.0] * 10, False)
+def test_any_numbers_give_a_verdict(losses: Sequence[float], with_columns: bool) -> None:
+    columns = [abs(loss) for loss in losses] if with_columns else None
+    curve = Curve(range(len(losses)), losses, columns, columns, evals=list(enumerate(losses)))
+    found = diagnose(replace(curve, known=Known(prior_entropy=2.3, family="sgd", warmup_steps=0, total_steps=100)))
+    assert found.cause in CAUSES
+    assert 0.0 <= found.confidence <= 1.0
+    assert all(0.0 <= share <= 1.0 for _, share in found.alternatives)
+    assert math.fsum(share for _, share in found.alternatives) <= 1.0 - found.confidence + 1e-9
+    json.dumps(to_json(found), allow_nan=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(CAUSES), st.floats(1e-6, 1e6), st.integers(0, 10**6))
+def test_unit_of_the_loss_and_the_first_step_change_no_cause(cause: Cause, unit: float, first: int) -> None:
+    curve = KINDS[cause]()
+    prior = curve.known.prior_entropy
+    if prior is not None:
+        unit = 1.0  # entropies are in nats
+    shifted = [step + first for step in curve.steps]
+    evals = [(step + first, loss * unit) for step, loss in curve.evals]
+    other = replace(curve, steps=shifted, losses=[loss * unit for loss in curve.losses], evals=evals)
+    assert diagnose(replace(other, known=replace(curve.known, total_steps=None))).cause == diagnose(
+        replace(curve, known=replace(curve.known, total_steps=None))
+    ).cause  # fmt: skip
+
+
+def test_statistics_of_a_line_with_noise() -> None:
+    rng = random.Random(0)
+    values = [3.0 - 0.01 * step + rng.gauss(0, 0.2) for step in range(2000)]
+    slope, error = trend(values)
+    assert abs(slope + 0.01) < 4 * error < 1e-3
+    assert abs(noise(values) - 0.2) < 0.02
+    assert abs(spread([rng.gauss(0, 2.0) for _ in range(2000)]) - 2.0) < 0.2
+    assert persistence(values) > 0.9
+    assert abs(persistence([rng.random() for _ in range(1000)])) < 0.1
