@@ -24,7 +24,7 @@ def adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
 
 
 STRETCH = Stretch(begin=0, steps=4, warmup=2, judged=2)
-COPY: Any = Copy(None, None, None)  # type: ignore[arg-type]
+COPY: Any = Copy(None, None, None, None)  # type: ignore[arg-type]
 LOST = [math.inf]
 
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
 from runner.tasks.protocol import Task
+from runner.train.clipping import Clipping
 from runner.train.plan import TrainPlan
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import autocast, gradients, guard_on_device, to_device, update
@@ -25,6 +26,7 @@ class Copy(NamedTuple):
     model: nn.Module
     optimizer: Optimizer
     scaler: Any
+    clipping: Clipping
 
 
 class Stretch(NamedTuple):
@@ -36,7 +38,6 @@ class Stretch(NamedTuple):
         warmup: steps in which the learning rate rises; after them it falls to 0 on a straight line.
         judged: losses that count: of so many last steps, or of at most so many batches of the val split.
         on_val: whether a branch is judged on the val split.
-        clip_norm: largest gradient norm; None does not clip.
     """
 
     begin: int
@@ -44,7 +45,6 @@ class Stretch(NamedTuple):
     warmup: int
     judged: int
     on_val: bool = False
-    clip_norm: float | None = None
 
     def factor(self, k: int) -> float:
         """Return what the k-th learning rate of the stretch is multiplied with."""
@@ -111,12 +111,12 @@ def _trained(
     copy: Copy, lr_scale: float, task: Task, schedules: Schedules, plan: TrainPlan, stretch: Stretch
 ) -> list[float]:
     """Train a copy in place; return its losses, the last one infinite when it or the gradient was no number."""
-    model, optimizer, scaler = copy
+    model, optimizer, scaler, clipping = copy
     losses: list[float] = []
     for k in range(stretch.steps):
         step = stretch.begin + k
         apply_schedules(optimizer, schedules, step, lr_scale=lr_scale * stretch.factor(k))
-        signals = gradients(task, model, optimizer, plan, scaler, step, clip_norm=stretch.clip_norm)
+        signals = gradients(task, model, optimizer, plan, scaler, step, clipping)
         losses.append(float(signals.total) / signals.weight)
         norm_is_bad = not math.isfinite(signals.grad_norm)
         if not math.isfinite(losses[-1]) or (norm_is_bad and not scaler.is_enabled()):
