@@ -133,7 +133,7 @@ def test_a_clip_holds_from_the_next_step_on(tmp_path: Path) -> None:
     assert clipped[29] is clipped[30] is None
     assert clipped[31] is not None
     assert run.state is not None
-    assert run.state.clip_norm == 1e-3
+    assert run.state.clipping == {"norm": 1e-3}
 
 
 LADDER = Ladder(
