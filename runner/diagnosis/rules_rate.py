@@ -195,6 +195,8 @@ def _wanders(f: Features) -> Evidence | None:
     lost = f.evals is not None and f.evals.given_back > _LOST
     if shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0 and not lost:
         score *= 0.4
+    if shape.rises == 1 and shape.given_back < 0.1:
+        score *= 0.6  # once, and back again
     score += 0.1 * lost
     text = f"smoothed, the loss keeps rising again, by {number(shape.wander, 2)} times the first loss in sum"
     return score, text, Stretch(f.step(0), f.series.steps[-1], "never settles")
