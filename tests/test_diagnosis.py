@@ -220,7 +220,7 @@ def test_overfitting_never_lowers_the_learning_rate() -> None:
 
 def test_detector_that_stopped_the_run_is_heard() -> None:
     alarm = Alarm(60, "divergence", "stop", {}, "smoothed loss 3 has been 5 times its lowest")
-    losses = [*noisy(decay, steps=50), 1.5, 1.6, 1.4, 1.7]
+    losses = [*noisy(decay, steps=50), *(0.1 * 1.2**n for n in range(10))]
     curve = Curve.of_losses(losses)
     heard = diagnose(replace(curve, alarms=[alarm]))
     assert heard.cause == "lr_too_high"

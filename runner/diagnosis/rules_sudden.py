@@ -52,7 +52,7 @@ def batch_spike(f: Features) -> Finding | None:
         return None
     worst = max(found, key=lambda spike: spike.rise)
     known = worst.came_from_data is not None
-    score = 0.45 + 0.15 * worst.was_unannounced
+    score = 0.38 + 0.22 * worst.was_unannounced
     score += 0.2 * min(max(worst.z - 6, 0.0) / 8, 1.0) + 0.1 * known
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
     score -= 0.2 * (f.share(worst.place) < 0.05) + 0.35 * worst.is_gradual
