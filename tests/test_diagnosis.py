@@ -270,7 +270,7 @@ def test_list_of_values_is_a_multirun_and_brackets_are_not() -> None:
 
 def test_confidence_rises_with_score_and_lead_and_falls_with_few_values() -> None:
     def of(score: float, runner_up: float = 0.2, count: int = 400) -> float:
-        return confidence(score, runner_up, count=count, is_finite=True)
+        return confidence(score, runner_up, count=count, is_finite=True, is_bare=False)
 
     assert of(0.4) < of(0.6) < of(0.9)
     assert of(0.8, 0.7) < of(0.8, 0.1)
