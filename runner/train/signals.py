@@ -223,7 +223,8 @@ def _cosine(grads: list[Tensor | None], last: list[Tensor | None]) -> float:
     if not pairs:
         return math.nan
     products = torch.stack([torch.stack([a @ b, a @ a, b @ b]).float() for a, b in pairs]).tolist()
-    along, one_square, other_square = map(sum, zip(*products, strict=True))  # fsum refuses inf beside -inf
+    # not math.fsum, which refuses inf beside -inf: gradients overflow just before a run diverges
+    along, one_square, other_square = (sum(column) for column in zip(*products, strict=True))
     size = math.sqrt(one_square) * math.sqrt(other_square)
     return along / size if 0 < size < math.inf else math.nan
 
