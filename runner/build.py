@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.assemble import make, refusals
-from runner.build_meters import build_meters
+from runner.build_meters import build_meters, unmeasured
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.build_snapshots import build_snapshots
@@ -177,17 +177,17 @@ def build(config: Config) -> Experiment:
         plan=plan,
         watch=watch,
         declared=declared,
-        remarks=list(_remarks(config, task, optimizer, watch)),
+        remarks=list(_remarks(config, task, model, optimizer, watch)),
         meters=build_meters(config, watch.needs, clock),
         clipping=parts["clip"],
         initial_weights=initial_weights,
     )
 
 
-def _remarks(config: Config, task: Task, optimizer: Optimizer, watch: Watch) -> Iterator[str]:
+def _remarks(config: Config, task: Task, model: nn.Module, optimizer: Optimizer, watch: Watch) -> Iterator[str]:
     """Yield what the user should know of the objects that were made."""
-    yield from task.remarks
-    yield from _continued(checkpoint_source(config.resume), optimizer)
+    yield from (*task.remarks, *_continued(checkpoint_source(config.resume), optimizer))
+    yield from unmeasured(watch, task, model, optimizer)
     yield from silent_detectors(config, watch.detectors, splits=task.examples, prior_entropy=task.prior_entropy)
 
 

@@ -31,6 +31,7 @@ DOORS: dict[str, set[str]] = {
         "lanes",
         "range_test",
         "build",
+        "build_meters",
         "build_optimizer",
         "torch_schedule",
         "load",

@@ -66,7 +66,7 @@ class Evals:
         best_step: its step.
         last: median of the last three.
         worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
-        given_back: (last - best) / (first - best), the share of the gain that is lost again.
+        given_back: (last - best) / (first held-out or training loss - best), the share of the gain that is lost again.
         best_at: where the best one was, as a share of the evaluations.
     """
 
@@ -211,6 +211,6 @@ def _evals(curve: Curve) -> Evals | None:
         best_step=finite[place][0],
         last=last,
         worse=ratio(last - best, abs(best)),
-        given_back=ratio(last - best, losses[0] - best),
+        given_back=ratio(last - best, max(losses[0], curve.losses[0]) - best),
         best_at=place / (len(losses) - 1),
     )

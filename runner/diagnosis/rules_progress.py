@@ -52,7 +52,7 @@ def plateau(f: Features) -> Finding | None:
         about = f"the learning rate has been below a tenth of its peak since step {f.step(cut):,}"
         score = 0.85
     else:
-        score = (0.35 + 0.4 * share) if f.rates is not None else 0.3 + 0.2 * share
+        score = (0.25 + 0.35 * share) if f.rates is not None else 0.3 + 0.2 * share
     return Finding("plateau", score, text, sentences([text, about]), (Stretch(f.step(at), f.series.steps[-1], "flat"),))
 
 

@@ -20,7 +20,13 @@ _FACTOR = math.log(1.3)
 CALM_NORM = 3.0  # times the usual gradient norm: below that the step before did not lead to it
 QUIET_NORM = 1.7  # below that nothing at all announced it
 WILD_NORM = 10.0  # from here on it did
-_MATERIAL = ((8.0, 0.25), (15.0, 0.08))  # z and share of the fall from the first loss to the lowest, either pair
+_MATERIAL = (
+    (6.5, 2.5),
+    (8.0, 0.25),
+    (15.0, 0.08),
+)  # z and share of the fall from the first loss to the lowest, any pair
+_FAR = 10.0  # standard deviations
+AT_ONCE = 0.6  # of the rise
 _TAIL = 0.98  # quantile of the z of all other values; above 2.5 their tails are heavy
 _RATE_JUMP = 1.5  # of the learning rate: it is no wonder then
 
@@ -60,8 +66,13 @@ class Spike:
 
     @property
     def was_unannounced(self) -> bool:
-        """Whether nothing at all led to it: usual gradients, the same learning rate."""
-        return not self.lr_jumped and self.norm_before is not None and self.norm_before < QUIET_NORM
+        """Whether nothing at all led to it: usual gradients, the same learning rate.
+
+        Without norms: whether it is far out and most of it comes at once.
+        """
+        if self.norm_before is None:
+            return not self.lr_jumped and self.z > _FAR and self.first_rise > AT_ONCE * self.rise
+        return not self.lr_jumped and self.norm_before < QUIET_NORM
 
     @property
     def came_from_data(self) -> bool | None:
