@@ -47,7 +47,7 @@ LOST = [math.inf]
 )  # fmt: skip
 def test_the_running_rate_stays_unless_it_is_clearly_beaten(judged: Sequence[list[float]], expected: int) -> None:
     branches = [Branch(factor, 4, found, COPY) for factor, found in zip((1.0, 0.3, 0.1), judged, strict=True)]
-    assert winner(branches, sd=2.0) is branches[expected]
+    assert winner(branches, on_val=False, sd=2.0) is branches[expected]
 
 
 def test_a_branch_rises_and_falls_to_zero() -> None:

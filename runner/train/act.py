@@ -177,7 +177,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         empty(copy.optimizer, run.pristine, begun["groups"])
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
-    best = winner(branches, sd=given["sd"])
+    best = winner(branches, on_val=on_val, sd=given["sd"])
     scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
     scores["extra_steps"] = sum(branch.steps for branch in branches)
     compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)

@@ -140,22 +140,24 @@ def _val_losses(model: nn.Module, task: Task, plan: TrainPlan, *, most: int) -> 
     return found
 
 
-def winner(branches: Sequence[Branch], *, sd: float) -> Branch:
+def winner(branches: Sequence[Branch], *, on_val: bool, sd: float) -> Branch:
     """Return the branch to go on with: the first, the running learning rate, unless another is clearly better.
 
-    Better: mean(d) > sd * stdev(d) / sqrt(n), with d the n paired differences of the logarithms of the judged losses,
-    or of these themselves where one is not above 0. Among those that are better the one with the lowest mean loss wins.
+    Better: mean(d) > sd * stdev(d) / sqrt(n), with d the n paired differences of the judged losses; of their logarithms
+    for training losses above 0, which a branch that is too fast throws about. Among those that are better the one with
+    the lowest mean loss wins.
     """
     running, *others = branches
-    better = [branch for branch in others if _beats(branch.judged, running.judged, sd)]
+    judged = [loss for branch in branches for loss in branch.judged]
+    scaled: Callable[[float], float] = float if on_val or min(judged) <= 0 else math.log
+    better = [branch for branch in others if _beats(branch.judged, running.judged, sd, scaled)]
     return min(better, key=lambda branch: branch.score, default=running)
 
 
-def _beats(losses: Sequence[float], held: Sequence[float], sd: float) -> bool:
+def _beats(losses: Sequence[float], held: Sequence[float], sd: float, scaled: Callable[[float], float]) -> bool:
     if not all(map(math.isfinite, losses)):
         return False
     if not all(map(math.isfinite, held)):
         return True
-    scaled: Callable[[float], float] = math.log if min(*losses, *held) > 0 else float
     gains = [scaled(other) - scaled(own) for own, other in zip(losses, held, strict=True)]
-    return fmean(gains) > sd * stdev(gains) / math.sqrt(len(gains))
+    return fmean(gains) > (sd * stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0)
