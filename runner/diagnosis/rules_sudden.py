@@ -112,9 +112,9 @@ def _holes(f: Features) -> Finding | None:
 def _begins_huge(f: Features) -> Finding | None:
     """A first loss and a first gradient so large that the initial weights must be."""
     prior, norms, first = f.known.prior_entropy, f.series.norms, f.shape.first
-    if not norms or f.ending is None or f.ending.step - f.step(0) > _ENOUGH:
+    if not norms or f.ending is None or f.ending.step - f.step(0) > 3 * _ENOUGH:
         return None
-    is_huge = first > 5 * prior and norms[0] > 10 * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
+    is_huge = first > 3 * prior and norms[0] > 4 * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
     if not is_huge:
         return None
     text = f"it begins with a loss of {loss_text(first)} and a gradient norm of {number(norms[0], 2)}"
