@@ -149,10 +149,19 @@ class Train(Section):
     refresh_batches: Count = 50
 
 
+class SharpnessMeter(Section):
+    """How often the sharpness is measured, and how exactly; null never."""
+
+    every: PositiveDuration | None = None
+    examples: Count = 128
+    iterations: Count = 3
+
+
 class Monitor(Section):
     """What is measured beside loss, learning rate and gradient norm, and how often."""
 
     signals_every: Count = 100
+    sharpness: SharpnessMeter = SharpnessMeter()
 
 
 class Snapshots(Section):
@@ -243,6 +252,7 @@ class Config(Section):
     tracking: Tracking
     notify: Notify
     train: Train
+    clip: Node = Node.model_validate({"_target_": "runner.train.clipping.Fixed"})
     monitor: Monitor = Monitor()
     snapshots: Snapshots = Snapshots()
     resume: Resume

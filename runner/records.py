@@ -151,6 +151,7 @@ class RunResult:
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
         seconds: wall time of training, start-up excluded.
+        seconds_measuring: those of them that the sharpness meter took.
         versions: library versions and the machine's device.
         commit: git commit of the working directory, if any.
         seed: the seed.
@@ -181,6 +182,7 @@ class RunResult:
     initial_weights: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    seconds_measuring: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     mlflow_run_id: str | None = None

@@ -20,6 +20,7 @@ _FIXES = {
     "schedule.source": "Set schedule.source=runs/<name>/<run>, a run that has recorded its gradient norms",
     "schedule.cosine_kwargs": "Set schedule.cosine_kwargs=[{decay_steps:100,warmup_steps:10}]",
     "seed": "Set seed=0",
+    "source.path": "Set source=<path>, or source.values=[2.5,2.4,2.6] for losses as they are",
     "warmup.beta2": "Set warmup.beta2=0.999, or choose an optimizer with betas",
 }
 _OF_THE_USER = ("param_groups.rules.", "schedule_of.", "overlays.", "schedule.stages.", "schedule.schedules.")

@@ -85,13 +85,14 @@ class Made:
         watch: Watch | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = momentum,
         source: Path | None = None,
+        lr: float = 0.1,
         **options: Any,
     ) -> None:
         seed_everything(0)
         task = task or Spoilt(SPOILT)
         self.model = task.model()
-        groups = [{"params": list(self.model.parameters()), "name": "all", "initial_lr": 0.1}]
-        self.optimizer = optimizer(groups, lr=0.1)
+        groups = [{"params": list(self.model.parameters()), "name": "all", "initial_lr": lr}]
+        self.optimizer = optimizer(groups, lr=lr)
         self.records: list[Record] = []
         self.state: TrainState | None = None
         with suppress(KilledError):

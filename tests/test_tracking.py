@@ -506,10 +506,17 @@ def test_a_batch_has_at_most_a_thousand_points_and_all_of_them_are_sent(tmp_path
     assert list(batches(directory / "records.jsonl", found[1].after)) == found[2:]
 
 
-def test_an_action_has_no_point_and_changes_nothing() -> None:
+def test_actions_are_a_stair_of_their_own() -> None:
     from runner.records import Action
 
-    assert points(Action(3, "stop", "Stop"), Counters(step=2)) == ([], Counters(step=2))
+    first, counters = points(Action(3, "stop", "Rollback"), Counters(step=3))
+    assert [(point.key, point.value, point.step) for point in first] == [
+        ("instability/actions_total", 0, 2),
+        ("instability/actions_total", 1, 3),
+    ]
+    second, counters = points(Action(4, "stop", "Stop"), counters)
+    assert [(point.value, point.step) for point in second] == [(2, 4)]
+    assert counters == Counters(step=3, actions=2, actions_step=4)
 
 
 def test_a_run_without_config_has_no_params(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ Between two steps of the loop by hand one piece is called once and timed; the me
 
 from __future__ import annotations
 
+import math
+import random
 import statistics
 import tempfile
 import time
@@ -13,11 +15,14 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from job import CLIP_NORM, make
+import yaml
+from job import CLIP_NORM
+from job import make as make_job
 from torch import nn
 
-from runner.detectors.divergence import Divergence
-from runner.detectors.non_finite import NonFinite
+from runner.assemble import make
+from runner.durations import Clock
+from runner.nodes import Node, conf_directory, option_names
 from runner.optim.apply import Schedules, apply_schedules, keep_initial
 from runner.records import StepRecord, to_json
 from runner.remedies.stop import Stop
@@ -32,11 +37,15 @@ from runner.train.step import clip
 from runner.watch import Watch
 
 STEPS, LINES = 600, 500
+DEFAULTS = next(
+    part["detector"] for part in yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
+    if "detector" in part
+)  # fmt: skip
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    job = make("mlp")
+    job = make_job("mlp")
     model, rows = job.model, tuple(tensor[: job.batch_size] for tensor in job.tensors)
     index, numbers = torch.randperm(len(job.tensors[0]))[: job.batch_size], (torch.ones(()), torch.ones(()))
     parameters = list(model.parameters())
@@ -62,7 +71,8 @@ def main() -> None:
             "clip: ours": lambda: clip(grads(), CLIP_NORM),
             "clip: torch.nn.utils.clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(parameters, CLIP_NORM),
             "loss and gradient norm to Python": lambda: [number.item() for number in numbers],
-            "default detectors": _watch(),
+            "detectors: all of the default list": _detectors(*DEFAULTS),
+            **{f"detector: {name}": _detectors(name) for name in option_names("detector")},
             "record: the object": _record,
             "record: kept until lines are written": lambda: writer.write(record),
             "record: a line of JSON, alone": lambda: to_json(record),
@@ -136,10 +146,34 @@ def _order(examples: int, batch_size: int) -> Callable[[], object]:
     return lambda: order.indices(3)
 
 
-def _watch() -> Callable[[], object]:
-    watch = Watch({"non_finite": NonFinite(), "divergence": Divergence()}, {"stop": Stop()})
-    state, record = watch.start(), _record()
-    return lambda: watch.observe(state, record)
+def _detectors(*names: str) -> Callable[[], object]:
+    """Return what showing a record to detectors costs, in the part of a run where most of them are at work.
+
+    The run has 10,000 steps, of which 6,370 to 7,500 are looked at: windows are full by 6,670, and the detectors that
+    judge the late part of a run are taking their sums.
+    """
+    clock, known = Clock(64, 6400, total_steps=10_000, warmup_steps=100), {"prior_entropy": 2.3, "clip_norm": CLIP_NORM}
+    pages = {name: yaml.safe_load((conf_directory() / "detector" / f"{name}.yaml").read_text()) for name in names}
+    parts = {name: make(f"detectors.{name}", Node.model_validate(page), clock, known) for name, page in pages.items()}
+    watch = Watch(parts, {"stop": Stop()})
+    state, shown = watch.start(), iter(_noisy_records(6_370, 300 + STEPS))
+
+    def observe() -> None:
+        nonlocal state
+        state, _ = watch.observe(state, next(shown))
+
+    for _ in range(300):
+        observe()
+    return observe
+
+
+def _noisy_records(first: int, number: int) -> list[StepRecord]:
+    generator = random.Random(0)
+    factors = [(step, generator.lognormvariate(0, 0.3)) for step in range(first, first + number)]
+    return [
+        StepRecord(step, 0, (0.3 + math.exp(-step / 3000)) * noise, 1e-3, noise, 64 * step, clipped=noise > 1.5)
+        for step, noise in factors
+    ]
 
 
 if __name__ == "__main__":

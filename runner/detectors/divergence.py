@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
@@ -12,7 +13,21 @@ from runner.records import Alarm, EvalRecord, StepRecord
 
 
 class State(NamedTuple):
-    """Running average of the loss and how long it has been too high."""
+    """Running average of the loss and how long it has been too high.
+
+    Attributes:
+        steps: losses so far.
+        first: first loss.
+        start: level of the start.
+        average: sum of the weighted losses.
+        weight: sum of their weights.
+        best: lowest average.
+        best_steps: losses that were in it.
+        latest: loss of the step before.
+        jitter: sum of the weighted |ln(loss / loss of the step before)|.
+        blown_up_steps: steps in a row above `factor` times the lowest average.
+        above_start_steps: steps in a row above the start.
+    """
 
     steps: int = 0
     first: float = 0.0
@@ -20,6 +35,9 @@ class State(NamedTuple):
     average: float = 0.0
     weight: float = 0.0
     best: float = float("inf")
+    best_steps: int = 1
+    latest: float = 0.0
+    jitter: float = 0.0
     blown_up_steps: int = 0
     above_start_steps: int = 0
 
@@ -28,9 +46,11 @@ class Divergence:
     """Alarm when the smoothed loss has left the region where the run began.
 
     With s the bias-corrected exponential average of the loss, it is divergence when
-    s > max(factor * lowest s, first loss) for `patience` steps in a row, or
-    s > late_factor * start for `late_patience` steps in a row after step `late_patience`, where start is the first
-    loss or the value of s at that step, whichever is larger (one noisy first batch must not set the level).
+    s > max(factor * lowest s * exp(2 j / sqrt(n)), first loss) for `patience` steps in a row, or
+    s > late_factor * start * exp(j) for `late_patience` steps in a row after step `late_patience`, where start is the
+    first loss or the value of s at that step, whichever is larger (one noisy first batch must not set the level).
+    j is the noise, the average of |ln(loss / loss of the step before)|, and n <= 50 the losses that were in the lowest
+    s: one easy batch at the start is no level to diverge from, and small batches are allowed to swing.
     A rise that comes back sooner (a catapult, the edge of stability) is not divergence.
 
     Args:
@@ -68,35 +88,40 @@ class Divergence:
         """Return the next state, and an alarm of severity "stop" when the loss has diverged."""
         if isinstance(record, EvalRecord) or not abs(record.loss) < float("inf"):
             return state, None
-        average = self.smoothing * state.average + (1 - self.smoothing) * record.loss
-        weight = self.smoothing * state.weight + (1 - self.smoothing)
-        smooth = average / weight
-        first = state.first if state.steps else record.loss
-        best = min(state.best, smooth)
-        blown_up = smooth > max(self.factor * best, first)
-        start = max(first, smooth) if state.steps <= self.late_patience else state.start
-        above_start = smooth > start + (self.late_factor - 1) * abs(start)
+        loss, latest, old = record.loss, state.latest, self.smoothing
+        average, weight = old * state.average + (1 - old) * loss, old * state.weight + (1 - old)
+        change = abs(math.log(loss / latest)) if loss > 0 and latest > 0 else 0.0
+        jitter = old * state.jitter + (1 - old) * change
+        smooth, noise, steps = average / weight, jitter / weight, state.steps + 1
+        first = state.first if state.steps else loss
+        best, best_steps = (smooth, min(steps, 50)) if smooth < state.best else (state.best, state.best_steps)
+        start = state.start if steps > self.late_patience + 1 else max(first, smooth)
+        # cheap before exact: nearly always one comparison decides
+        blown_up = smooth > first and smooth > self.factor * best * math.exp(2 * noise / math.sqrt(best_steps))
+        above_start = smooth > start and smooth - start > (self.late_factor * math.exp(noise) - 1) * abs(start)
         state = State(
-            steps=state.steps + 1,
-            first=first,
-            start=start,
-            average=average,
-            weight=weight,
-            best=best,
-            blown_up_steps=state.blown_up_steps + 1 if blown_up else 0,
-            above_start_steps=state.above_start_steps + 1 if above_start else 0,
+            steps,
+            first,
+            start,
+            average,
+            weight,
+            best,
+            best_steps,
+            loss,
+            jitter,
+            state.blown_up_steps + 1 if blown_up else 0,
+            state.above_start_steps + 1 if above_start else 0,
         )
+        if state.blown_up_steps < self.patience and state.above_start_steps < self.late_patience:
+            return state, None
         return state, self._alarm(state, smooth, record)
 
-    def _alarm(self, state: State, smooth: float, record: StepRecord) -> Alarm | None:
+    def _alarm(self, state: State, smooth: float, record: StepRecord) -> Alarm:
         if state.blown_up_steps >= self.patience:
             against = f"{smooth / state.best:.3g} times its lowest {state.best:.4g}" if state.best > 0 else "its lowest"
             rule, steps = f"{against} and above the first loss {state.first:.4g}", state.blown_up_steps
-        elif state.above_start_steps >= self.late_patience:
-            rule = f"{self.late_factor:g} times above the start {state.start:.4g}"
-            steps = state.above_start_steps
         else:
-            return None
+            rule, steps = f"{self.late_factor:g} times above the start {state.start:.4g}", state.above_start_steps
         evidence = with_lr(record, smoothed_loss=smooth, lowest=state.best, first=state.first, steps=steps)
         message = f"smoothed loss {smooth:.4g} has been {rule} for {steps} steps {at(record)}"
         return Alarm(record.step, "divergence", "stop", evidence, message)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from typing import Annotated, NamedTuple
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, MultipleOf
 from pydantic import validate_call
 
 from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
+
+_CHUNK = 16  # copying many numbers at each step would cost more than all the rest
 
 
 class State(NamedTuple):
     """The latest norms and what they are measured by.
 
     Attributes:
-        window: latest norms, the one to be judged not among them.
-        seen: norms so far.
-        median: of the window, at most 16 steps old; 0.0 before there are enough.
+        chunks: the window in full chunks, the oldest first; the norm to be judged is not among them.
+        chunk: norms that come after it.
+        median: of the window; 0.0 before there are enough.
         first: first loss.
         level: running average of the loss over 50 steps, those with too large a norm left out.
         loss: running average over 5 steps, all of them.
@@ -26,8 +28,8 @@ class State(NamedTuple):
         is_told: whether the alarm of this episode has been raised.
     """
 
-    window: tuple[float, ...] = ()
-    seen: int = 0
+    chunks: tuple[tuple[float, ...], ...] = ()
+    chunk: tuple[float, ...] = ()
     median: float = 0.0
     first: float = 0.0
     level: float = 0.0
@@ -39,14 +41,14 @@ class State(NamedTuple):
 class GradExplosion:
     """Alarm when the gradient norm is `factor` times its median in `count` of the last `within` steps, and it hurts.
 
-    The median is that of the last `window` norms, the tested one not among them, made anew every 16 steps. It hurts
+    The median is that of the last `window` norms, made anew every 16 steps, the tested one not among them. It hurts
     when the loss (average over 5 steps) has risen above its level before (over 50 steps) by `loss_back` of what the
     run had gained since the first loss, and by 5%: the norm also grows tenfold when a run leaves its first plateau,
     at the edge of stability, and at a batch that a model does not fit which fits all others.
 
     Args:
         factor: how many times the median is too large; > 1.
-        window: norms in the median; >= 32.
+        window: norms in the median; a multiple of 16, >= 32.
         count: steps with too large a norm; >= 1.
         within: latest steps among which they are; >= count.
         loss_back: share of the gain; >= 0.
@@ -61,7 +63,7 @@ class GradExplosion:
         self,
         *,
         factor: Annotated[float, Gt(1)] = 10.0,
-        window: Annotated[int, Ge(32)] = 128,
+        window: Annotated[int, Ge(32), MultipleOf(16)] = 128,
         count: Annotated[int, Ge(1)] = 3,
         within: Annotated[int, Ge(1)] = 10,
         loss_back: Annotated[float, Ge(0)] = 0.25,
@@ -83,9 +85,9 @@ class GradExplosion:
         """Return the next state, and an alarm of severity "warn" when an explosion begins."""
         if isinstance(record, EvalRecord) or not (record.grad_norm < math.inf and abs(record.loss) < math.inf):
             return state, None
-        norm, (window, seen, median, first, level, loss, marks, is_told) = record.grad_norm, state
+        norm, (chunks, chunk, median, first, level, loss, marks, is_told) = record.grad_norm, state
         is_large = 0 < self.factor * median < norm
-        if not seen:
+        if not chunks and not chunk:
             first = level = loss = record.loss
         loss += 0.2 * (record.loss - loss)
         alarm = None
@@ -97,13 +99,16 @@ class GradExplosion:
                 alarm, is_told = self._alarm(state, record, marks.bit_count(), loss), True
         if not is_large:
             level += 0.02 * (record.loss - level)
-        window = window[1:] + (norm,) if len(window) >= self.window else (*window, norm)  # noqa: RUF005  fast
-        if seen % 16 == 15 and 2 * len(window) >= self.window:
-            median = sorted(window)[len(window) // 2]
-        return State(window, seen + 1, median, first, level, loss, marks, is_told), alarm
+        chunk = (*chunk, norm)
+        if len(chunk) == _CHUNK:
+            chunks, chunk = (*chunks, chunk)[-(self.window // _CHUNK) :], ()
+            if 2 * len(chunks) * _CHUNK >= self.window:
+                ordered = _ordered(chunks)
+                median = ordered[len(ordered) // 2]
+        return State(chunks, chunk, median, first, level, loss, marks, is_told), alarm
 
     def _alarm(self, state: State, record: StepRecord, count: int, loss: float) -> Alarm:
-        ordered = sorted(state.window)
+        ordered = _ordered(state.chunks)
         p90 = ordered[len(ordered) * 9 // 10]
         evidence = with_lr(
             record, grad_norm=record.grad_norm, median=state.median, p90=p90, count=count, within=self.within,
@@ -115,3 +120,7 @@ class GradExplosion:
             f"has risen from {state.level:.4g} to {loss:.4g}"
         )
         return Alarm(record.step, "grad_explosion", "warn", evidence, message)
+
+
+def _ordered(chunks: tuple[tuple[float, ...], ...]) -> list[float]:
+    return sorted(norm for chunk in chunks for norm in chunk)

@@ -42,6 +42,8 @@ class NonFinite:
         """Return the next state, and an alarm of severity "stop" when a number is not finite."""
         if isinstance(record, EvalRecord):
             return state, None
+        if abs(record.loss) < math.inf and record.grad_norm < math.inf and not (record.skipped or state.skipped_steps):
+            return state, None  # as nearly always
         skipped_steps = state.skipped_steps + 1 if record.skipped else 0
         dropped_for_good = skipped_steps >= self.skips_in_a_row
         loss_is_bad = not math.isfinite(record.loss)

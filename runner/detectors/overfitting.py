@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
@@ -11,12 +11,10 @@ from pydantic import validate_call
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
-class State(NamedTuple):
+class Evals(NamedTuple):
     """Smoothed losses of the evaluations, and what they were at their best.
 
     Attributes:
-        loss_sum: training losses since the latest evaluation, summed.
-        steps: how many.
         average: smoothed validation loss.
         latest: validation loss of the latest evaluation.
         changes: |change of it| at the latest evaluations.
@@ -29,8 +27,6 @@ class State(NamedTuple):
         is_told: whether the alarm has been raised since the best one.
     """
 
-    loss_sum: float = 0.0
-    steps: int = 0
     average: float = 0.0
     latest: float = 0.0
     changes: tuple[float, ...] = ()
@@ -41,6 +37,14 @@ class State(NamedTuple):
     train: float = 0.0
     bad: int = 0
     is_told: bool = False
+
+
+class State(NamedTuple):
+    """Training losses since the latest evaluation, summed, how many, and what is known of the evaluations (`Evals`)."""
+
+    loss_sum: float = 0.0
+    steps: int = 0
+    evals: tuple[Any, ...] = tuple(Evals())
 
 
 class Overfitting:
@@ -84,23 +88,23 @@ class Overfitting:
         if isinstance(record, StepRecord):
             if not abs(record.loss) < math.inf:
                 return state, None
-            return State(state.loss_sum + record.loss, state.steps + 1, *state[2:]), None
+            return State(state.loss_sum + record.loss, state.steps + 1, state.evals), None
         value = record.metrics.get("loss") if record.split == "val" else None
         if value is None or not abs(value) < math.inf or not state.steps:
             return state, None
-        state = self._taken(state, record, value)
-        if state.bad < self.patience or state.is_told:
-            return state, None
-        return state._replace(is_told=True), self._alarm(state, record, value)
+        evals = self._taken(Evals(*state.evals), record, value, state.loss_sum / state.steps)
+        if evals.bad < self.patience or evals.is_told:
+            return State(evals=tuple(evals)), None
+        return State(evals=tuple(evals._replace(is_told=True))), self._alarm(evals, record, value)
 
-    def _taken(self, state: State, record: EvalRecord, value: float) -> State:
+    def _taken(self, state: Evals, record: EvalRecord, value: float, train: float) -> Evals:
         old = self.smoothing if state.evals else 0.0
         average = old * state.average + (1 - old) * value
-        train = old * state.train + (1 - old) * state.loss_sum / state.steps
+        train = old * state.train + (1 - old) * train
         changes = (*state.changes, abs(value - state.latest))[-8:] if state.evals else ()
         is_best = average < state.best
         is_bad = not is_best and train < state.best_train and self._is_worse(average - state.best, state.best, changes)
-        return State(
+        return Evals(
             average=average,
             latest=value,
             changes=changes,
@@ -116,7 +120,7 @@ class Overfitting:
     def _is_worse(self, rise: float, best: float, changes: tuple[float, ...]) -> bool:
         return rise > self.rise * abs(best) and rise > self.jitter * math.fsum(changes) / len(changes)
 
-    def _alarm(self, state: State, record: EvalRecord, value: float) -> Alarm:
+    def _alarm(self, state: Evals, record: EvalRecord, value: float) -> Alarm:
         evidence = {
             "val_loss": value, "average": state.average, "best": state.best, "best_step": state.best_step,
             "train_loss": state.train, "train_loss_at_best": state.best_train, "evaluations": state.bad,

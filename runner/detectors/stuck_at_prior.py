@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
@@ -14,24 +13,25 @@ from runner.records import Alarm, EvalRecord, StepRecord
 
 
 class State(NamedTuple):
-    """The latest losses, for how many steps their mean has been there, and whether that has been told."""
+    """The block that is being taken, how many in a row were at the entropy, and whether that has been told."""
 
-    recent: tuple[float, ...] = ()
-    steps: int = 0
+    taken: int = 0
+    total: float = 0.0
+    blocks: int = 0
     is_told: bool = False
 
 
 class StuckAtPrior:
     """Alarm when the mean of the latest losses is the entropy of the targets' frequencies.
 
-    |mean of the last `window` losses - H| < tolerance * H for `window` steps in a row, after `begin`, where H is what
-    predicting the frequencies alone costs. It also finds a model that falls back there, and not one that only passes.
-    It rings once until the mean has left by twice as much.
+    |mean of `window` losses - H| < tolerance * H, twice in a row, at `begin` or later, where H is what predicting the
+    frequencies alone costs. It also finds a model that falls back there, and not one that only passes. It rings once
+    until the mean has left by twice as much.
     A run with a learning rate far too low is there as well; a loss that is no cross entropy has no H: silent.
 
     Args:
         begin: steps after which a run should have left; a duration > 0.
-        window: losses in the mean; >= 1.
+        window: losses in a mean; >= 1.
         tolerance: share of H; in (0, 1).
         prior_entropy: H in nats; filled in by the runner, None when the task has none.
     Source: measured on a transformer that a learning rate of 10 times the best one held there (post-LN, AdamW).
@@ -60,17 +60,18 @@ class StuckAtPrior:
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm of severity "warn" when the loss is stuck at H."""
         prior = self.prior_entropy
-        if prior is None or isinstance(record, EvalRecord) or record.step <= self.begin - 2 * self.window:
+        if prior is None or record.step <= self.begin - 2 * self.window or isinstance(record, EvalRecord):
             return state, None
-        recent = (*state.recent, record.loss)[-self.window :]
-        if len(recent) < self.window:
-            return State(recent), None
-        mean = math.fsum(recent) / self.window if all(map(math.isfinite, recent)) else math.inf
+        taken, total = state.taken + 1, state.total + record.loss
+        if taken < self.window:
+            return State(taken, total, state.blocks, state.is_told), None
+        mean = total / taken
         away, allowed = abs(mean - prior), self.tolerance * prior
-        steps = state.steps + 1 if away < allowed else 0
-        if state.is_told or steps < self.window or record.step < self.begin:
-            return State(recent, steps, state.is_told and away < 2 * allowed), None
-        return State(recent, steps, True), self._alarm(record, mean, prior)
+        if not away < allowed:
+            return State(is_told=state.is_told and away < 2 * allowed), None
+        is_found = state.blocks >= 1 and not state.is_told
+        alarm = self._alarm(record, mean, prior) if is_found else None
+        return State(blocks=state.blocks + 1, is_told=state.is_told or is_found), alarm
 
     def _alarm(self, record: StepRecord, mean: float, prior: float) -> Alarm:
         evidence = with_lr(record, mean=mean, prior_entropy=prior, window=self.window, tolerance=self.tolerance)

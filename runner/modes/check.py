@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Le
 
 from runner import lint
+from runner.bracket import upper_bracket
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.config import Config, Invocation
 from runner.durations import Clock
@@ -80,6 +81,8 @@ def run(config: Config, invocation: Invocation, *, steps: Annotated[int, Ge(2), 
     _show_model(experiment)
     print(f"learning rate: {lr_provenance(config, invocation, experiment.optimizer.param_groups)['in_words']}")
     _show_learning_rate(experiment)
+    if (bracket := upper_bracket(config, experiment)) is not None:
+        print(bracket.text)
     _show_data(experiment, config.train.batch_size)
     trial = _try(config, experiment, steps)
     _show_cost(experiment, trial)

@@ -52,7 +52,7 @@ def run(config: Config, invocation: Invocation, *, directory: str | None = None)
     if not config.quiet:
         for line in _what_was_read(reading):
             print(line)
-        show_diagnosis(diagnosis, title=reading.name)
+        show_diagnosis(diagnosis, title=reading.name, command=reading.command)
     try:
         diagnosis_figure(reading.curve, diagnosis, place / PICTURE, title=_title(reading))
         write_whole(place / JSON, json.dumps(_as_json(reading, diagnosis), indent=2, allow_nan=False) + "\n")

@@ -14,6 +14,7 @@ from signal import Signals
 from typing import Any
 
 from runner import lint
+from runner.bracket import cost, meter_of, upper_bracket
 from runner.build import Experiment, build, checkpoint_source, hardware
 from runner.commands import PROGRAM
 from runner.compose import save_tree
@@ -29,9 +30,10 @@ from runner.provenance import lr_provenance
 from runner.rates import plan_of_experiment
 from runner.records import Record, RunResult, StepRecord
 from runner.remedies.scale_lr import changes
+from runner.remedies.tally import tally
 from runner.report.figures import curves
 from runner.tracking.address import shown
-from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, versions
+from runner.tracking.directory import CURVES, TRACEBACK, git_commit, new_run_directory, pasteable, versions
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.lock import alone_in
@@ -50,9 +52,12 @@ def run(config: Config, invocation: Invocation) -> RunResult:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
+    bracket = upper_bracket(config, experiment)
     directory, earlier = _directory(config, invocation)
     with alone_in(directory, key="resume.from", what="a run that no other process is writing"):
         result = _first_result(config, invocation, experiment)
+        if bracket is not None:
+            result = replace(result, learning_rate={**result.learning_rate, **bracket.as_dict()})
         if earlier is None:
             save_tree(invocation.tree, directory)
         else:
@@ -78,8 +83,7 @@ def _train(
 ) -> RunResult:
     """Call `fit` with everything that listens to it, and tell the end to everybody."""
     directory = writer.path.parent
-    clock = _Clock(result.seconds)
-    made = result.steps
+    clock, made = _Clock(result.seconds), result.steps
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
         for text in [*lint.warnings(config, plan_of_experiment(experiment)), *experiment.remarks]:
             terminal.warn(text)
@@ -106,6 +110,7 @@ def _train(
                 checkpoints=checkpoints,
                 on_record=on_record,
                 meters=experiment.meters,
+                clipping=experiment.clipping,
                 interrupted=lambda: signal.name if (signal := received()) is not None else None,
             )
         except BaseException as error:
@@ -115,14 +120,18 @@ def _train(
             notifier.end(result)
             if follower is not None:
                 follower.finish(config.tracking.wait_seconds)
-            print(_shown(directory), flush=True)
+            print(pasteable(directory), flush=True)
             raise
         result = _final_result(result, state, clock.seconds(), received())
+        if (meter := meter_of(experiment.meters)) is not None:
+            result = replace(result, seconds_measuring=round(meter.seconds, 3))
         terminal.close(steps=result.steps)
         writer.flush()
         write_result(directory, result)
         notifier.end(result)
-        result = _finish(config, _known(tree, result, directory), result, directory, follower, terminal)
+        spent = cost(experiment.meters, result.seconds)
+        known = _known(tree, result, directory)
+        result = _finish(config, known, result, directory, follower, terminal, spent=spent)
         return replace(result, signal=received())
 
 
@@ -201,6 +210,7 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         best=state.best,
         alarms=state.alarms,
         actions=len(state.actions),
+        interventions=tally(state.actions, steps=state.step, planned_steps=result.planned_steps),
         learning_rate={**result.learning_rate, **changes(state.actions)},
         stopped_by=asdict(state.alarm) if state.alarm is not None else None,
         seconds=seconds,
@@ -209,10 +219,17 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
 
 
 def _finish(
-    config: Config, known: Known, result: RunResult, directory: Path, follower: Follower | None, terminal: Terminal
+    config: Config,
+    known: Known,
+    result: RunResult,
+    directory: Path,
+    follower: Follower | None,
+    terminal: Terminal,
+    *,
+    spent: str,
 ) -> RunResult:
     """Diagnose, draw the picture, let the follower send the rest, print the verdict and what to try."""
-    notes, losses = [], []
+    notes, losses = [spent] if spent else [], []
     try:
         records = list(read_records(directory))
         losses = [record.loss for record in records if isinstance(record, StepRecord)]
@@ -232,17 +249,17 @@ def _finish(
         elif follower.is_sending:
             notes.append("still being sent to MLflow in the background")
         else:
-            later = shlex.join([*PROGRAM, "mode=upload", f"source={_shown(directory)}", *where])
+            later = shlex.join([*PROGRAM, "mode=upload", f"source={pasteable(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
     advice = suggestion_lines(result.diagnosis, result.command) if result.diagnosis else []
     terminal.end(result, [*advice, *notes], losses=losses)
-    print(_shown(directory), flush=True)
+    print(pasteable(directory), flush=True)
     return result
 
 
 def _known(tree: Mapping[str, Any], result: RunResult, directory: Path) -> Known:
     """Return what the page and the end tell about a run, for its diagnosis."""
-    known = known_of_page(tree, result, directory=_shown(directory))
+    known = known_of_page(tree, result, directory=pasteable(directory))
     return replace(known, go_on=(*known.go_on, "train.max_seconds=null")) if result.is_out_of_time else known
 
 
@@ -258,15 +275,9 @@ def _headline(config: Config, result: RunResult, experiment: Experiment) -> str:
         f"{result.experiment}: {result.title}, {experiment.plan.steps:,} steps, {parameters:,} parameters, "
         f"{result.versions['device']}"
     )
-    return "\n".join([first, *begin, *result.learning_rate.get("rules", ())])
-
-
-def _shown(directory: Path) -> str:
-    """Return a path as short as it can be pasted here."""
-    try:
-        return str(directory.relative_to(Path.cwd()))
-    except ValueError:
-        return str(directory)
+    bracket = result.learning_rate.get("upper_bracket_in_words")
+    end = [bracket] if bracket is not None else []
+    return "\n".join([first, *begin, *result.learning_rate.get("rules", ()), *end])
 
 
 def _one_line(error: BaseException) -> str:

@@ -128,7 +128,7 @@ def _read_objects(rows: Iterator[Numbered], given: Mapping[Role, str], bad: Bad)
         batch = [(row, _named(dict(_flat(item)))) for row, item in chain([first], islice(rows, _BATCH - 1))]
         for _, item in batch:
             for name, value in item.items():
-                if value is None or _is_number(value):
+                if value is None or type(value) is float or _is_number(value):
                     names[name] = names.get(name, 0) + 1
         fixed, notes = ({}, ()) if roles is None else (roles.columns, roles.notes)
         roles = find_roles(list(names), {**fixed, **given}, counts=names)
@@ -149,8 +149,9 @@ def _arrays(batch: Sequence[Numbered], roles: Roles, bad: Bad) -> tuple[dict[str
         for place, (row, item) in enumerate(batch):
             if name not in item:
                 continue
+            value = item[name]
             try:
-                value = number(item[name])
+                value = value if type(value) is float else number(value)
             except ValueError:
                 bad.add(f"{str(item[name])[:40]!r} in row {row:,}, column {name!r}")
                 continue
@@ -172,7 +173,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _named(item: dict[str, Any]) -> dict[str, Any]:
     """Return an object whose losses carry the split that a key of it names, as in {"mode": "val", "loss": 0.5}."""
     split = next((item[key] for key in _SPLIT_KEYS if isinstance(item.get(key), str)), "")
-    if not is_held_out(split):
+    if not split or not is_held_out(split):
         return item
     return {f"{split}/{key}" if may_be_loss(key) else key: value for key, value in item.items()}
 

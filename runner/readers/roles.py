@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 from runner.errors import ConfigError, Problem, nearest
@@ -86,11 +87,13 @@ def find_roles(
     return Roles(loss, step, lr, grad_norm, val_loss, tuple(notes))
 
 
+@lru_cache(maxsize=1024)
 def is_held_out(name: str) -> bool:
     """Whether a name is that of data that is not trained on."""
     return any(set(_words(name)) & some for some in _HELD_OUT)
 
 
+@lru_cache(maxsize=1024)
 def may_be_loss(name: str) -> bool:
     """Whether a name may be that of a training loss."""
     return _loss_rank(name) is not None

@@ -33,6 +33,7 @@ from runner.report.style import (
     RED,
     SKY,
     SMALL,
+    TEXT,
     WIDTH_INCHES,
     Handles,
     draw_legend,
@@ -74,6 +75,7 @@ def diagnosis_figure(curve: Curve, diagnosis: Diagnosis, path: Path, *, title: s
     grid = {"left": LEFT_INCHES / WIDTH_INCHES, "right": 1 - RIGHT_INCHES / WIDTH_INCHES, "height_ratios": heights}
     panels: list[Axes] = list(figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw=grid)[:, 0])
     set_steps(panels[-1], [*curve.steps, *(step for step, _ in curve.evals)])
+    panels[-1].set_xlabel("step", fontsize=TEXT)  # which may be a counted row
     _draw_losses(panels[0], curve)
     for ax, (label, values) in zip(panels[1:], known.items(), strict=True):
         _draw_beside(ax, curve.steps, values, label=label)

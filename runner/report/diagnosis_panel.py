@@ -10,22 +10,24 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from runner.commands import changed
 from runner.diagnosis.verdict import IN_WORDS, Diagnosis, Stretch, Suggestion
 
 Row = tuple[str, Text]
 _HEALTHY, _UNSURE = {"healthy"}, {"cannot_tell", "plateau", "overfitting", "lr_too_low"}
 
 
-def show_diagnosis(diagnosis: Diagnosis, *, title: str) -> None:
+def show_diagnosis(diagnosis: Diagnosis, *, title: str, command: str = "") -> None:
     """Print a diagnosis on standard output.
 
     Args:
         diagnosis: what was found.
         title: what it is about.
+        command: the command line that repeats the run, where it is one of ours; "" shows overrides alone.
     """
     console = Console(highlight=False)
     head = Text.assemble((headline(diagnosis), f"bold {_colour(diagnosis)}"))
-    rows = list(_rows(diagnosis))
+    rows = list(_rows(diagnosis, command))
     if console.is_terminal:
         table = Table.grid(padding=(0, 2))
         for label, text in rows:
@@ -45,8 +47,10 @@ def headline(diagnosis: Diagnosis) -> str:
     return f"{IN_WORDS[diagnosis.cause]} (confidence {diagnosis.confidence:.0%})"
 
 
-def pasted(suggestion: Suggestion) -> str:
-    """Return the overrides of a suggestion as they are typed in a shell."""
+def pasted(suggestion: Suggestion, command: str = "") -> str:
+    """Return a suggestion as it is typed in a shell: the command of the run with its overrides, or these alone."""
+    if command:
+        return changed(command, suggestion.overrides, multirun=suggestion.is_multirun)
     return " ".join([*(["-m"] if suggestion.is_multirun else []), *map(shlex.quote, suggestion.overrides)])
 
 
@@ -61,13 +65,13 @@ def _colour(diagnosis: Diagnosis) -> str:
     return "green" if diagnosis.cause in _HEALTHY else "yellow" if diagnosis.cause in _UNSURE else "red"
 
 
-def _rows(diagnosis: Diagnosis) -> Iterator[Row]:
+def _rows(diagnosis: Diagnosis, command: str) -> Iterator[Row]:
     for nth, stretch in enumerate(diagnosis.stretches):
         yield "" if nth else "where", Text(f"{span(stretch)}: {stretch.what}")
     for nth, sentence in enumerate(diagnosis.rests_on):
         yield "" if nth else "rests on", Text(sentence)
     if diagnosis.alternatives:
-        others = ", ".join(f"{IN_WORDS[cause]} {share:.0%}" for cause, share in diagnosis.alternatives)
+        others = "; ".join(f"{IN_WORDS[cause]} {share:.0%}" for cause, share in diagnosis.alternatives)
         yield "or else", Text(others)
     if diagnosis.settle:
         yield "settled by", Text(diagnosis.settle)
@@ -76,5 +80,5 @@ def _rows(diagnosis: Diagnosis) -> Iterator[Row]:
         if not suggestion.overrides:
             yield label, Text(suggestion.why)
             continue
-        yield label, Text(pasted(suggestion), "bold")
+        yield label, Text(pasted(suggestion, command), "bold")
         yield "", Text(suggestion.why)

@@ -50,7 +50,16 @@ if TYPE_CHECKING:
 _SEVERITIES = {"stop": RED, "warn": ORANGE, "info": SKY}
 _SPLITS = ((GREEN, "o"), (BLACK, "s"), (ORANGE, "^"))
 _GROUPS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
-_ACTIONS = {"Stop": "X", "Rollback": "<", "ScaleLR": "v", "Rewarm": "^", "SkipUpdate": "o"}
+_ACTIONS = {
+    "Stop": "X",
+    "Rollback": "<",
+    "ScaleLR": "v",
+    "Rewarm": "^",
+    "SkipUpdate": "o",
+    "Clip": "_",
+    "Probe": "D",
+    "Advise": "*",
+}
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))  # one a detector
 
 _RIGHT_AXIS_INCHES = 0.7

@@ -68,6 +68,14 @@ def output_directory(given: str | None, *, key: str, experiment: str) -> Path:
     return place
 
 
+def pasteable(path: Path) -> str:
+    """Return a path as short as it can be pasted here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never half.
 

@@ -15,6 +15,7 @@ from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRec
 from runner.tracking.directory import CONFIG
 
 EVENTS = "instability/events_total"
+ACTIONS = "instability/actions_total"
 FIRST_EVENT = "instability/first_step"
 FIRST_NON_FINITE = "instability/first_nonfinite_step"
 LONGEST_PARAM = 500
@@ -42,6 +43,8 @@ class Counters(NamedTuple):
         step: the last step seen; -1 before the first record.
         events: alarms so far.
         events_step: the last step with a point of `instability/events_total`.
+        actions: actions so far, advice included.
+        actions_step: the last step with a point of `instability/actions_total`.
         lr_scale: that of the last step.
         is_finite: whether every number so far was finite.
     """
@@ -50,6 +53,8 @@ class Counters(NamedTuple):
     step: int = -1
     events: int = 0
     events_step: int = -1
+    actions: int = 0
+    actions_step: int = -1
     lr_scale: float = 1.0
     is_finite: bool = True
 
@@ -63,7 +68,7 @@ def points(record: Record, counters: Counters) -> tuple[list[Point], Counters]:
     if isinstance(record, Alarm):
         return _event(record, counters)
     if isinstance(record, Action):
-        return [], counters
+        return _action(record, counters)
     step, time_ms = record.step, record.time_ms
     values = _step_values(record, counters.lr_scale) if isinstance(record, StepRecord) else _eval_values(record)
     found = [Point(k, v if math.isfinite(v) else math.nan, time_ms, step) for k, v in values.items()]
@@ -94,7 +99,7 @@ def _step_values(record: StepRecord, last_lr_scale: float) -> dict[str, float]:
     if record.prev_update_norm is not None:
         values["train/prev_update_norm"] = record.prev_update_norm
     for name, value in (record.signals or {}).items():
-        values[metric_name("signals", name)] = value
+        values[metric_name("", name) if name.startswith("stability/") else metric_name("signals", name)] = value
     return values
 
 
@@ -103,13 +108,22 @@ def _eval_values(record: EvalRecord) -> dict[str, float]:
 
 
 def _event(alarm: Alarm, counters: Counters) -> tuple[list[Point], Counters]:
-    """Return one stair: the old level up to the step before, the new one from here."""
-    step, time_ms, events = alarm.step, counters.time_ms, counters.events
-    found = [Point(EVENTS, events, time_ms, step - 1)] if step - 1 > counters.events_step else []
-    found.append(Point(EVENTS, events + 1, time_ms, step))
+    step, events = alarm.step, counters.events
+    found = _stair(EVENTS, events, counters.events_step, step, counters.time_ms)
     if events == 0:
-        found.append(Point(FIRST_EVENT, step, time_ms, step))
+        found.append(Point(FIRST_EVENT, step, counters.time_ms, step))
     return found, counters._replace(events=events + 1, events_step=step, step=max(step, counters.step))
+
+
+def _action(action: Action, counters: Counters) -> tuple[list[Point], Counters]:
+    found = _stair(ACTIONS, counters.actions, counters.actions_step, action.step, counters.time_ms)
+    return found, counters._replace(actions=counters.actions + 1, actions_step=action.step)
+
+
+def _stair(key: str, level: int, last_step: int, step: int, time_ms: int) -> list[Point]:
+    """Return one stair: the old level up to the step before, the new one from here."""
+    before = [Point(key, level, time_ms, step - 1)] if step - 1 > last_step else []
+    return [*before, Point(key, level + 1, time_ms, step)]
 
 
 @lru_cache(maxsize=4096)
@@ -120,14 +134,15 @@ def metric_name(prefix: str, name: str) -> str:
 
 
 def params(directory: Path) -> dict[str, str]:
-    """Return config.yaml as dotted keys and short texts; {} when there is none."""
+    """Return config.yaml as dotted keys and short texts, without what other modes read; {} when there is none."""
     import yaml
 
     try:
         tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return {metric_name("", key): _short(value) for key, value in _flat(tree if isinstance(tree, dict) else {}, "")}
+    sections = {key: value for key, value in tree.items() if key != "source"} if isinstance(tree, dict) else {}
+    return {metric_name("", key): _short(value) for key, value in _flat(sections, "")}
 
 
 def lr_params(result: RunResult) -> dict[str, str]:

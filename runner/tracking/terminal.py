@@ -248,8 +248,17 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
         rows.append(("alarms", f"{result.alarms:,}"))
     if "lr_scale" in result.learning_rate:
         rows.append(("lr", _changes(result.learning_rate)))
-    rows.append(("steps", f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"))
+    made = f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"
+    rows.append(("steps", made + _cost(result.interventions)))
     return rows
+
+
+def _cost(interventions: Mapping[str, float]) -> str:
+    """Return what remedies threw away, and what they tried beside the run."""
+    rewound, extra = (int(interventions.get(key, 0)) for key in ("rewound_steps", "extra_steps"))
+    lost = f", {rewound:,} of them undone" if rewound else ""
+    ratio = interventions.get("compute_ratio", 1.0)
+    return lost + (f", and {extra:,} in a probe: {ratio:.2f} times the planned compute" if extra else "")
 
 
 def _changes(learning_rate: Mapping[str, Any]) -> str:

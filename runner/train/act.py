@@ -11,11 +11,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
+from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
+from runner.train.branches import Copy, Stretch, grow, winner
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
+from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
@@ -43,6 +47,8 @@ class Run(NamedTuple):
     pristine: dict[str, Any]
     meters: Sequence[Meter]
     snapshots: Snapshots
+    schedules: Schedules
+    clipping: Clipping
 
     @classmethod
     def of(
@@ -50,17 +56,21 @@ class Run(NamedTuple):
         task: Task,
         model: nn.Module,
         optimizer: Optimizer,
+        schedules: Schedules,
         plan: TrainPlan,
         watch: Watch,
         checkpoints: Checkpoints,
         on_record: Callable[[Record], None],
         meters: Sequence[Meter],
+        clipping: Clipping | None,
     ) -> Run:
         """Return what the arguments of `fit` make; the optimizer is as it was made."""
         scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
         average, pristine = averaging(task, model, optimizer, plan), deepcopy(optimizer.state_dict())
         kept = Snapshots(plan.snapshots, checkpoints.directory)
-        return cls(task, model, optimizer, scaler, average, plan, watch, checkpoints, on_record, pristine, meters, kept)
+        clipping = clipping if clipping is not None else Fixed(clip_norm=plan.clip_norm)
+        given = (plan, watch, checkpoints, on_record, pristine, meters, kept, schedules, clipping)
+        return cls(task, model, optimizer, scaler, average, *given)
 
 
 def history_of(state: TrainState, run: Run) -> History:
@@ -69,14 +79,9 @@ def history_of(state: TrainState, run: Run) -> History:
     return History(state.actions, state.lr_scale, best_step, run.snapshots.steps)
 
 
-def clip_norm(state: TrainState, plan: TrainPlan) -> float | None:
-    """Return the largest gradient norm: that of the page, or what a remedy has set."""
-    return plan.clip_norm if state.clip_norm is None else state.clip_norm
-
-
 def is_dropping(action: Action) -> bool:
     """Whether the gradient at hand must not change the weights any more."""
-    return action.type in ("SkipUpdate", "Rollback")
+    return action.type in ("SkipUpdate", "Rollback") or (action.type == "Probe" and "lr_scale" in action.arguments)
 
 
 def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
@@ -100,7 +105,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
     elif action.type == "ScaleLR":
         state.lr_scale = given["lr_scale"]
     elif action.type == "Clip":
-        state.clip_norm = given["clip_norm"]
+        _clip(action, run.clipping)
     elif action.type == "Rewarm":
         state.rewarm = (next_step, int(given["rewarm_steps"]))
     elif action.type == "Rollback":
@@ -109,11 +114,19 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         state.lr_scale = given["lr_scale"]
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return replace(action, arguments={**given, "rewound_steps": before - state.updates_kept})
+        return _told(action, rewound_steps=before - state.updates_kept)
+    elif action.type == "Probe":
+        return _probe(action, alarm, state, run, next_step=next_step)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
     return action
+
+
+def _clip(action: Action, clipping: Clipping) -> None:
+    if not isinstance(clipping, Fixed):
+        raise ValueError(f"remedy {action.remedy}: must find clip=fixed, got {type(clipping).__name__}")
+    clipping.set_norm(action.arguments["clip_norm"])
 
 
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
@@ -146,3 +159,54 @@ def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Ma
     load_optimizer_state(optimizer, deepcopy(dict(pristine)))
     for group in optimizer.param_groups:
         group.update(then.get(group["name"], {}) if estimates(group) else {})
+
+
+def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
+    """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
+    given = action.arguments
+    steps = min(int(given["stretch"]), run.plan.steps - next_step)
+    on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
+    stretch = Stretch(next_step, steps, int(given["warmup"]), judged, on_val)
+    if steps < LEAST_STEPS:
+        return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
+    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
+    is_anew = bool(given["from_initial"])
+    if is_anew:
+        begun = run.snapshots.content(0)
+        copy.model.load_state_dict(begun["model"])
+        empty(copy.optimizer, run.pristine, begun["groups"])
+    factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
+    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
+    best = winner(branches, sd=given["sd"])
+    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
+    scores["extra_steps"] = sum(branch.steps for branch in branches)
+    compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
+    compared = f"{'val' if on_val else 'training'} losses after {steps:,} steps {compared}"
+    if best.factor == 1.0:
+        return _told(action, f"{compared}; the learning rate stays", **scores)
+    before = state.updates_kept
+    _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
+    if given["with_branch"]:
+        state.updates_kept += steps
+    elif is_anew and given["rewarm"]:
+        state.rewarm = (next_step, int(given["rewarm"]))
+    state.lr_scale *= best.factor
+    scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
+    where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
+    text = f"{compared}; goes on from {where}, learning rate x {best.factor:.3g}"
+    return _told(action, text, **scores)
+
+
+def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bool) -> None:
+    """Take over weights and optimizer state of a copy; with initial weights, averages and detectors begin anew."""
+    if is_anew:
+        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
+        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
+        state.is_fresh = True
+    run.model.load_state_dict(copy.model.state_dict())
+    load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
+
+
+def _told(action: Action, message: str | None = None, **results: float) -> Action:
+    """Return an action with what became of it."""
+    return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

@@ -72,7 +72,7 @@ class Snapshots:
         Raises:
             CheckpointError: it is on the disk and cannot be read.
         """
-        content = self._content(step)
+        content = self.content(step)
         model.load_state_dict(content["model"])
         if isinstance(average, WeightAverage):
             average.restore(content)
@@ -107,7 +107,12 @@ class Snapshots:
                 if int(path.stem) not in self._kept:
                     path.unlink(missing_ok=True)
 
-    def _content(self, step: int) -> dict[str, Any]:
+    def content(self, step: int) -> dict[str, Any]:
+        """Return what is kept of a step; its tensors are not to be written to.
+
+        Raises:
+            CheckpointError: it is on the disk and cannot be read.
+        """
         return self._kept[step] or _read(self._folder / f"{step}.pt")
 
     def _write(self, step: int, content: dict[str, Any]) -> None:

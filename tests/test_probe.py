@@ -1,0 +1,139 @@
+"""The branch probe: who wins, what goes on, and that nothing changes when the running learning rate wins."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.detectors.milestone import Milestone
+from runner.records import Action, StepRecord
+from runner.remedies.branch_probe import BranchProbe
+from runner.train.branches import Branch, Copy, Stretch, winner
+from runner.train.plan import SnapshotPlan
+from runner.train.saved import newest
+from runner.watch import Watch
+from tests.test_rollback import PLAN, Made, Spoilt, momentum, timeless
+
+
+def adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+STRETCH = Stretch(begin=0, steps=4, warmup=2, judged=2)
+COPY: Any = Copy(None, None, None, None)  # type: ignore[arg-type]
+LOST = [math.inf]
+
+
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        ([[3.0, 3.1], [2.0, 2.1], [2.5, 2.6]], 1),
+        ([[3.0, 3.1], [2.9, 3.1], [3.5, 3.5]], 0),
+        ([[3.0, 3.1], [1.0, 3.0], [2.8, 2.95]], 2),
+        ([LOST, [2.9, 3.1], [2.4, 3.5]], 2),
+        ([[3.0, 3.1], LOST, [3.5, 3.5]], 0),
+        ([LOST, LOST, LOST], 0),
+        ([[0.0, -3.0], [-2.0, -5.1], [-1.0, -4.0]], 1),
+        ([[20.0, 0.5, 9.0], [0.4, 0.1, 0.3], [0.5, 0.1, 0.4]], 1),
+    ],
+    ids=[
+        "lowest", "within the noise", "not by chance", "running is lost", "another is lost", "all are lost",
+        "negative losses", "far lower than a noisy one",
+    ],
+)  # fmt: skip
+def test_the_running_rate_stays_unless_it_is_clearly_beaten(judged: Sequence[list[float]], expected: int) -> None:
+    branches = [Branch(factor, 4, found, COPY) for factor, found in zip((1.0, 0.3, 0.1), judged, strict=True)]
+    assert winner(branches, sd=2.0) is branches[expected]
+
+
+def test_a_branch_rises_and_falls_to_zero() -> None:
+    assert [STRETCH.factor(k) for k in range(4)] == [0.5, 0.75, 0.5, 0.25]
+    assert [Stretch(0, 4, 0, 2).factor(k) for k in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+HIGH = {"here": 3.0, "initial": 30.0}
+"""a learning rate that a lower one beats, by where the branches begin"""
+
+
+def probed(
+    directory: Path, *, lr: float, killed_at: int | None = None, optimizer: Any = momentum, **options: Any
+) -> Made:
+    """Return a run with a probe at step 15; `probe` of the options are its arguments, None leaves it out."""
+    given = options.pop("probe", {})
+    remedy = BranchProbe(**{"stretch": 20, "factors": (1 / 30, 1 / 100), **given}) if given is not None else None
+    watch = Watch({"probe_due": Milestone(at=15)}, {"probe": remedy} if remedy is not None else {})
+    kept = SnapshotPlan(None, keeps_initial=True) if "initial" in watch.keeps else None
+    plan = replace(PLAN, snapshots=kept, **options.pop("plan", {}))
+    task = Spoilt(killed_at=killed_at)
+    return Made(directory, task=task, watch=watch, plan=plan, lr=lr, optimizer=optimizer, **options)
+
+
+@pytest.mark.parametrize("probe", [{}, {"begin": "initial", "go_on": "branch"}], ids=["here", "initial"])
+@pytest.mark.parametrize("watch_every", [1, 4])
+@pytest.mark.parametrize("optimizer", [momentum, adamw])
+def test_nothing_changes_when_the_running_rate_wins(
+    tmp_path: Path, probe: dict[str, Any], watch_every: int, optimizer: Any
+) -> None:
+    plan = {"watch_every": watch_every, "ema_decay": 0.9}
+    lr = 0.1 if optimizer is momentum else 0.01
+    with_probe = probed(tmp_path / "with", lr=lr, probe=probe, plan=plan, optimizer=optimizer)
+    without = probed(tmp_path / "without", lr=lr, probe=None, plan=plan, optimizer=optimizer)
+    [action] = with_probe.of(Action)
+    assert (action.type, action.arguments["extra_steps"]) == ("Probe", 60)
+    assert "lr_scale" not in action.arguments
+    assert action.message is not None
+    assert action.message.endswith("; the learning rate stays")
+    assert timeless(with_probe.of(StepRecord)) == timeless(without.of(StepRecord))
+    for one, other in zip(with_probe.model.state_dict().values(), without.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("probe", "rewound", "kept"),
+    [
+        ({}, 0, 59),
+        ({"begin": "initial", "rewarm": 4}, 15, 44),
+        ({"go_on": "branch"}, 0, 79),
+        ({"begin": "initial", "go_on": "branch"}, 0, 64),
+    ],
+    ids=["here", "initial", "branch from here", "branch from the initial weights"],
+)
+def test_a_lower_rate_that_wins_goes_on(tmp_path: Path, probe: dict[str, Any], rewound: int, kept: int) -> None:
+    run = probed(tmp_path, lr=HIGH[probe.get("begin", "here")], probe=probe)
+    [action] = run.of(Action)
+    assert action.arguments["factor"] in (1 / 30, 1 / 100)
+    assert action.arguments["rewound_steps"] == rewound
+    assert run.state is not None
+    assert (run.state.updates_kept, run.state.lr_scale) == (kept, action.arguments["lr_scale"])
+    scales = [record.lr_scale for record in run.of(StepRecord)]
+    assert (scales[15], scales[-1]) == (1.0, action.arguments["factor"])
+    if probe.get("rewarm"):
+        assert scales[16:20] == pytest.approx([action.arguments["factor"] * share for share in (0.25, 0.5, 0.75, 1)])
+    assert run.of(StepRecord)[-1].loss < 0.5 * run.of(StepRecord)[14].loss
+
+
+@pytest.mark.parametrize("begin", ["here", "initial"])
+@pytest.mark.parametrize("killed_at", [18, 45])
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, begin: str, killed_at: int) -> None:
+    """The batch of step 18 is asked for by the branches first, so the run is killed within its probe."""
+    options: dict[str, Any] = {"lr": HIGH[begin], "probe": {"begin": begin}, "plan": {"checkpoint_every": 10}}
+    whole = probed(tmp_path / "whole", **options)
+    assert "lr_scale" in whole.of(Action)[0].arguments
+    assert probed(tmp_path / "cut", killed_at=killed_at, **options).state is None
+    source = newest(tmp_path / "cut/checkpoints")
+    begun = torch.load(source, weights_only=True)["state"]["step"]
+    rest = probed(tmp_path / "cut", source=source, **options)
+    later = [record for record in timeless(whole.records) if record.step > begun]
+    assert [record for record in timeless(rest.records) if record.step > begun] == later
+    for one, other in zip(whole.model.state_dict().values(), rest.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_probe_needs_room(tmp_path: Path) -> None:
+    run = probed(tmp_path, lr=3.0, plan={"steps": 25})
+    [action] = run.of(Action)
+    assert action.message == "no probe: only 9 steps are left"
