@@ -55,13 +55,13 @@ HEAL = "remedy=[heal]"
             "yet, got 4. Set train.watch_every=1.",
         ),
         (
-            ["remedy=[probe,stop]", "train.duration=100"],
-            "remedies.probe.stretch: must be at least 20 steps, twice remedies.probe.judged, got '10%' (10 steps). "
-            "Set remedies.probe.stretch=20, or fewer losses in remedies.probe.judged.",
+            ["remedy=[probe,stop]", "train.duration=40"],
+            "remedies.probe.stretch: must be at least 10 steps, got '20%' (8 steps). "
+            "Set remedies.probe.stretch=10, or leave remedies.probe out.",
         ),
         (
             ["remedy=[probe,stop]", "train.duration=400", "detectors.probe_due.at=99%"],
-            "detectors.probe_due.at: must leave 20 steps of the 400 for remedies.probe, got step 396. "
+            "detectors.probe_due.at: must leave 10 steps of the 400 for remedies.probe, got step 396. "
             "Set detectors.probe_due.at=25%, or a longer run.",
         ),
         (

@@ -427,12 +427,12 @@ def test_directory_without_records_is_refused_with_what_it_holds(write: Write, t
 
 
 def test_long_table_is_reduced_to_blocks_that_keep_what_matters(write: Write) -> None:
-    rows = 300_000
+    rows = 300_000  # more than MOST_ROWS
     losses = np.full(rows, 2.0)
     losses[123_456], losses[200_001], losses[250_000] = 99.0, -3.0, nan
     norms = np.ones(rows)
     norms[77_777] = 1e6
-    lines = (f"{step},{loss},{norm}" for step, loss, norm in zip(range(rows), losses, norms, strict=True))
+    lines = (f"{step},{loss:g},{norm:g}" for step, loss, norm in zip(range(rows), losses, norms, strict=True))
     reading = read_curve(write("x.csv", "step,loss,grad_norm\n" + "\n".join(lines) + "\n"), {})
     curve = reading.curve
     assert reading.rows == rows

@@ -42,7 +42,7 @@ def trained(folder: Path, *overrides: str) -> Trained:
     records: list[Record] = []
     state = fit(
         made.task, made.model, made.optimizer, made.schedules, plan=made.plan, watch=made.watch,
-        checkpoints=Checkpoints(folder), on_record=records.append,
+        checkpoints=Checkpoints(folder), on_record=records.append, clipping=made.clipping,
     )  # fmt: skip
     losses = [record.loss for record in records if isinstance(record, StepRecord)]
     actions = [action.remedy for action in state.actions]

@@ -124,6 +124,6 @@ def test_every_override_is_accepted_by_check() -> None:
                 assert f is not None
                 found |= {o.partition("=")[0]: o for s in suggestions(cause, f) for o in s.overrides if "<" not in o}
     assert {"optimizer.lr", "warmup", "warmup.duration", "train.clip_norm", "remedy", "schedule"} <= found.keys()
-    for override in found.values():
-        first = override if "[" in override else override.partition(",")[0]  # of the values of a multirun
-        checked(composed("train.duration=400", first))
+    # of the values of a multirun the first
+    numbers = [o if "[" in o else o.partition(",")[0] for o in found.values()]
+    checked(composed("train.duration=400", *numbers))

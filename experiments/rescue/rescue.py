@@ -153,7 +153,7 @@ def make(run: Run) -> tuple[str, dict[str, Any]]:
         state = fit(
             made.task, made.model, made.optimizer, made.schedules, plan=made.plan, watch=made.watch,
             checkpoints=Checkpoints(Path(folder)),
-            on_record=records.append, meters=made.meters,
+            on_record=records.append, meters=made.meters, clipping=made.clipping,
             interrupted=lambda: "its numbers" if _is_dead(records) else None,
         )  # fmt: skip
     loss = state.last_eval.get("loss", math.inf)

@@ -7,12 +7,15 @@ from typing import Any
 
 from runner.durations import Clock, to_steps
 from runner.nodes import Node
-from runner.remedies.branch_probe import BranchProbe
+from runner.remedies.branch_probe import LEAST_STEPS, BranchProbe
+from runner.remedies.clip import Clip
 from runner.remedies.ladder import Ladder
 from runner.remedies.protocol import SNAPSHOTS
 from runner.remedies.skip_update import SkipUpdate
 from runner.signatures import locate, parameters_of
 from runner.wording import Findings, shown
+
+FIXED = "runner.train.clipping.Fixed"
 
 
 def check_remedies(found: Findings, clock: Clock) -> None:
@@ -39,6 +42,7 @@ def check_remedies(found: Findings, clock: Clock) -> None:
             _check_shorter(key, "rewarm", part, found, clock)
     if keeps_snapshots:
         _check_snapshots(found, clock)
+    _check_clip(found)
 
 
 def remedies_in(key: str, node: Node) -> Iterator[tuple[str, Any, Node]]:
@@ -85,18 +89,31 @@ def _check_looks(key: str, found: Findings) -> None:
 
 
 def _check_probe(key: str, node: Node, found: Findings, clock: Clock) -> None:
-    total, parameters = clock.total_steps or 0, parameters_of(BranchProbe)
-    stretch, judged = (node.arguments.get(name, parameters[name].default) for name in ("stretch", "judged"))
+    total, stretch = clock.total_steps or 0, node.arguments.get("stretch")
     steps = _steps(stretch, clock)
-    if steps is not None and steps < 2 * judged:
-        rule = f"must be at least {2 * judged} steps, twice {key}.judged, got {shown(stretch)} ({steps} steps)"
-        found.add(f"{key}.stretch", rule, f"Set {key}.stretch={2 * judged}, or fewer losses in {key}.judged")
+    if steps is not None and steps < LEAST_STEPS:
+        rule = f"must be at least {LEAST_STEPS} steps, got {shown(stretch)} ({steps} steps)"
+        found.add(f"{key}.stretch", rule, f"Set {key}.stretch={LEAST_STEPS}, or leave {key} out")
     for name in node.arguments.get("detectors", ()):
         due = found.sections.get("detectors", {}).get(name)
         at = _steps(due.arguments.get("at"), clock) if due is not None else None
-        if at is not None and total - at - 1 < 2 * judged:
-            rule = f"must leave {2 * judged} steps of the {total:,} for {key}, got step {at}"
+        if at is not None and total - at - 1 < LEAST_STEPS:
+            rule = f"must leave {LEAST_STEPS} steps of the {total:,} for {key}, got step {at}"
             found.add(f"detectors.{name}.at", rule, f"Set detectors.{name}.at=25%, or a longer run")
+
+
+def _check_clip(found: Findings) -> None:
+    """A norm that is set, on the page or by a remedy, goes with the clipping that has one."""
+    clip, train = found.sections.get("clip"), found.sections.get("train")
+    if clip is None or train is None or clip.target == FIXED:
+        return
+    if train.clip_norm is not None:
+        rule = f"must be null with a clip that finds its own norm, got {train.clip_norm:g}"
+        found.add("train.clip_norm", rule, "Set clip=fixed, or train.clip_norm=null")
+    for name, node in found.sections.get("remedies", {}).items():
+        for key, target, _ in remedies_in(f"remedies.{name}", node):
+            if target is Clip:
+                found.add(key, f"must have clip=fixed, whose norm it sets, got {clip.target!r}", "Set clip=fixed")
 
 
 def _check_snapshots(found: Findings, clock: Clock) -> None:

@@ -22,6 +22,7 @@ _WANDER = 0.08  # of the first loss: rises from level to level that no healthy r
 _LONG = 60  # values: a run of unknown length that breaks before that may have broken early
 _FLAT_FALL = 0.06
 _RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
+_SETTLED = 0.45  # of the run: by then the loss is below the first one for good
 _LOST = 0.1  # of the gain in held-out loss
 
 
@@ -95,7 +96,10 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
         at = min(at, shape.count - 1)
         rise = math.log(max(shape.end, 1e-300) / max(shape.low, 1e-300)) if shape.low > 0 else 0.0
         is_late = shape.late_wander >= _WANDER and shape.wander - shape.late_wander < _WANDER
-        if not is_late and not (shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05):
+        climbs = shape.late_fall < -4 and shape.given_back > 0.03
+        gave_back = shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05
+        lost = f.rises_late and f.evals is not None and f.evals.given_back > _LOST and f.evals.best_at > 0.5
+        if not (is_late or climbs or gave_back or lost):
             return None
         at = min(at, _first_late_rise(f))
     score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
@@ -157,6 +161,9 @@ def _runs_away(f: Features) -> Finding | None:
         score -= 0.3
     if f.rises_late and f.share(way_out.place) > 0.5:
         score -= 0.3
+    before = before_bad_batch(f)
+    if before is not None and len(before.series) <= way_out.place + 1:
+        score -= 0.4  # it leaves with the batch
     first, last = f.step(way_out.place), f.series.steps[-1]
     text = (
         f"from {loss_text(way_out.base)} the loss rises {factor_text(way_out.rise)} its size within "
@@ -193,8 +200,16 @@ def _wanders(f: Features) -> Evidence | None:
         return None
     score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
     lost = f.evals is not None and f.evals.given_back > _LOST
-    if shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0 and not lost:
+    if (
+        shape.fall > _RECOVERED
+        and shape.given_back < 0.01
+        and shape.last_above < _SETTLED
+        and shape.late_wander == 0
+        and not lost
+    ):
         score *= 0.4
+    if shape.rises == 1 and shape.given_back < 0.1:
+        score *= 0.6  # once, and back again
     score += 0.1 * lost
     text = f"smoothed, the loss keeps rising again, by {number(shape.wander, 2)} times the first loss in sum"
     return score, text, Stretch(f.step(0), f.series.steps[-1], "never settles")

@@ -45,6 +45,7 @@ class Shape:
         last_above: where it was last above the first loss, as a share of the curve; 0 when never.
         wander: sum of the rises from level to level beyond noise, share of the first loss; without the spikes that
             came from data.
+        rises: how many of them there are.
         late_wander: the part of it in the last 40%.
         ups: share of steps that raise the loss.
         is_noise: whether the order of the values says nothing: neighbours are no more alike than others.
@@ -72,6 +73,7 @@ class Shape:
     above_first: float
     last_above: float
     wander: float
+    rises: int
     late_wander: float
     ups: float
     is_noise: bool
@@ -117,6 +119,7 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         above_first=sum(over) / count,
         last_above=max((i for i, is_over in enumerate(over) if is_over), default=0) / max(count - 1, 1),
         wander=min(math.fsum(rises), 1e9),
+        rises=sum(rise > 0 for rise in rises),
         late_wander=min(math.fsum(rises[int(0.6 * len(rises)) :]), 1e9),
         ups=sum(b > a for a, b in pairwise(losses)) / max(count - 1, 1),
         is_noise=count >= FEW and persistence(losses) < 3 / math.sqrt(count),
