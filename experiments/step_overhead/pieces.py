@@ -33,7 +33,7 @@ from runner.schedules.shape import Schedule
 from runner.schedules.warmups import linear
 from runner.tasks.order import EpochOrder
 from runner.tracking.jsonl import RecordWriter
-from runner.train.step import clip
+from runner.train.clipping import Fixed
 from runner.watch import Watch
 
 STEPS, LINES = 600, 500
@@ -68,7 +68,7 @@ def main() -> None:
             "order of the data": _order(len(job.tensors[0]), job.batch_size),
             "rows: index_select": lambda: [tensor.index_select(0, index) for tensor in job.tensors],
             "rows: tensor[index]": lambda: [tensor[index] for tensor in job.tensors],
-            "clip: ours": lambda: clip(grads(), CLIP_NORM),
+            "clip: ours": lambda: Fixed(clip_norm=CLIP_NORM).clip(parameters, grads()),
             "clip: torch.nn.utils.clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(parameters, CLIP_NORM),
             "loss and gradient norm to Python": lambda: [number.item() for number in numbers],
             "detectors: all of the default list": _detectors(*DEFAULTS),

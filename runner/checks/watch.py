@@ -118,7 +118,7 @@ def silent_detectors(
     for name, detector in detectors.items():
         if name in default and default <= detectors.keys():
             continue
-        if "clipped" in detector.needs and config.train.clip_norm is None:
+        if "clipped" in detector.needs and config.clip.target.endswith(".Fixed") and config.train.clip_norm is None:
             yield f"detectors.{name}: without train.clip_norm it is silent. Set train.clip_norm=1.0, or leave it out."
         elif "eval" in detector.needs and "val" not in splits:
             yield f"detectors.{name}: the task has no val split, so it is silent. Leave it out."

@@ -23,7 +23,7 @@ class State(NamedTuple):
         weight: sum of their weights.
         best: lowest average.
         best_steps: losses that were in it.
-        latest: loss of the step before.
+        latest: logarithm of the loss of the step before, None where it has none.
         jitter: sum of the weighted |ln(loss / loss of the step before)|.
         blown_up_steps: steps in a row above `factor` times the lowest average.
         above_start_steps: steps in a row above the start.
@@ -36,7 +36,7 @@ class State(NamedTuple):
     weight: float = 0.0
     best: float = float("inf")
     best_steps: int = 1
-    latest: float = 0.0
+    latest: float | None = None
     jitter: float = 0.0
     blown_up_steps: int = 0
     above_start_steps: int = 0
@@ -88,31 +88,31 @@ class Divergence:
         """Return the next state, and an alarm of severity "stop" when the loss has diverged."""
         if isinstance(record, EvalRecord) or not abs(record.loss) < float("inf"):
             return state, None
-        loss, latest, old = record.loss, state.latest, self.smoothing
-        average, weight = old * state.average + (1 - old) * loss, old * state.weight + (1 - old)
-        change = abs(math.log(loss) - math.log(latest)) if loss > 0 and latest > 0 else 0.0
-        jitter = old * state.jitter + (1 - old) * change
-        smooth, noise, steps = average / weight, min(jitter / weight, 100.0), state.steps + 1
-        first = state.first if state.steps else loss
-        best, best_steps = (smooth, min(steps, 50)) if smooth < state.best else (state.best, state.best_steps)
-        start = state.start if steps > self.late_patience + 1 else max(first, smooth)
-        # cheap before exact: nearly always one comparison decides
-        blown_up = smooth > first and smooth > self.factor * best * math.exp(2 * noise / math.sqrt(best_steps))
-        above_start = smooth > start and smooth - start > (self.late_factor * math.exp(noise) - 1) * abs(start)
+        loss, old = record.loss, self.smoothing
+        steps, first, start, average, weight, best, best_steps, latest, jitter, blown_up_steps, above_steps = state
+        level = math.log(loss) if loss > 0 else None
+        change = abs(level - latest) if level is not None and latest is not None else 0.0
+        average, weight = old * average + (1 - old) * loss, old * weight + (1 - old)
+        jitter = old * jitter + (1 - old) * change
+        smooth = average / weight
+        if not steps:
+            first = loss
+        steps += 1
+        if smooth < best:
+            best, best_steps = smooth, min(steps, 50)
+        if steps <= self.late_patience + 1:
+            start = max(first, smooth)
+        blown_up = above_start = False
+        if smooth > first or smooth > start:  # seldom, in a run that learns
+            noise = min(jitter / weight, 100.0)
+            blown_up = smooth > first and smooth > self.factor * best * math.exp(2 * noise / math.sqrt(best_steps))
+            above_start = smooth - start > (self.late_factor * math.exp(noise) - 1) * abs(start)
+        blown_up_steps = blown_up_steps + 1 if blown_up else 0
+        above_steps = above_steps + 1 if above_start else 0
         state = State(
-            steps,
-            first,
-            start,
-            average,
-            weight,
-            best,
-            best_steps,
-            loss,
-            jitter,
-            state.blown_up_steps + 1 if blown_up else 0,
-            state.above_start_steps + 1 if above_start else 0,
+            steps, first, start, average, weight, best, best_steps, level, jitter, blown_up_steps, above_steps
         )
-        if state.blown_up_steps < self.patience and state.above_start_steps < self.late_patience:
+        if blown_up_steps < self.patience and above_steps < self.late_patience:
             return state, None
         return state, self._alarm(state, smooth, record)
 

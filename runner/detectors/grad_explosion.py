@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, NamedTuple
 
-from annotated_types import Ge, Gt, MultipleOf
+from annotated_types import Ge, Gt
 from pydantic import validate_call
 
 from runner.detectors.told import at, with_lr
@@ -63,11 +63,13 @@ class GradExplosion:
         self,
         *,
         factor: Annotated[float, Gt(1)] = 10.0,
-        window: Annotated[int, Ge(32), MultipleOf(16)] = 128,
+        window: Annotated[int, Ge(32)] = 128,
         count: Annotated[int, Ge(1)] = 3,
         within: Annotated[int, Ge(1)] = 10,
         loss_back: Annotated[float, Ge(0)] = 0.25,
     ) -> None:
+        if window % _CHUNK:
+            raise ValueError(f"window: must be a multiple of {_CHUNK}, got {window}.")
         if count > within:
             raise ValueError(f"count: must be at most within={within}, got {count}.")
         self.factor = factor

@@ -95,7 +95,10 @@ class LateVariance:
         first, peak_lr, taken, total, squares, means, within, _ = state
         if record.step < self.begin and first is not None and record.lr <= peak_lr:
             return state, None
-        first, peak_lr = record.loss if first is None else first, max(peak_lr, record.lr)
+        if first is None:
+            first = record.loss
+        if record.lr > peak_lr:
+            peak_lr = record.lr
         if record.step < self.begin:
             return State(first, peak_lr), None
         if not 0 < record.loss < math.inf or record.lr < self.lr_share * peak_lr:

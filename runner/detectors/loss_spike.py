@@ -6,7 +6,7 @@ import math
 from operator import mul
 from typing import Annotated, NamedTuple
 
-from annotated_types import Ge, Gt, MultipleOf
+from annotated_types import Ge, Gt
 from pydantic import validate_call
 
 from runner.detectors.told import at, with_lr
@@ -97,7 +97,7 @@ class LossSpike:
     def __init__(
         self,
         *,
-        window: Annotated[int, Ge(32), MultipleOf(16)] = 128,
+        window: Annotated[int, Ge(32)] = 128,
         least: Annotated[int, Ge(8)] = 64,
         z: Annotated[float, Gt(0)] = 6.0,
         rise: Annotated[float, Gt(0)] = 0.1,
@@ -105,6 +105,8 @@ class LossSpike:
         sudden: Annotated[float, Ge(1)] = 3.0,
         calm_steps: Annotated[int, Ge(0)] = 10,
     ) -> None:
+        if window % _CHUNK:
+            raise ValueError(f"window: must be a multiple of {_CHUNK}, got {window}.")
         if least > window:
             raise ValueError(f"least: must be at most window={window}, got {least}.")
         self.window = window
