@@ -20,7 +20,7 @@ from runner.train.loop import fit
 from runner.train.meters import Meter
 from runner.train.plan import TrainPlan
 from runner.train.seeding import seed_everything
-from runner.train.signals import GradientCosines, SecondMoments, UpdateRatios
+from runner.train.signals import GradientCosines, SecondMoments, UpdateRatios, _cosine
 from runner.watch import Watch
 
 MAKERS: tuple[Callable[[int], Meter], ...] = (UpdateRatios, SecondMoments, GradientCosines, Logits)
@@ -252,6 +252,11 @@ def test_gradient_of_a_step_too_long_turns_around(tmp_path: Path) -> None:
 
     made = train(bowl, TrainPlan(steps=4), [GradientCosines(1)], make=plain, directory=tmp_path)
     assert list(made.signal("grad_cosine").values()) == pytest.approx([-1.0] * 3)
+
+
+def test_gradients_that_overflow_have_no_cosine_and_stop_nothing() -> None:
+    huge = torch.tensor([3e38, 3e38])
+    assert math.isnan(_cosine([huge, huge], [huge, -huge]))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cases import declared, tuned
 from making import Case, Curve
 
+REGRESSION_PRIOR = 1.0  # mean squared error of the mean, of a standardised target
 EARLY = 0.5  # share of the run: what has diverged before it did not do so at the end
 BRIEF = 5  # steps after a spoiled batch in which it can show
 RISE = 1.25  # times the lowest level so far: a level above it is a rise that can be seen
@@ -33,6 +34,9 @@ class Label(NamedTuple):
     why: str = ""
 
 
+NEITHER = Label("dropped", why="neither as good as the tuned runs nor clearly worse")
+
+
 def label(case: Case, curve: Curve, twin: Curve | None) -> Label:
     """Return the label of a run, given the run that it is compared with."""
     rules = {
@@ -52,9 +56,25 @@ def label(case: Case, curve: Curve, twin: Curve | None) -> Label:
 
 def is_good(case: Case, curve: Curve) -> bool:
     """Return whether a run ended about as well as the tuned ones."""
-    known, rule = tuned()[case.task][case.optimizer], declared()["labels"]
-    limit = max(rule["worse"] * known["loss"], known["loss"] + rule["deviations"] * known["sd"])
-    return bool(curve.final_val <= limit)
+    return _excess(case, curve, "good") <= 0.0
+
+
+def is_bad(case: Case, curve: Curve) -> bool:
+    """Return whether a run ended clearly worse than the tuned ones; between good and bad is neither."""
+    return _excess(case, curve, "bad") > 0.0
+
+
+def _excess(case: Case, curve: Curve, limit: str) -> float:
+    """Return by how much the final val loss is above a limit."""
+    known = tuned()[case.task][case.optimizer]
+    return _beyond(case, curve, float(known["loss"]), limit)
+
+
+def _beyond(case: Case, curve: Curve, reference: float, limit: str) -> float:
+    rooms, deviations = declared()["labels"][limit]
+    ignorant = curve.prior if curve.prior is not None else REGRESSION_PRIOR
+    room = min(reference, abs(ignorant - reference))
+    return float(curve.final_val - reference - max(rooms * room, deviations * tuned()[case.task][case.optimizer]["sd"]))
 
 
 def has_learned(curve: Curve) -> bool:
@@ -82,6 +102,8 @@ def _of_lr(case: Case, curve: Curve, twin: Curve | None) -> Label:
     rule = declared()["labels"]
     if is_good(case, curve):
         return Label("healthy", why="ended as well as the tuned runs")
+    if not is_bad(case, curve):
+        return NEITHER
     if case.multiple <= rule["low"]:
         equal = () if has_learned(curve) else ("stuck",)
         return Label("lr_too_low", equal, silent=True, why="a low rate, and worse than the tuned runs")
@@ -93,8 +115,10 @@ def _of_lr(case: Case, curve: Curve, twin: Curve | None) -> Label:
 def _too_high(case: Case, curve: Curve) -> Label:
     if not has_learned(curve) and curve.first_non_finite is None:
         return Label("lr_too_high", ("stuck",), why="too high a rate, and nothing was ever learned")
-    if _overfits(curve) and curve.final_train <= 1.1 * tuned()[case.task][case.optimizer]["train"]:
-        return Label("overfitting", ("lr_too_high",), why="trained as far as the tuned runs; val loss rose")
+    if curve.final_train <= 1.1 * tuned()[case.task][case.optimizer]["train"]:
+        if _overfits(curve):
+            return Label("overfitting", ("lr_too_high",), why="trained as far as the tuned runs; val loss rose")
+        return Label("dropped", why="trained as far as the tuned runs, but the val loss is worse")
     silent = case.optimizer == "adamw" and is_silent(curve)
     why = "a high rate, and worse than the tuned runs"
     return Label("lr_too_high", near=("unstable_early",), silent=silent, why=why)
@@ -110,7 +134,7 @@ def _of_no_warmup(case: Case, curve: Curve, twin: Curve | None) -> Label:
     assert twin is not None
     if is_good(case, curve):
         return Label("healthy", why="ended as well as the tuned runs")
-    if is_good(case, twin):
+    if is_bad(case, curve) and is_good(case, twin):
         silent = case.optimizer == "adamw" and is_silent(curve) and has_learned(curve)
         equal = () if has_learned(curve) else ("stuck",)
         return Label("unstable_early", equal, ("lr_too_high",), silent, why="bad without a warmup, good with one")
@@ -146,7 +170,7 @@ def _of_exploding(case: Case, curve: Curve, twin: Curve | None) -> Label:
     assert twin is not None
     if is_good(case, curve):
         return Label("healthy", why="ended as well as the tuned runs")
-    if twin.final_val < curve.final_val / 2:
+    if is_bad(case, curve) and twin.final_val < curve.final_val / 2:
         near = ("lr_too_high", "unstable_early")
         return Label("gradient_explosion", near=near, why="clipping at 1.0 halves the loss at the same rate")
     return Label("dropped", why="clipping does not cure it")
@@ -158,14 +182,13 @@ def _of_vanishing(case: Case, curve: Curve, twin: Curve | None) -> Label:
 
 def _of_late(case: Case, curve: Curve, twin: Curve | None) -> Label:
     assert twin is not None
-    known, rule = tuned()[case.task][case.optimizer], declared()["labels"]
+    rule = declared()["labels"]
     broke = curve.first_non_finite
     if broke is not None and broke < EARLY * case.length:
         return _too_high(case, curve) if case.multiple >= rule["high"] else Label("dropped", why="diverged early")
     if not has_learned(curve):
         return _too_high(case, curve) if case.multiple >= rule["high"] else Label("dropped", why="learned nothing")
-    limit = max(rule["worse"] * twin.final_val, twin.final_val + rule["deviations"] * known["sd"])
-    if curve.final_val > limit:
+    if _beyond(case, curve, twin.final_val, "bad") > 0.0:
         return Label("lr_too_high_at_end", near=("lr_too_high",), why="clearly worse than with a fall to 0 at the end")
     return Label("healthy" if is_good(case, curve) else "dropped", why="not clearly worse than with a fall to 0")
 
@@ -173,6 +196,8 @@ def _of_late(case: Case, curve: Curve, twin: Curve | None) -> Label:
 def _of_cut(case: Case, curve: Curve, twin: Curve | None) -> Label:
     if is_good(case, curve):
         return Label("healthy", why="ended as well as the tuned runs")
+    if not is_bad(case, curve):
+        return NEITHER
     return Label("plateau", ("lr_too_low",), why="the rate was cut too early, and the end is worse than tuned")
 
 

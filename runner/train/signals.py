@@ -14,7 +14,8 @@ from runner.optim.readout import effective_lrs
 from runner.train.meters import Moment
 
 UPDATE_SIGNALS = frozenset({"update_ratio/max", "update_ratio/median", "update_ratio/min", "prev_update_norm"})
-RMS_SIGNALS = frozenset({"rms/max"})
+RMS = "rms/max"
+RMS_SIGNALS = frozenset({RMS})
 COSINE_SIGNALS = frozenset({"grad_cosine"})
 BURST = 10
 """steps in a row whose gradients are compared with those before them, each time that cosines are due"""
@@ -119,7 +120,7 @@ class SecondMoments:
                 if made * (1 - beta2) >= 1:
                     found.append(_rms(parameter.grad, state["exp_avg_sq"], beta2, made + 1, group["eps"]))
         largest = float(torch.stack(found).amax()) if found else math.nan
-        return {"rms/max": largest} if math.isfinite(largest) else {}
+        return {RMS: largest} if math.isfinite(largest) else {}
 
     def after(self, moment: Moment) -> Mapping[str, float]:
         """Return {}."""
@@ -222,9 +223,10 @@ def _cosine(grads: list[Tensor | None], last: list[Tensor | None]) -> float:
     if not pairs:
         return math.nan
     products = torch.stack([torch.stack([a @ b, a @ a, b @ b]).float() for a, b in pairs]).tolist()
-    along, one_square, other_square = (math.fsum(column) for column in zip(*products, strict=True))
+    # not math.fsum, which refuses inf beside -inf: gradients overflow just before a run diverges
+    along, one_square, other_square = (sum(column) for column in zip(*products, strict=True))
     size = math.sqrt(one_square) * math.sqrt(other_square)
-    return along / size if size > 0 else math.nan
+    return along / size if 0 < size < math.inf else math.nan
 
 
 def _flat(tensor: Tensor) -> Tensor:
