@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.assemble import make, refusals
-from runner.build_meters import build_meters
+from runner.build_meters import build_meters, unmeasured
 from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
+from runner.build_snapshots import build_snapshots
 from runner.build_task import build_task, task_facts
-from runner.config import Config, Resume, Snapshots, TaskNode, Train
+from runner.checks.watch import silent_detectors
+from runner.config import Config, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
 from runner.facts import Facts
@@ -25,13 +27,13 @@ from runner.optim.apply import Schedules, keep_initial
 from runner.optim.freezing import zero_while_frozen
 from runner.optim.groups import Group, Settings, make_groups
 from runner.optim.muon import with_adamw_lr
-from runner.remedies.protocol import INITIAL, SNAPSHOTS
 from runner.signatures import locate
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
+from runner.train.clipping import Clipping
 from runner.train.initial import InitialWeights, load_initial_weights, read_weights
 from runner.train.meters import Meter
-from runner.train.plan import SnapshotPlan, TrainPlan
+from runner.train.plan import TrainPlan
 from runner.train.probe import probe
 from runner.train.saved import BEST, FOLDER, find_misfit, newest, other_groups, read_checkpoint, steps_made
 from runner.train.seeding import make_deterministic, seed_everything
@@ -48,6 +50,7 @@ class Experiment(NamedTuple):
         declared: what they were made from, of the whole run.
         remarks: what the user should know before it trains, a sentence each, the key first.
         meters: measure what the detectors need.
+        clipping: scales gradients down.
     """
 
     task: Task
@@ -59,6 +62,7 @@ class Experiment(NamedTuple):
     declared: RunSchedules
     remarks: Sequence[str]
     meters: Sequence[Meter]
+    clipping: Clipping
     initial_weights: InitialWeights | None = None
 
 
@@ -144,7 +148,7 @@ def build(config: Config) -> Experiment:
         clock = declared.clock
     except ConfigError as error:
         problems += error.problems
-    nodes: dict[str, Node] = {"param_groups": config.param_groups}
+    nodes: dict[str, Node] = {"param_groups": config.param_groups, "clip": config.clip}
     nodes |= {f"detectors.{name}": node for name, node in config.detectors.items()}
     nodes |= {f"remedies.{name}": node for name, node in config.remedies.items()}
     for key, node in nodes.items():
@@ -163,7 +167,6 @@ def build(config: Config) -> Experiment:
     optimizer = build_optimizer(config.scaled_optimizer, groups, plan.device)
     for hyperparameter in declared.others:
         keep_initial(optimizer, hyperparameter)
-    remarks = [*task.remarks, *_continued(checkpoint_source(config.resume), optimizer)]
     watch = Watch(_named(parts, "detectors"), _named(parts, "remedies"))
     plan = replace(plan, snapshots=build_snapshots(config.snapshots, watch.keeps, clock))
     return Experiment(
@@ -174,10 +177,18 @@ def build(config: Config) -> Experiment:
         plan=plan,
         watch=watch,
         declared=declared,
-        remarks=remarks,
+        remarks=list(_remarks(config, task, model, optimizer, watch)),
         meters=build_meters(config, watch.needs, clock),
+        clipping=parts["clip"],
         initial_weights=initial_weights,
     )
+
+
+def _remarks(config: Config, task: Task, model: nn.Module, optimizer: Optimizer, watch: Watch) -> Iterator[str]:
+    """Yield what the user should know of the objects that were made."""
+    yield from (*task.remarks, *_continued(checkpoint_source(config.resume), optimizer))
+    yield from unmeasured(watch, task, model, optimizer)
+    yield from silent_detectors(config, watch.detectors, splits=task.examples, prior_entropy=task.prior_entropy)
 
 
 def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:
@@ -279,14 +290,6 @@ def build_plan(train: Train, task: Task, clock: Clock) -> TrainPlan:
         ema_decay=train.ema_decay,
         refresh_batches=train.refresh_batches,
     )
-
-
-def build_snapshots(snapshots: Snapshots, keeps: Collection[str], clock: Clock) -> SnapshotPlan | None:
-    """Return which weights are kept for the remedies, None where none asks for any."""
-    if not keeps:
-        return None
-    every = to_steps(snapshots.every, clock) if SNAPSHOTS in keeps else None
-    return SnapshotPlan(every, snapshots.keep, keeps_initial=INITIAL in keeps, on_disk=snapshots.on_disk)
 
 
 def _named(parts: Mapping[str, Any], group: str) -> dict[str, Any]:

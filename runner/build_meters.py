@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+
+from torch import nn
+from torch.optim import Optimizer
 
 from runner.config import Config
 from runner.durations import Clock, to_steps
-from runner.train.logits import LOGIT_SIGNALS, Logits
+from runner.tasks.logits import HasLogits
+from runner.tasks.protocol import Task
+from runner.train.logits import LOG_Z, LOGIT_SIGNALS, Logits, shows_attention
 from runner.train.meters import Meter
 from runner.train.sharpness import Sharpness
 from runner.train.signals import (
     COSINE_SIGNALS,
+    RMS,
     RMS_SIGNALS,
     UPDATE_SIGNALS,
     GradientCosines,
     SecondMoments,
     UpdateRatios,
+    keeps_second_moments,
 )
+from runner.watch import Watch
 
 _METERS: tuple[tuple[frozenset[str], Callable[[int], Meter]], ...] = (
     (UPDATE_SIGNALS, UpdateRatios),
@@ -41,3 +49,16 @@ def build_meters(config: Config, needs: Collection[str], clock: Clock) -> list[M
         sizes = {"examples": wanted.examples, "iterations": wanted.iterations, "batch_size": config.train.batch_size}
         meters.append(Sharpness(every=to_steps(wanted.every, clock), **sizes))
     return meters
+
+
+def unmeasured(watch: Watch, task: Task, model: nn.Module, optimizer: Optimizer) -> Iterator[str]:
+    """Yield, a sentence each, which detectors find nothing since what they read cannot be measured in this run."""
+    blind = {
+        RMS: not keeps_second_moments(optimizer) and f"{type(optimizer).__name__} keeps no second moment that tells it",
+        LOG_Z: not (isinstance(task, HasLogits) or shows_attention(model))
+        and "neither task nor model shows its logits: give the attention of the model a method attention_logits",
+    }
+    for name, detector in watch.detectors.items():
+        for signal in detector.needs & blind.keys():
+            if reason := blind[signal]:
+                yield f"detectors.{name}: finds nothing, as {reason}."

@@ -17,6 +17,7 @@ from runner.checks.facts import FindFacts, check_facts, check_init_from
 from runner.checks.groups import check_group_rules
 from runner.checks.nodes import add_invalid, check_node, declared
 from runner.checks.optimizer import check_optimizer
+from runner.checks.remedies import check_remedies
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
 from runner.checks.sharpness import check_sharpness
@@ -58,6 +59,8 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
         facts = check_facts(found, find_facts)
         if facts is not None and facts.clock is not None:
             check_schedules(found, facts.clock)
+            if not is_told(found.sections):
+                check_remedies(found, facts.clock)
         if facts is not None and not is_told(found.sections):
             check_sharpness(found, facts.clock)
             check_watched(found, splits=facts.examples, goals=facts.goals)
@@ -137,7 +140,7 @@ def _check_source(mode: ModeNode, source: Source, found: Findings) -> None:
     read = [CONFIG, RECORDS] if mode.rebuilds else [RECORDS]
     if mode.reads_curve:
         is_sound = not any(problem.key.startswith("source") for problem in found.problems)
-        if is_sound and (path is None) == (values is None):
+        if is_sound and bool(path) == (values is not None):
             rule = "must name a curve" if values is None else "must be left out where source.values are given"
             fix = "Set source=<file, run directory, MLflow run, or - for standard input> or source.values=[2.5,2.4,2.6]"
             found.add("source", f"{rule}, got {shown(path)}", fix if values is None else "Leave one of them out")

@@ -252,6 +252,7 @@ class Config(Section):
     tracking: Tracking
     notify: Notify
     train: Train
+    clip: Node = Node.model_validate({"_target_": "runner.train.clipping.Fixed"})
     monitor: Monitor = Monitor()
     snapshots: Snapshots = Snapshots()
     resume: Resume

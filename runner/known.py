@@ -39,7 +39,7 @@ def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, director
     choices = dict(result.choices) if result is not None else {}
     prior = result.dataset.get("prior_entropy") if result is not None else None
     clip, stop = train.get("clip_norm"), _section(train, "early_stop")
-    unfinished = (result.status == "interrupted" or result.is_out_of_time) if result is not None else None
+    unfinished = result is not None and (result.status == "interrupted" or result.is_out_of_time)
     return Known(
         family=family_of(optimizer),
         lr=_number(optimizer.get("d_coef" if estimates else "lr")),
@@ -51,7 +51,7 @@ def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, director
         precision=train.get("precision"),
         batch_size=train.get("batch_size"),
         schedule=choices.get("schedule") or str(schedule.get("_target_", "")).rpartition(".")[2] or None,
-        was_cut_short=unfinished,
+        was_cut_short=(unfinished or result.status == "running") if result is not None else None,
         duration=train.get("duration"),
         patience=stop.get("patience") or (0 if "patience" in stop else None),
         go_on=(f"resume.from={directory}",) if directory and unfinished else (),

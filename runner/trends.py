@@ -76,6 +76,11 @@ def mean_and_variance(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
+def ratio(above: float, below: float) -> float:
+    """Return above / below, at most 1e9 in size; 0 where there is nothing to divide by."""
+    return min(max(above / below, -1e9), 1e9) if below > 0 else 0.0
+
+
 def is_still_falling(losses: Sequence[float]) -> bool:
     """Whether the loss at the end is lower than shortly before, beyond noise and by an amount that matters.
 

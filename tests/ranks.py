@@ -11,7 +11,8 @@ from runner.build import build
 from runner.config import Config
 from runner.optim.apply import apply_schedules
 from runner.tasks.protocol import Task
-from runner.train.step import clip, gradients, update
+from runner.train.clipping import Fixed
+from runner.train.step import gradients, update
 
 
 class Part(NamedTuple):
@@ -38,7 +39,7 @@ def train(rank: int, ranks: int, config: Config, folder: str, clip_norm: float) 
     seen, pairs = 0, []
     for step in range(plan.steps):
         apply_schedules(optimizer, schedules, step)
-        signals = gradients(part, model, optimizer, plan, scaler, step)
+        signals = gradients(part, model, optimizer, plan, scaler, step, Fixed())
         totals = torch.tensor([signals.weight, signals.examples], dtype=torch.float64)
         distributed.all_reduce(totals)
         weight, examples = totals.tolist()
@@ -46,7 +47,7 @@ def train(rank: int, ranks: int, config: Config, folder: str, clip_norm: float) 
         for grad in grads:
             grad *= signals.weight / weight
             distributed.all_reduce(grad)
-        clip(grads, clip_norm)
+        Fixed(clip_norm=clip_norm).clip(parameters, grads)
         update(optimizer, scaler, drop=False)
         seen += int(examples)
         pairs.append((seen, {group["name"]: group["lr"] for group in optimizer.param_groups}))

@@ -15,6 +15,7 @@ from runner.tasks.protocol import Task
 from runner.tasks.quadratic import Quadratic
 from runner.tasks.supervised import Supervised
 from runner.tasks.tabular import Tabular
+from runner.train.clipping import Fixed
 from runner.train.plan import TrainPlan
 from runner.train.step import gradients, guard_on_device, update
 from tests import own_parts
@@ -51,7 +52,7 @@ def test_a_step_reads_no_value_from_the_device(make: Callable[[], Task]) -> None
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=True)
     plan = TrainPlan(steps=1, accumulate=3, device=device)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    signals = gradients(task, model, optimizer, plan, scaler, step=0, clip_norm=1.0)
+    signals = gradients(task, model, optimizer, plan, scaler, 0, Fixed(clip_norm=1.0))
     update(optimizer, scaler, drop=False)
     guard_on_device(optimizer, signals, replace(plan, watch_every=2))
     assert signals.weight > 0

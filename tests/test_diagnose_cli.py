@@ -86,16 +86,12 @@ def test_file_is_read_and_what_was_read_is_said(program: Program, tmp_path: Path
     assert done.run == tmp_path / "out"
 
 
-def test_quiet_prints_the_directory_alone(program: Program) -> None:
-    done = program("mode=diagnose", TEXTBOOK, "quiet=true", "name=mine")
-    assert len(done.out.splitlines()) == 1
-    assert done.run.parent == done.directory / "runs/mine/diagnoses"
-
-
 def test_columns_are_named_on_the_command_line(program: Program, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(CURVE.replace("loss", "my score"))
-    done = program("mode=diagnose", "source=x.csv", "source.columns={loss: my score}", "quiet=true")
+    done = program("mode=diagnose", "source=x.csv", "source.columns={loss: my score}", "quiet=true", "name=mine")
     assert isinstance(written(done)["source"], dict)
+    assert len(done.out.splitlines()) == 1, "quiet prints the directory alone"
+    assert done.run.parent == tmp_path / "runs/mine/diagnoses"
     other = program("mode=diagnose", "source=x.csv", "source.columns.loss=score")
     assert other.code == 2
     assert "source.columns.loss: must be a column of the source ('step', 'my score', 'lr'), got 'score'." in other.err
@@ -138,6 +134,7 @@ def test_multirun_diagnoses_one_file_after_the_other(program: Program, tmp_path:
     ("words", "problem"),
     [
         ([], f"source: must name a curve, got null. {NAMED}"),
+        (["source="], f"source: must name a curve, got ''. {NAMED}"),
         (["source=x.csv", TEXTBOOK], "source: must be left out where source.values are given, got 'x.csv'. Leave one"),
         (["source.values=[]"], "source.values: must hold at least 2 losses, got nothing. Give a longer curve."),
         (["source.values=[1]"], "source.values: must hold at least 2 losses, got one loss, 1. Give a longer curve."),
@@ -184,9 +181,7 @@ def test_what_cannot_be_read_is_refused_without_a_trace(program: Program, words:
     assert list(done.directory.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"loss\n", b"loss\n1\n", b"\0\1\2", b"l\xff\n1\n2\n", b"{", b"[", b"{}\n{}\n", b"a\n"]
-)
+@pytest.mark.parametrize("content", [b"", b"\0\1\2", b"{}\n{}\n"])
 def test_file_that_is_no_curve_is_refused_without_a_trace(program: Program, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.csv").write_bytes(content)
     done = program("mode=diagnose", "source=x.csv")
@@ -199,7 +194,7 @@ def test_source_is_short_for_its_path_on_the_command_line_and_on_a_page(program:
     (tmp_path / "x.csv").write_text(CURVE)
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/mine.yaml").write_text("defaults: [config, _self_]\nsource: x.csv\n")
-    for words in (["+source=x.csv"], ["source.path=x.csv"], ["--config-dir=pages", "--config-name=mine"]):
+    for words in (["+source=x.csv"], ["--config-dir=pages", "--config-name=mine"]):
         done = program(*words, "mode=diagnose", "quiet=true")
         assert written(done)["cause"] in CAUSES
 

@@ -220,7 +220,7 @@ def test_overfitting_never_lowers_the_learning_rate() -> None:
 
 def test_detector_that_stopped_the_run_is_heard() -> None:
     alarm = Alarm(60, "divergence", "stop", {}, "smoothed loss 3 has been 5 times its lowest")
-    losses = [*noisy(decay, steps=50), 1.5, 1.6, 1.4, 1.7]
+    losses = [*noisy(decay, steps=50), *(0.1 * 1.2**n for n in range(10))]
     curve = Curve.of_losses(losses)
     heard = diagnose(replace(curve, alarms=[alarm]))
     assert heard.cause == "lr_too_high"
@@ -270,7 +270,7 @@ def test_list_of_values_is_a_multirun_and_brackets_are_not() -> None:
 
 def test_confidence_rises_with_score_and_lead_and_falls_with_few_values() -> None:
     def of(score: float, runner_up: float = 0.2, count: int = 400) -> float:
-        return confidence(score, runner_up, count=count, is_finite=True)
+        return confidence(score, runner_up, count=count, is_finite=True, is_bare=False)
 
     assert of(0.4) < of(0.6) < of(0.9)
     assert of(0.8, 0.7) < of(0.8, 0.1)
@@ -293,6 +293,7 @@ NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 10)
 @given(st.lists(NUMBERS, max_size=80), st.booleans())
 @example([1e308, -1e308, 1e308, 5e-324] * 5, True)
 @example([0.0] * 30, True)
+@example([0.0, 1.1125369292536007e-308, -1.0, 0.0], True)
 @example([-1.0, -2.0, 0.0, 3.0] * 10, False)
 def test_any_numbers_give_a_verdict(losses: Sequence[float], with_columns: bool) -> None:
     columns = [abs(loss) for loss in losses] if with_columns else None

@@ -77,7 +77,7 @@ def test_twenty_products_find_the_top_eigenvalue_of_the_whole_hessian(tmp_path: 
     point = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
     def loss(vector: Tensor) -> Tensor:
-        parts = vector.split([shape.numel() for shape in shapes])
+        parts = torch.split(vector, [shape.numel() for shape in shapes])
         named = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
         return task.loss(lambda x: torch.func.functional_call(model, named, (x,)), inputs, 500).total / 500
 

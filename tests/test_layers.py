@@ -17,8 +17,8 @@ LAYERS: dict[str, int] = {
     "config": 5, "config_types": 5, "nodes": 5, "compose": 5, "check": 5, "checks": 5, "facts": 5, "lint": 5,
     "lint_curve": 5, "lint_page": 5, "wording": 5, "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5,
     "recorded": 5, "group_table": 5, "provenance": 5, "continue_run": 5, "load": 5, "needs": 5, "rates": 5, "scan": 5,
-    "variants": 5, "estimate": 5, "bracket": 5, "search": 5, "build_meters": 5, "build_optimizer": 5, "build_task": 5,
-    "torch_schedule": 5,
+    "variants": 5, "estimate": 5, "bracket": 5, "search": 5, "build_meters": 5, "build_snapshots": 5,
+    "build_optimizer": 5, "build_task": 5, "torch_schedule": 5,
     "modes": 6,
     "__main__": 7, "job": 7, "sweeps": 7, "plugins": 7,
 }  # fmt: skip
@@ -31,6 +31,7 @@ DOORS: dict[str, set[str]] = {
         "lanes",
         "range_test",
         "build",
+        "build_meters",
         "build_optimizer",
         "torch_schedule",
         "load",

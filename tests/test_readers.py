@@ -15,11 +15,12 @@ import pytest
 
 from runner.diagnosis.curve import Known
 from runner.errors import ConfigError
-from runner.known import family_of, known_of_overrides
+from runner.known import family_of, known_of_overrides, known_of_page
 from runner.readers.collect import MOST_ROWS, Blocks
 from runner.readers.read import Reading, read_curve
 from runner.readers.roles import Role, find_roles
 from runner.readers.tensorboard import is_event_file
+from runner.records import RunResult, Status, StepRecord, to_json
 
 Write = Callable[[str, str | bytes], str]
 nan, inf = math.nan, math.inf
@@ -232,7 +233,11 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             "l\xfcss,loss\n1,2\n".encode("latin-1"),
             ["source: must be text in UTF-8, got x.csv whose byte 1 is"],
         ),
-        ("x.csv", gzip.compress(b"step,loss\n0,2\n" * 99, mtime=0)[:30], ["source: must be what can be read, got"]),
+        (
+            "x.csv",
+            gzip.compress(b"step,loss\n0,2\n" * 99, mtime=0)[:30],
+            ["source: must be what can be read, got"],
+        ),
         ("x.json", '{"a": 1}', ['an object with \'a\'. Write a line {"step": 0, "loss": 2.5} for every step.']),
         ("x.json", '{"a": [1,', ["source: must be JSON, as it begins like it, but"]),
         (
@@ -389,6 +394,26 @@ def test_newest_checkpoint_of_transformers_is_read(write: Write, tmp_path: Path)
     assert len(read_curve(str(tmp_path / "out"), {}).curve.losses) == 10
 
 
+def test_folder_of_one_run_is_read_and_one_of_several_is_refused(write: Write, tmp_path: Path) -> None:
+    records = [StepRecord(step, 0, 2.0 - step, 0.1, 1.0, 8 * step) for step in range(3)]
+    lines = "".join(to_json(record) + "\n" for record in records)
+    write("runs/a/records.jsonl", lines)
+    assert read_curve(str(tmp_path / "runs"), {}).name == "a"
+    write("runs/b/records.jsonl", lines)
+    with pytest.raises(ConfigError, match=r"must be one run, got '.*' with 2 \(.*/a, .*/b\)\. Set source=.*/b\."):
+        read_curve(str(tmp_path / "runs"), {})
+
+
+@pytest.mark.parametrize(
+    ("status", "cut_short", "go_on"),
+    [("running", True, 0), ("interrupted", True, 1), ("finished", False, 0), ("diverged", False, 0)],
+)
+def test_whether_a_run_of_ours_came_to_its_end_is_known(status: Status, cut_short: bool, go_on: int) -> None:
+    result = RunResult("train", status, "", "", "digits", "", 0)
+    known = known_of_page({}, result, directory="runs/digits/x")
+    assert (known.was_cut_short, len(known.go_on)) == (cut_short, go_on)
+
+
 def test_directory_without_records_is_refused_with_what_it_holds(write: Write, tmp_path: Path) -> None:
     write("a/notes.txt", "x")
     with pytest.raises(ConfigError, match=r"must be a directory with records\.jsonl, .*, got '.*' with notes\.txt\."):
@@ -402,12 +427,12 @@ def test_directory_without_records_is_refused_with_what_it_holds(write: Write, t
 
 
 def test_long_table_is_reduced_to_blocks_that_keep_what_matters(write: Write) -> None:
-    rows = 300_000
+    rows = 300_000  # more than MOST_ROWS
     losses = np.full(rows, 2.0)
     losses[123_456], losses[200_001], losses[250_000] = 99.0, -3.0, nan
     norms = np.ones(rows)
     norms[77_777] = 1e6
-    lines = (f"{step},{loss},{norm}" for step, loss, norm in zip(range(rows), losses, norms, strict=True))
+    lines = (f"{step},{loss:g},{norm:g}" for step, loss, norm in zip(range(rows), losses, norms, strict=True))
     reading = read_curve(write("x.csv", "step,loss,grad_norm\n" + "\n".join(lines) + "\n"), {})
     curve = reading.curve
     assert reading.rows == rows

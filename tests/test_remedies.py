@@ -210,18 +210,19 @@ def blow_ups(losses: Sequence[float], **options: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("losses", "options", "expected"),
     [
-        ([2.0] * 10 + [4.1] + [2.0] * 5, {}, [10]),
-        ([2.0] * 10 + [3.9] * 5, {}, []),
-        ([2.0, 9.0, 9.0, 2.0, 2.0], {}, []),
-        ([2.0] * 10 + [9.0] * 8, {"repeat": 3}, [10, 13, 16]),
-        ([2.0] * 10 + [9.0, 9.0, 2.0, 9.0, 9.0, 9.0], {"patience": 3}, [15]),
-        ([2.0] + [0.01] * 60 + [0.4, 0.5], {}, [62]),
-        ([-2.0] * 10 + [-0.5, 0.5], {}, [11]),
+        ([2.0] * 10 + [9.0] + [2.0] * 5, {}, []),
+        ([2.0] * 10 + [9.0] * 9, {}, [12]),
+        ([2.0] * 10 + [3.9] * 50, {}, []),
+        ([2.0, 9.0, 9.0, 2.0, 2.0], {"smoothing": 0.0}, []),
+        ([2.0] * 10 + [9.0] * 8, {"repeat": 2}, [12, 14, 16]),
+        ([2.0] * 10 + [9.0] * 8, {"patience": 3}, [14]),
+        ([2.0, *([0.01] * 60), 0.7, 0.7, 3.0, 3.0], {"smoothing": 0.0}, [63]),
+        ([-2.0] * 10 + [-0.5, 0.5], {"smoothing": 0.0}, [11]),
         ([2.0] * 5 + [float("nan"), 2.0], {}, []),
     ],
-    ids=["one loss", "below twice", "grace", "repeats", "patience", "margin", "negative", "nan is another's"],
+    ids=["one loss", "stays", "below twice", "grace", "repeats", "patience", "margin", "negative", "nan is another's"],
 )
-def test_blow_up_rings_at_once(losses: list[float], options: dict[str, Any], expected: list[int]) -> None:
+def test_blow_up_rings_soon(losses: list[float], options: dict[str, Any], expected: list[int]) -> None:
     assert blow_ups(losses, **options) == expected
 
 

@@ -16,6 +16,7 @@ from runner.remedies.restart import Restart
 from runner.remedies.rollback import Rollback
 from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
+from runner.train.clipping import Fixed
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
 from runner.watch import Watch
@@ -124,16 +125,14 @@ def test_a_skipped_update_leaves_weights_and_optimizer_alone(tmp_path: Path) -> 
 
 
 def test_a_clip_holds_from_the_next_step_on(tmp_path: Path) -> None:
-    class AfterSkip(Clip):
-        """Set the norm for a nan that is skipped right after."""
-
-    watch = Watch({"non_finite": NonFinite()}, {"clip": AfterSkip(detectors=BAD, norm=1e-3), "stop": Stop()})
-    run = Made(tmp_path, task=Poisoned(30), watch=watch, plan=replace(PLAN, eval_every=None, checkpoint_every=None))
+    clipping = Fixed()
+    watch = Watch({"non_finite": NonFinite()}, {"clip": Clip(detectors=BAD, norm=1e-3), "stop": Stop()})
+    plan = replace(PLAN, eval_every=None, checkpoint_every=None)
+    run = Made(tmp_path, task=Poisoned(30), watch=watch, plan=plan, clipping=clipping)
     clipped = {record.step: record.clipped for record in run.of(StepRecord)}
     assert clipped[29] is clipped[30] is None
     assert clipped[31] is not None
-    assert run.state is not None
-    assert run.state.clip_norm == 1e-3
+    assert clipping.state_dict() == {"norm": 1e-3}
 
 
 LADDER = Ladder(

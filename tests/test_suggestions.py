@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
+from runner.diagnosis.features import read_features
 from runner.diagnosis.lines import suggestion_lines
-from runner.diagnosis.verdict import to_json
+from runner.diagnosis.suggest import suggestions
+from runner.diagnosis.verdict import CAUSES, to_json
+from runner.job import checked
 from runner.trends import is_still_falling
+from tests.pages import composed
+from tests.test_diagnosis import KINDS
 
 COMMAND = "python -m runner optimizer.lr=0.1 train.duration=20ep seed=1"
 OURS = Known(
@@ -103,3 +108,22 @@ def test_noise_and_a_crumb_are_no_fall() -> None:
     assert is_still_falling([(step + 1) ** -0.2 + noisy.gauss(0, 0.01) for step in range(1000)])
     assert not is_still_falling([3.0, 2.0, 1.0])
     assert not is_still_falling([*FALLING, math.inf])
+
+
+FAMILIES: tuple[Family | None, ...] = ("sgd", "momentum", "adaptive", None)
+
+
+def test_every_override_is_accepted_by_check() -> None:
+    """One of each key, for every cause and kind of run; `checked` raises on what it refuses."""
+    found: dict[str, str] = {}
+    for cause in CAUSES:
+        curve = KINDS[cause]()
+        for family in FAMILIES:
+            for known in (OURS, Known(lr=0.02), Known(precision="fp16")):
+                f = read_features(replace(curve, known=replace(known, family=family)))
+                assert f is not None
+                found |= {o.partition("=")[0]: o for s in suggestions(cause, f) for o in s.overrides if "<" not in o}
+    assert {"optimizer.lr", "warmup", "warmup.duration", "train.clip_norm", "remedy", "schedule"} <= found.keys()
+    # of the values of a multirun the first
+    numbers = [o if "[" in o else o.partition(",")[0] for o in found.values()]
+    checked(composed("train.duration=400", *numbers))

@@ -1,4 +1,4 @@
-"""How often the detectors of signals ring in real runs, healthy ones and ones with a rate much too high or low.
+"""How often the detectors of signals ring in real runs: healthy ones, and ones with a wrong learning rate.
 
     python experiments/instability_benchmark/signals.py --every 100 --steps 500 --seeds 5
 

@@ -123,7 +123,10 @@ def made(wanted: Iterable[Run], *, workers: int) -> dict[str, dict[str, Any]]:
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
         RUNS.open("a", encoding="utf-8") as file,
     ):
-        for done in as_completed([pool.submit(make, run) for run in missing.values()]):
+        futures = [pool.submit(make, run) for run in missing.values()]
+        for done in as_completed(futures):
+            if done.exception() is not None:
+                pool.shutdown(cancel_futures=True)
             key, row = done.result()
             found[key] = row
             file.write(json.dumps({"key": key, **row}) + "\n")
@@ -150,7 +153,7 @@ def make(run: Run) -> tuple[str, dict[str, Any]]:
         state = fit(
             made.task, made.model, made.optimizer, made.schedules, plan=made.plan, watch=made.watch,
             checkpoints=Checkpoints(Path(folder)),
-            on_record=records.append, meters=made.meters,
+            on_record=records.append, meters=made.meters, clipping=made.clipping,
             interrupted=lambda: "its numbers" if _is_dead(records) else None,
         )  # fmt: skip
     loss = state.last_eval.get("loss", math.inf)

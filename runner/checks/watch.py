@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
+
+import yaml
 
 from runner.config import Config
 from runner.detectors.metric import TRAIN_LOSS, MetricOfSplit
+from runner.detectors.protocol import Detector
 from runner.errors import nearest
-from runner.nodes import Node
-from runner.signatures import hints_of, locate
+from runner.nodes import Node, conf_directory
+from runner.signatures import filled_in, hints_of, locate
 from runner.wording import Findings
 
 
@@ -88,4 +92,45 @@ def never_judged(config: Config) -> str:
     watched = [name for name, node in config.detectors.items() if any(m != TRAIN_LOSS for _, m in _metrics(node))]
     if not watched or config.train.eval_every is not None:
         return ""
-    return f"train.eval_every: null evaluates at the end only, so detector {watched[0]} finds nothing. Set it to 5%."
+    return _never_evaluated(watched[0])
+
+
+def _never_evaluated(detector: str) -> str:
+    """Say that what a detector watches is computed at the end only."""
+    return f"train.eval_every: null evaluates at the end only, so detector {detector} finds nothing. Set it to 5%."
+
+
+def silent_detectors(
+    config: Config, detectors: Mapping[str, Detector], *, splits: Collection[str], prior_entropy: float | None
+) -> Iterator[str]:
+    """Yield why a detector can never speak in this run, for those that were asked for.
+
+    One of the default list is silent where it has nothing to watch; who writes a list that lacks others of it, or adds
+    to it, asks for what it adds.
+
+    Args:
+        config: checked.
+        detectors: made, by name.
+        splits: of the task.
+        prior_entropy: of the task.
+    """
+    default = _default_detectors()
+    for name, detector in detectors.items():
+        if name in default and default <= detectors.keys():
+            continue
+        if "clipped" in detector.needs and config.train.clip_norm is None:
+            yield f"detectors.{name}: without train.clip_norm it is silent. Set train.clip_norm=1.0, or leave it out."
+        elif "eval" in detector.needs and "val" not in splits:
+            yield f"detectors.{name}: the task has no val split, so it is silent. Leave it out."
+        elif (
+            "eval" in detector.needs and config.train.eval_every is None and not list(_metrics(config.detectors[name]))
+        ):
+            yield _never_evaluated(name)
+        elif prior_entropy is None and "prior_entropy" in filled_in(type(detector)).values():
+            yield f"detectors.{name}: the task has no prior entropy, so it is silent. Leave it out."
+
+
+@functools.cache
+def _default_detectors() -> frozenset[str]:
+    page = yaml.safe_load((conf_directory() / "config.yaml").read_text(encoding="utf-8"))
+    return next(frozenset(part["detector"]) for part in page["defaults"] if "detector" in part)

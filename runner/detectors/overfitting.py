@@ -44,7 +44,7 @@ class State(NamedTuple):
 
     loss_sum: float = 0.0
     steps: int = 0
-    evals: tuple[Any, ...] = Evals()
+    evals: tuple[Any, ...] = tuple(Evals())
 
 
 class Overfitting:
@@ -94,8 +94,8 @@ class Overfitting:
             return state, None
         evals = self._taken(Evals(*state.evals), record, value, state.loss_sum / state.steps)
         if evals.bad < self.patience or evals.is_told:
-            return State(evals=evals), None
-        return State(evals=evals._replace(is_told=True)), self._alarm(evals, record, value)
+            return State(evals=tuple(evals)), None
+        return State(evals=tuple(evals._replace(is_told=True))), self._alarm(evals, record, value)
 
     def _taken(self, state: Evals, record: EvalRecord, value: float, train: float) -> Evals:
         old = self.smoothing if state.evals else 0.0
@@ -118,7 +118,7 @@ class Overfitting:
         )
 
     def _is_worse(self, rise: float, best: float, changes: tuple[float, ...]) -> bool:
-        return rise > self.rise * abs(best) and rise > self.jitter * math.fsum(changes) / len(changes)
+        return rise > self.rise * abs(best) and rise > self.jitter * sum(changes) / len(changes)
 
     def _alarm(self, state: Evals, record: EvalRecord, value: float) -> Alarm:
         evidence = {

@@ -24,7 +24,8 @@ def diagnose(curve: Curve) -> Diagnosis:
     best, *others = rank(f)
     runner_up = others[0].score if others else 0.0
     count = f.shape.count * f.series.block
-    share = confidence(best.score, runner_up, count=count, is_finite=f.ending is None)
+    is_bare = f.norms is None and f.rates is None
+    share = confidence(best.score, runner_up, count=count, is_finite=f.ending is None, is_bare=is_bare)
     named = [finding for finding in others if finding.score >= _LEAST and finding.cause != "cannot_tell"][:3]
     total = sum(finding.score for finding in others) or 1.0
     return Diagnosis(

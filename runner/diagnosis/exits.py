@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.trends import FEW, median, medians
+from runner.trends import FEW, median, medians, ratio
 
 if TYPE_CHECKING:
     from runner.diagnosis.series import Series
@@ -62,5 +62,5 @@ def find_exit(series: Series, shape: Shape) -> Exit | None:
         base=min(series.losses, key=lambda loss: abs(loss - shape.low)),
         rise=rise,
         is_jump=logs[place] - before >= _JUMP * rise,
-        norm_before=norms[place - 1] / usual if norms and usual > 0 else None,
+        norm_before=ratio(norms[place - 1], usual) if norms and usual > 0 else None,
     )

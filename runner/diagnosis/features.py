@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.diagnosis.curve import Curve, Known
 from runner.diagnosis.exits import Exit, find_exit
 from runner.diagnosis.series import Ending, Series, read_series
 from runner.diagnosis.shape import Shape, read_shape
-from runner.diagnosis.spikes import Spike, find_spikes
+from runner.diagnosis.spikes import Spike, find_spikes, material
 from runner.records import Action, Alarm
-from runner.trends import FEW, median
+from runner.trends import FEW, median, ratio
 
 LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
+_FEW_SPIKES = 3  # more are no single batches
+_RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
 _EXPLODED = 10.0  # times the usual gradient norm
 
 
@@ -64,7 +66,7 @@ class Evals:
         best_step: its step.
         last: median of the last three.
         worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
-        given_back: (last - best) / (first - best), the share of the gain that is lost again.
+        given_back: (last - best) / (first loss - best), the share of the gain that is lost again; 1 without a gain.
         best_at: where the best one was, as a share of the evaluations.
     """
 
@@ -111,6 +113,11 @@ class Features:
             return False
         return shape.long_low > prior - LEARNED
 
+    @property
+    def rises_late(self) -> bool:
+        """Whether the learning rate is highest near the end."""
+        return self.rates is not None and self.rates.before < _RISING and self.rates.peak_at > 0.6
+
     def step(self, place: int) -> int:
         """Return the step of a block."""
         return self.series.steps[min(max(place, 0), len(self.series) - 1)]
@@ -145,6 +152,18 @@ def read_features(curve: Curve) -> Features | None:
     )
 
 
+def before_bad_batch(f: Features) -> Features | None:
+    """Return what a curve shows up to its first jump that nothing led to; None where there is no such jump."""
+    sudden = material(f.spikes)
+    places = [spike.place for spike in sudden if spike.was_unannounced and not spike.is_gradual]
+    if not places or min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
+        return None
+    series = f.series.until(min(places))
+    spikes = [spike for spike in f.spikes if spike.end <= min(places)]
+    shape = read_shape(series, spikes)
+    return replace(f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, alarms=())
+
+
 def _norms(series: Series) -> Norms | None:
     norms, highs = series.norms, series.high_norms
     if not norms or highs is None or not any(norms):
@@ -159,8 +178,8 @@ def _norms(series: Series) -> Norms | None:
     early, late = median(norms[: max(fifth // 2, 1)]), median(norms[-fifth:])
     return Norms(
         exploded=exploded,
-        before_end=highs[-1] / before if before > 0 else 1.0,
-        late=late / early if early > 0 else 1.0,
+        before_end=ratio(highs[-1], before) if before > 0 else 1.0,
+        late=ratio(late, early) if early > 0 else 1.0,
         level=late,
     )
 
@@ -186,12 +205,13 @@ def _evals(curve: Curve) -> Evals | None:
     smooth = [median(losses[max(0, i - 1) : i + 2]) for i in range(len(losses))]
     place = min(range(len(smooth)), key=smooth.__getitem__)
     best, last = smooth[place], median(losses[-3:])
+    begin = max(losses[0], curve.losses[0]) if math.isfinite(curve.losses[0]) else losses[0]
     return Evals(
         count=len(losses),
         best=best,
         best_step=finite[place][0],
         last=last,
-        worse=min((last - best) / abs(best), 1e9) if best else 0.0,
-        given_back=min((last - best) / (losses[0] - best), 1e9) if losses[0] > best else 0.0,
+        worse=ratio(last - best, abs(best)),
+        given_back=ratio(last - best, begin - best) if begin > best else float(last > best),
         best_at=place / (len(losses) - 1),
     )

@@ -8,12 +8,12 @@ from typing import Any
 from runner.commands import changed
 from runner.diagnosis.verdict import Suggestion
 
-MOST = 3
+MOST = 4
 _SHORT = ("healthy", "cannot_tell")  # one line is enough
 
 
 def suggestion_lines(tree: Mapping[str, Any], command: str) -> list[str]:
-    """Return what to try, a line each: one for a healthy run, at most three for another.
+    """Return what to try, a line each: one for a healthy run, at most four for another.
 
     Args:
         tree: the diagnosis in its JSON form.

@@ -6,20 +6,23 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
+from runner.diagnosis.features import before_bad_batch
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
-from runner.trends import FEW
+from runner.trends import FEW, ratio
 
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
+Evidence = tuple[float, str, Stretch]
+
 EARLY = 0.2  # of the run
 _WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
 _LONG = 60  # values: a run of unknown length that breaks before that may have broken early
-_RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
 _FLAT_FALL = 0.06
 _RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
+_SETTLED = 0.45  # of the run: by then the loss is below the first one for good
 _LOST = 0.1  # of the gain in held-out loss
 
 
@@ -27,22 +30,27 @@ def lr_too_high(f: Features) -> Finding | None:
     """Rises for good, or comes to rest high after a wild stretch, or never settles."""
     if f.ending is not None:
         return _runs_away(f)
-    shape = f.shape
-    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f), _was_stopped(f)]
-    seen = sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
+    shape, seen = f.shape, _evidence(f)
     if not seen:
         return None
     score = seen[0][0] + 0.06 * (len(seen) - 1)
-    if _rises_late(f):
+    if f.rises_late:
         score -= 0.35
-    if any(s.came_from_data and s.end >= len(f.series) and s.z > 12 for s in material(f.spikes)):
-        score -= 0.45
+    before = before_bad_batch(f)
+    if before is not None and not _evidence(before):
+        score -= 0.5  # all of it comes after the batch
     if f.never_learned:
         score -= 0.2  # then it is called stuck
     if shape.is_noise:
         score *= 0.4
     marks = tuple(stretch for _, _, stretch in seen[:1])
     return Finding("lr_too_high", clamp(score), seen[0][1], tuple(text for _, text, _ in seen), marks)
+
+
+def _evidence(f: Features) -> list[Evidence]:
+    """Return what speaks for a rate that is too high in a curve that ends in a number, the strongest first."""
+    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f), _was_stopped(f)]
+    return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
 
 
 def unstable_early(f: Features) -> Finding | None:
@@ -76,6 +84,7 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
     shape, way_out = f.shape, f.way_out
     if f.rates is not None and f.rates.end < 0.3:
         return None
+    bad_batch = before_bad_batch(f)
     if f.ending is not None:
         if way_out is None or f.share(way_out.place) < 0.5:
             return None
@@ -87,15 +96,19 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
         at = min(at, shape.count - 1)
         rise = math.log(max(shape.end, 1e-300) / max(shape.low, 1e-300)) if shape.low > 0 else 0.0
         is_late = shape.late_wander >= _WANDER and shape.wander - shape.late_wander < _WANDER
-        if not is_late and not (shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05):
+        climbs = shape.late_fall < -4 and shape.given_back > 0.03
+        gave_back = shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05
+        lost = f.rises_late and f.evals is not None and f.evals.given_back > _LOST and f.evals.best_at > 0.5
+        if not (is_late or climbs or gave_back or lost):
             return None
         at = min(at, _first_late_rise(f))
-    score = 0.85 if _rises_late(f) else 0.5 if f.rates is not None else 0.4
+    score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
+    score -= 0.4 * (bad_batch is not None)
     about = None
     if f.rates is not None and f.series.lrs is not None:
         now, then = f.series.lrs[at], f.series.lrs[len(f.series.lrs) // 4]
         if then > 0:
-            times = f"{number(now / then, 2)} times that of the first quarter"
+            times = f"{number(ratio(now, then), 2)} times that of the first quarter"
             about = f"the learning rate there is {number(now, 3)}, {times}"
     text = f"the loss is calm until step {f.step(at):,} and then rises"
     more = f"it ends {factor_text(max(rise, 0.0))} its lowest level" if rise > 0.05 else None
@@ -146,8 +159,11 @@ def _runs_away(f: Features) -> Finding | None:
     from_data = way_out.is_jump and way_out.place >= 8 and way_out.norm_before is not None
     if from_data and (way_out.norm_before or 0.0) < CALM_NORM:
         score -= 0.3
-    if _rises_late(f) and f.share(way_out.place) > 0.5:
+    if f.rises_late and f.share(way_out.place) > 0.5:
         score -= 0.3
+    before = before_bad_batch(f)
+    if before is not None and len(before.series) <= way_out.place + 1:
+        score -= 0.4  # it leaves with the batch
     first, last = f.step(way_out.place), f.series.steps[-1]
     text = (
         f"from {loss_text(way_out.base)} the loss rises {factor_text(way_out.rise)} its size within "
@@ -160,9 +176,6 @@ def _runs_away(f: Features) -> Finding | None:
     )
     marks = (Stretch(first, last, "rises"), Stretch(ending.step, ending.step, f"{ending.what} {ending.value}"))
     return Finding("lr_too_high", clamp(score), text, sentences([text, norms]), marks)
-
-
-Evidence = tuple[float, str, Stretch]
 
 
 def _gave_back(f: Features) -> Evidence | None:
@@ -187,8 +200,16 @@ def _wanders(f: Features) -> Evidence | None:
         return None
     score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
     lost = f.evals is not None and f.evals.given_back > _LOST
-    if shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0 and not lost:
+    if (
+        shape.fall > _RECOVERED
+        and shape.given_back < 0.01
+        and shape.last_above < _SETTLED
+        and shape.late_wander == 0
+        and not lost
+    ):
         score *= 0.4
+    if shape.rises == 1 and shape.given_back < 0.1:
+        score *= 0.6  # once, and back again
     score += 0.1 * lost
     text = f"smoothed, the loss keeps rising again, by {number(shape.wander, 2)} times the first loss in sum"
     return score, text, Stretch(f.step(0), f.series.steps[-1], "never settles")
@@ -237,10 +258,6 @@ def _many_spikes(f: Features) -> Evidence | None:
     return score, text, Stretch(f.step(found[0].place), f.step(found[-1].place), "spikes")
 
 
-def _rises_late(f: Features) -> bool:
-    return f.rates is not None and f.rates.before < _RISING and f.rates.peak_at > 0.6
-
-
 def _first_late_rise(f: Features) -> int:
     """Return the first block of the last 40% whose loss is well above the lowest level before it."""
     losses, shape = f.series.losses, f.shape
@@ -261,7 +278,8 @@ def _reach(f: Features) -> tuple[str, bool] | None:
     if f.known.family is None or norms is None or len(norms) != len(lrs):
         return None
     gain = 10.0 if f.known.family == "momentum" else 1.0  # 1 / (1 - momentum) at the usual 0.9
-    promised = gain * math.fsum(lr * norm * norm for lr, norm in zip(lrs, norms, strict=True)) * f.series.block
+    squares = (min(abs(lr) * norm * norm, 1e200) for lr, norm in zip(lrs, norms, strict=True))
+    promised = gain * math.fsum(squares) * f.series.block
     share = promised / (abs(f.shape.first) or 1.0)
     text = f"to first order all steps together can lower the loss by {number(promised, 2)} at most"
     return text, share < 0.03

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
 _LIKE_SHARE = 0.25  # of the fall: a spike that large is no rare one when there are several
+_LIKE = 0.3  # of the largest
 _ENOUGH = 16  # values before an end that show what was usual
 
 
@@ -51,11 +52,12 @@ def batch_spike(f: Features) -> Finding | None:
         return None
     worst = max(found, key=lambda spike: spike.rise)
     known = worst.came_from_data is not None
-    score = 0.45 + 0.15 * worst.was_unannounced
+    score = 0.38 + 0.22 * worst.was_unannounced
     score += 0.2 * min(max(worst.z - 6, 0.0) / 8, 1.0) + 0.1 * known
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
-    score -= 0.2 * (f.share(worst.place) < 0.05) + 0.35 * worst.is_gradual
-    like = [spike for spike in f.spikes if spike.share > _LIKE_SHARE]
+    score -= 0.1 * sum(f.share(worst.place) < early for early in (0.05, 0.15)) + 0.35 * worst.is_gradual
+    score -= 0.3 * (f.rises_late and f.share(worst.place) > 0.5)
+    like = [spike for spike in f.spikes if spike.share > max(_LIKE_SHARE, _LIKE * worst.share)]
     score -= 0.18 * max(len(like) - 2, 0)
     score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))
     if not known and worst.end >= len(f.series):
@@ -78,9 +80,9 @@ def batch_spike(f: Features) -> Finding | None:
 
 def gradient_explosion(f: Features) -> Finding | None:
     """A gradient far above the usual one at a loss that is still usual, before the loss jumps."""
-    norms = f.norms
-    if norms is None:
-        return None
+    norms, huge = f.norms, _begins_huge(f)
+    if norms is None or huge is not None:
+        return huge
     led = [s for s in material(f.spikes) if s.norm_before is not None and s.norm_before > WILD_NORM]
     score = 0.3 + 0.15 * min(len(led), 3) if led else 0.0
     way_out = f.way_out
@@ -99,11 +101,32 @@ def gradient_explosion(f: Features) -> Finding | None:
 
 
 def _holes(f: Features) -> Finding | None:
+    """Losses that are no numbers, which the curve came back from; updates that the fp16 scaler dropped are no fault."""
     holes = f.series.holes
     if not holes:
         return None
     what = f"{times_text(holes, 'loss')} that are no numbers, and the curve goes on after them"
-    return Finding("numeric_fault", 0.6, what, (what,))
+    return Finding("numeric_fault", min(0.3 + 0.05 * holes, 0.6), what, (what,))
+
+
+def _begins_huge(f: Features) -> Finding | None:
+    """A first loss and a first gradient so large that the initial weights must be."""
+    prior, norms, first = f.known.prior_entropy, f.series.norms, f.shape.first
+    if not norms or f.ending is None or f.ending.step - f.step(0) > 3 * _ENOUGH:
+        return None
+    is_huge = first > 3 * prior and norms[0] > 4 * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
+    if not is_huge:
+        return None
+    text = f"it begins with a loss of {loss_text(first)} and a gradient norm of {number(norms[0], 2)}"
+    about = (
+        f"a model that knows only how frequent the targets are has {loss_text(prior)}" if prior is not None else None
+    )
+    later = times_text(f.ending.step - f.step(0), "step")
+    where = f"the initial weights are too large for this model; {f.ending.what} {f.ending.value} comes {later} later"
+    marks = (Stretch(f.step(0), f.ending.step, "explodes from the start"),)
+    return Finding(
+        "gradient_explosion", 0.92 if prior is not None else 0.7, text, sentences([text, about, where]), marks
+    )
 
 
 def _is_noise(f: Features) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from runner.trends import median
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MOST = 2000  # blocks
 _SAMPLE = 32  # values of a long block that its median is taken of, evenly spaced; its maximum is that of all
 _LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
+_COLUMNS = ("steps", "losses", "highs", "logs", "high_logs", "lrs", "norms", "high_norms", "clipped")
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
 
 
@@ -33,7 +34,7 @@ class Series:
         norms: median gradient norm; None when not recorded.
         high_norms: largest gradient norm.
         clipped: share of clipped steps; None when unknown.
-        holes: non-finite losses that the curve came back from.
+        holes: non-finite losses that the curve came back from, without those whose update was dropped.
     """
 
     block: int
@@ -50,6 +51,11 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def until(self, place: int) -> Series:
+        """Return the blocks before a place."""
+        cut = {name: getattr(self, name) for name in _COLUMNS}
+        return replace(self, **{name: values[:place] for name, values in cut.items() if values is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,9 @@ def read_series(curve: Curve) -> tuple[Series, Ending | None]:
         first = next((i for i, place in enumerate(places) if i != place), len(places))
         after = len(curve.losses) - first
         if len(places) - first >= _SPORADIC * after and places[-1] == len(curve.losses) - 1:
-            holes = len(curve.losses) - len(places)
+            dropped = curve.skipped or ()
+            lost = set(range(len(curve.losses))).difference(places)
+            holes = sum(not (i < len(dropped) and dropped[i]) for i in lost)
         else:
             places = places[:first]
             ending = Ending(first, curve.steps[first], "loss", curve.losses[first])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from runner.trends import FEW, median, medians, noise, persistence, trend
+from runner.trends import FEW, median, medians, noise, persistence, ratio, trend
 
 if TYPE_CHECKING:
     from runner.diagnosis.series import Series
@@ -45,6 +45,7 @@ class Shape:
         last_above: where it was last above the first loss, as a share of the curve; 0 when never.
         wander: sum of the rises from level to level beyond noise, share of the first loss; without the spikes that
             came from data.
+        rises: how many of them there are.
         late_wander: the part of it in the last 40%.
         ups: share of steps that raise the loss.
         is_noise: whether the order of the values says nothing: neighbours are no more alike than others.
@@ -72,6 +73,7 @@ class Shape:
     above_first: float
     last_above: float
     wander: float
+    rises: int
     late_wander: float
     ups: float
     is_noise: bool
@@ -108,15 +110,16 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         end=end,
         long_low=min(medians(losses, count=16)),
         highest=max(levels[1:], default=first),
-        given_back=_ratio(max(end - low - 2 * error, 0.0), first - low),
-        fall=_ratio(first - end, size),
-        noise=_ratio(around, size),
+        given_back=ratio(max(end - low - 2 * error, 0.0), first - low),
+        fall=ratio(first - end, size),
+        noise=ratio(around, size),
         log_noise=noise(logs),
         over_first=_over(calm[top], first, around=around),
         over_first_at=top / max(count - 1, 1),
         above_first=sum(over) / count,
         last_above=max((i for i, is_over in enumerate(over) if is_over), default=0) / max(count - 1, 1),
         wander=min(math.fsum(rises), 1e9),
+        rises=sum(rise > 0 for rise in rises),
         late_wander=min(math.fsum(rises[int(0.6 * len(rises)) :]), 1e9),
         ups=sum(b > a for a, b in pairwise(losses)) / max(count - 1, 1),
         is_noise=count >= FEW and persistence(losses) < 3 / math.sqrt(count),
@@ -133,11 +136,6 @@ def _over(highest: float, first: float, *, around: float) -> float:
     if highest - first <= _NOISE_REACHES * around or highest <= first:
         return 0.0
     return math.log(highest / first) if first > 0 else math.log1p((highest - first) / (abs(first) or 1.0))
-
-
-def _ratio(above: float, below: float) -> float:
-    """Return above / below, at most 1e9 in size; 0 where there is nothing to divide by."""
-    return min(max(above / below, -1e9), 1e9) if below > 0 else 0.0
 
 
 def _without(losses: list[float], spikes: Sequence[Spike]) -> list[float]:

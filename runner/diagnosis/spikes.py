@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from runner.trends import median, noise, spread
+from runner.trends import median, noise, ratio, spread
 
 if TYPE_CHECKING:
     from runner.diagnosis.series import Series
@@ -20,7 +20,10 @@ _FACTOR = math.log(1.3)
 CALM_NORM = 3.0  # times the usual gradient norm: below that the step before did not lead to it
 QUIET_NORM = 1.7  # below that nothing at all announced it
 WILD_NORM = 10.0  # from here on it did
-_MATERIAL = ((8.0, 0.25), (15.0, 0.08))  # z and share of the fall from the first loss to the lowest, either pair
+# z and share of the fall from the first loss to the lowest; one of the pairs must be exceeded
+_MATERIAL = ((3.0, 10.0), (6.5, 2.5), (7.5, 0.4), (8.0, 0.25), (15.0, 0.08))
+_FAR = 10.0  # standard deviations
+AT_ONCE = 0.6  # of the rise
 _TAIL = 0.98  # quantile of the z of all other values; above 2.5 their tails are heavy
 _RATE_JUMP = 1.5  # of the learning rate: it is no wonder then
 
@@ -60,8 +63,13 @@ class Spike:
 
     @property
     def was_unannounced(self) -> bool:
-        """Whether nothing at all led to it: usual gradients, the same learning rate."""
-        return not self.lr_jumped and self.norm_before is not None and self.norm_before < QUIET_NORM
+        """Whether nothing at all led to it: usual gradients, the same learning rate.
+
+        Without norms: whether it is far out and most of it comes at once.
+        """
+        if self.norm_before is None:
+            return not self.lr_jumped and self.z > _FAR and self.first_rise > AT_ONCE * self.rise
+        return not self.lr_jumped and self.norm_before < QUIET_NORM
 
     @property
     def came_from_data(self) -> bool | None:
@@ -102,7 +110,8 @@ def find_spikes(series: Series) -> list[Spike]:
         i = max(end, i + 1) + 1
     tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
     heavy = max(tail / 2.5, 1.0)
-    return [replace(spike, z=spike.z / heavy) for spike in found if spike.z / heavy > _Z]
+    judged = [replace(spike, z=spike.z / heavy) for spike in found]
+    return [spike for spike in judged if spike.z > _Z or (spike.z > _Z / 2 and spike.share > _MATERIAL[0][1])]
 
 
 def _line(before: list[float]) -> tuple[float, float]:
@@ -123,12 +132,12 @@ def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, 
         peak=peak,
         end=end,
         rise=series.high_logs[peak] - expected,
-        share=min((series.highs[peak] - base) / fall, 1e9) if fall > 0 else 0.0,
+        share=ratio(series.highs[peak] - base, fall),
         first_rise=series.high_logs[place] - expected,
         z=min(z, 1e9),
-        norm_before=norms[place - 1] / usual if norms and usual > 0 else None,
+        norm_before=ratio(norms[place - 1], usual) if norms and usual > 0 else None,
         lr_jumped=_lr_jumped(series.lrs, place),
-        norm_at=max(highs[place : end + 1]) / usual if highs and usual > 0 else None,
+        norm_at=ratio(max(highs[place : end + 1]), usual) if highs and usual > 0 else None,
     )
 
 

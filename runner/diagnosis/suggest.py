@@ -23,6 +23,7 @@ _CALIBRATION = 0.9  # quantile of the gradient norms at which to clip (google-re
 _GIVEN_BACK = 0.3  # of the fall: what comes after the lowest level is trouble then
 _MOST_WARMUP = 0.25  # of the run
 
+_HEAL = Suggestion(("remedy=[heal]",), "let the run cure itself: go back and halve the learning rate")
 Suggest = Callable[["Features"], Iterable[Suggestion | None]]
 
 
@@ -97,6 +98,7 @@ def _too_high(f: Features) -> Iterable[Suggestion | None]:
     yield _tenth(f)
     if f.known.family in ("sgd", "momentum"):
         yield _clip(f)
+        yield _HEAL
         return
     yield _warmup(f)
     yield _clip(f)
@@ -136,8 +138,8 @@ def _spike(f: Features) -> Iterable[Suggestion | None]:
     if found:
         worst = max(found, key=lambda spike: spike.rise)
         yield Suggestion((), f"look at the batch of step {f.step(worst.place):,}")
-    clip = _clip(f)
-    yield clip or Suggestion((clip_norm(f),), "clip the gradient")
+    yield Suggestion((clip_norm(f),), "clip the gradient, which bounds what one batch can do")
+    yield _HEAL
 
 
 def _fault(f: Features) -> Iterable[Suggestion | None]:

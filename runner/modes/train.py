@@ -83,8 +83,7 @@ def _train(
 ) -> RunResult:
     """Call `fit` with everything that listens to it, and tell the end to everybody."""
     directory = writer.path.parent
-    clock = _Clock(result.seconds)
-    made = result.steps
+    clock, made = _Clock(result.seconds), result.steps
     with closing(Terminal(experiment.plan.steps, quiet=config.quiet)) as terminal, listen() as received:
         for text in [*lint.warnings(config, plan_of_experiment(experiment)), *experiment.remarks]:
             terminal.warn(text)
@@ -111,6 +110,7 @@ def _train(
                 checkpoints=checkpoints,
                 on_record=on_record,
                 meters=experiment.meters,
+                clipping=experiment.clipping,
                 interrupted=lambda: signal.name if (signal := received()) is not None else None,
             )
         except BaseException as error:

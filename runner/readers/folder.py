@@ -30,7 +30,7 @@ def find_in_folder(directory: Path) -> tuple[Path, list[Path]]:
     checkpoints = sorted(directory.glob("checkpoint-*/trainer_state.json"), key=_number)
     if checkpoints:
         return checkpoints[-1], []
-    for pattern in (EVENTS, "metrics.csv"):
+    for pattern in (RECORDS, EVENTS, "metrics.csv"):
         found = sorted({path for depth in ("", "*/", "*/*/") for path in directory.glob(depth + pattern)})
         folders = sorted({path.parent for path in found})
         if len(folders) > 1:

@@ -22,9 +22,10 @@ from runner.readers.folder import find_in_folder
 from runner.readers.mlflow_run import mlflow_address, read_mlflow_run
 from runner.readers.objects import read_document, read_lines
 from runner.readers.own_run import is_own_record, read_own_run
-from runner.readers.problems import TRIED, refused
+from runner.readers.problems import refused
 from runner.readers.roles import Role
 from runner.readers.series import join_series
+from runner.readers.streams import HEAD_BYTES, Whole, encoding_of, not_text, peek
 from runner.readers.tabular import read_table
 from runner.readers.tensorboard import is_event_file, read_event_files
 from runner.tracking.directory import RECORDS
@@ -32,7 +33,6 @@ from runner.tracking.jsonl import find_result
 
 STANDARD_INPUT = "-"
 FEWEST = 2  # losses that make a curve
-_HEAD_BYTES = 1 << 16
 _MOST_BYTES = 1 << 28  # of a document that is read whole
 
 
@@ -147,7 +147,7 @@ def _read_path(path: Path, given: Mapping[Role, str]) -> Reading:
     if path.name == RECORDS:
         return _own(path.parent)
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(HEAD_BYTES)
         file.seek(0)
         if is_event_file(head):
             return _read_series(read_event_files([path]), path, given)
@@ -188,12 +188,12 @@ def _standard_input() -> IO[bytes]:
 
 def _read_stream(stream: IO[bytes], name: str, given: Mapping[Role, str]) -> Reading:
     """Read text of any format from its beginning; a long one is not held as a whole."""
-    head = _peek(stream)
-    encoding = _encoding(head, name)
+    head = peek(stream)
+    encoding = encoding_of(head, name)
     text = codecs.getincrementaldecoder(encoding)().decode(head)
     if not text.strip():
         raise refused(f"must hold a curve, got nothing in {name}", "Give a file with at least two losses")
-    whole = _Whole(head, stream)
+    whole = Whole(head, stream)
     begin = text.lstrip()
     if begin[0] == "{" and _is_objects(begin):
         lines = io.TextIOWrapper(io.BufferedReader(whole), encoding=encoding)
@@ -210,57 +210,8 @@ def _read_stream(stream: IO[bytes], name: str, given: Mapping[Role, str]) -> Rea
     try:
         columns, roles = read_table(io.BufferedReader(whole), _whole_lines(text, len(head)), given, encoding=encoding)
     except UnicodeDecodeError as error:
-        raise _not_text(name, error.start) from None
+        raise not_text(name, error.start) from None
     return _of_columns(columns, name, "table", roles.columns, roles.notes)
-
-
-class _Whole(io.RawIOBase):
-    """A stream with its head put back."""
-
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest = head, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        chunk = self._head[: len(buffer)]
-        if chunk:
-            self._head = self._head[len(chunk) :]
-        else:
-            chunk = self._rest.read(len(buffer))
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-
-def _peek(stream: IO[bytes]) -> bytes:
-    """Read the head of a stream, which may come bit by bit."""
-    head = b""
-    while len(head) < _HEAD_BYTES and (chunk := stream.read(_HEAD_BYTES - len(head))):
-        head += chunk
-    return head
-
-
-def _encoding(head: bytes, name: str) -> str:
-    """Return the encoding of a text: that of its mark, else UTF-8.
-
-    Raises:
-        ConfigError: it is no text.
-    """
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if b"\0" in head:
-        rule = f"must be one of {TRIED}, got {name} with bytes that are no text"
-        raise refused(rule, "Export the curve as CSV")
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError as error:
-        raise _not_text(name, error.start) from None
-    return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
-
-
-def _not_text(name: str, place: int) -> Exception:
-    return refused(f"must be text in UTF-8, got {name} whose byte {place:,} is not", "Save it as CSV in UTF-8")
 
 
 def _is_objects(begin: str) -> bool:
@@ -276,7 +227,7 @@ def _is_objects(begin: str) -> bool:
 def _whole_lines(text: str, size: int) -> str:
     """Return the head of a text without its last line, where that may be cut in two."""
     lines = text.splitlines(keepends=True)
-    return "".join(lines[:-1]) if size >= _HEAD_BYTES and len(lines) > 1 else text
+    return "".join(lines[:-1]) if size >= HEAD_BYTES and len(lines) > 1 else text
 
 
 def _all_of(stream: io.RawIOBase, encoding: str, name: str) -> str:
@@ -287,7 +238,7 @@ def _all_of(stream: io.RawIOBase, encoding: str, name: str) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise _not_text(name, error.start) from None
+        raise not_text(name, error.start) from None
 
 
 def _own_records(lines: io.TextIOWrapper, name: str) -> Reading:

@@ -12,22 +12,26 @@ from runner.records import Action, Alarm
 from runner.remedies.protocol import INITIAL, History
 
 FACTOR = "factor_"  # arguments of the action: factor_1, factor_2 ...
+LEAST_STEPS = 10  # of a branch: fewer say nothing
 
 
 class BranchProbe:
     """At an alarm of its detectors train copies with the running learning rate and with lower ones, for a stretch.
 
-    All branches begin with the same weights, see the same batches, rise over a short warmup and fall to 0. The last
-    training losses decide, on a logarithmic scale: the running rate wins unless it is beaten by more than `sd` standard
-    deviations of the mean of the paired differences. When it wins the training goes on as if nothing had been: weights,
-    optimizer and generators are those of before. This sees what no single curve shows: an Adam whose rate is too high.
+    All branches begin with the same weights, see the same batches, rise over a short warmup and fall to 0. The losses
+    of some val batches decide (or those of the last steps), on a logarithmic scale: the running rate wins unless it is
+    beaten by more than `sd` standard deviations of the mean of the paired differences. When it wins the training goes
+    on as if nothing had been: weights, optimizer and generators are those of before. This sees what no single curve
+    shows: an Adam whose rate is too high.
 
     Args:
         detectors: names of the detectors whose alarms it answers, of any severity.
         factors: on the learning rate, beside the running one; each in (0, 1).
         stretch: optimizer steps of each branch.
         warmup: optimizer steps in which a branch rises.
-        judged: losses at the end of a branch that count; >= 2.
+        judge: the split whose losses decide; "train" where the task has no val split. A rate that is too high may
+            fit the training data as well as a good one.
+        judged: losses that count: of so many last steps, or of at most so many batches of the val split; >= 2.
         sd: standard deviations of the mean of the paired differences; >= 0.
         begin: where the branches begin: the weights of now ("here"), or the initial ones.
         go_on: when a lower rate wins, go on from where the branches began, or from where the winner ended ("branch").
@@ -44,7 +48,8 @@ class BranchProbe:
         factors: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], MinLen(1)] = (1 / 3, 0.1),
         stretch: Steps = 100,
         warmup: StepsOrZero = 5,
-        judged: Annotated[int, Ge(2)] = 10,
+        judge: Literal["val", "train"] = "val",
+        judged: Annotated[int, Ge(2)] = 20,
         sd: Annotated[float, Ge(0)] = 3.0,
         begin: Literal["here", "initial"] = "here",
         go_on: Literal["begin", "branch"] = "begin",
@@ -59,6 +64,7 @@ class BranchProbe:
             "stretch": stretch,
             "warmup": warmup,
             "judged": judged,
+            "on_val": float(judge == "val"),
             "sd": sd,
             "from_initial": float(begin == "initial"),
             "with_branch": float(go_on == "branch"),

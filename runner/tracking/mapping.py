@@ -134,14 +134,15 @@ def metric_name(prefix: str, name: str) -> str:
 
 
 def params(directory: Path) -> dict[str, str]:
-    """Return config.yaml as dotted keys and short texts; {} when there is none."""
+    """Return config.yaml as dotted keys and short texts, without what other modes read; {} when there is none."""
     import yaml
 
     try:
         tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return {metric_name("", key): _short(value) for key, value in _flat(tree if isinstance(tree, dict) else {}, "")}
+    sections = {key: value for key, value in tree.items() if key != "source"} if isinstance(tree, dict) else {}
+    return {metric_name("", key): _short(value) for key, value in _flat(sections, "")}
 
 
 def lr_params(result: RunResult) -> dict[str, str]:

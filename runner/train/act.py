@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -15,11 +14,12 @@ from torch.optim import Optimizer
 from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
-from runner.remedies.branch_probe import FACTOR
+from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
 from runner.train.branches import Copy, Stretch, grow, winner
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
+from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
@@ -48,6 +48,7 @@ class Run(NamedTuple):
     meters: Sequence[Meter]
     snapshots: Snapshots
     schedules: Schedules
+    clipping: Clipping
 
     @classmethod
     def of(
@@ -61,12 +62,14 @@ class Run(NamedTuple):
         checkpoints: Checkpoints,
         on_record: Callable[[Record], None],
         meters: Sequence[Meter],
+        clipping: Clipping | None,
     ) -> Run:
         """Return what the arguments of `fit` make; the optimizer is as it was made."""
         scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
         average, pristine = averaging(task, model, optimizer, plan), deepcopy(optimizer.state_dict())
         kept = Snapshots(plan.snapshots, checkpoints.directory)
-        given = (plan, watch, checkpoints, on_record, pristine, meters, kept, schedules)
+        clipping = clipping if clipping is not None else Fixed(clip_norm=plan.clip_norm)
+        given = (plan, watch, checkpoints, on_record, pristine, meters, kept, schedules, clipping)
         return cls(task, model, optimizer, scaler, average, *given)
 
 
@@ -74,11 +77,6 @@ def history_of(state: TrainState, run: Run) -> History:
     """Return what remedies may ask about."""
     best_step = int(state.best["step"]) if state.best else None
     return History(state.actions, state.lr_scale, best_step, run.snapshots.steps)
-
-
-def clip_norm(state: TrainState, plan: TrainPlan) -> float | None:
-    """Return the largest gradient norm: that of the page, or what a remedy has set."""
-    return plan.clip_norm if state.clip_norm is None else state.clip_norm
 
 
 def is_dropping(action: Action) -> bool:
@@ -107,7 +105,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
     elif action.type == "ScaleLR":
         state.lr_scale = given["lr_scale"]
     elif action.type == "Clip":
-        state.clip_norm = given["clip_norm"]
+        _clip(action, run.clipping)
     elif action.type == "Rewarm":
         state.rewarm = (next_step, int(given["rewarm_steps"]))
     elif action.type == "Rollback":
@@ -123,6 +121,12 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
     return action
+
+
+def _clip(action: Action, clipping: Clipping) -> None:
+    if not isinstance(clipping, Fixed):
+        raise ValueError(f"remedy {action.remedy}: must find clip=fixed, got {type(clipping).__name__}")
+    clipping.set_norm(action.arguments["clip_norm"])
 
 
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
@@ -161,10 +165,11 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
     """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
     given = action.arguments
     steps = min(int(given["stretch"]), run.plan.steps - next_step)
-    stretch = Stretch(next_step, steps, int(given["warmup"]), int(given["judged"]), clip_norm(state, run.plan))
-    if steps < 2 * stretch.judged:
+    on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
+    stretch = Stretch(next_step, steps, int(given["warmup"]), judged, on_val)
+    if steps < LEAST_STEPS:
         return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
-    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler))
+    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
     is_anew = bool(given["from_initial"])
     if is_anew:
         begun = run.snapshots.content(0)
@@ -172,12 +177,13 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         empty(copy.optimizer, run.pristine, begun["groups"])
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
-    best = winner(branches, stretch=stretch, sd=given["sd"])
-    scores = {f"score_{branch.factor:.4g}": fmean(branch.last(stretch.judged, steps)) for branch in branches}
-    scores["extra_steps"] = sum(len(branch.losses) for branch in branches)
-    compared = ", ".join(f"x {branch.factor:.3g}: {scores[f'score_{branch.factor:.4g}']:.4g}" for branch in branches)
+    best = winner(branches, on_val=on_val, sd=given["sd"])
+    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
+    scores["extra_steps"] = sum(branch.steps for branch in branches)
+    compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
+    compared = f"{'val' if on_val else 'training'} losses after {steps:,} steps {compared}"
     if best.factor == 1.0:
-        return _told(action, f"losses after {steps:,} steps {compared}; the learning rate stays", **scores)
+        return _told(action, f"{compared}; the learning rate stays", **scores)
     before = state.updates_kept
     _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
     if given["with_branch"]:
@@ -187,7 +193,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
     state.lr_scale *= best.factor
     scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
     where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
-    text = f"losses after {steps:,} steps {compared}; goes on from {where}, learning rate x {best.factor:.3g}"
+    text = f"{compared}; goes on from {where}, learning rate x {best.factor:.3g}"
     return _told(action, text, **scores)
 
 

@@ -8,14 +8,16 @@ from copy import deepcopy
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
 from runner.tasks.protocol import Task
+from runner.train.clipping import Clipping
 from runner.train.plan import TrainPlan
 from runner.train.seeding import generator_states, restore_generators
-from runner.train.step import gradients, guard_on_device, update
+from runner.train.step import autocast, gradients, guard_on_device, to_device, update
 
 
 class Copy(NamedTuple):
@@ -24,6 +26,7 @@ class Copy(NamedTuple):
     model: nn.Module
     optimizer: Optimizer
     scaler: Any
+    clipping: Clipping
 
 
 class Stretch(NamedTuple):
@@ -33,15 +36,15 @@ class Stretch(NamedTuple):
         begin: step of its first batch and of the schedule.
         steps: length.
         warmup: steps in which the learning rate rises; after them it falls to 0 on a straight line.
-        judged: losses at its end that count.
-        clip_norm: largest gradient norm; None does not clip.
+        judged: losses that count: of so many last steps, or of at most so many batches of the val split.
+        on_val: whether a branch is judged on the val split.
     """
 
     begin: int
     steps: int
     warmup: int
     judged: int
-    clip_norm: float | None = None
+    on_val: bool = False
 
     def factor(self, k: int) -> float:
         """Return what the k-th learning rate of the stretch is multiplied with."""
@@ -53,17 +56,20 @@ class Branch(NamedTuple):
 
     Attributes:
         factor: on the learning rate of the run.
-        losses: training losses; fewer than the stretch is long when one was not finite.
+        steps: updates made; fewer than the stretch is long when a loss was not finite.
+        judged: the losses that count; infinite for a branch that did not get to its end.
         end: model and optimizer then.
     """
 
     factor: float
-    losses: list[float]
+    steps: int
+    judged: list[float]
     end: Copy
 
-    def last(self, judged: int, steps: int) -> list[float]:
-        """Return the losses that count; infinite ones for a branch that did not get there."""
-        return self.losses[-judged:] if len(self.losses) == steps else [math.inf] * judged
+    @property
+    def score(self) -> float:
+        """Mean of the losses that count."""
+        return fmean(self.judged)
 
 
 def grow(
@@ -91,41 +97,67 @@ def grow(
     found = []
     for factor in factors:
         restore_generators(before)
-        branch = Branch(factor, [], deepcopy(copy))
-        model, optimizer, scaler = branch.end
-        for k in range(stretch.steps):
-            step = stretch.begin + k
-            apply_schedules(optimizer, schedules, step, lr_scale=lr_scale * factor * stretch.factor(k))
-            signals = gradients(task, model, optimizer, plan, scaler, step, clip_norm=stretch.clip_norm)
-            branch.losses.append(float(signals.total) / signals.weight)
-            norm_is_bad = not math.isfinite(signals.grad_norm)
-            if not math.isfinite(branch.losses[-1]) or (norm_is_bad and not scaler.is_enabled()):
-                branch.losses[-1] = math.inf
-                break
-            guard_on_device(optimizer, signals, plan)
-            update(optimizer, scaler, drop=norm_is_bad)
-        found.append(branch)
+        end = deepcopy(copy)
+        losses = _trained(end, factor * lr_scale, task, schedules, plan, stretch)
+        judged = [math.inf] if losses[-1] == math.inf else losses[-stretch.judged :]
+        if stretch.on_val and losses[-1] < math.inf:
+            judged = _val_losses(end.model, task, plan, most=stretch.judged)
+        found.append(Branch(factor, len(losses), judged, end))
     restore_generators(before)
     return found
 
 
-def winner(branches: Sequence[Branch], *, stretch: Stretch, sd: float) -> Branch:
+def _trained(
+    copy: Copy, lr_scale: float, task: Task, schedules: Schedules, plan: TrainPlan, stretch: Stretch
+) -> list[float]:
+    """Train a copy in place; return its losses, the last one infinite when it or the gradient was no number."""
+    model, optimizer, scaler, clipping = copy
+    losses: list[float] = []
+    for k in range(stretch.steps):
+        step = stretch.begin + k
+        apply_schedules(optimizer, schedules, step, lr_scale=lr_scale * stretch.factor(k))
+        signals = gradients(task, model, optimizer, plan, scaler, step, clipping)
+        losses.append(float(signals.total) / signals.weight)
+        norm_is_bad = not math.isfinite(signals.grad_norm)
+        if not math.isfinite(losses[-1]) or (norm_is_bad and not scaler.is_enabled()):
+            losses[-1] = math.inf
+            return losses
+        guard_on_device(optimizer, signals, plan)
+        update(optimizer, scaler, drop=norm_is_bad)
+    return losses
+
+
+@torch.no_grad()
+def _val_losses(model: nn.Module, task: Task, plan: TrainPlan, *, most: int) -> list[float]:
+    """Return the mean loss of each of the first batches of the val split."""
+    model.eval()
+    found: list[float] = []
+    while len(found) < most and (batch := task.batch(len(found), "val")) is not None:
+        weight = task.weight(batch)
+        with autocast(plan):
+            found.append(float(task.loss(model, to_device(batch, plan.device), weight).total) / weight)
+    model.train()
+    return found
+
+
+def winner(branches: Sequence[Branch], *, on_val: bool, sd: float) -> Branch:
     """Return the branch to go on with: the first, the running learning rate, unless another is clearly better.
 
-    Better: mean(d) > sd * stdev(d) / sqrt(n), with d the n paired differences of the logarithms of the judged losses,
-    or of these themselves where one is not above 0. Among those that are better the one with the lowest mean loss wins.
+    Better: mean(d) > sd * stdev(d) / sqrt(n), with d the n paired differences of the judged losses; of their logarithms
+    for training losses above 0, which a branch that is too fast throws about. Among those that are better the one with
+    the lowest mean loss wins.
     """
     running, *others = branches
-    held = running.last(stretch.judged, stretch.steps)
-    better = [branch for branch in others if _beats(branch.last(stretch.judged, stretch.steps), held, sd)]
-    return min(better, key=lambda branch: fmean(branch.last(stretch.judged, stretch.steps)), default=running)
+    judged = [loss for branch in branches for loss in branch.judged]
+    scaled: Callable[[float], float] = float if on_val or min(judged) <= 0 else math.log
+    better = [branch for branch in others if _beats(branch.judged, running.judged, sd, scaled)]
+    return min(better, key=lambda branch: branch.score, default=running)
 
 
-def _beats(losses: Sequence[float], held: Sequence[float], sd: float) -> bool:
+def _beats(losses: Sequence[float], held: Sequence[float], sd: float, scaled: Callable[[float], float]) -> bool:
     if not all(map(math.isfinite, losses)):
         return False
     if not all(map(math.isfinite, held)):
         return True
-    scaled: Callable[[float], float] = math.log if min(*losses, *held) > 0 else float
     gains = [scaled(other) - scaled(own) for own, other in zip(losses, held, strict=True)]
-    return fmean(gains) > sd * stdev(gains) / math.sqrt(len(gains))
+    return fmean(gains) > (sd * stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0)

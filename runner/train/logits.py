@@ -62,7 +62,7 @@ class Logits:
 
     def before(self, moment: Moment) -> Mapping[str, float]:
         """Return what the model and the task show, if it is due."""
-        if moment.step % self._every or not (tells_attention(moment.model) or isinstance(moment.task, HasLogits)):
+        if moment.step % self._every or not (shows_attention(moment.model) or isinstance(moment.task, HasLogits)):
             return {}
         batch = _last_part(moment)
         return {} if batch is None else _measure(moment, batch)
@@ -79,7 +79,7 @@ class Logits:
         """Do nothing."""
 
 
-def tells_attention(model: nn.Module) -> bool:
+def shows_attention(model: nn.Module) -> bool:
     """Whether a module of the model shows its attention logits."""
     return any(isinstance(module, ShowsAttention) for module in model.modules())
 

@@ -16,13 +16,14 @@ from runner.optim.readout import effective_lrs, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.act import Run, act, clip_norm, history_of, is_dropping
+from runner.train.act import Run, act, history_of, is_dropping
 from runner.train.checkpoint import Checkpoints
+from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter, Moment, measure, measure_update
 from runner.train.plan import TrainPlan
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
-from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, update
+from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, to_device, update
 from runner.watch import Watch
 
 UPDATE_NORM = "prev_update_norm"  # a signal with a field of its own
@@ -40,6 +41,7 @@ def fit(
     checkpoints: Checkpoints,
     on_record: OnRecord,
     meters: Sequence[Meter] = (),
+    clipping: Clipping | None = None,
     interrupted: Callable[[], str | None] = lambda: None,
 ) -> TrainState:
     """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it; close the task.
@@ -48,23 +50,23 @@ def fit(
         task, model: the model is on `plan.device`, and changed in place.
         optimizer: every group has "name" and "initial_lr".
         schedules: (group, hyperparameter) -> factor of the step.
-        plan: the run in steps.
-        watch: detectors and remedies.
+        plan, watch: the run in steps; detectors and remedies.
         checkpoints: where to save, and what to go on from.
         on_record: is called with every record, in order.
         meters: measure the signals that detectors need.
+        clipping: scales gradients down; None clips at `plan.clip_norm`.
         interrupted: returns a reason to stop after the current step, or None.
     Returns:
         the state at the end; its status is never "running".
     """
-    run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters)
+    run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters, clipping)
     state, moment, scaler = _start(run), Moment(task, model, optimizer, plan), run.scaler
     pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
-            signals = gradients(task, apply, optimizer, plan, scaler, state.step, clip_norm=clip_norm(state, plan))
+            signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
             pending.append(_Pending.of(signals, state, run, others, measured))
             guard_on_device(optimizer, signals, plan)
@@ -99,6 +101,7 @@ def _start(run: Run) -> TrainState:
         return state
     for meter in run.meters:
         meter.load_state_dict(state.meters.get(meter.name, {}))
+    run.clipping.load_state_dict(to_device(state.clipping, run.plan.device))
     return state
 
 
@@ -135,17 +138,25 @@ class _Pending(NamedTuple):
         first, lrs = run.optimizer.param_groups[0], effective_lrs(run.optimizer)
         nominal = float(first["lr"]) if estimates(first) else None
         scheduled = scheduled_values(run.optimizer, others) if others else {}
-        clipped_at, now = clip_norm(state, run.plan), time.time_ns() // 1_000_000
+        clipped_at, now = run.clipping.most if isinstance(run.clipping, Fixed) else None, time.time_ns() // 1_000_000
         return cls(state.step, now, signals, lrs, scheduled, nominal, state.scale, clipped_at, measured)
 
-    def record(self, state: TrainState, plan: TrainPlan, loss: float, grad_norm: float) -> StepRecord:
-        """Return the record of this step, now that its numbers have reached the host."""
+    def on_device(self) -> list[Tensor]:
+        """Return the numbers that are still on the device."""
+        signals = self.signals
+        last = [] if signals.is_clipped is None else [signals.is_clipped]
+        return [signals.total, signals.grad_norm, *last]
+
+    def record(self, state: TrainState, plan: TrainPlan, numbers: Sequence[float]) -> StepRecord:
+        """Return the record of this step, now that its numbers have reached the host: those of `on_device`."""
+        total, grad_norm, *last = numbers
+        clipped = bool(last[0]) if last else None if self.clip_norm is None else grad_norm > self.clip_norm
         lrs = {name: float(lr) for name, lr in self.lrs.items()}
         first, *others = lrs.values()
         return StepRecord(
             step=self.step,
             time_ms=self.time_ms,
-            loss=loss,
+            loss=total / self.signals.weight,
             lr=first,
             grad_norm=grad_norm,
             examples=state.examples,
@@ -153,7 +164,7 @@ class _Pending(NamedTuple):
             lrs=lrs if any(lr != first for lr in others) else None,
             scheduled=self.scheduled or None,
             lr_nominal=self.lr_nominal,
-            clipped=None if self.clip_norm is None else grad_norm > self.clip_norm,
+            clipped=clipped,
             skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
             prev_update_norm=self.measured.get(UPDATE_NORM),
             signals={k: v for k, v in self.measured.items() if k != UPDATE_NORM} or None,
@@ -162,6 +173,7 @@ class _Pending(NamedTuple):
 
 def _save(name: str, state: TrainState, run: Run) -> None:
     state.meters = {meter.name: meter.state_dict() for meter in run.meters}
+    state.clipping = run.clipping.state_dict()
     run.checkpoints.save(name, state, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
 
 
@@ -169,13 +181,14 @@ def _look(pending: list[_Pending], state: TrainState, run: Run) -> None:
     """Bring what is pending to the host, show it to the watch, and do what it asks for."""
     if not pending:
         return
-    tensors = [value for step in pending for value in (step.signals.total, step.signals.grad_norm)]
+    each = len(pending[0].on_device())
+    tensors = [tensor for step in pending for tensor in step.on_device()]
     # one transfer for many steps; for one step two reads are cheaper than a stack
     numbers = torch.stack(tensors).tolist() if len(pending) > 1 else [tensor.item() for tensor in tensors]
     is_undone = False
     for index, step in enumerate(pending):
         state.examples += step.signals.examples
-        record = step.record(state, run.plan, numbers[2 * index] / step.signals.weight, numbers[2 * index + 1])
+        record = step.record(state, run.plan, numbers[each * index : each * (index + 1)])
         state.last_loss = record.loss
         if state.status == "diverged" or is_undone:
             run.on_record(record)  # its update was made before the host knew

@@ -14,7 +14,8 @@ from runner.optim.readout import effective_lrs
 from runner.train.meters import Moment
 
 UPDATE_SIGNALS = frozenset({"update_ratio/max", "update_ratio/median", "update_ratio/min", "prev_update_norm"})
-RMS_SIGNALS = frozenset({"rms/max"})
+RMS = "rms/max"
+RMS_SIGNALS = frozenset({RMS})
 COSINE_SIGNALS = frozenset({"grad_cosine"})
 BURST = 10
 """steps in a row whose gradients are compared with those before them, each time that cosines are due"""
@@ -119,7 +120,7 @@ class SecondMoments:
                 if made * (1 - beta2) >= 1:
                     found.append(_rms(parameter.grad, state["exp_avg_sq"], beta2, made + 1, group["eps"]))
         largest = float(torch.stack(found).amax()) if found else math.nan
-        return {"rms/max": largest} if math.isfinite(largest) else {}
+        return {RMS: largest} if math.isfinite(largest) else {}
 
     def after(self, moment: Moment) -> Mapping[str, float]:
         """Return {}."""

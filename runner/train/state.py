@@ -32,7 +32,7 @@ class TrainState:
         carried: what the meters told of the latest update, for the next record.
         meters: name of a meter -> its state, as of the latest checkpoint.
         updates_kept: updates that the weights are made of: those that a rollback has undone do not count.
-        clip_norm: largest gradient norm that a remedy has set; None leaves that of the page.
+        clipping: what clipping follows, as of the latest checkpoint.
         rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
     """
 
@@ -54,7 +54,7 @@ class TrainState:
     carried: dict[str, float] = field(default_factory=dict)
     meters: dict[str, Any] = field(default_factory=dict)
     updates_kept: int = 0
-    clip_norm: float | None = None
+    clipping: dict[str, Any] = field(default_factory=dict)
     rewarm: tuple[int, int] = (0, 0)
 
     @property

@@ -26,6 +26,14 @@ class Averaging(Protocol):
         ...
 
 
+class Clips(Protocol):
+    """What clips gradients."""
+
+    def clip(self, parameters: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Scale them down, in place; return their norm before, and whether that was done where the norm tells not."""
+        ...
+
+
 class Signals(NamedTuple):
     """What a backward pass tells, still on the device.
 
@@ -34,12 +42,14 @@ class Signals(NamedTuple):
         weight: what to divide it by for the mean.
         grad_norm: global L2 norm of the gradient before clipping, scalar.
         examples: examples in the batch.
+        is_clipped: whether the gradient was clipped, scalar; None where `grad_norm` tells.
     """
 
     total: Tensor
     weight: float
     grad_norm: Tensor
     examples: int
+    is_clipped: Tensor | None = None
 
 
 def autocast(plan: TrainPlan) -> AbstractContextManager[Any]:
@@ -56,8 +66,7 @@ def gradients(
     plan: TrainPlan,
     scaler: torch.amp.GradScaler,
     step: int,
-    *,
-    clip_norm: float | None = None,
+    clipping: Clips,
 ) -> Signals:
     """Leave the gradient of the mean loss of a step, unscaled and clipped, in the parameters.
 
@@ -68,7 +77,7 @@ def gradients(
         plan: micro-batches, device and precision.
         scaler: of the loss.
         step: index of the update.
-        clip_norm: largest global L2 norm of the gradient; None does not clip.
+        clipping: scales the gradient down.
     Raises:
         TaskError: the whole batch is empty or weighs nothing, or its loss reaches no parameter.
     """
@@ -98,24 +107,14 @@ def gradients(
     if total is None:
         raise TaskError(f"task: must give training data with a weight at every step, got none at step {step}.")
     scaler.unscale_(optimizer)
-    grads = [p.grad for p in parameters if p.grad is not None]
+    trained = [p for p in parameters if p.grad is not None]
+    grads = [p.grad for p in trained if p.grad is not None]
     if not grads:
         raise TaskError(f"task: must give a loss that depends on a trained parameter, got none at step {step}.")
     if weight != reference:
         torch._foreach_mul_(grads, reference / weight)
-    return Signals(total, weight, clip(grads, clip_norm), examples)
-
-
-def clip(grads: list[Tensor], clip_norm: float | None) -> Tensor:
-    """Scale gradients down, in place, to at most a global L2 norm; None leaves them. Return their norm before.
-
-    The same bits as torch.nn.utils.clip_grad_norm_, which spends twice the time: it sorts its arguments by device
-    and type first, and here all are on one device.
-    """
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    if clip_norm is not None:
-        torch._foreach_mul_(grads, (norm + 1e-6).reciprocal_().mul_(clip_norm).clamp_(max=1.0))
-    return norm
+    norm, is_clipped = clipping.clip(trained, grads)
+    return Signals(total, weight, norm, examples, is_clipped)
 
 
 def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, average: Averaging | None = None, *, drop: bool) -> None:
