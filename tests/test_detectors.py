@@ -266,6 +266,14 @@ def test_numbers_that_are_not_finite_are_left_to_the_detector_of_them(value: flo
         assert alarms(detector, records(lambda t, bad=bad: bad if 90 < t < 110 else Seen(fall(t), val=1.0))) == []  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("values", [(1e308, 1e-308), (1e308, -1e308), (0.0, 1e200), (0.0, 0.0)])
+def test_numbers_as_large_and_small_as_there_are_break_nothing(values: tuple[float, float]) -> None:
+    for name, (detector, *_) in CASES.items():
+        shown = records(lambda t: Seen(values[t % 2], norm=abs(values[t % 2]), clipped=True, val=values[t // 20 % 2]))
+        for alarm in alarms(detector, shown):
+            assert alarm.message, name
+
+
 @pytest.mark.parametrize(
     ("overrides", "warnings"),
     [

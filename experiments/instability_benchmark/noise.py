@@ -4,7 +4,8 @@
 
 Loss and gradient norm of each step are the trend times independent noise of mean 1; `val/loss` is the mean of 100 such
 values, 20 times a run; the learning rate is constant, and the largest 10% of the gradients are clipped. Student's t is
-taken without its sign, for losses are positive. plateau and streak are about progress: on a flat loss they are right.
+taken without its sign, for losses are positive. On a flat loss plateau and streak, which are about progress, are right,
+and probe_due tells the time.
 """
 
 from __future__ import annotations

@@ -90,9 +90,9 @@ class Divergence:
             return state, None
         loss, latest, old = record.loss, state.latest, self.smoothing
         average, weight = old * state.average + (1 - old) * loss, old * state.weight + (1 - old)
-        change = abs(math.log(loss / latest)) if loss > 0 and latest > 0 else 0.0
+        change = abs(math.log(loss) - math.log(latest)) if loss > 0 and latest > 0 else 0.0
         jitter = old * state.jitter + (1 - old) * change
-        smooth, noise, steps = average / weight, jitter / weight, state.steps + 1
+        smooth, noise, steps = average / weight, min(jitter / weight, 100.0), state.steps + 1
         first = state.first if state.steps else loss
         best, best_steps = (smooth, min(steps, 50)) if smooth < state.best else (state.best, state.best_steps)
         start = state.start if steps > self.late_patience + 1 else max(first, smooth)

@@ -27,7 +27,7 @@ class State(NamedTuple):
         start: mean of the first full window, in the unit of the loss.
         calm_left: steps without a spike until another one is an alarm.
         lr: learning rate of the latest step.
-        is_log: whether the values are logarithms; they are until a loss is not above 0.
+        is_log: whether the values are logarithms; they are until a loss is below 0.
     """
 
     chunks: tuple[tuple[float, ...], ...] = ()
@@ -52,9 +52,9 @@ class Line(NamedTuple):
     def through(cls, values: list[float]) -> Line:
         """Return the line through the values; `next` is where it is one step after them."""
         count = len(values)
-        middle, mean = (count - 1) / 2, math.fsum(values) / count
+        middle, mean = (count - 1) / 2, sum(values) / count
         places = [x - middle for x in range(count)]
-        slope = math.fsum(map(mul, places, values)) * 12 / (count * (count * count - 1))
+        slope = sum(map(mul, places, values)) * 12 / (count * (count * count - 1))
         return cls(
             mean + slope * (count - middle), slope, [y - mean - slope * x for x, y in zip(places, values, strict=True)]
         )
@@ -62,20 +62,21 @@ class Line(NamedTuple):
     @property
     def spread(self) -> float:
         """Standard deviation of the residuals."""
-        squares = math.fsum(map(mul, self.residuals, self.residuals))
+        squares = sum(map(mul, self.residuals, self.residuals))
         return max(math.sqrt(squares / (len(self.residuals) - 2)), 1e-9)
 
 
 class LossSpike:
     """Alarm when a loss is far above the line through the latest ones.
 
-    y = ln(loss), or the loss itself once one was not above 0. A line of least squares through the last `window`
-    values of y, the tested one not among them, predicts y. A loss is a spike when
+    y = ln(loss), or the loss itself once one was below 0. A line of least squares through the last `window` values of
+    y, the tested one not among them, predicts y. A loss is a spike when
     y is more than `z` standard deviations of the residuals above the prediction,
     and `sudden` times as far as the second highest of the eight values before (growing oscillations are no spike),
     and the loss more than `rise` times the predicted one above it,
-    and `share_of_start` times the mean of the first window (a batch that is hard for a model which knows all others by
-    heart is no spike). Further spikes within `calm_steps` steps belong to the first one.
+    and `share_of_gain` times what the loss had fallen since the mean of the first window (a batch that is hard for a
+    model which knows all others by heart is no spike).
+    Further spikes within `calm_steps` steps belong to the first one.
     A learning rate that more than doubles in one step (a restart of the schedule) begins a new window.
 
     Args:
@@ -83,7 +84,7 @@ class LossSpike:
         least: values in the window, at least; >= 8.
         z: standard deviations; > 0.
         rise: share of the predicted loss; > 0.
-        share_of_start: share of the loss at the start; >= 0.
+        share_of_gain: share of what the loss had fallen; >= 0.
         sudden: how many times the second largest of the eight residuals before; >= 1.
         calm_steps: steps without a spike that end an episode; 0 makes every spike an alarm.
     Source: OLMo-core's skip-step rule (window 128, 64 values, 6 deviations, tested value excluded), on the logarithm
@@ -100,7 +101,7 @@ class LossSpike:
         least: Annotated[int, Ge(8)] = 64,
         z: Annotated[float, Gt(0)] = 6.0,
         rise: Annotated[float, Gt(0)] = 0.1,
-        share_of_start: Annotated[float, Ge(0)] = 0.05,
+        share_of_gain: Annotated[float, Ge(0)] = 0.15,
         sudden: Annotated[float, Ge(1)] = 3.0,
         calm_steps: Annotated[int, Ge(0)] = 10,
     ) -> None:
@@ -110,7 +111,7 @@ class LossSpike:
         self.least = least
         self.z = z
         self.rise = rise
-        self.share_of_start = share_of_start
+        self.share_of_gain = share_of_gain
         self.sudden = sudden
         self.calm_steps = calm_steps
         self._log_rise = math.log1p(rise)
@@ -124,6 +125,8 @@ class LossSpike:
         if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
         if state.is_log and record.loss <= 0:
+            if record.loss == 0:  # a batch known by heart, in the precision of the loss
+                return state, None
             state = State(is_log=False)
         elif record.lr > 2 * state.lr > 0:
             state = State(start=state.start, is_log=state.is_log)
@@ -149,7 +152,7 @@ class LossSpike:
         values = [y for chunk in chunks for y in chunk]
         line = Line.through(values)
         if start is None:
-            start = math.fsum(map(math.exp, values) if is_log else values) / len(values)
+            start = sum(map(math.exp, values) if is_log else values) / len(values)
         # values are judged exactly when they come this close
         rise = self._log_rise if is_log else self.rise * abs(line.next)
         return line.next, line.slope, max(0.7 * self.z * line.spread, 0.7 * rise), start
@@ -158,10 +161,11 @@ class LossSpike:
         values = [*(y for chunk in state.chunks for y in chunk), *state.chunk]
         line = Line.through(values)
         spread, above = line.spread, y - line.next
-        predicted = math.exp(line.next) if state.is_log else line.next
+        predicted = math.exp(min(line.next, 700)) if state.is_log else line.next
         if above <= max(self.z * spread, self.sudden * sorted(line.residuals[-8:])[-2]):
             return None
-        if record.loss - predicted <= max(self.rise * abs(predicted), self.share_of_start * abs(state.start or 0.0)):
+        gain = state.start - predicted if state.start is not None else 0.0
+        if record.loss - predicted <= max(self.rise * abs(predicted), self.share_of_gain * gain):
             return None
         evidence = with_lr(
             record, loss=record.loss, predicted=predicted, z=above / spread, spread=spread, window=len(values)

@@ -118,7 +118,7 @@ class Overfitting:
         )
 
     def _is_worse(self, rise: float, best: float, changes: tuple[float, ...]) -> bool:
-        return rise > self.rise * abs(best) and rise > self.jitter * math.fsum(changes) / len(changes)
+        return rise > self.rise * abs(best) and rise > self.jitter * sum(changes) / len(changes)
 
     def _alarm(self, state: Evals, record: EvalRecord, value: float) -> Alarm:
         evidence = {

@@ -98,12 +98,14 @@ class SpikeScore:
         if count >= self.window:
             mean = total / count
             judged += 1
-            spikes += (y - mean) ** 2 >= self.z**2 * max(squares / count - mean * mean, 1e-18 * (1 + mean * mean))
+            spikes += (y - mean) * (y - mean) >= self.z * self.z * max(
+                squares / count - mean * mean, 1e-18 * (1 + mean * mean)
+            )
         chunk, total, squares = (*chunk, y), total + y, squares + y * y
         if len(chunk) == _CHUNK:
             chunks, chunk = (*chunks, chunk)[-(self.window // _CHUNK) :], ()
             values = [item for part in chunks for item in part]
-            total, squares = math.fsum(values), math.fsum(item * item for item in values)
+            total, squares = sum(values), sum(item * item for item in values)
         state = State(chunks, chunk, total, squares, origin, judged, spikes, told)
         return self._told(state, record) if spikes and told < 2 and judged >= self.least else (state, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
@@ -17,6 +18,7 @@ class State(NamedTuple):
 
     taken: int = 0
     total: float = 0.0
+    squares: float = 0.0
     blocks: int = 0
     is_told: bool = False
 
@@ -25,13 +27,14 @@ class StuckAtPrior:
     """Alarm when the mean of the latest losses is the entropy of the targets' frequencies.
 
     |mean of `window` losses - H| < tolerance * H, twice in a row, at `begin` or later, where H is what predicting the
-    frequencies alone costs. It also finds a model that falls back there, and not one that only passes. It rings once
+    frequencies alone costs; twice the standard error of that mean must be less than tolerance * H too, for batches so
+    noisy tell nothing. It also finds a model that falls back there, and not one that only passes. It rings once
     until the mean has left by twice as much.
     A run with a learning rate far too low is there as well; a loss that is no cross entropy has no H: silent.
 
     Args:
         begin: steps after which a run should have left; a duration > 0.
-        window: losses in a mean; >= 1.
+        window: losses in a mean; >= 2.
         tolerance: share of H; in (0, 1).
         prior_entropy: H in nats; filled in by the runner, None when the task has none.
     Source: measured on a transformer that a learning rate of 10 times the best one held there (post-LN, AdamW).
@@ -44,7 +47,7 @@ class StuckAtPrior:
         self,
         *,
         begin: Steps = 1,
-        window: Annotated[int, Ge(1)] = 20,
+        window: Annotated[int, Ge(2)] = 20,
         tolerance: Annotated[float, Gt(0), Lt(1)] = 0.05,
         prior_entropy: PriorEntropy = None,
     ) -> None:
@@ -62,12 +65,14 @@ class StuckAtPrior:
         prior = self.prior_entropy
         if prior is None or record.step <= self.begin - 2 * self.window or isinstance(record, EvalRecord):
             return state, None
-        taken, total = state.taken + 1, state.total + record.loss
+        taken, total, loss = state.taken + 1, state.total + record.loss, record.loss
+        squares = state.squares + loss * loss
         if taken < self.window:
-            return State(taken, total, state.blocks, state.is_told), None
+            return State(taken, total, squares, state.blocks, state.is_told), None
         mean = total / taken
         away, allowed = abs(mean - prior), self.tolerance * prior
-        if not away < allowed:
+        error = math.sqrt(max(squares / taken - mean * mean, 0.0) / taken)
+        if not (away < allowed and 2 * error < allowed):
             return State(is_told=state.is_told and away < 2 * allowed), None
         is_found = state.blocks >= 1 and not state.is_told
         alarm = self._alarm(record, mean, prior) if is_found else None

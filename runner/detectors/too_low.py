@@ -97,7 +97,8 @@ class TooLow:
     def _judge(self, state: State, record: StepRecord) -> Alarm | None:
         (first, first_variance, begin), (half, half_variance, middle), (last, last_variance, end) = state.blocks
         late_error, whole_error = math.sqrt(half_variance + last_variance), math.sqrt(first_variance + last_variance)
-        if half - last <= self.z * late_error or first - last <= self.z * whole_error or not begin < middle < end:
+        is_sure = half - last > self.z * late_error and first - last > self.z * whole_error
+        if not is_sure or not begin < middle < end:
             return None
         straight = (half - last) / (end - middle) * (end - begin) / (first - last)
         if straight < self.straight or last <= first - (1 - self.remaining) * abs(first):

@@ -66,7 +66,7 @@ class Evals:
         best_step: its step.
         last: median of the last three.
         worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
-        given_back: (last - best) / (first held-out or training loss - best), the share of the gain that is lost again.
+        given_back: (last - best) / (first loss - best), the share of the gain that is lost again; 1 without a gain.
         best_at: where the best one was, as a share of the evaluations.
     """
 
@@ -205,12 +205,13 @@ def _evals(curve: Curve) -> Evals | None:
     smooth = [median(losses[max(0, i - 1) : i + 2]) for i in range(len(losses))]
     place = min(range(len(smooth)), key=smooth.__getitem__)
     best, last = smooth[place], median(losses[-3:])
+    begin = max(losses[0], curve.losses[0]) if math.isfinite(curve.losses[0]) else losses[0]
     return Evals(
         count=len(losses),
         best=best,
         best_step=finite[place][0],
         last=last,
         worse=ratio(last - best, abs(best)),
-        given_back=ratio(last - best, max(losses[0], curve.losses[0]) - best),
+        given_back=ratio(last - best, begin - best) if begin > best else float(last > best),
         best_at=place / (len(losses) - 1),
     )

@@ -161,6 +161,9 @@ def _runs_away(f: Features) -> Finding | None:
         score -= 0.3
     if f.rises_late and f.share(way_out.place) > 0.5:
         score -= 0.3
+    before = before_bad_batch(f)
+    if before is not None and len(before.series) <= way_out.place + 1:
+        score -= 0.4  # it leaves with the batch
     first, last = f.step(way_out.place), f.series.steps[-1]
     text = (
         f"from {loss_text(way_out.base)} the loss rises {factor_text(way_out.rise)} its size within "

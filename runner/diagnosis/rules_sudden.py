@@ -55,7 +55,7 @@ def batch_spike(f: Features) -> Finding | None:
     score = 0.38 + 0.22 * worst.was_unannounced
     score += 0.2 * min(max(worst.z - 6, 0.0) / 8, 1.0) + 0.1 * known
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
-    score -= 0.2 * (f.share(worst.place) < 0.05) + 0.35 * worst.is_gradual
+    score -= 0.1 * sum(f.share(worst.place) < early for early in (0.05, 0.15)) + 0.35 * worst.is_gradual
     score -= 0.3 * (f.rises_late and f.share(worst.place) > 0.5)
     like = [spike for spike in f.spikes if spike.share > max(_LIKE_SHARE, _LIKE * worst.share)]
     score -= 0.18 * max(len(like) - 2, 0)
@@ -112,9 +112,9 @@ def _holes(f: Features) -> Finding | None:
 def _begins_huge(f: Features) -> Finding | None:
     """A first loss and a first gradient so large that the initial weights must be."""
     prior, norms, first = f.known.prior_entropy, f.series.norms, f.shape.first
-    if not norms or f.ending is None or f.ending.step - f.step(0) > _ENOUGH:
+    if not norms or f.ending is None or f.ending.step - f.step(0) > 3 * _ENOUGH:
         return None
-    is_huge = first > 5 * prior and norms[0] > 10 * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
+    is_huge = first > 3 * prior and norms[0] > 4 * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
     if not is_huge:
         return None
     text = f"it begins with a loss of {loss_text(first)} and a gradient norm of {number(norms[0], 2)}"

@@ -20,11 +20,8 @@ _FACTOR = math.log(1.3)
 CALM_NORM = 3.0  # times the usual gradient norm: below that the step before did not lead to it
 QUIET_NORM = 1.7  # below that nothing at all announced it
 WILD_NORM = 10.0  # from here on it did
-_MATERIAL = (
-    (6.5, 2.5),
-    (8.0, 0.25),
-    (15.0, 0.08),
-)  # z and share of the fall from the first loss to the lowest, any pair
+# z and share of the fall from the first loss to the lowest; one of the pairs must be exceeded
+_MATERIAL = ((3.0, 10.0), (6.5, 2.5), (7.5, 0.4), (8.0, 0.25), (15.0, 0.08))
 _FAR = 10.0  # standard deviations
 AT_ONCE = 0.6  # of the rise
 _TAIL = 0.98  # quantile of the z of all other values; above 2.5 their tails are heavy
@@ -113,7 +110,8 @@ def find_spikes(series: Series) -> list[Spike]:
         i = max(end, i + 1) + 1
     tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
     heavy = max(tail / 2.5, 1.0)
-    return [replace(spike, z=spike.z / heavy) for spike in found if spike.z / heavy > _Z]
+    judged = [replace(spike, z=spike.z / heavy) for spike in found]
+    return [spike for spike in judged if spike.z > _Z or (spike.z > _Z / 2 and spike.share > _MATERIAL[0][1])]
 
 
 def _line(before: list[float]) -> tuple[float, float]:
