@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test check bench clean
+.PHONY: help run ui test check bench bench-instability clean
 
 help:  ## List all targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 run: $(VENV)/installed  ## Train the default task; ARGS="optimizer.lr=0.01" overrides the configuration.
 	@$(BIN)/python -m runner $(ARGS)
@@ -28,6 +28,10 @@ check: $(VENV)/installed-dev  ## Check format, lint and types.
 
 bench: $(VENV)/installed-bench  ## Run the benchmarks under experiments/; ARGS="--steps 2000 --repeats 3" is shorter.
 	@for file in experiments/*/benchmark.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+
+bench-instability: $(VENV)/installed  ## Make runs with known faults and score what is said of them; ARGS=--small is short.
+	@$(BIN)/python experiments/instability_benchmark/generate.py $(ARGS)
+	@$(BIN)/python experiments/instability_benchmark/score.py $(ARGS)
 
 clean:  ## Remove the environment and caches; runs/ stays.
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

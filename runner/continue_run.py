@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,20 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
                 del holder[name]
         else:
             OmegaConf.update(merged, key, value, merge=False, force_add=True)
+        if key == "remedies":  # an option may bring along the detectors that it answers
+            asked = set(_texts(OmegaConf.to_container(fresh.remedies)))
+            brought_along = {name: node for name, node in fresh.detectors.items() if name in asked}
+            merged.detectors = {**brought_along, **merged.detectors}
     return to_tree(merged)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text inside a section or a list."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def continued_choices(choices: Mapping[str, str], overrides: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:

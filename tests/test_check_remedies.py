@@ -13,7 +13,7 @@ HEAL = "remedy=[heal]"
     ("overrides", "message"),
     [
         (
-            [HEAL, *(f"~remedies.heal.rungs.{name}" for name in ("halve", "tenth", "stop"))],
+            [HEAL, *(f"~remedies.heal.rungs.{name}" for name in ("halve", "tenth", "compare", "stop"))],
             "remedies.heal.rungs: must not be empty, got {}. ",
         ),
         (
@@ -26,10 +26,10 @@ HEAL = "remedy=[heal]"
         ),
         ([HEAL, "~remedies.heal.rungs.halve.attempts"], "remedies.heal.rungs.halve.attempts: must be given"),
         (
-            [HEAL, "remedies.heal.rungs.halve.remedy.detectors=[plateau]"],
+            [HEAL, "detector=[non_finite]", "remedies.heal.rungs.halve.remedy.detectors=[plateau]"],
             "remedies.heal.rungs.halve.remedy.detectors: must name an active detector "
-            "(non_finite, divergence, blow_up), got ['plateau']. "
-            "Set detector=[non_finite,divergence,blow_up,plateau], or leave the rung out.",
+            "(non_finite, blow_up, stuck_at_prior), got ['plateau']. "
+            "Set detector=[non_finite,blow_up,stuck_at_prior,plateau], or leave the rung out.",
         ),
         (
             [HEAL, "remedies.heal.rungs.halve.remedy.factor=1.5"],
@@ -53,11 +53,6 @@ HEAL = "remedy=[heal]"
             ["remedy=[skip_update,stop]", "train.watch_every=4", "optimizer=adamw"],
             "train.watch_every: must be 1 with remedies.skip_update: an update that is to be dropped must not be made "
             "yet, got 4. Set train.watch_every=1.",
-        ),
-        (
-            ["remedy=[probe,stop]", "train.duration=40"],
-            "remedies.probe.stretch: must be at least 10 steps, got '20%' (8 steps). "
-            "Set remedies.probe.stretch=10, or leave remedies.probe out.",
         ),
         (
             ["remedy=[probe,stop]", "train.duration=400", "detectors.probe_due.at=99%"],

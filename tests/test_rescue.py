@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from runner.build import build
@@ -13,6 +14,7 @@ from runner.job import checked
 from runner.records import Record, StepRecord
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
+from tests.conftest import Program
 from tests.pages import composed
 
 DIGITS = (
@@ -51,9 +53,11 @@ def trained(folder: Path, *overrides: str) -> Trained:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_rate_that_is_far_too_high_is_healed(tmp_path: Path, seed: int) -> None:
+    """With a sharper trigger than the default one: two of the five runs smoulder, and never blow up."""
     declared = [*DIGITS, "optimizer.lr=1.0", f"seed={seed}"]
     assert trained(tmp_path / "none", *declared, "remedy=[stop]").has_failed
-    healed = trained(tmp_path / "heal", *declared, "remedy=[heal]")
+    sharper = ["detectors.blow_up.smoothing=0.8", "detectors.blow_up.margin=0.2"]
+    healed = trained(tmp_path / "heal", *declared, "remedy=[heal]", *sharper)
     assert set(healed.actions) == {"heal/halve"}
     assert not healed.has_failed
 
@@ -75,3 +79,27 @@ def test_dropping_updates_does_not_resolve_a_rate_that_is_too_high(tmp_path: Pat
     declared = [*DIGITS, "optimizer.lr=1.0", f"seed={seed}", "detector=[non_finite,divergence,loss_spike]"]
     skipping = ["remedy=[skip_update,stop]", "remedies.skip_update.detectors=[non_finite,loss_spike]"]
     assert trained(tmp_path, *declared, *skipping).has_failed
+
+
+POST_LN = (
+    "task=char_lm", "task.norm=post", "task.context=32", "task.width=48", "task.depth=4", "train.batch_size=8",
+    "train.duration=250", "schedule=cosine", "warmup.duration=5%", "train.eval_every=null",
+    "train.checkpoint_every=null", "optimizer=adamw", "optimizer.lr=0.0316",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_transformer_that_is_stuck_at_the_frequencies_of_its_targets_is_healed(tmp_path: Path, seed: int) -> None:
+    stuck = trained(tmp_path / "none", *POST_LN, f"seed={seed}", "remedy=[stop]")
+    healed = trained(tmp_path / "heal", *POST_LN, f"seed={seed}", "remedy=[heal]")
+    assert healed.actions == ["heal/compare"]
+    assert healed.val_loss < stuck.val_loss - 0.3
+
+
+def test_a_run_that_goes_on_with_another_remedy_gets_the_detectors_that_come_with_it(program: Program) -> None:
+    first = program("train.duration=30", "detector=[non_finite]")
+    rest = program(f"resume.from={first.run}", "remedy=[heal]", "train.duration=40")
+    assert rest.code == 0, rest.err
+    page = yaml.safe_load((rest.run / "config.yaml").read_text())
+    assert {"blow_up", "divergence", "non_finite", "stuck_at_prior"} <= page["detectors"].keys()

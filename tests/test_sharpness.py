@@ -20,6 +20,7 @@ from runner.tasks.digits import Digits
 from runner.tasks.protocol import LossSum
 from runner.tasks.quadratic import Quadratic
 from runner.tasks.scores import LossOnly
+from runner.tracking.mapping import Counters, points
 from runner.train.checkpoint import Checkpoints
 from runner.train.lanczos import lanczos
 from runner.train.loop import fit
@@ -471,6 +472,12 @@ def test_detector_of_the_edge_warns_of_what_lasts(
 
 
 # --- the program
+
+
+def test_mlflow_has_the_ratio_under_its_own_name() -> None:
+    signals = {EDGE: 0.5, SHARPNESS: 10.0}
+    found, _ = points(StepRecord(0, 0, 1.0, 0.1, 1.0, 64, signals=signals), Counters())
+    assert {("stability/edge", 0.5), ("signals/sharpness", 10.0)} <= {(point.key, point.value) for point in found}
 
 
 def test_program_says_the_bracket_before_the_first_step_and_the_cost_at_the_end(program: Program) -> None:

@@ -151,19 +151,22 @@ def _of_spoiled(case: Case, curve: Curve, twin: Curve | None) -> Label:
     assert twin is not None
     first, last = case.fault.steps[0], case.fault.steps[-1] + BRIEF
     pairs = list(zip(curve.loss[first : last + 1], twin.loss[first : last + 1], strict=False))
-    shows = any(not a <= declared()["labels"]["visible"] * b for a, b in pairs)
-    # between two characters the loss is large anyway: it cannot double
+    rule = declared()["labels"]
+    shows = any(not a <= rule["visible"] * b for a, b in pairs)
+    hides = all(a <= rule["hidden"] * b for a, b in pairs)
+    # of text the loss is large anyway: it cannot double
     shows = shows or (case.task.startswith("char") and any(a > b + 0.75 for a, b in pairs))
     if shows:
-        return Label("batch_spike", why="the loss was at least twice that of the same run without the batch")
-    return Label("healthy" if is_good(case, curve) else "dropped", why="the batch did not show")
+        return Label("batch_spike", why="the loss was far above that of the same run without the batch")
+    return Label("healthy" if hides and is_good(case, curve) else "dropped", why="the batch did not show clearly")
 
 
 def _of_numeric(case: Case, curve: Curve, twin: Curve | None) -> Label:
-    if case.precision == "fp16" and len(case.fault.steps) == 1:
-        return Label("healthy" if is_good(case, curve) else "dropped", why="one update dropped by the fp16 scaler")
-    is_there = any(not math.isfinite(loss) for loss in curve.loss[case.fault.steps[0] :])
-    return Label("numeric_fault" if is_there else "dropped", why="numbers ended where they were made to")
+    if all(math.isfinite(loss) for loss in curve.loss[case.fault.steps[0] :]):
+        return Label("dropped", why="the fault left all losses finite")
+    # with the fp16 scaler a single spoiled batch costs one update, and the run goes on
+    equal = ("batch_spike",) if case.precision == "fp16" and len(case.fault.steps) == 1 else ()
+    return Label("numeric_fault", equal, why="numbers ended where they were made to")
 
 
 def _of_exploding(case: Case, curve: Curve, twin: Curve | None) -> Label:
@@ -198,7 +201,10 @@ def _of_cut(case: Case, curve: Curve, twin: Curve | None) -> Label:
         return Label("healthy", why="ended as well as the tuned runs")
     if not is_bad(case, curve):
         return NEITHER
-    return Label("plateau", ("lr_too_low",), why="the rate was cut too early, and the end is worse than tuned")
+    # from the cut on the rate is too low: nothing happens that could be alarmed, as with other low rates
+    return Label(
+        "plateau", ("lr_too_low",), silent=True, why="the rate was cut too early, and the end is worse than tuned"
+    )
 
 
 def _of_few(case: Case, curve: Curve, twin: Curve | None) -> Label:

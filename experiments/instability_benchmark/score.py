@@ -1,7 +1,7 @@
 """Score detectors, diagnosis and baselines on the runs: `python experiments/instability_benchmark/score.py`.
 
 It reads what generate.py made, and writes scores.json (a row a run, not in git), tables.md and confusion.png.
-`--half dev` scores the half on which thresholds may be fixed, and writes nothing beside its rows.
+`--half dev` scores the half on which thresholds may be fixed, and `--small` few runs; both only print their tables.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     (chosen.root / f"scores_{chosen.half}.json").write_text(text + "\n", encoding="utf-8")
     found = tables(rows)
     print(found)
-    if chosen.half == "test":
+    if chosen.half == "test" and not chosen.small:
         (chosen.to / "tables.md").write_text(found, encoding="utf-8")
         draw(rows, chosen.to / "confusion.png")
 

@@ -39,7 +39,7 @@ TASKS = {
 GOOD = {
     "sgd": {"mlp": 0.1, "cnn": 0.1, "full batch": 0.1, "tabular": 0.1, "char_lm": 0.03},
     "adamw": dict.fromkeys(TASKS, 3e-3),
-    "muon": {"mlp": 0.02, "cnn": 0.02, "char_lm": 0.02},
+    "muon": {"mlp": 0.02, "char_lm": 0.02},
 }
 HEALTHY = (0.3, 1.0)
 

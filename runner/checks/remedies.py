@@ -89,11 +89,7 @@ def _check_looks(key: str, found: Findings) -> None:
 
 
 def _check_probe(key: str, node: Node, found: Findings, clock: Clock) -> None:
-    total, stretch = clock.total_steps or 0, node.arguments.get("stretch")
-    steps = _steps(stretch, clock)
-    if steps is not None and steps < LEAST_STEPS:
-        rule = f"must be at least {LEAST_STEPS} steps, got {shown(stretch)} ({steps} steps)"
-        found.add(f"{key}.stretch", rule, f"Set {key}.stretch={LEAST_STEPS}, or leave {key} out")
+    total = clock.total_steps or 0
     for name in node.arguments.get("detectors", ()):
         due = found.sections.get("detectors", {}).get(name)
         at = _steps(due.arguments.get("at"), clock) if due is not None else None

@@ -25,7 +25,6 @@ NEEDS = {
     "detector=edge": ["monitor.sharpness.every=100"],
     "warmup=untuned": ["optimizer=adamw"],
     "warmup=untuned_exponential": ["optimizer=adamw"],
-    "remedy=probe": ["remedies.probe.stretch=10"],
     "scaling=linear": ["scaling.reference_batch_size=32"],
     "scaling=sqrt": ["scaling.reference_batch_size=32"],
     "task=supervised": ["++task.model._target_=tests.own_parts.Net", "++task.train._target_=tests.own_parts.Points"],
