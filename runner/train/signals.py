@@ -55,28 +55,13 @@ class UpdateRatios:
             self._is_sound = _are_finite([p.grad for p in moving if p.grad is not None])
         return {}
 
-    @torch.no_grad()
     def after(self, moment: Moment) -> Mapping[str, float]:
         """Return the ratios and the norm of the update, if it was due and made."""
+        if not self._before or self._is_sound is None:
+            return {}
         kept, self._before = self._before, []
-        if not kept or self._is_sound is None:
-            return {}
-        weights = [_wide(before) for _, before in kept]
-        moved = torch._foreach_sub([_wide(parameter.detach()) for parameter, _ in kept], weights)
-        norms = [*torch._foreach_norm(moved), *torch._foreach_norm(weights)]
-        sound, *numbers = torch.stack([self._is_sound, *norms]).tolist()
-        if not sound:
-            return {}
-        steps, sizes = numbers[: len(kept)], numbers[len(kept) :]
-        found = {"prev_update_norm": math.hypot(*steps)}
-        matrices = [is_matrix(before) for _, before in kept]
-        ratios = [s / w for s, w, chosen in zip(steps, sizes, matrices, strict=True) if chosen and w > 0]
-        if ratios:
-            ratios.sort()
-            found["update_ratio/max"] = ratios[-1]
-            found["update_ratio/median"] = ratios[len(ratios) // 2]
-            found["update_ratio/min"] = ratios[0]
-        return found
+        with torch.no_grad():  # a context at every step would cost more than the measurements
+            return _update_signals(kept, self._is_sound)
 
     def state_dict(self) -> dict[str, Any]:
         """Return {}: nothing is kept from one step to the next."""
@@ -103,11 +88,14 @@ class SecondMoments:
     def __init__(self, every: int) -> None:
         self._every = every
 
-    @torch.no_grad()
     def before(self, moment: Moment) -> Mapping[str, float]:
         """Return the largest RMS, if it is due and known."""
         if moment.step % self._every or not keeps_second_moments(moment.optimizer):
             return {}
+        return self._largest(moment)
+
+    @torch.no_grad()
+    def _largest(self, moment: Moment) -> dict[str, float]:
         found = []
         for group in moment.optimizer.param_groups:
             if "betas" not in group:
@@ -151,7 +139,6 @@ class GradientCosines:
         self._now: list[Tensor | None] | None = None
         self._last: list[Tensor | None] | None = None  # gradients of the step before, if its update was made
 
-    @torch.no_grad()
     def before(self, moment: Moment) -> Mapping[str, float]:
         """Return the cosine with the gradient of the step before, if that was kept; keep this one if it is due."""
         last, self._last, self._now = self._last, None, None
@@ -160,7 +147,7 @@ class GradientCosines:
             return {}
         grads = [parameter.grad for group in moment.optimizer.param_groups for parameter in group["params"]]
         if keeps:
-            self._now = [None if grad is None else grad.clone() for grad in grads]
+            self._now = [None if grad is None else grad.detach().clone() for grad in grads]
         cosine = math.nan if last is None else _cosine(grads, last)
         return {"grad_cosine": cosine} if math.isfinite(cosine) else {}
 
@@ -196,6 +183,26 @@ def _moving(optimizer: Optimizer) -> Iterable[Tensor]:
             yield from (parameter for parameter in group["params"] if parameter.grad is not None)
 
 
+def _update_signals(kept: list[tuple[Tensor, Tensor]], is_sound: Tensor) -> dict[str, float]:
+    """Return the signals of an update, given (parameter, copy before it); {} for one that was dropped."""
+    weights = [_wide(before) for _, before in kept]
+    moved = torch._foreach_sub([_wide(parameter.detach()) for parameter, _ in kept], weights)
+    norms = [*torch._foreach_norm(moved), *torch._foreach_norm(weights)]
+    sound, *numbers = torch.stack([is_sound, *norms]).tolist()
+    if not sound:
+        return {}
+    steps, sizes = numbers[: len(kept)], numbers[len(kept) :]
+    found = {"prev_update_norm": math.hypot(*steps)}
+    matrices = [is_matrix(before) for _, before in kept]
+    ratios = [s / w for s, w, chosen in zip(steps, sizes, matrices, strict=True) if chosen and w > 0]
+    if ratios:
+        ratios.sort()
+        found["update_ratio/max"] = ratios[-1]
+        found["update_ratio/median"] = ratios[len(ratios) // 2]
+        found["update_ratio/min"] = ratios[0]
+    return found
+
+
 def _are_finite(grads: list[Tensor]) -> Tensor | None:
     """Return 1 if all gradients are finite and 0 otherwise, still on the device; None without a gradient."""
     return torch.stack(torch._foreach_norm(grads)).isfinite().all().float() if grads else None
@@ -213,6 +220,7 @@ def _rms(grad: Tensor, average: Tensor, beta2: float, steps: int, eps: float) ->
     return (square / v.clamp(min=eps**2)).mean().sqrt().float()
 
 
+@torch.no_grad()
 def _cosine(grads: list[Tensor | None], last: list[Tensor | None]) -> float:
     """Return the cosine over what both steps have a gradient of; nan where nothing is."""
     pairs = [
