@@ -1,6 +1,7 @@
 """The instability benchmark: its halves are apart, its runs can be made again, its rules do what their sources say."""
 
 import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,10 @@ def test_label_follows_construction_and_outcome(parts: Any, multiple: float, val
     case = parts("making").Case("lr", "digits_mlp", "adamw", 0, multiple)  # tuned loss 0.092, sd 0.007
     losses = [2.3 - 0.02 * step for step in range(100)]
     assert parts("labels").label(case, curve(parts, losses, evals=[(100, val)], prior=2.3), None).cause == cause
+
+
+def test_sample_has_a_run_of_every_label_and_can_be_read(parts: Any) -> None:
+    labels = json.loads((FOLDER / "sample/labels.json").read_text())
+    assert {"healthy", "lr_too_high", "lr_too_low", "batch_spike"} <= {given["cause"] for given in labels.values()}
+    for name in labels:
+        assert len(parts("making").read(FOLDER / f"sample/{name}.json.gz").records()) > 30

@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from shutil import copy
 from typing import Any
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from making import Case, make, read, write
 from rigged import diabetes_table
 
 ROOT = Path("runs/instability_benchmark")
+SAMPLE = Path(__file__).with_name("sample")
 
 
 def main() -> None:
@@ -31,12 +33,15 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a hundred or so runs of the cheap tasks")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--root", type=Path, default=ROOT, help="where curves and labels go")
+    parser.add_argument("--sample", action="store_true", help="also copy one test run of every label to sample/")
     chosen = parser.parse_args()
     started = time.monotonic()
     wanted = cases(small=chosen.small)
     made = generate(wanted, chosen.root, workers=chosen.workers)
     labels = label_all(wanted, chosen.root)
     (chosen.root / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
+    if chosen.sample:
+        copy_sample(labels, chosen.root, SAMPLE)
     seconds = time.monotonic() - started
     print(f"{made} runs made, {len(labels)} labelled in {seconds:.0f} s")
     for name in ("dev", "test"):
@@ -79,6 +84,19 @@ def label_all(wanted: list[Case], root: Path) -> dict[str, dict[str, Any]]:
             "case": {**case._asdict(), "fault": case.fault._asdict()},
         }
     return found
+
+
+def copy_sample(labels: dict[str, dict[str, Any]], root: Path, to: Path) -> None:
+    """Copy the first test run of every label, by name, and write their labels."""
+    first: dict[tuple[str, bool], str] = {}
+    for name, given in sorted(labels.items()):
+        if given["half"] == "test":
+            first.setdefault((given["cause"], given["silent"]), name)
+    to.mkdir(exist_ok=True)
+    for name in first.values():
+        copy(root / "curves" / f"{name}.json.gz", to)
+    kept = {name: labels[name] for name in sorted(first.values())}
+    (to / "labels.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _make(case: Case, root: Path) -> None:

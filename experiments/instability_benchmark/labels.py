@@ -11,6 +11,7 @@ from making import Case, Curve
 
 REGRESSION_PRIOR = 1.0  # mean squared error of the mean, of a standardised target
 EARLY = 0.5  # share of the run: what has diverged before it did not do so at the end
+BEFORE = 50  # steps before a spoiled batch, whose highest loss it has to exceed
 BRIEF = 5  # steps after a spoiled batch in which it can show
 RISE = 1.25  # times the lowest level so far: a level above it is a rise that can be seen
 LEVEL_STEPS = 9  # losses whose median is a level
@@ -152,7 +153,8 @@ def _of_spoiled(case: Case, curve: Curve, twin: Curve | None) -> Label:
     first, last = case.fault.steps[0], case.fault.steps[-1] + BRIEF
     pairs = list(zip(curve.loss[first : last + 1], twin.loss[first : last + 1], strict=False))
     rule = declared()["labels"]
-    shows = any(not a <= rule["visible"] * b for a, b in pairs)
+    highest = max(curve.loss[max(0, first - BEFORE) : first])
+    shows = any(not a <= rule["visible"] * max(b, highest) for a, b in pairs)
     hides = all(a <= rule["hidden"] * b for a, b in pairs)
     # of text the loss is large anyway: it cannot double
     shows = shows or (case.task.startswith("char") and any(a > b + 0.75 for a, b in pairs))
