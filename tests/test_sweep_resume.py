@@ -90,7 +90,7 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
         command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     records_of_all = "runs/quadratic/*/records.jsonl"
-    wait_for(lambda: any('"step":21,' in path.read_text() for path in tmp_path.glob(records_of_all)))
+    wait_for(lambda: any('"step":30,' in path.read_text() for path in tmp_path.glob(records_of_all)))
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     stopped = Done(process.returncode, out, err, tmp_path)
