@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import validate_call
 
-from runner.durations import Steps
+from runner.durations import StepsOrZero
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -12,13 +12,13 @@ class Milestone:
     """Tell once that a step has come, for a remedy that is due then; it finds nothing.
 
     Args:
-        at: optimizer step; a duration > 0.
+        at: optimizer step; a duration, 0 is before the first update.
     """
 
     needs: frozenset[str] = frozenset()
 
     @validate_call
-    def __init__(self, *, at: Steps) -> None:
+    def __init__(self, *, at: StepsOrZero) -> None:
         self.at = at
 
     def init(self) -> tuple[()]:

@@ -29,6 +29,8 @@ class BranchProbe:
         factors: on the learning rate, beside the running one; each in (0, 1).
         stretch: optimizer steps of each branch.
         warmup: optimizer steps in which a branch rises.
+        faster: what the learning rates of all branches, the running one's too, are multiplied with; >= 1, unitless.
+            The best rate of a short training is higher than that of a long one.
         judge: the split whose losses decide; "train" where the task has no val split. A rate that is too high may
             fit the training data as well as a good one.
         judged: losses that count: of so many last steps, or of at most so many batches of the val split; >= 2.
@@ -48,6 +50,7 @@ class BranchProbe:
         factors: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], MinLen(1)] = (1 / 3, 0.1),
         stretch: Steps = 100,
         warmup: StepsOrZero = 5,
+        faster: Annotated[float, Ge(1)] = 1.0,
         judge: Literal["val", "train"] = "val",
         judged: Annotated[int, Ge(2)] = 20,
         sd: Annotated[float, Ge(0)] = 3.0,
@@ -63,6 +66,7 @@ class BranchProbe:
             **{f"{FACTOR}{number}": factor for number, factor in enumerate(factors, start=1)},
             "stretch": stretch,
             "warmup": warmup,
+            "faster": faster,
             "judged": judged,
             "on_val": float(judge == "val"),
             "sd": sd,

@@ -176,7 +176,8 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         copy.model.load_state_dict(begun["model"])
         empty(copy.optimizer, run.pristine, begun["groups"])
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
-    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=state.lr_scale)
+    lr_scale = state.lr_scale * given["faster"]
+    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale)
     best = winner(branches, on_val=on_val, sd=given["sd"])
     scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
     scores["extra_steps"] = sum(branch.steps for branch in branches)
@@ -188,7 +189,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
     _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
     if given["with_branch"]:
         state.updates_kept += steps
-    elif is_anew and given["rewarm"]:
+    elif is_anew and before and given["rewarm"]:
         state.rewarm = (next_step, int(given["rewarm"]))
     state.lr_scale *= best.factor
     scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
