@@ -18,6 +18,7 @@ LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
 _FEW_SPIKES = 3  # more are no single batches
+_LEFT = 0.02  # of the first loss
 _RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
 _EXPLODED = 10.0  # times the usual gradient norm
 
@@ -150,6 +151,13 @@ def read_features(curve: Curve) -> Features | None:
         actions=curve.actions,
         known=curve.known,
     )
+
+
+def came_back_to_prior(f: Features) -> bool:
+    """Whether the loss had left the prior entropy downwards, went far up, and gave back what it had gained."""
+    shape = f.shape
+    gained = shape.first - shape.low > _LEFT * abs(shape.first)
+    return gained and shape.given_back > 0.5 and shape.over_first > 0.1
 
 
 def before_bad_batch(f: Features) -> Features | None:

@@ -53,7 +53,7 @@ def share_text(share: float) -> str:
 
 def times_text(count: int, noun: str) -> str:
     """Write a number of things."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def clamp(score: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.curves import number
+from runner.diagnosis.features import came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, loss_text, sentences, share_text
 from runner.diagnosis.verdict import Stretch
 from runner.trends import FEW, noise
@@ -26,6 +27,8 @@ def stuck(f: Features) -> Finding | None:
     if not was_wild and shape.late_fall >= 4:
         return None  # on its way
     score = (0.95 if was_wild else 0.62) if f.never_learned else 0.45
+    if came_back_to_prior(f):
+        score = 0.62  # it had learned something: the learning rate threw it back
     text = (
         f"the loss ends at {loss_text(shape.end)}; a model that knows only how frequent the targets are has "
         f"{loss_text(prior)}"

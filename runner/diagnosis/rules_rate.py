@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import before_bad_batch
+from runner.diagnosis.features import before_bad_batch, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
@@ -23,6 +23,9 @@ _LONG = 60  # values: a run of unknown length that breaks before that may have b
 _FLAT_FALL = 0.06
 _RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
 _SETTLED = 0.45  # of the run: by then the loss is below the first one for good
+_AGAIN = 0.025  # of the steps: no healthy run of ours was above its first loss as often and as late
+_HARMLESS = 0.9  # fall of the loss, share of the first one
+_PAST_START = 0.25  # of the run
 _LOST = 0.1  # of the gain in held-out loss
 
 
@@ -39,7 +42,7 @@ def lr_too_high(f: Features) -> Finding | None:
     before = before_bad_batch(f)
     if before is not None and not _evidence(before):
         score -= 0.5  # all of it comes after the batch
-    if f.never_learned:
+    if f.never_learned and not came_back_to_prior(f):
         score -= 0.2  # then it is called stuck
     if shape.is_noise:
         score *= 0.4
@@ -49,7 +52,15 @@ def lr_too_high(f: Features) -> Finding | None:
 
 def _evidence(f: Features) -> list[Evidence]:
     """Return what speaks for a rate that is too high in a curve that ends in a number, the strongest first."""
-    found = [_gave_back(f), _wanders(f), _stays_above(f), _many_spikes(f), _rests_after_a_rise(f), _was_stopped(f)]
+    found = [
+        _gave_back(f),
+        _thrown_up(f),
+        _wanders(f),
+        _stays_above(f),
+        _many_spikes(f),
+        _rests_after_a_rise(f),
+        _was_stopped(f),
+    ]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
 
 
@@ -227,6 +238,21 @@ def _stays_above(f: Features) -> Evidence | None:
     what = f"{share_text(shape.above_first)} of the steps are above the first loss, {loss_text(shape.first)}"
     text = f"{what}; it ends at {loss_text(shape.end)}"
     return score, text, Stretch(f.step(0), f.step(round(shape.last_above * (shape.count - 1))), "above the first loss")
+
+
+def _thrown_up(f: Features) -> Evidence | None:
+    """Above twice the first loss and above the first loss again and again, past the start, in more than one batch."""
+    shape = f.shape
+    if shape.above_first < _AGAIN or shape.last_above < _PAST_START or shape.over_first < math.log(2.0):
+        return None
+    if shape.last_above < _SETTLED and shape.fall > _HARMLESS:
+        return None
+    last = f.step(round(shape.last_above * (shape.count - 1)))
+    text = (
+        f"the loss is thrown up to {factor_text(shape.over_first)} the first one; {share_text(shape.above_first)} of "
+        f"the steps are above that, the last one is {last:,}"
+    )
+    return 0.82, text, Stretch(f.step(0), last, "above the first loss")
 
 
 def _was_stopped(f: Features) -> Evidence | None:

@@ -58,7 +58,7 @@ def batch_spike(f: Features) -> Finding | None:
     score -= 0.1 * sum(f.share(worst.place) < early for early in (0.05, 0.15)) + 0.35 * worst.is_gradual
     score -= 0.3 * (f.rises_late and f.share(worst.place) > 0.5)
     like = [spike for spike in f.spikes if spike.share > max(_LIKE_SHARE, _LIKE * worst.share)]
-    score -= 0.18 * max(len(like) - 2, 0)
+    score -= 0.18 * max(len(like) - 1, 0)
     score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))
     if not known and worst.end >= len(f.series):
         score -= 0.15  # it does not come back
@@ -84,6 +84,7 @@ def gradient_explosion(f: Features) -> Finding | None:
     if norms is None or huge is not None:
         return huge
     led = [s for s in material(f.spikes) if s.norm_before is not None and s.norm_before > WILD_NORM]
+    led = [s for s in led if s.share > _LIKE_SHARE]
     score = 0.3 + 0.15 * min(len(led), 3) if led else 0.0
     way_out = f.way_out
     if way_out is not None and way_out.norm_before is not None and way_out.norm_before > WILD_NORM:
@@ -101,12 +102,13 @@ def gradient_explosion(f: Features) -> Finding | None:
 
 
 def _holes(f: Features) -> Finding | None:
-    """Losses that are no numbers, which the curve came back from; updates that the fp16 scaler dropped are no fault."""
+    """Losses that are no numbers, which the curve came back from; dropped gradients of fp16 are no fault."""
     holes = f.series.holes
     if not holes:
         return None
     what = f"{times_text(holes, 'loss')} that are no numbers, and the curve goes on after them"
-    return Finding("numeric_fault", min(0.3 + 0.05 * holes, 0.6), what, (what,))
+    score = 0.8 if f.known.precision == "fp16" else min(0.3 + 0.05 * holes, 0.6)  # its forward pass overflows
+    return Finding("numeric_fault", score, what, (what,))
 
 
 def _begins_huge(f: Features) -> Finding | None:

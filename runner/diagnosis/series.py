@@ -34,7 +34,7 @@ class Series:
         norms: median gradient norm; None when not recorded.
         high_norms: largest gradient norm.
         clipped: share of clipped steps; None when unknown.
-        holes: non-finite losses that the curve came back from, without those whose update was dropped.
+        holes: non-finite losses that the curve came back from; the scale of fp16 makes gradients overflow, no loss.
     """
 
     block: int
@@ -85,9 +85,7 @@ def read_series(curve: Curve) -> tuple[Series, Ending | None]:
         first = next((i for i, place in enumerate(places) if i != place), len(places))
         after = len(curve.losses) - first
         if len(places) - first >= _SPORADIC * after and places[-1] == len(curve.losses) - 1:
-            dropped = curve.skipped or ()
-            lost = set(range(len(curve.losses))).difference(places)
-            holes = sum(not (i < len(dropped) and dropped[i]) for i in lost)
+            holes = len(curve.losses) - len(places)
         else:
             places = places[:first]
             ending = Ending(first, curve.steps[first], "loss", curve.losses[first])

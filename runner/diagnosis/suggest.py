@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PATIENCE_EVALS = 3
 _WORSE = 0.02  # held-out loss over its best, relative, from which on stopping early is worth a word
 _LONG_BEFORE = 2 / 3  # of the run
+_ENOUGH = 16  # gradient norms
 _CALIBRATION = 0.9  # quantile of the gradient norms at which to clip (google-research/tuning_playbook)
 _GIVEN_BACK = 0.3  # of the fall: what comes after the lowest level is trouble then
 _MOST_WARMUP = 0.25  # of the run
@@ -47,22 +48,34 @@ def lr_times(f: Features, *factors: float) -> str:
     if lr is None and f.rates is not None and f.known.lr_key == "optimizer.lr":
         lr = f.rates.peak
     if lr is None:
-        words = [f"<your lr>{f'*{factor:g}' if factor >= 1 else f'/{1 / factor:g}'}" for factor in factors]
+        words = [f"<your lr>{_times(factor)}" for factor in factors]
     else:
         tens = {0.1, 1, 10}  # of these the digits are those of the learning rate
         words = [f"{lr * factor:g}" if factor in tens else number(lr * factor, 2) for factor in factors]
     return f"{f.known.lr_key}={','.join(words)}"
 
 
-def clip_norm(f: Features) -> str:
-    """Return the override that clips at the 90th percentile of the norms before the trouble, at 1 without norms."""
+def _times(factor: float) -> str:
+    return "" if factor == 1 else f"*{factor:g}" if factor > 1 else f"/{1 / factor:g}"
+
+
+def _usual_norm(f: Features) -> float | None:
+    """Return the 90th percentile of the norms before the trouble; None where there are fewer than 16."""
     norms = f.series.norms or []
     places = [spike.place for spike in material(f.spikes)] + ([f.way_out.place] if f.way_out else [])
     if f.shape.given_back > _GIVEN_BACK:
         places.append(round(f.shape.low_at * (f.shape.count - 1)))
     calm = sorted(norm for norm in norms[: max(min(places, default=len(norms)), 1)] if norm > 0)
-    found = calm[min(int(_CALIBRATION * len(calm)), len(calm) - 1)] if len(calm) >= 16 else 1.0
-    return f"train.clip_norm={number(found, 2)}"
+    return calm[min(int(_CALIBRATION * len(calm)), len(calm) - 1)] if len(calm) >= _ENOUGH else None
+
+
+def clip_norm(f: Features) -> str:
+    """Return the override that clips at the 90th percentile of the norms before the trouble, at 1 without norms."""
+    return f"train.clip_norm={number(_usual_norm(f) or 1.0, 2)}"
+
+
+def _of_norms(f: Features) -> str:
+    return "a usual value" if _usual_norm(f) is None else "the 90th percentile of the gradient norms before"
 
 
 def _lower(f: Features, factor: float, why: str) -> Suggestion:
@@ -90,8 +103,7 @@ def _clip(f: Features) -> Suggestion | None:
     clip = f.known.clip_norm
     if f.known.family == "adaptive" or (clip is not None and clip < math.inf):
         return None
-    of_norms = "the 90th percentile of the gradient norms before" if f.norms is not None else "a usual value"
-    return Suggestion((clip_norm(f),), f"clip the gradient at {of_norms}")
+    return Suggestion((clip_norm(f),), f"clip the gradient at {_of_norms(f)}")
 
 
 def _too_high(f: Features) -> Iterable[Suggestion | None]:
@@ -156,7 +168,7 @@ def _fault(f: Features) -> Iterable[Suggestion | None]:
 
 
 def _explosion(f: Features) -> Iterable[Suggestion | None]:
-    yield Suggestion((clip_norm(f),), "clip the gradient at the 90th percentile of the norms before")
+    yield Suggestion((clip_norm(f),), f"clip the gradient at {_of_norms(f)}")
     yield _lower(f, 1 / 3, "try a learning rate three times lower")
 
 
