@@ -116,3 +116,10 @@ def test_mistakes_are_refused(refuse: Callable[..., Refusal], override: str, mes
     assert refusal.code == 2
     assert message in refusal.err
     assert refusal.left_behind == []
+
+
+def test_trials_clip_as_the_run_does(program: Program) -> None:
+    """With a clip that finds its own norm no norm is tried: the program would refuse it."""
+    declared = [*SMALL, "optimizer=sgd", "optimizer.lr=10", "quiet=true"]
+    assert program(*declared).out.splitlines()[0] == "optimizer.lr=1"
+    assert program(*declared, "clip=agc").out.splitlines()[0] == "warmup=none"

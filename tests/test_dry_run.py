@@ -139,3 +139,9 @@ def test_dry_run_says_what_its_trial_does_not_train_and_what_never_is(program: P
     assert f"parameters: {PARAMETERS:,}, 330 of them trained" in done.out
     assert words(done, "frozen") == ["frozen", "2", "2,080", "-", "-", "0"]
     assert "did not train yet" not in done.out
+
+
+def test_the_trial_clips_as_the_run_does(program: Program) -> None:
+    declared = ["mode=check", "task.hidden=[8]", "optimizer=sgd", "optimizer.lr=300"]
+    assert "loss of the trial rose" in program(*declared).out
+    assert "loss of the trial rose" not in program(*declared, "clip=agc", "clip.share=1e-5").out

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from annotated_types import Ge, Le, MinLen
 from runner import calibration
 from runner.build import build
 from runner.calibration import Calibration, Trial
+from runner.checks.remedies import FIXED
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.estimate import WeighedCheckpoints, trial_plan
@@ -85,7 +85,8 @@ def _judge(config: Config, trials: Sequence[Trial], clipped: list[Trial], *, ste
     made = sum(len(trial.losses) for trial in trials)
     warmup_steps = calibration.shortest_safe(trials)
     norms = calibration.norms_after_warmup(trials, warmup_steps) if warmup_steps is not None else []
-    if warmup_steps is None or len(norms) < calibration.FEWEST_STEPS // 10:
+    has_no_norm = config.clip.target != FIXED  # that clipping finds its own
+    if warmup_steps is None or has_no_norm or len(norms) < calibration.FEWEST_STEPS // 10:
         return Calibration(warmup_steps, None, None, None, made)
     clip_norm = calibration.clip_threshold(norms)
     before = [trial for trial in trials if trial.warmup_steps == warmup_steps]
@@ -117,11 +118,12 @@ def _try(config: Config, warmup_steps: int, seed: int, *, steps: int, clip_norm:
         experiment.model,
         experiment.optimizer,
         experiment.schedules,
-        plan=replace(trial_plan(experiment.plan), clip_norm=clip_norm),
+        plan=trial_plan(experiment.plan),
         watch=Watch(experiment.watch.detectors, {"stop": Stop()}),
         checkpoints=WeighedCheckpoints(Path(os.devnull)),
         on_record=on_record,
         meters=experiment.meters,
+        clipping=experiment.clipping,
         interrupted=lambda: "the end of the trial" if len(losses) >= steps else None,
     )
     return Trial(warmup_steps, seed, tuple(losses), tuple(norms), tuple(alarms), state.status == "diverged")

@@ -133,6 +133,7 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
         checkpoints=checkpoints,
         on_record=lambda record: losses.append(record.loss) if isinstance(record, StepRecord) else None,
         meters=experiment.meters,
+        clipping=experiment.clipping,
         interrupted=watch,
     )
     evaluation = first = 0.0
