@@ -5,6 +5,7 @@ from __future__ import annotations
 from runner.diagnosis.confidence import confidence
 from runner.diagnosis.curve import Curve
 from runner.diagnosis.features import read_features
+from runner.diagnosis.healed import after, healed, last_cure
 from runner.diagnosis.rules import rank
 from runner.diagnosis.settle import settle
 from runner.diagnosis.suggest import suggestions
@@ -18,6 +19,10 @@ def diagnose(curve: Curve) -> Diagnosis:
 
     Never raises on any numbers. A curve without a finite loss has no update to blame.
     """
+    cure = last_cure(curve)
+    rest = after(curve, cure) if cure is not None else None
+    if cure is not None and rest is not None:
+        return healed(curve, cure, rest, diagnose(rest))
     f = read_features(curve)
     if f is None:
         return _without_a_number(curve)

@@ -20,7 +20,6 @@ Evidence = tuple[float, str, Stretch]
 EARLY = 0.2  # of the run
 _WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
 _LONG = 60  # values: a run of unknown length that breaks before that may have broken early
-_FLAT_FALL = 0.06
 _RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
 _SETTLED = 0.45  # of the run: by then the loss is below the first one for good
 _AGAIN = 0.025  # of the steps: no healthy run of ours was above its first loss as often and as late
@@ -127,33 +126,6 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
     return Finding("lr_too_high_at_end", score, text, sentences([text, more, about]), marks)
 
 
-def lr_too_low(f: Features) -> Finding | None:
-    """Smooth and slow: as much progress per unit of learning rate at the end as at the start, or none at all."""
-    shape = f.shape
-    if f.ending is not None or shape.count < FEW:
-        return None
-    reach = _reach(f)
-    if reach is not None:
-        text, is_short = reach
-        if is_short and shape.fall < 0.3:
-            return Finding("lr_too_low", 0.9, text, (text, _fell(f)))
-    if shape.over_first > 0.05 or shape.wander > 0.03 or material(f.spikes):
-        return None
-    if shape.moved < 5 or shape.fall <= 0 or math.isnan(shape.half_done):
-        return None
-    even = f"{share_text(clamp(shape.half_done))} of the fall came with the first half of the learning rate spent"
-    if shape.fall < _FLAT_FALL:
-        text = f"the loss fell steadily, but only by {share_text(shape.fall)} of the first loss"
-        return Finding("lr_too_low", 0.72, text, (text, even))
-    steep = shape.tail_slope < -3 * shape.tail_error
-    if shape.half_done > 0.62 or shape.fall > 0.9:
-        return None
-    score = 0.45 + 0.35 * min((0.62 - shape.half_done) / 0.3, 1.0) + 0.08 * steep
-    score -= 0.25 * (shape.fall > 0.85)
-    text = f"the loss falls as fast at the end as at the start, or the run is too short: {even}"
-    return Finding("lr_too_low", clamp(score), text, (text, _fell(f)))
-
-
 def _runs_away(f: Features) -> Finding | None:
     """A rise that ends in numbers that are none."""
     ending, way_out, count = f.ending, f.way_out, f.shape.count
@@ -173,7 +145,7 @@ def _runs_away(f: Features) -> Finding | None:
     if f.rises_late and f.share(way_out.place) > 0.5:
         score -= 0.3
     before = before_bad_batch(f)
-    if before is not None and len(before.series) <= way_out.place + 1:
+    if before is not None and _leaves_with(f, len(before.series)):
         score -= 0.4  # it leaves with the batch
     first, last = f.step(way_out.place), f.series.steps[-1]
     text = (
@@ -292,24 +264,7 @@ def _first_late_rise(f: Features) -> int:
     return next((i for i in range(start, len(losses)) if losses[i] > bound), len(losses) - 1)
 
 
-def _reach(f: Features) -> tuple[str, bool] | None:
-    """Return how far the steps can have led at most, and whether that is too short to learn anything."""
-    lrs, norms = f.series.lrs, f.series.norms
-    if lrs is None:
-        return None
-    spent = math.fsum(lrs) * f.series.block
-    if f.known.family == "adaptive":
-        text = f"all learning rates add up to {number(spent, 2)}: no weight can have moved further than about that"
-        return text, spent < 0.02
-    if f.known.family is None or norms is None or len(norms) != len(lrs):
-        return None
-    gain = 10.0 if f.known.family == "momentum" else 1.0  # 1 / (1 - momentum) at the usual 0.9
-    squares = (min(abs(lr) * norm * norm, 1e200) for lr, norm in zip(lrs, norms, strict=True))
-    promised = gain * math.fsum(squares) * f.series.block
-    share = promised / (abs(f.shape.first) or 1.0)
-    text = f"to first order all steps together can lower the loss by {number(promised, 2)} at most"
-    return text, share < 0.03
-
-
-def _fell(f: Features) -> str:
-    return f"the loss went from {loss_text(f.shape.first)} to {loss_text(f.shape.end)}"
+def _leaves_with(f: Features, place: int) -> bool:
+    """Whether the curve leaves for good with the jump at a place, which it did not come back from."""
+    end = next((spike.end for spike in f.spikes if spike.place == place), place)
+    return f.way_out is not None and place - 1 <= f.way_out.place <= end + 1

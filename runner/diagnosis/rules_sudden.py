@@ -62,6 +62,8 @@ def batch_spike(f: Features) -> Finding | None:
     score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))
     if not known and worst.end >= len(f.series):
         score -= 0.15  # it does not come back
+    if f.ending is not None and f.way_out is not None and worst.end < f.way_out.place:
+        score -= 0.5  # it came back from it, and left for good later
     places = "step" if len(found) == 1 else "steps"
     where = ", ".join(f"{f.step(spike.place):,}" for spike in found[:4]) + (", ..." if len(found) > 4 else "")
     summary = f"the loss jumps {factor_text(worst.rise)} above what the steps before lead to expect at {places} {where}"

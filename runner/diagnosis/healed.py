@@ -1,0 +1,57 @@
+"""Runs that a remedy has healed: judged by what followed its last action."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.curves import number
+from runner.diagnosis.curve import Curve
+from runner.diagnosis.verdict import Diagnosis, Stretch, Suggestion
+from runner.records import Action
+from runner.trends import FEW, median
+
+_FINE = ("healthy", "plateau", "lr_too_low", "cannot_tell")  # of what followed: none of them is an accident
+
+
+def last_cure(curve: Curve) -> Action | None:
+    """Return the last action that went back, or that changed the learning rate on an alarm to stop."""
+    loud = {(alarm.detector, alarm.step) for alarm in curve.alarms if alarm.severity == "stop"}
+    cures = [
+        action
+        for action in curve.actions
+        if action.type == "Rollback" or (action.type in ("ScaleLR", "Probe") and action.cause in loud)
+    ]
+    return cures[-1] if cures else None
+
+
+def after(curve: Curve, cure: Action) -> Curve | None:
+    """Return what followed an action; None where that is too little to judge."""
+    start = next((i for i, step in enumerate(curve.steps) if step > cure.step), len(curve.steps))
+    if len(curve.steps) - start < FEW:
+        return None
+    columns = {name: getattr(curve, name) for name in ("steps", "losses", "lrs", "grad_norms", "clipped", "skipped")}
+    cut = {name: values[start:] for name, values in columns.items() if values is not None}
+    later = [point for point in curve.evals if point[0] > cure.step]
+    alarms = [alarm for alarm in curve.alarms if alarm.step > cure.step]
+    return replace(curve, **cut, evals=later, alarms=alarms, actions=())
+
+
+def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnosis:
+    """Return the verdict of what followed, saying what was done; healthy where the run went on below its start."""
+    end = median(list(rest.losses[-max(len(rest.losses) // 10, 1) :]))
+    did = f"the remedy {cure.remedy} acted at step {cure.step:,} ({cure.type})"
+    marks = (Stretch(cure.step, cure.step, f"{cure.type} by {cure.remedy}"), *found.stretches)
+    if found.cause not in _FINE or not end < curve.losses[0]:
+        summary = f"{did}; after it {found.summary}"
+        return replace(found, summary=summary, rests_on=(did, *found.rests_on), stretches=marks)
+    summary = f"healed: {did}, and the loss went on from {number(curve.losses[0], 3)} at the start to {number(end, 3)}"
+    scale, lr = cure.arguments.get("lr_scale"), curve.known.lr
+    hints: tuple[Suggestion, ...] = found.suggestions
+    if scale is not None and lr is not None:
+        rate = f"{curve.known.lr_key}={number(lr * scale, 2)}"
+        hints = (Suggestion((rate,), "start at the learning rate that the remedy ended at"),)
+    share = max(found.confidence, 0.5) if found.cause == "healthy" else 0.6
+    return replace(
+        found, cause="healthy", summary=summary, confidence=share, rests_on=(did, *found.rests_on), stretches=marks,
+        alternatives=(), suggestions=hints,
+    )  # fmt: skip
