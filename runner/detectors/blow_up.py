@@ -52,7 +52,7 @@ class BlowUp:
     With s the bias-corrected exponential average of the loss, b its lowest value before and n <= 10 the losses in it,
     s > b exp(noise j / sqrt(n)) + max((factor - 1) |b|, margin |first loss|), from step `grace` on: a rise that comes
     back within them (a catapult) is none. Or, from the fourth loss on, with q the average of ln(loss) over about two
-    steps and L the highest of the first three, q > L + ln(start_factor) + start_noise j.
+    steps and L the highest of the first three, q and the last two values > L + ln(start_factor) + start_noise j.
     j is the noise, twice the average of how much ln(loss) falls where it falls: a rise does not make it larger.
     Within the grace it must be six times as high as that.
     It rings when either held for `patience` steps in a row (10 more where the first gradient was clipped), and again
@@ -125,7 +125,7 @@ class BlowUp:
         far = False
         if smooth > best or quick > start + self._log_factor:  # half of the steps
             j = min(2 * falls / (1 - 0.98**steps if steps < 300 else 1), 100.0)
-            high = quick - start - self._log_factor - self.start_noise * j
+            high = min(quick, level, latest) - start - self._log_factor - self.start_noise * j  # no single batch
             far = steps > 3 and high > (0 if steps > self.grace else _CATAPULT)
             far = far or (steps > self.grace and smooth > self._bound(first, best, j / math.sqrt(best_steps)))
         if smooth < best:
