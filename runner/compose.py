@@ -29,14 +29,14 @@ _PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
     sys.path.append(_PLUGINS)
 
-_PLATEAU = "Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]"
+_PLATEAU = "Set schedule=constant detector=[default,plateau] remedy=[reduce_lr,stop]"
 _ELSEWHERE = {
     "schedule=cooldown": "Set overlay=[cooldown]",
     "schedule=noise": "Set overlay=[noise]",
     "schedule=override_decay": "Set overlay=[cooldown]",
     "schedule=plateau": _PLATEAU,
     "schedule=reduce_lr_on_plateau": _PLATEAU,
-    "schedule=greedy": "Set schedule=constant detector=[non_finite,divergence,streak] remedy=[greedy,stop]",
+    "schedule=greedy": "Set schedule=constant detector=[default,streak] remedy=[greedy,stop]",
     "schedule=sgdr": "Set schedule=cosine_restarts",
     "schedule=trapezoid": "Set schedule=wsd schedule.shape=linear",
     "schedule=constant_warmup": "Set schedule=constant, which follows the warmup",

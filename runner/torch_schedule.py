@@ -82,7 +82,7 @@ def _made(part: Any, optimizer: torch.optim.Optimizer) -> Any:
         rule = f"must be accepted by {_name(part.func)}, which says: {error}"
         raise refused("scheduler", rule, "Set its arguments as in +.scheduler.gamma=0.5") from error
     if isinstance(made, ReduceLROnPlateau):
-        fix = "Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]"
+        fix = "Set schedule=constant detector=[default,plateau] remedy=[reduce_lr,stop]"
         raise refused("scheduler", f"must be a function of the step, not of the loss, got {_name(part.func)}", fix)
     return made
 

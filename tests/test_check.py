@@ -40,7 +40,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("schedule=null", f"schedule: must be one of {SCHEDULES}, got null. Set schedule=cosine."),
     ("schedule=5", f"schedule: must be one of {SCHEDULES}, got 5. Set schedule=cosine."),
     ("schedule=", f"schedule: must be one of {SCHEDULES}, got ''. Set schedule=cosine."),
-    ("schedule=plateau", f"schedule: must be one of {SCHEDULES}, got 'plateau'. Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]."),
+    ("schedule=plateau", f"schedule: must be one of {SCHEDULES}, got 'plateau'. Set schedule=constant detector=[default,plateau] remedy=[reduce_lr,stop]."),
     ("schedule=sgdr", f"schedule: must be one of {SCHEDULES}, got 'sgdr'. Set schedule=cosine_restarts."),
     ("warmup.duration=0.1", "warmup.duration: must be a whole number of steps, got 0.1. Set warmup.duration=10%."),
     ("schedule={}", "schedule: must say what is in it, got {}, which changes nothing. Leave schedule out."),

@@ -501,7 +501,7 @@ TORCH_OF = "schedule.scheduler._target_=torch.optim.lr_scheduler"
         ("schedule=optax schedule.name=piecewise_constant schedule.boundaries=[5,9] schedule.scales=[0.1]", "schedule.scales: must be as many as the 2 boundaries, got 1. Set schedule.scales=[0.5,0.5]."),
         (f"schedule=torch {TORCH_OF}.StepLR", "schedule.scheduler: must be accepted by StepLR, which says: StepLR.__init__() missing 1 required positional argument: 'step_size'. Set its arguments as in +schedule.scheduler.gamma=0.5."),
         (f"schedule=torch {TORCH_OF}.OneCycleLR +schedule.scheduler.total_steps=7", "schedule.scheduler: must give finite learning rates >= 0 for 20 calls of step, but OneCycleLR says at 8: Tried to step 8 times. The specified number of total steps is 7. Change its arguments, beginning with its length."),
-        (f"schedule=torch {TORCH_OF}.ReduceLROnPlateau", "schedule.scheduler: must be a function of the step, not of the loss, got ReduceLROnPlateau. Set schedule=constant detector=[non_finite,divergence,plateau] remedy=[reduce_lr,stop]."),
+        (f"schedule=torch {TORCH_OF}.ReduceLROnPlateau", "schedule.scheduler: must be a function of the step, not of the loss, got ReduceLROnPlateau. Set schedule=constant detector=[default,plateau] remedy=[reduce_lr,stop]."),
         (f"schedule=torch {TORCH_OF}.ChainedScheduler +schedule.scheduler.schedulers=[{{_target_:torch.optim.lr_scheduler.ConstantLR}}]", "schedule.scheduler.schedulers.0.optimizer: must be given, got nothing. Set schedule.scheduler.schedulers.0._partial_=true, it is given later."),
         ("schedule=torch train.duration=30000000", "schedule.interval: must not make more than 20,000,000 values of a run of 30,000,000 steps, got 1. Set schedule.interval=2."),
     ],

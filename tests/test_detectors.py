@@ -70,7 +70,7 @@ def fall(step: int) -> float:
 CASES: dict[str, tuple[Detector, Curve, range, str, Curve]] = {
     "loss_spike": (
         LossSpike(),
-        lambda t: Seen(fall(t) * (3 if 300 <= t < 304 else 1)), range(300, 301), "warn",
+        lambda t: Seen(fall(t) * (20 if 300 <= t < 304 else 1)), range(300, 301), "warn",
         lambda t: Seen(fall(t) * (1.3 if t == 300 else 1)),
     ),
     "spike_score": (
@@ -114,7 +114,7 @@ CASES: dict[str, tuple[Detector, Curve, range, str, Curve]] = {
     ),
     "clip_saturation": (
         ClipSaturation(total_steps=STEPS, warmup_steps=30),
-        lambda t: Seen(2.3, clipped=t % 3 != 0), range(159, 160), "warn",
+        lambda t: Seen(2.3, clipped=t % 3 != 0), range(159, 160), "info",
         lambda t: Seen(2.3, clipped=t < 60 or t % 3 == 0),
     ),
     "too_low": (

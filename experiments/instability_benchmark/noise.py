@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from runner.assemble import make
+from runner.checks.watch import DEFAULT
 from runner.detectors.protocol import Detector
 from runner.durations import Clock
 from runner.nodes import Node, conf_directory, option_names
@@ -95,7 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="steps of a run")
     parser.add_argument("--runs", type=int, default=100, help="runs of each kind")
-    parser.add_argument("--only", nargs="+", default=option_names("detector"), help="detectors")
+    parser.add_argument(
+        "--only", nargs="+", default=[n for n in option_names("detector") if n != DEFAULT], help="detectors"
+    )
     given = parser.parse_args()
     names = list(detectors(given.only, steps=given.steps))
     for trend in TRENDS:

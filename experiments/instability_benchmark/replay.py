@@ -12,6 +12,7 @@ from making import FAMILIES, Case, Curve
 from rigged import SETTINGS
 
 from runner.assemble import make as assemble
+from runner.checks.watch import DEFAULT
 from runner.diagnosis.curve import Curve as Seen
 from runner.diagnosis.curve import Known
 from runner.diagnosis.diagnose import diagnose
@@ -34,17 +35,10 @@ class Verdict(NamedTuple):
 
 
 @functools.cache
-def default_detectors() -> tuple[str, ...]:
-    """Return the detectors that config.yaml switches on."""
-    page = yaml.safe_load((conf_directory() / "config.yaml").read_text(encoding="utf-8"))
-    return next(tuple(item["detector"]) for item in page["defaults"] if isinstance(item, dict) and "detector" in item)
-
-
-@functools.cache
 def all_detectors() -> tuple[str, ...]:
     """Return every detector but those that drive schedules."""
     names = sorted(path.stem for path in (conf_directory() / "detector").glob("*.yaml"))
-    return tuple(name for name in names if name not in TRIGGERS)
+    return tuple(name for name in names if name not in (*TRIGGERS, DEFAULT))
 
 
 def alarms(case: Case, curve: Curve, detectors: Sequence[str]) -> list[Alarm]:

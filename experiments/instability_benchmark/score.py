@@ -20,8 +20,10 @@ from confusion import draw
 from generate import ROOT, path_of
 from labels import label
 from making import Case, read
-from replay import EVIDENCE, Verdict, alarms, all_detectors, default_detectors, verdict
+from replay import EVIDENCE, Verdict, alarms, all_detectors, verdict
 from tables import tables
+
+from runner.checks.watch import default_detectors
 
 HERE = Path(__file__).parent
 AFTERWARDS = 20  # steps after a fault at a known step in which an alarm is about it

@@ -21,6 +21,7 @@ from job import make as make_job
 from torch import nn
 
 from runner.assemble import make
+from runner.checks.watch import DEFAULT, default_detectors
 from runner.durations import Clock
 from runner.nodes import Node, conf_directory, option_names
 from runner.optim.apply import Schedules, apply_schedules, keep_initial
@@ -37,10 +38,6 @@ from runner.train.clipping import Fixed
 from runner.watch import Watch
 
 STEPS, LINES = 600, 500
-DEFAULTS = next(
-    part["detector"] for part in yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
-    if "detector" in part
-)  # fmt: skip
 
 
 def main() -> None:
@@ -71,8 +68,8 @@ def main() -> None:
             "clip: ours": lambda: Fixed(clip_norm=CLIP_NORM).clip(parameters, grads()),
             "clip: torch.nn.utils.clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(parameters, CLIP_NORM),
             "loss and gradient norm to Python": lambda: [number.item() for number in numbers],
-            "detectors: all of the default list": _detectors(*DEFAULTS),
-            **{f"detector: {name}": _detectors(name) for name in option_names("detector")},
+            "detectors: all of the default list": _detectors(*default_detectors()),
+            **{f"detector: {name}": _detectors(name) for name in option_names("detector") if name != DEFAULT},
             "record: the object": _record,
             "record: kept until lines are written": lambda: writer.write(record),
             "record: a line of JSON, alone": lambda: to_json(record),

@@ -16,6 +16,9 @@ from runner.nodes import Node, conf_directory
 from runner.signatures import filled_in, hints_of, locate
 from runner.wording import Findings
 
+DEFAULT = "default"
+"""option that stands for the default detectors"""
+
 
 def check_watched(found: Findings, *, splits: Mapping[str, int], goals: Mapping[str, Literal["min", "max"]]) -> None:
     """Check detectors and remedies against the task.
@@ -67,9 +70,17 @@ def deaf_remedy(config: Config) -> str:
         if missing:
             return (
                 f"remedies.{name}.detectors: {', '.join(missing)} is not active, so {name} never answers it. "
-                f"Set detector=[{','.join([*active, *missing])}]."
+                f"Set detector=[{','.join(_in_short([*active, *missing]))}]."
             )
     return ""
+
+
+def _in_short(names: list[str]) -> list[str]:
+    """Return names of detectors with the word for the default list in place of it."""
+    default = default_detectors()
+    if not set(default) <= set(names):
+        return names
+    return [DEFAULT, *(name for name in names if name not in default)]
 
 
 def early_stop_first(config: Config) -> str:
@@ -114,7 +125,7 @@ def silent_detectors(
         splits: of the task.
         prior_entropy: of the task.
     """
-    default = _default_detectors()
+    default = frozenset(default_detectors())
     for name, detector in detectors.items():
         if name in default and default <= detectors.keys():
             continue
@@ -131,6 +142,7 @@ def silent_detectors(
 
 
 @functools.cache
-def _default_detectors() -> frozenset[str]:
-    page = yaml.safe_load((conf_directory() / "config.yaml").read_text(encoding="utf-8"))
-    return next(frozenset(part["detector"]) for part in page["defaults"] if "detector" in part)
+def default_detectors() -> tuple[str, ...]:
+    """Return the detectors that `detector=[default]` stands for, in their order."""
+    page = yaml.safe_load((conf_directory() / "detector" / f"{DEFAULT}.yaml").read_text(encoding="utf-8"))
+    return tuple(part.rpartition("/")[2] for part in page["defaults"])

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
+
+_QUICK = 0.5  # share of the newest logarithm of the loss in the quick average
+_CATAPULT = math.log(6)  # how much higher a rise must be within the grace to be no catapult
+_CLIPPED_STEPS = 10  # more steps in a row where the gradient of the first one was clipped
 
 
 class State(NamedTuple):
-    """Running average of the loss, its lowest value, and how long it has been above the bound."""
+    """Running averages of the loss, its lowest value, its noise, and how long it has been above the bound.
+
+    Attributes:
+        steps: losses so far.
+        first: first loss.
+        start: logarithm of the level of the start.
+        average: sum of the weighted losses.
+        weight: sum of their weights.
+        best: lowest average.
+        best_steps: losses that were in it, at most 10.
+        above: steps in a row above a bound.
+        latest: logarithm of the loss of the step before.
+        falls: running average of how much the logarithm falls from one loss to the next; 0 where it rises.
+        quick: sum of the weighted logarithms of the loss, over three steps or so.
+    """
 
     steps: int = 0
     first: float = 0.0
+    start: float = 0.0
     average: float = 0.0
     weight: float = 0.0
     best: float = float("inf")
+    best_steps: int = 1
     above: int = 0
+    latest: float = 0.0
+    falls: float = 0.0
+    quick: float = 0.0
 
 
 class BlowUp:
-    """Alarm when the smoothed loss has risen far above its lowest value.
+    """Alarm when the loss has risen far above its lowest value or where it began, as measured by its own noise.
 
-    With s the bias-corrected exponential average of the loss and b its lowest value before, the bound is
-    b + max((factor - 1) |b|, margin |first loss|). It rings when s was above it for `patience` steps in a row, and
-    again after every `repeat` steps there. The first `grace` steps only set the level: a rise that comes back within
-    them (a catapult) is none.
+    With s the bias-corrected exponential average of the loss, b its lowest value before and n <= 10 the losses in it,
+    s > b exp(noise j / sqrt(n)) + max((factor - 1) |b|, margin |first loss|), from step `grace` on: a rise that comes
+    back within them (a catapult) is none. Or, from the fourth loss on, with q the average of ln(loss) over about two
+    steps and L the highest of the first three, q and the last two values > L + ln(start_factor) + start_noise j.
+    j is the noise, twice the average of how much ln(loss) falls where it falls: a rise does not make it larger.
+    Within the grace it must be six times as high as that.
+    It rings when either held for `patience` steps in a row (10 more where the first gradient was clipped), and again
+    after every `repeat` steps.
 
-    It sees within about ten steps what `divergence` sees after dozens, and is meant for a remedy that goes back. The
-    loss of single batches is no use for that: half of the healthy runs measured had one above such a bound.
+    It sees within a few steps what `divergence` sees after dozens.
 
     Args:
         factor: how many times the lowest average is too high; > 1.
         margin: how far above it at least, as a share of the first loss; >= 0, unitless.
+        noise: how much of j counts there; >= 0.
+        start_factor: how many times the start is too high; > 1.
+        start_noise: how much of j counts there; >= 0.
         smoothing: decay of the average per step; in [0, 1).
         patience: steps in a row; >= 1.
-        grace: steps at the start that are not judged; >= 0.
+        grace: steps at the start that are not judged against the lowest average; >= 0.
         repeat: steps after an alarm; >= 1.
+    Source: measured on half of experiments/instability_benchmark and on noise.
     """
 
     needs: frozenset[str] = frozenset()
@@ -49,6 +81,9 @@ class BlowUp:
         *,
         factor: Annotated[float, Gt(1)] = 2.0,
         margin: Annotated[float, Ge(0)] = 0.4,
+        noise: Annotated[float, Ge(0)] = 4.0,
+        start_factor: Annotated[float, Gt(1)] = 1.5,
+        start_noise: Annotated[float, Ge(0)] = 2.0,
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.9,
         patience: Annotated[int, Ge(1)] = 1,
         grace: Annotated[int, Ge(0)] = 20,
@@ -56,10 +91,13 @@ class BlowUp:
     ) -> None:
         self.factor = factor
         self.margin = margin
+        self.noise = noise
+        self.start_noise = start_noise
         self.smoothing = smoothing
         self.patience = patience
         self.grace = grace
         self.repeat = repeat
+        self._log_factor = math.log(start_factor)
 
     def init(self) -> State:
         """Return the state before the first record."""
@@ -67,20 +105,47 @@ class BlowUp:
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm of severity "warn" when the loss has blown up."""
-        if isinstance(record, EvalRecord) or not abs(record.loss) < float("inf"):
+        loss = 0.0 if isinstance(record, EvalRecord) else record.loss
+        if isinstance(record, EvalRecord) or not abs(loss) < math.inf:
             return state, None
-        first = state.first if state.steps else record.loss
-        average = self.smoothing * state.average + (1 - self.smoothing) * record.loss
-        weight = self.smoothing * state.weight + (1 - self.smoothing)
+        steps, first, start, average, weight, best, best_steps, above, latest, falls, quick = state
+        level = math.log(loss) if loss > 0 else latest
+        if not steps:
+            first, latest, quick = loss, level, level
+        steps += 1
+        if steps <= 3:
+            start = max(start, level) if steps > 1 else level
+        keep = self.smoothing
+        average, weight = keep * average + (1 - keep) * loss, keep * weight + (1 - keep)
+        falls *= 0.98
+        if level < latest:
+            falls += 0.02 * (latest - level)
+        quick += _QUICK * (level - quick)
         smooth = average / weight
-        bound = state.best + max((self.factor - 1) * abs(state.best), self.margin * abs(first))
-        above = state.above + 1 if state.steps >= self.grace and smooth > bound else 0
-        after = State(state.steps + 1, first, average, weight, min(state.best, smooth), above)
+        far = False
+        if smooth > best or quick > start + self._log_factor:  # half of the steps
+            j = min(2 * falls / (1 - 0.98**steps if steps < 300 else 1), 100.0)
+            high = min(quick, level, latest) - start - self._log_factor - self.start_noise * j  # no single batch
+            far = steps > 3 and high > (0 if steps > self.grace else _CATAPULT)
+            far = far or (steps > self.grace and smooth > self._bound(first, best, j / math.sqrt(best_steps)))
+        if smooth < best:
+            best, best_steps = smooth, min(steps, 10)
+        above = above + 1 if far else 0
+        if above == 1 and record.clipped:  # clipping bounds the growth
+            above -= _CLIPPED_STEPS
+        after = State(steps, first, start, average, weight, best, best_steps, above, level, falls, quick)
         if above < self.patience or (above - self.patience) % self.repeat:
             return after, None
-        evidence = {"smoothed_loss": smooth, "lowest": state.best, "bound": bound, "steps": above, "lr": record.lr}
+        return after, self._alarm(state, record, math.exp(min(quick, 700.0)) if loss > 0 else smooth, above)
+
+    def _bound(self, first: float, best: float, noise: float) -> float:
+        low = best * math.exp(self.noise * noise) if best > 0 else best
+        return low + max((self.factor - 1) * abs(best), self.margin * abs(first))
+
+    def _alarm(self, state: State, record: StepRecord, loss: float, above: int) -> Alarm:
+        evidence = with_lr(record, smoothed_loss=loss, lowest=state.best, first=state.first, steps=above)
         message = (
-            f"smoothed loss {smooth:.4g} at step {record.step} is above {bound:.4g}, far from its lowest "
-            f"{state.best:.4g} (lr {record.lr:.4g})"
+            f"smoothed loss {loss:.4g} {at(record)} is far from its lowest {state.best:.4g} and "
+            f"from the first loss {state.first:.4g}, further than its noise explains"
         )
-        return after, Alarm(record.step, "blow_up", "warn", evidence, message)
+        return Alarm(record.step, "blow_up", "warn", evidence, message)

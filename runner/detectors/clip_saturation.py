@@ -25,7 +25,7 @@ class ClipSaturation:
 
     Then the clipping sets the size of the updates and not the learning rate; it also hides a divergence, whose loss
     stays finite and flat. Steps of the warmup and of the first tenth of the run do not count: a gradient is large at
-    the start. It rings once until the share has fallen to half of `fraction`.
+    the start. A run can be healthy so: info. It rings once until the share has fallen to half of `fraction`.
 
     Args:
         fraction: share of clipped steps; in (0, 1).
@@ -60,7 +60,7 @@ class ClipSaturation:
         return State()
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
-        """Return the next state, and an alarm of severity "warn" when most gradients are clipped."""
+        """Return the next state, and an alarm of severity "info" when most gradients are clipped."""
         if isinstance(record, EvalRecord) or record.clipped is None or record.step < self.begin:
             return state, None
         marks = (state.marks << 1 | record.clipped) & self._mask
@@ -74,4 +74,4 @@ class ClipSaturation:
             f"{share:.0%} of the last {self.window} gradients were clipped{norm} {at(record)}: "
             "the clipping sets the size of the updates, not the learning rate"
         )
-        return State(marks, steps, True), Alarm(record.step, "clip_saturation", "warn", evidence, message)
+        return State(marks, steps, True), Alarm(record.step, "clip_saturation", "info", evidence, message)

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt
 from pydantic import validate_call
 
-from runner.detectors.told import at, with_lr
+from runner.detectors.told import CLIPPED, at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 _CHUNK = 16  # copying many numbers at each step would cost more than all the rest
@@ -45,6 +45,8 @@ class GradExplosion:
     when the loss (average over 5 steps) has risen above its level before (over 50 steps) by `loss_back` of what the
     run had gained since the first loss, and by 5%: the norm also grows tenfold when a run leaves its first plateau,
     at the edge of stability, and at a batch that a model does not fit which fits all others.
+
+    Where the clipping holds that gradient it is told as info.
 
     Args:
         factor: how many times the median is too large; > 1.
@@ -120,8 +122,9 @@ class GradExplosion:
             f"gradient norm {record.grad_norm:.4g} {at(record)} is {record.grad_norm / state.median:.3g} times its "
             f"median {state.median:.4g}, {count} such steps of the last {self.within}, and the loss "
             f"has risen from {state.level:.4g} to {loss:.4g}"
+            f"{CLIPPED if record.clipped else ''}"
         )
-        return Alarm(record.step, "grad_explosion", "warn", evidence, message)
+        return Alarm(record.step, "grad_explosion", "info" if record.clipped else "warn", evidence, message)
 
 
 def _ordered(chunks: tuple[tuple[float, ...], ...]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt
 from pydantic import validate_call
 
-from runner.detectors.told import at, with_lr
+from runner.detectors.told import CLIPPED, at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 _CHUNK = 16  # copying many numbers at each step would cost more than all the rest
@@ -77,6 +77,8 @@ class LossSpike:
     and `share_of_gain` times what the loss had fallen since the mean of the first window (a batch that is hard for a
     model which knows all others by heart is no spike).
     Further spikes within `calm_steps` steps belong to the first one.
+    It is a warning when it is `grave` times what the loss had fallen, which throws the run back to its start, and its
+    gradient was not clipped; others are told as info, for healthy runs have them and come back.
     A learning rate that more than doubles in one step (a restart of the schedule) begins a new window.
 
     Args:
@@ -85,6 +87,7 @@ class LossSpike:
         z: standard deviations; > 0.
         rise: share of the predicted loss; > 0.
         share_of_gain: share of what the loss had fallen; >= 0.
+        grave: share of what the loss had fallen above which it is a warning, info below; >= 0.
         sudden: how many times the second largest of the eight residuals before; >= 1.
         calm_steps: steps without a spike that end an episode; 0 makes every spike an alarm.
     Source: OLMo-core's skip-step rule (window 128, 64 values, 6 deviations, tested value excluded), on the logarithm
@@ -102,6 +105,7 @@ class LossSpike:
         z: Annotated[float, Gt(0)] = 6.0,
         rise: Annotated[float, Gt(0)] = 0.1,
         share_of_gain: Annotated[float, Ge(0)] = 0.15,
+        grave: Annotated[float, Ge(0)] = 1.0,
         sudden: Annotated[float, Ge(1)] = 3.0,
         calm_steps: Annotated[int, Ge(0)] = 10,
     ) -> None:
@@ -114,6 +118,7 @@ class LossSpike:
         self.z = z
         self.rise = rise
         self.share_of_gain = share_of_gain
+        self.grave = grave
         self.sudden = sudden
         self.calm_steps = calm_steps
         self._log_rise = math.log1p(rise)
@@ -123,7 +128,7 @@ class LossSpike:
         return State()
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
-        """Return the next state, and an alarm of severity "warn" at the first spike of an episode."""
+        """Return the next state, and an alarm at the first spike of an episode."""
         if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
         if state.is_log and record.loss <= 0:
@@ -169,11 +174,12 @@ class LossSpike:
         gain = state.start - predicted if state.start is not None else 0.0
         if record.loss - predicted <= max(self.rise * abs(predicted), self.share_of_gain * gain):
             return None
+        is_grave = not record.clipped and record.loss - predicted > self.grave * gain
         evidence = with_lr(
             record, loss=record.loss, predicted=predicted, z=above / spread, spread=spread, window=len(values)
         )
         message = (
             f"loss {record.loss:.4g} {at(record)} is {above / spread:.1f} standard deviations above its trend "
-            f"{predicted:.4g}"
+            f"{predicted:.4g}{CLIPPED if record.clipped else ''}"
         )
-        return Alarm(record.step, "loss_spike", "warn", evidence, message)
+        return Alarm(record.step, "loss_spike", "warn" if is_grave else "info", evidence, message)

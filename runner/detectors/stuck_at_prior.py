@@ -10,7 +10,7 @@ from pydantic import validate_call
 
 from runner.detectors.told import at, with_lr
 from runner.durations import PriorEntropy, Steps
-from runner.records import Alarm, EvalRecord, StepRecord
+from runner.records import Alarm, EvalRecord, Severity, StepRecord
 
 
 class State(NamedTuple):
@@ -21,19 +21,21 @@ class State(NamedTuple):
     squares: float = 0.0
     blocks: int = 0
     is_told: bool = False
+    is_warned: bool = False
 
 
 class StuckAtPrior:
     """Alarm when the mean of the latest losses is the entropy of the targets' frequencies.
 
-    |mean of `window` losses - H| < tolerance * H, twice in a row, at `begin` or later, where H is what predicting the
-    frequencies alone costs; twice the standard error of that mean must be less than tolerance * H too, for batches so
-    noisy tell nothing. It also finds a model that falls back there, and not one that only passes. It rings once
-    until the mean has left by twice as much.
+    |mean of `window` losses - H| < tolerance * H, twice in a row, at `begin` or later (info) and at `sure` or later
+    (warn), where H is what predicting the frequencies alone costs; twice the standard error of that mean must be less
+    than tolerance * H too, for batches so noisy tell nothing. It also finds a model that falls back there, and not one
+    that only passes. It rings once as either until the mean has left by twice as much.
     A run with a learning rate far too low is there as well; a loss that is no cross entropy has no H: silent.
 
     Args:
-        begin: steps after which a run should have left; a duration > 0.
+        begin: steps after which most runs have left: info from there on; a duration > 0.
+        sure: steps after which healthy runs have left: a warning from there on, told anew; a duration > 0.
         window: losses in a mean; >= 2.
         tolerance: share of H; in (0, 1).
         prior_entropy: H in nats; filled in by the runner, None when the task has none.
@@ -47,11 +49,13 @@ class StuckAtPrior:
         self,
         *,
         begin: Steps = 1,
+        sure: Steps = 1,
         window: Annotated[int, Ge(2)] = 20,
         tolerance: Annotated[float, Gt(0), Lt(1)] = 0.05,
         prior_entropy: PriorEntropy = None,
     ) -> None:
         self.begin = begin
+        self.sure = sure
         self.window = window
         self.tolerance = tolerance
         self.prior_entropy = prior_entropy
@@ -61,27 +65,30 @@ class StuckAtPrior:
         return State()
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
-        """Return the next state, and an alarm of severity "warn" when the loss is stuck at H."""
+        """Return the next state, and an alarm when the loss is stuck at H."""
         prior = self.prior_entropy
         if prior is None or record.step <= self.begin - 2 * self.window or isinstance(record, EvalRecord):
             return state, None
         taken, total, loss = state.taken + 1, state.total + record.loss, record.loss
         squares = state.squares + loss * loss
         if taken < self.window:
-            return State(taken, total, squares, state.blocks, state.is_told), None
+            return State(taken, total, squares, *state[3:]), None
         mean = total / taken
         away, allowed = abs(mean - prior), self.tolerance * prior
         error = math.sqrt(max(squares / taken - mean * mean, 0.0) / taken)
         if not (away < allowed and 2 * error < allowed):
-            return State(is_told=state.is_told and away < 2 * allowed), None
-        is_found = state.blocks >= 1 and not state.is_told
-        alarm = self._alarm(record, mean, prior) if is_found else None
-        return State(blocks=state.blocks + 1, is_told=state.is_told or is_found), alarm
+            is_near = away < 2 * allowed
+            return State(is_told=state.is_told and is_near, is_warned=state.is_warned and is_near), None
+        is_sure = record.step > self.sure - 2
+        is_found = state.blocks >= 1 and not (state.is_warned if is_sure else state.is_told)
+        alarm = self._alarm(record, mean, prior, "warn" if is_sure else "info") if is_found else None
+        is_warned = state.is_warned or (is_found and is_sure)
+        return State(blocks=state.blocks + 1, is_told=state.is_told or is_found, is_warned=is_warned), alarm
 
-    def _alarm(self, record: StepRecord, mean: float, prior: float) -> Alarm:
+    def _alarm(self, record: StepRecord, mean: float, prior: float, severity: Severity) -> Alarm:
         evidence = with_lr(record, mean=mean, prior_entropy=prior, window=self.window, tolerance=self.tolerance)
         message = (
             f"mean loss {mean:.4g} of the last {self.window} steps {at(record)} is the entropy of the targets "
             f"{prior:.4g}: the model tells their frequencies and nothing else"
         )
-        return Alarm(record.step, "stuck_at_prior", "warn", evidence, message)
+        return Alarm(record.step, "stuck_at_prior", severity, evidence, message)

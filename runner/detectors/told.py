@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from runner.records import StepRecord
 
+CLIPPED = "; its gradient was clipped"
+
 
 def at(record: StepRecord) -> str:
     """Return "at step 12 (lr 0.1)"; without the learning rate where the curve has none."""

@@ -20,6 +20,7 @@ class State(NamedTuple):
 
     Attributes:
         path: sum of the learning rates so far.
+        clipped: steps whose gradient was clipped.
         taken: losses in the block.
         total: their sum.
         squares: sum of their squares.
@@ -28,6 +29,7 @@ class State(NamedTuple):
     """
 
     path: float = 0.0
+    clipped: int = 0
     taken: int = 0
     total: float = 0.0
     squares: float = 0.0
@@ -42,7 +44,8 @@ class TooLow:
     half of the run T and before three quarters of it, it is too low when
     (B - C) / (P_C - P_B) >= straight * (A - C) / (P_C - P_A), both falls are more than `z` of their standard errors,
     and C > A - (1 - remaining) |A|. P in place of the step makes a decaying learning rate no flattening of the curve.
-    A run that is too short for its learning rate looks the same. A loss that has hardly moved tells nothing: silent.
+    A run that is too short for its learning rate looks the same. A loss that has hardly moved tells nothing,
+    and where most gradients are clipped it is the clipping that sets the size of the updates: silent.
 
     Args:
         straight: how steep the late part must be in units of the whole; 1 is a straight line; > 0.
@@ -79,26 +82,28 @@ class TooLow:
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and one alarm of severity "warn" when the learning rate is too low."""
-        path, taken, total, squares, at, blocks = state
+        path, clipped, taken, total, squares, at, blocks = state
         if isinstance(record, EvalRecord) or len(blocks) == len(self.begins):
             return state, None
         path += record.lr
+        if record.clipped:
+            clipped += 1
         if record.step < self.begins[len(blocks)] or not abs(record.loss) < math.inf:
-            return State(path, taken, total, squares, at, blocks), None
+            return State(path, clipped, taken, total, squares, at, blocks), None
         loss = record.loss
         taken, total, squares, at = taken + 1, total + loss, squares + loss * loss, at + path
         if taken < self.length:
-            return State(path, taken, total, squares, at, blocks), None
+            return State(path, clipped, taken, total, squares, at, blocks), None
         mean = total / taken
         variance = max(squares / taken - mean * mean, 0.0) / (taken - 1)
-        state = State(path, blocks=(*blocks, (mean, variance, at / taken)))
+        state = State(path, clipped, blocks=(*blocks, (mean, variance, at / taken)))
         return state, self._judge(state, record) if len(state.blocks) == len(self.begins) else None
 
     def _judge(self, state: State, record: StepRecord) -> Alarm | None:
         (first, first_variance, begin), (half, half_variance, middle), (last, last_variance, end) = state.blocks
         late_error, whole_error = math.sqrt(half_variance + last_variance), math.sqrt(first_variance + last_variance)
         is_sure = half - last > self.z * late_error and first - last > self.z * whole_error
-        if not is_sure or not begin < middle < end:
+        if not is_sure or not begin < middle < end or 2 * state.clipped > record.step:
             return None
         straight = (half - last) / (end - middle) * (end - begin) / (first - last)
         if straight < self.straight or last <= first - (1 - self.remaining) * abs(first):

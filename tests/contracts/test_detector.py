@@ -16,7 +16,9 @@ from runner.watch import Watch
 from tests.contracts.conftest import Make, options
 
 Curve = Callable[[int], float]
-NAMES = [name for name in options("detector") if name != "probe_due"]  # that tells a date
+NAMES = [
+    name for name in options("detector") if name not in ("default", "probe_due")
+]  # a list, and one that tells a date
 PROGRESS = {"plateau", "streak"}
 """detectors that tell how a metric gets on, on every curve"""
 FOUND = {
