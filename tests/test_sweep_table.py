@@ -147,8 +147,9 @@ def test_quiet_sweep_prints_its_directory_and_what_went_wrong_elsewhere(program:
     done = program("task=quadratic", "train.duration=30", "optimizer.lr=0.01,9", "quiet=true", "-m", spawn=True)
     assert done.code == 0
     assert done.out == f"{done.run.relative_to(done.directory)}\n"
-    warning, alarm, action, job = done.err.splitlines()
+    warning, early, alarm, action, job = done.err.splitlines()
     assert warning.startswith("warning optimizer.lr: 9 is ")
+    assert early.startswith("alarm  smoothed loss ")
     assert alarm.startswith("alarm  smoothed loss ")
     assert action.startswith("action Stop at step ")
     assert job.startswith("job 2 of 2 (optimizer.lr=9): diverged: smoothed loss ")
@@ -200,7 +201,7 @@ def test_line_that_several_jobs_say_is_shown_once_and_counted(program: Program) 
     )
     assert done.err.count("times above the typical range") == 1
     log = done.run.relative_to(done.directory) / "stderr.log"
-    assert f"3 lines above came up to 3 times, from one job or several; {log} has them all" in done.err
+    assert f"4 lines above came up to 3 times, from one job or several; {log} has them all" in done.err
     assert (done.directory / log).read_text().count("times above the typical range") == 3
 
 

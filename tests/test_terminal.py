@@ -92,7 +92,7 @@ def test_alarm_stands_above_the_bar_the_command_is_in_one_piece_and_no_color_has
     assert seen.code == 3
     lines = seen.text.splitlines()
     alarm = next(i for i, line in enumerate(lines) if "alarm  gradient norm is inf at step" in line)
-    assert any(re.match(r" *\d+/440 .*1 alarm$", line) for line in lines[alarm + 1 :])
+    assert any(re.match(r" *\d+/440 .*2 alarms$", line) for line in lines[alarm + 1 :])
     assert re.search(r"│ diverged: gradient norm is inf at step", seen.text)
     assert f"python -m runner tracking=off tags.long={'x' * 90} optimizer.lr=3\n" in seen.text
     assert COLOUR.findall(seen.raw) == []
@@ -136,8 +136,9 @@ def test_quiet_prints_the_run_directory_and_alarms_elsewhere(program: Program) -
     done = program("quiet=true", "optimizer.lr=30", "train.duration=50")
     assert done.code == 3
     assert done.out == f"{done.run.relative_to(done.directory)}\n"
-    warning, alarm, action = done.err.splitlines()
+    warning, early, alarm, action = done.err.splitlines()
     assert warning.startswith("warning optimizer.lr: 30 is ")
+    assert early.startswith("alarm  smoothed loss ")
     assert alarm.startswith("alarm  gradient norm is inf at step ")
     assert action.startswith("action Stop at step ")
 
