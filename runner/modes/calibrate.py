@@ -19,10 +19,11 @@ from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.estimate import WeighedCheckpoints, trial_plan
 from runner.nodes import Node
+from runner.rates import plan_of
 from runner.records import Alarm, Record, StepRecord, spell_non_finite
 from runner.remedies.stop import Stop
 from runner.report.calibration_figure import calibration_figure
-from runner.tracking.directory import new_run_directory, write_whole
+from runner.tracking.directory import output_directory, write_whole
 from runner.tracking.tables import print_table, rounded
 from runner.train.loop import fit
 from runner.watch import Watch
@@ -52,7 +53,7 @@ def run(
         ConfigError: the run is too short, or a warmup too long for it.
         RunnerError: the run cannot be made, or the files cannot be written.
     """
-    total = build(config).plan.steps
+    total = plan_of(config).steps
     lengths = _lengths(warmups, total)
     steps = min(calibration.trial_steps(lengths), total)
     trials: list[Trial] = []
@@ -171,10 +172,9 @@ def _write(
 ) -> Path:
     """Write report and picture; return where they are."""
     name = config.name or invocation.choices["task"]
-    place = new_run_directory(Path(), f"{name}/calibrations") if directory is None else Path(directory)
+    place = output_directory(directory, key="mode.directory", experiment=f"{name}/calibrations")
     report = {"overrides": _overrides(config, found), **found.as_json(trials)}
     try:
-        place.mkdir(parents=True, exist_ok=True)
         write_whole(place / REPORT, json.dumps(spell_non_finite(report), indent=1) + "\n")
         title = f"{name}: {invocation.choices['optimizer']} lr={config.optimizer.lr:g}"
         calibration_figure(trials["warmup"], found, place / PICTURE, title=title)

@@ -9,30 +9,15 @@ from typing import TYPE_CHECKING
 
 from runner.calibration import Calibration, Trial
 from runner.curves import axis_range, ema
-from runner.report.style import (
-    BLACK,
-    BLUE,
-    DPI,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    SMALL,
-    TEXT,
-    WIDTH_INCHES,
-    Handles,
-    draw_legend,
-    save,
-    set_y,
-)
+from runner.report.panels import LEFT_INCHES, RIGHT_INCHES, arrange, finish_panel, set_steps
+from runner.report.style import BLACK, BLUE, DPI, GREEN, ORANGE, PURPLE, RED, SKY, WIDTH_INCHES, Handles, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
 _SMOOTHING = 0.9
+_PANEL_INCHES = (2.7, 1.2)
 
 
 def calibration_figure(trials: Sequence[Trial], found: Calibration, path: Path, *, title: str) -> None:
@@ -49,13 +34,14 @@ def calibration_figure(trials: Sequence[Trial], found: Calibration, path: Path, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, 5.0), dpi=DPI, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, sum(_PANEL_INCHES)), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    _draw_losses(upper, trials, found)
-    _draw_norms(lower, trials, found)
-    lower.set_xlabel("optimizer step", fontsize=TEXT)
-    figure.suptitle(f"{title}\n{'; '.join(found.in_words()[:1])}", fontsize=TEXT, parse_math=False)
+    grid = {"left": LEFT_INCHES / WIDTH_INCHES, "right": 1 - RIGHT_INCHES / WIDTH_INCHES}
+    panels: list[Axes] = list(figure.subplots(2, 1, sharex=True, gridspec_kw={**grid, "height_ratios": _PANEL_INCHES}))
+    set_steps(panels[-1], range(max(len(trial.losses) for trial in trials)))
+    _draw_losses(panels[0], trials, found)
+    _draw_norms(panels[1], trials, found)
+    arrange(figure, panels, _PANEL_INCHES, title=title, verdict=found.in_words()[0])
     save(figure, path)
 
 
@@ -74,9 +60,7 @@ def _draw_losses(ax: Axes, trials: Sequence[Trial], found: Calibration) -> None:
             ax.plot(len(losses) - 1, shown.clamp(losses)[-1], "X", color=RED, ms=8)
         if all(handle.get_label() != label for handle in handles):
             handles.append(line)
-    _finish(ax, "loss, smoothed")
-    set_y(ax, shown)
-    draw_legend(ax.legend, handles, inches=WIDTH_INCHES - 1)
+    finish_panel(ax, shown, label="loss, smoothed", handles=handles, empty="")
 
 
 def _draw_norms(ax: Axes, trials: Sequence[Trial], found: Calibration) -> None:
@@ -85,15 +69,8 @@ def _draw_norms(ax: Axes, trials: Sequence[Trial], found: Calibration) -> None:
     shown = axis_range(norms)
     for values in norms:
         ax.plot(shown.clamp(values), color=BLUE, lw=0.8)
+    handles = Handles()
     if found.clip_norm is not None:
-        line = ax.axhline(found.clip_norm, color=RED, lw=1.4, ls="--", label=f"90th percentile {found.clip_norm:g}")
-        draw_legend(ax.legend, [line], inches=WIDTH_INCHES - 1)
-    _finish(ax, "gradient norm")
-    set_y(ax, shown)
-
-
-def _finish(ax: Axes, label: str) -> None:
-    ax.set_ylabel(label, fontsize=TEXT)
-    ax.tick_params(labelsize=SMALL)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color=GREY, alpha=0.15)
+        label = f"90th percentile {found.clip_norm:g}"
+        handles.append(ax.axhline(found.clip_norm, color=RED, lw=1.4, ls="--", label=label))
+    finish_panel(ax, shown, label="gradient norm", handles=handles, empty="")
