@@ -16,7 +16,7 @@ from runner.optim.readout import effective_lrs, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.act import Run, act, history_of, is_dropping
+from runner.train.act import Run, act, history_of, is_dropping, probe
 from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter, Moment, measure, measure_update
@@ -65,6 +65,10 @@ def fit(
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
+            if state.owed is not None and not probe(state, run, lambda: _is_over(interrupted, deadline)):
+                _end_early(state, interrupted(), is_late=True)
+                _save(LAST, state, run)
+                break
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
@@ -103,6 +107,10 @@ def _start(run: Run) -> TrainState:
         meter.load_state_dict(state.meters.get(meter.name, {}))
     run.clipping.load_state_dict(to_device(state.clipping, run.plan.device))
     return state
+
+
+def _is_over(interrupted: Callable[[], str | None], deadline: float) -> bool:
+    return interrupted() is not None or time.monotonic() > deadline
 
 
 def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
@@ -214,6 +222,8 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Se
         if state.step == run.plan.steps and proposed.type not in ("Stop", "Advise"):
             continue  # no update is left that it could change
         action = act(proposed, alarm, state, run, next_step=state.step + isinstance(record, StepRecord))
+        if action.type == "Probe":
+            continue  # it is made, and told, before the next step
         run.on_record(action)
         state.actions = (*state.actions, action)
         done.append(action)

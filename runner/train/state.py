@@ -34,6 +34,7 @@ class TrainState:
         updates_kept: updates that the weights are made of: those that a rollback has undone do not count.
         clipping: what clipping follows, as of the latest checkpoint.
         rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
+        owed: a probe that is to be made before the next step, with the alarm that it answers; None when there is none.
     """
 
     watch: dict[str, Any]
@@ -56,6 +57,7 @@ class TrainState:
     updates_kept: int = 0
     clipping: dict[str, Any] = field(default_factory=dict)
     rewarm: tuple[int, int] = (0, 0)
+    owed: tuple[Action, Alarm] | None = None
 
     @property
     def scale(self) -> float:
