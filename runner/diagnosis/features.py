@@ -82,7 +82,12 @@ class Evals:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a curve shows, before anybody says why."""
+    """What a curve shows, before anybody says why.
+
+    Attributes beside those of their own classes:
+        clipped: share of the steps whose gradient was clipped; None when unknown.
+        log_z: step and size of the largest |log sum exp| of the outputs, in nats; None when not measured.
+    """
 
     series: Series
     shape: Shape
@@ -93,6 +98,7 @@ class Features:
     rates: Rates | None
     evals: Evals | None
     clipped: float | None
+    log_z: tuple[int, float] | None
     alarms: Sequence[Alarm]
     actions: Sequence[Action]
     known: Known
@@ -147,6 +153,7 @@ def read_features(curve: Curve) -> Features | None:
         rates=_rates(series),
         evals=_evals(curve),
         clipped=math.fsum(series.clipped) / len(series) if series.clipped else None,
+        log_z=_log_z(curve, ending),
         alarms=curve.alarms,
         actions=curve.actions,
         known=curve.known,
@@ -169,7 +176,17 @@ def before_bad_batch(f: Features) -> Features | None:
     series = f.series.until(min(places))
     spikes = [spike for spike in f.spikes if spike.end <= min(places)]
     shape = read_shape(series, spikes)
-    return replace(f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, alarms=())
+    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.step(min(places)) else None
+    return replace(
+        f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, log_z=log_z, alarms=()
+    )  # fmt: skip
+
+
+def _log_z(curve: Curve, ending: Ending | None) -> tuple[int, float] | None:
+    points = [(step, abs(value)) for step, value in curve.signals.get("log_z", ()) if math.isfinite(value)]
+    if ending is not None:
+        points = [(step, value) for step, value in points if step < ending.step]
+    return max(points, key=lambda point: point[1], default=None)
 
 
 def _norms(series: Series) -> Norms | None:
