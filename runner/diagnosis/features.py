@@ -66,6 +66,7 @@ class Evals:
         best: lowest.
         best_step: its step.
         last: median of the last three.
+        final: the last one.
         worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
         given_back: (last - best) / (first loss - best), the share of the gain that is lost again; 1 without a gain.
         best_at: where the best one was, as a share of the evaluations.
@@ -75,6 +76,7 @@ class Evals:
     best: float
     best_step: int
     last: float
+    final: float
     worse: float
     given_back: float
     best_at: float
@@ -236,6 +238,7 @@ def _evals(curve: Curve) -> Evals | None:
         best=best,
         best_step=finite[place][0],
         last=last,
+        final=losses[-1],
         worse=ratio(last - best, abs(best)),
         given_back=ratio(last - best, begin - best) if begin > best else float(last > best),
         best_at=place / (len(losses) - 1),

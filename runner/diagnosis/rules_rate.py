@@ -28,6 +28,7 @@ _PAST_START = 0.25  # of the run
 _LOST = 0.1  # of the gain in held-out loss
 _OF_THE_RATE = ("blow_up", "grad_explosion")  # detectors whose warnings are about a rate, where no batch is to blame
 LARGE_LOG_Z = 50.0  # nats, as detectors/logit_growth has it
+_FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
 _SLIGHT = 0.35  # score of evidence that a run which is fine may have
 
 
@@ -109,12 +110,12 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
         at = max(round(shape.low_at * (shape.count - 1)), round(0.6 * shape.count))
         at = min(at, shape.count - 1)
         rise = math.log(max(shape.end, 1e-300) / max(shape.low, 1e-300)) if shape.low > 0 else 0.0
-        is_late = shape.late_wander >= _WANDER and shape.wander - shape.late_wander < _WANDER
+        is_late = shape.late_wander >= _WANDER > shape.early_wander
         climbs = shape.late_fall < -4 and shape.given_back > 0.03
         gave_back = shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05
         lost = f.rises_late and f.evals is not None and f.evals.given_back > _LOST and f.evals.best_at > 0.5
         if not (is_late or climbs or gave_back or lost):
-            return None
+            return _held_out_at_end(f)
         at = min(at, _first_late_rise(f))
     score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
     score -= 0.4 * (bad_batch is not None)
@@ -128,6 +129,20 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
     more = f"it ends {factor_text(max(rise, 0.0))} its lowest level" if rise > 0.05 else None
     marks = (Stretch(f.step(at), f.series.steps[-1], "rises late"),)
     return Finding("lr_too_high_at_end", score, text, sentences([text, more, about]), marks)
+
+
+def _held_out_at_end(f: Features) -> Finding | None:
+    """At a rate that has not fallen, the held-out loss ends far above its lowest: the last weights are one throw."""
+    evals, rates = f.evals, f.rates
+    if evals is None or rates is None or evals.final < _FAR_OFF * evals.best or evals.best <= 0:
+        return None
+    text = (
+        f"held-out loss ends at {loss_text(evals.final)}, {number(evals.final / evals.best, 2)} times its lowest "
+        f"{loss_text(evals.best)} of step {evals.best_step:,}"
+    )
+    about = f"the learning rate still is {share_text(rates.end)} of its peak"
+    marks = (Stretch(evals.best_step, f.series.steps[-1], "held-out loss not settled"),)
+    return Finding("lr_too_high_at_end", 0.7 if f.rises_late else 0.6, text, (text, about), marks)
 
 
 def _runs_away(f: Features) -> Finding | None:

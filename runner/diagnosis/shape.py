@@ -47,7 +47,8 @@ class Shape:
         wander: sum of the rises from level to level beyond noise, share of the first loss; without the spikes that
             came from data.
         rises: how many of them there are.
-        late_wander: the part of it in the last 40%.
+        early_wander: the part of it in the first 60%.
+        late_wander: the part in the last 40%, as far as it is beyond the noise there.
         ups: share of steps that raise the loss.
         is_noise: whether the order of the values says nothing: neighbours are no more alike than others.
         tail_slope: change of the logarithm over a run at the pace of the last 30%.
@@ -75,6 +76,7 @@ class Shape:
     last_above: float
     wander: float
     rises: int
+    early_wander: float
     late_wander: float
     ups: float
     is_noise: bool
@@ -99,7 +101,8 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
     over = _beyond_tails([loss > first + 3 * around + 0.02 * size for loss in calm])
     error = _MEDIAN_ERROR * around / math.sqrt(max(count / len(levels), 1))
     rises = [max(b - a - 3 * error, 0.0) / size for a, b in pairwise(medians(calm, count=len(levels)))]
-    late = [rise / size for rise in _rises(calm, len(levels))][int(0.6 * len(rises)) :]
+    turn = int(0.6 * len(rises))
+    late = [rise / size for rise in _rises(calm, len(levels))][turn:]
     tail = medians(logs[-max(3, int(_TAIL * count)) :], count=12)
     slope, slope_error = trend(tail)
     pace = len(tail) / (_TAIL if count > FEW else 1.0)
@@ -122,7 +125,8 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         last_above=max((i for i, is_over in enumerate(over) if is_over), default=0) / max(count - 1, 1),
         wander=min(math.fsum(rises), 1e9),
         rises=sum(rise > 0 for rise in rises),
-        late_wander=min(math.fsum(map(min, late, rises[int(0.6 * len(rises)) :])), 1e9),
+        early_wander=min(math.fsum(rises[:turn]), 1e9),
+        late_wander=min(math.fsum(map(min, late, rises[turn:])), 1e9),
         ups=sum(b > a for a, b in pairwise(losses)) / max(count - 1, 1),
         is_noise=count >= FEW and persistence(losses) < 3 / math.sqrt(count),
         tail_slope=slope * pace,
