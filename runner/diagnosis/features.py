@@ -143,7 +143,7 @@ def read_features(curve: Curve) -> Features | None:
     series, ending = read_series(curve)
     if not len(series):
         return None
-    spikes = find_spikes(series)
+    spikes = find_spikes(series, _told(curve))
     shape = read_shape(series, spikes)
     return Features(
         series=series,
@@ -182,6 +182,12 @@ def before_bad_batch(f: Features) -> Features | None:
     return replace(
         f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, log_z=log_z, alarms=()
     )  # fmt: skip
+
+
+def _told(curve: Curve) -> dict[int, float]:
+    """Return step -> standard deviations of the spikes that a detector warned of."""
+    found = [alarm for alarm in curve.alarms if alarm.detector == "loss_spike" and alarm.severity == "warn"]
+    return {alarm.step: alarm.evidence.get("z", 0.0) for alarm in found}
 
 
 def _log_z(curve: Curve, ending: Ending | None) -> tuple[int, float] | None:
