@@ -66,6 +66,7 @@ class Evals:
         best: lowest.
         best_step: its step.
         last: median of the last three.
+        final: the last one.
         worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
         given_back: (last - best) / (first loss - best), the share of the gain that is lost again; 1 without a gain.
         best_at: where the best one was, as a share of the evaluations.
@@ -75,6 +76,7 @@ class Evals:
     best: float
     best_step: int
     last: float
+    final: float
     worse: float
     given_back: float
     best_at: float
@@ -82,7 +84,12 @@ class Evals:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a curve shows, before anybody says why."""
+    """What a curve shows, before anybody says why.
+
+    Attributes beside those of their own classes:
+        clipped: share of the steps whose gradient was clipped; None when unknown.
+        log_z: step and size of the largest |log sum exp| of the outputs, in nats; None when not measured.
+    """
 
     series: Series
     shape: Shape
@@ -93,6 +100,7 @@ class Features:
     rates: Rates | None
     evals: Evals | None
     clipped: float | None
+    log_z: tuple[int, float] | None
     alarms: Sequence[Alarm]
     actions: Sequence[Action]
     known: Known
@@ -135,7 +143,7 @@ def read_features(curve: Curve) -> Features | None:
     series, ending = read_series(curve)
     if not len(series):
         return None
-    spikes = find_spikes(series)
+    spikes = find_spikes(series, _told(curve))
     shape = read_shape(series, spikes)
     return Features(
         series=series,
@@ -147,6 +155,7 @@ def read_features(curve: Curve) -> Features | None:
         rates=_rates(series),
         evals=_evals(curve),
         clipped=math.fsum(series.clipped) / len(series) if series.clipped else None,
+        log_z=_log_z(curve, ending),
         alarms=curve.alarms,
         actions=curve.actions,
         known=curve.known,
@@ -169,7 +178,23 @@ def before_bad_batch(f: Features) -> Features | None:
     series = f.series.until(min(places))
     spikes = [spike for spike in f.spikes if spike.end <= min(places)]
     shape = read_shape(series, spikes)
-    return replace(f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, alarms=())
+    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.step(min(places)) else None
+    return replace(
+        f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, log_z=log_z, alarms=()
+    )  # fmt: skip
+
+
+def _told(curve: Curve) -> dict[int, float]:
+    """Return step -> standard deviations of the spikes that a detector warned of."""
+    found = [alarm for alarm in curve.alarms if alarm.detector == "loss_spike" and alarm.severity == "warn"]
+    return {alarm.step: alarm.evidence.get("z", 0.0) for alarm in found}
+
+
+def _log_z(curve: Curve, ending: Ending | None) -> tuple[int, float] | None:
+    points = [(step, abs(value)) for step, value in curve.signals.get("log_z", ()) if math.isfinite(value)]
+    if ending is not None:
+        points = [(step, value) for step, value in points if step < ending.step]
+    return max(points, key=lambda point: point[1], default=None)
 
 
 def _norms(series: Series) -> Norms | None:
@@ -219,6 +244,7 @@ def _evals(curve: Curve) -> Evals | None:
         best=best,
         best_step=finite[place][0],
         last=last,
+        final=losses[-1],
         worse=ratio(last - best, abs(best)),
         given_back=ratio(last - best, begin - best) if begin > best else float(last > best),
         best_at=place / (len(losses) - 1),
