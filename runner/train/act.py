@@ -17,7 +17,7 @@ from runner.records import Action, ActionType, Alarm, Record
 from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
-from runner.train.branches import Copy, Stretch, grow, winner
+from runner.train.branches import Copy, Stretch, compare, grow
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
@@ -187,11 +187,11 @@ def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
 
 def _compared(action: Action, alarm: Alarm, state: TrainState, run: Run, is_over: Callable[[], bool]) -> Action | None:
     given = action.arguments
-    steps = min(int(given["stretch"]), run.plan.steps - state.step)
-    on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
-    stretch = Stretch(state.step, steps, int(given["warmup"]), judged, on_val)
+    steps, on_val = min(int(given["stretch"]), run.plan.steps - state.step), bool(given["on_val"])
+    on_val = on_val and "val" in run.task.examples
+    stretch = Stretch(state.step, steps, *(int(given[name]) for name in ("warmup", "repeats", "judged")), on_val)
     if steps < LEAST_STEPS:
-        return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
+        return _told(action, f"no probe: branches of {steps} steps say nothing", extra_steps=0)
     copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
     is_anew = bool(given["from_initial"])
     if is_anew:
@@ -200,20 +200,19 @@ def _compared(action: Action, alarm: Alarm, state: TrainState, run: Run, is_over
         empty(copy.optimizer, run.pristine, begun["groups"])
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     lr_scale = state.lr_scale * given["faster"]
-    branches = grow(
-        copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale, is_over=is_over
-    )
+    how = {"stretch": stretch, "lr_scale": lr_scale, "sd": given["sd"], "is_over": is_over}
+    branches = grow(copy, factors, run.task, run.schedules, run.plan, **how)
     if branches is None:
         return None
-    best = winner(branches, on_val=on_val, sd=given["sd"])
+    best = compare(branches, sd=given["sd"]).winner
     scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
     scores["extra_steps"] = sum(branch.steps for branch in branches)
     compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
-    compared = f"{'val' if on_val else 'training'} losses after {steps:,} steps {compared}"
+    compared = f"{'val' if on_val else 'training'} losses after {len(best.scores)} x {steps:,} steps {compared}"
     if best.factor == 1.0:
         return _told(action, f"{compared}; the learning rate stays", **scores)
     before = state.updates_kept
-    _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
+    _go_on(best.end if given["with_branch"] and best.end is not None else copy, alarm, state, run, is_anew=is_anew)
     if given["with_branch"]:
         state.updates_kept += steps
     elif is_anew and given["rewarm"]:
