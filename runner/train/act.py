@@ -76,7 +76,7 @@ class Run(NamedTuple):
 def history_of(state: TrainState, run: Run) -> History:
     """Return what remedies may ask about."""
     best_step = int(state.best["step"]) if state.best else None
-    return History(state.actions, state.lr_scale, best_step, run.snapshots.steps)
+    return History(state.actions, state.lr_scale_now, best_step, run.snapshots.steps)
 
 
 def is_dropping(action: Action) -> bool:
@@ -103,7 +103,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         state.alarm = alarm
         state.end("diverged", f"diverged: {alarm.message}")
     elif action.type == "ScaleLR":
-        state.lr_scale = given["lr_scale"]
+        _scale(given, state, next_step=next_step)
     elif action.type == "Clip":
         _clip(action, run.clipping)
     elif action.type == "Rewarm":
@@ -111,7 +111,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
     elif action.type == "Rollback":
         before = state.updates_kept
         _roll_back(alarm, state, run, to_step=int(given["to_step"]))
-        state.lr_scale = given["lr_scale"]
+        _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
         return _told(action, rewound_steps=before - state.updates_kept)
@@ -121,6 +121,11 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
     return action
+
+
+def _scale(given: Mapping[str, float], state: TrainState, *, next_step: int) -> None:
+    recovery_steps = int(given.get("recovery_steps", 0))
+    state.set_lr_scale(given["lr_scale"], begin=next_step, recovery_steps=recovery_steps)
 
 
 def _clip(action: Action, clipping: Clipping) -> None:
@@ -176,7 +181,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         copy.model.load_state_dict(begun["model"])
         empty(copy.optimizer, run.pristine, begun["groups"])
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
-    lr_scale = state.lr_scale * given["faster"]
+    lr_scale = state.lr_scale_now * given["faster"]
     branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale)
     best = winner(branches, on_val=on_val, sd=given["sd"])
     scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
@@ -191,7 +196,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         state.updates_kept += steps
     elif is_anew and before and given["rewarm"]:
         state.rewarm = (next_step, int(given["rewarm"]))
-    state.lr_scale *= best.factor
+    state.set_lr_scale(state.lr_scale_now * best.factor)
     scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
     where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
     text = f"{compared}; goes on from {where}, learning rate x {best.factor:.3g}"
