@@ -23,8 +23,9 @@ from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
-from runner.train.snapshots import Snapshots
+from runner.train.snapshots import Snapshots, copied
 from runner.train.state import TrainState
+from runner.train.step import to_device
 from runner.watch import Watch
 
 
@@ -134,19 +135,27 @@ def _clip(action: Action, clipping: Clipping) -> None:
     clipping.set_norm(action.arguments["clip_norm"])
 
 
+def _clip_as(then: Mapping[str, Any], clipping: Clipping, plan: TrainPlan) -> None:
+    """Let clipping follow the norms that it followed then; one that has been set stays."""
+    if not isinstance(clipping, Fixed):
+        clipping.load_state_dict(to_device(then, plan.device))
+
+
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
     """Go on from earlier weights with an empty optimizer state; step, generators and fp16 scale stay.
 
     A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
     would have to grow again by as much as it did over the whole run.
 
+    What clipping follows goes back too; a norm that a remedy has set stays, as the learning rate does.
+
     Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
     lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
     """
-    after = state.watch
+    after, state.clipping = state.watch, run.clipping.state_dict()
     if to_step in run.snapshots.steps:
         kept = run.snapshots.restore(to_step, run.model, run.average)
-        groups, state.updates_kept = kept["groups"], kept["updates_kept"]
+        groups, state.updates_kept, state.clipping = kept["groups"], kept["updates_kept"], kept["clipping"]
         state.watch = run.watch.restore(kept["detectors"])
     elif state.best["step"] == state.step:  # the best weights are at hand, and not saved yet
         groups = run.optimizer.param_groups
@@ -154,6 +163,7 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
         groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
+    _clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
     state.is_fresh = True
 
@@ -180,6 +190,7 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         begun = run.snapshots.content(0)
         copy.model.load_state_dict(begun["model"])
         empty(copy.optimizer, run.pristine, begun["groups"])
+        _clip_as(copied(begun["clipping"]), copy.clipping, run.plan)
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     lr_scale = state.lr_scale_now * given["faster"]
     branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale)
@@ -204,13 +215,14 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
 
 
 def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bool) -> None:
-    """Take over weights and optimizer state of a copy; with initial weights, averages and detectors begin anew."""
+    """Take over what is in a copy; with initial weights, averages and detectors begin anew."""
     if is_anew:
         state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
         state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
         state.is_fresh = True
     run.model.load_state_dict(copy.model.state_dict())
     load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
+    _clip_as(copy.clipping.state_dict(), run.clipping, run.plan)
 
 
 def _told(action: Action, message: str | None = None, **results: float) -> Action:

@@ -33,7 +33,7 @@ class TrainState:
         carried: what the meters told of the latest update, for the next record.
         meters: name of a meter -> its state, as of the latest checkpoint.
         updates_kept: updates that the weights are made of: those that a rollback has undone do not count.
-        clipping: what clipping follows, as of the latest checkpoint.
+        clipping: what clipping follows, as of the latest checkpoint or snapshot.
         rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
         recovery: first step, length and end of the way back of the product of interventions; (0, 0, 1) without one.
     """
