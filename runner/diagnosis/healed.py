@@ -49,7 +49,7 @@ def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnos
     summary = f"healed: {did}, and the loss went on from {number(curve.losses[0], 3)} at the start to {number(end, 3)}"
     scale, lr = cure.arguments.get("lr_scale"), curve.known.lr
     hints: tuple[Suggestion, ...] = found.suggestions
-    if scale is not None and lr is not None:
+    if scale is not None and lr is not None and "recovery_steps" not in cure.arguments:
         rate = f"{curve.known.lr_key}={number(lr * scale, 2)}"
         hints = (Suggestion((rate,), "start at the learning rate that the remedy ended at"),)
     share = max(found.confidence, 0.5) if found.cause == "healthy" else 0.6

@@ -95,8 +95,8 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
     16 blocks before (itself excluded, the slope of their halves taken off); the noise is the larger of that around
     this line and half that of the whole curve. It lasts until the loss is back within a third of its rise.
 
-    Of noise alone a block says little; it also is one where it and the three after it exceed all of the 48 before, which
-    independent values of any distribution do in 1 of 270,000 places, at 3 standard deviations on average.
+    Of noise alone a block says little; it also is one where it and the three after it exceed all of the 48 before,
+    which independent values of any distribution do in 1 of 270,000 places, at 3 standard deviations on average.
 
     Args:
         series: the curve.

@@ -23,6 +23,7 @@ from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
+from runner.train.step import to_device
 from runner.watch import Watch
 
 
@@ -74,7 +75,7 @@ class Run(NamedTuple):
 def history_of(state: TrainState, run: Run) -> History:
     """Return what remedies may ask about."""
     best_step = int(state.best["step"]) if state.best else None
-    return History(state.actions, state.lr_scale, best_step, run.snapshots.steps)
+    return History(state.actions, state.lr_scale_now, best_step, run.snapshots.steps)
 
 
 def is_dropping(action: Action) -> bool:
@@ -101,7 +102,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         state.alarm = alarm
         state.end("diverged", f"diverged: {alarm.message}")
     elif action.type == "ScaleLR":
-        state.lr_scale = given["lr_scale"]
+        _scale(given, state, next_step=next_step)
     elif action.type == "Clip":
         _clip(action, run.clipping)
     elif action.type == "Rewarm":
@@ -109,7 +110,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
     elif action.type == "Rollback":
         before = state.updates_kept
         _roll_back(alarm, state, run, to_step=int(given["to_step"]))
-        state.lr_scale = given["lr_scale"]
+        _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
         return told(action, rewound_steps=before - state.updates_kept)
@@ -121,10 +122,21 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
     return action
 
 
+def _scale(given: Mapping[str, float], state: TrainState, *, next_step: int) -> None:
+    recovery_steps = int(given.get("recovery_steps", 0))
+    state.set_lr_scale(given["lr_scale"], begin=next_step, recovery_steps=recovery_steps)
+
+
 def _clip(action: Action, clipping: Clipping) -> None:
     if not isinstance(clipping, Fixed):
         raise ValueError(f"remedy {action.remedy}: must find clip=fixed, got {type(clipping).__name__}")
     clipping.set_norm(action.arguments["clip_norm"])
+
+
+def clip_as(then: Mapping[str, Any], clipping: Clipping, plan: TrainPlan) -> None:
+    """Let clipping follow the norms that it followed then; one that has been set stays."""
+    if not isinstance(clipping, Fixed):
+        clipping.load_state_dict(to_device(then, plan.device))
 
 
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
@@ -133,13 +145,15 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
     A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
     would have to grow again by as much as it did over the whole run.
 
+    What clipping follows goes back too; a norm that a remedy has set stays, as the learning rate does.
+
     Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
     lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
     """
-    after = state.watch
+    after, state.clipping = state.watch, run.clipping.state_dict()
     if to_step in run.snapshots.steps:
         kept = run.snapshots.restore(to_step, run.model, run.average)
-        groups, state.updates_kept = kept["groups"], kept["updates_kept"]
+        groups, state.updates_kept, state.clipping = kept["groups"], kept["updates_kept"], kept["clipping"]
         state.watch = run.watch.restore(kept["detectors"])
     elif state.best["step"] == state.step:  # the best weights are at hand, and not saved yet
         groups = run.optimizer.param_groups
@@ -147,6 +161,7 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
         groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
+    clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
     state.is_fresh = True
 

@@ -143,7 +143,7 @@ class Checkpoints:
     def restore_best(
         self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None
     ) -> list[dict[str, Any]]:
-        """Give the model, its average and the detectors what they had at the best evaluation of this run.
+        """Give the model, its average, clipping and the detectors what they had at the best evaluation of this run.
 
         Returns:
             the parameter groups of the optimizer then.
@@ -160,6 +160,7 @@ class Checkpoints:
             average.restore(content)
         state.watch = watch.restore(content["detectors"])
         state.updates_kept = content["state"].get("updates_kept", content["state"]["step"])
+        state.clipping = content["state"].get("clipping", {})
         return list(content["optimizer"]["param_groups"])
 
 

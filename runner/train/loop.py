@@ -85,7 +85,7 @@ def fit(
             state.carried = {} if drop else measure_update(meters, moment)
             state.count(drop=drop)
             if plan.snaps_at(state.step):
-                run.snapshots.take(state, model, optimizer, run.average)
+                _keep(state, run)
             if plan.evaluates_at(state.step) and "val" in task.examples:
                 _evaluate(apply, state, run)
             if state.step < plan.steps:
@@ -102,7 +102,7 @@ def _start(run: Run) -> TrainState:
     state = run.checkpoints.resume(run.watch, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
     if state is None:
         state = TrainState(run.watch.start())
-        run.snapshots.take(state, run.model, run.optimizer, run.average)
+        _keep(state, run)
         return state
     for meter in run.meters:
         meter.load_state_dict(state.meters.get(meter.name, {}))
@@ -112,6 +112,12 @@ def _start(run: Run) -> TrainState:
 
 def _is_over(interrupted: Callable[[], str | None], deadline: float) -> bool:
     return interrupted() is not None or time.monotonic() > deadline
+
+
+def _keep(state: TrainState, run: Run) -> None:
+    """Keep a copy of what the training is now, for a remedy that goes back."""
+    state.clipping = run.clipping.state_dict()
+    run.snapshots.take(state, run.model, run.optimizer, run.average)
 
 
 def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:

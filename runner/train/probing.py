@@ -7,9 +7,10 @@ from copy import deepcopy
 
 from runner.records import Action, Alarm
 from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
-from runner.train.act import Run, empty, told
+from runner.train.act import Run, clip_as, empty, told
 from runner.train.branches import Branch, Copy, Stretch, compare, grow
 from runner.train.checkpoint import load_optimizer_state
+from runner.train.snapshots import copied
 from runner.train.state import TrainState
 
 
@@ -52,6 +53,7 @@ def _copied(action: Action, run: Run) -> Copy:
         begun = run.snapshots.content(0)
         copy.model.load_state_dict(begun["model"])
         empty(copy.optimizer, run.pristine, begun["groups"])
+        clip_as(copied(begun["clipping"]), copy.clipping, run.plan)
     return copy
 
 
@@ -66,7 +68,7 @@ def _grown(
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     return grow(
         copy, factors, run.task, run.schedules, run.plan,
-        stretch=stretch, lr_scale=state.lr_scale * given["faster"], sd=given["sd"], is_over=is_over,
+        stretch=stretch, lr_scale=state.lr_scale_now * given["faster"], sd=given["sd"], is_over=is_over,
     )  # fmt: skip
 
 
@@ -91,11 +93,12 @@ def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainS
     state.carried = {}  # the latest update is not one of these weights
     run.model.load_state_dict(end.model.state_dict())
     load_optimizer_state(run.optimizer, end.optimizer.state_dict())
+    clip_as(end.clipping.state_dict(), run.clipping, run.plan)
     if with_branch:
         state.updates_kept += int(best.steps / len(best.scores))
     elif is_anew and given["rewarm"]:
         state.rewarm = (state.step, int(given["rewarm"]))
-    state.lr_scale *= best.factor
+    state.set_lr_scale(state.lr_scale_now * best.factor)
     where = "the winner" if with_branch else "the initial weights" if is_anew else "here"
     text = f"{action.message}; goes on from {where}, learning rate x {best.factor:.3g}"
     lost = max(before - state.updates_kept, 0)
