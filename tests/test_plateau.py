@@ -327,6 +327,11 @@ def test_changes_count_what_became_of_the_learning_rate() -> None:
             "Set detector=[default,plateau].",
         ),
         (
+            ["remedy=[stop,advise,restart]"],
+            "remedies.advise: comes after stop, which ends the run first when an alarm is a stop. "
+            "Set remedy=[advise,restart,stop].",
+        ),
+        (
             [*PLATEAU, "train.early_stop.patience=10"],
             "train.early_stop.patience: 10 ends the run before detector plateau with its patience of 10 finds anything."
             " Set train.early_stop.patience=22 or more.",

@@ -1,8 +1,10 @@
 """The branch probe: who wins, what goes on, and that nothing changes when the running learning rate wins."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from runner.train.branches import Branch, Copy, Stretch, winner
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
 from runner.watch import Watch
+from tests.conftest import Program
+from tests.test_resume import same, steps, weights
 from tests.test_rollback import PLAN, Made, Spoilt, momentum, timeless
 
 
@@ -95,9 +99,9 @@ def test_nothing_changes_when_the_running_rate_wins(
 @pytest.mark.parametrize(
     ("probe", "rewound", "kept"),
     [
-        ({}, 0, 59),
-        ({"begin": "initial", "rewarm": 4}, 15, 44),
-        ({"go_on": "branch"}, 0, 79),
+        ({}, 0, 60),
+        ({"begin": "initial", "rewarm": 4}, 16, 44),
+        ({"go_on": "branch"}, 0, 80),
         ({"begin": "initial", "go_on": "branch"}, 0, 64),
     ],
     ids=["here", "initial", "branch from here", "branch from the initial weights"],
@@ -131,6 +135,69 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path, begin: str, killed
     assert [record for record in timeless(rest.records) if record.step > begun] == later
     for one, other in zip(whole.model.state_dict().values(), rest.model.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("begin", ["here", "initial"])
+@pytest.mark.parametrize("watch_every", [1, 4])
+def test_a_run_that_is_interrupted_in_its_probe_makes_it_again(tmp_path: Path, begin: str, watch_every: int) -> None:
+    options: dict[str, Any] = {"lr": HIGH[begin], "probe": {"begin": begin}, "plan": {"watch_every": watch_every}}
+    whole = probed(tmp_path / "whole", **options)
+    asked = count(1)
+    cut = probed(tmp_path / "cut", interrupted=lambda: "SIGINT" if next(asked) > 30 else None, **options)
+    assert cut.state is not None
+    assert (cut.state.status, cut.state.step, cut.of(Action)) == ("interrupted", 16, [])
+    rest = probed(tmp_path / "cut", source=newest(tmp_path / "cut/checkpoints"), **options)
+    assert timeless(cut.records) + timeless(rest.records) == timeless(whole.records)
+    for one, other in zip(whole.model.state_dict().values(), rest.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_that_goes_on_without_the_probe_does_not_make_it(tmp_path: Path) -> None:
+    asked = count(1)
+    probed(tmp_path, lr=3.0, interrupted=lambda: "SIGINT" if next(asked) > 30 else None)
+    rest = probed(tmp_path, lr=3.0, probe=None, source=newest(tmp_path / "checkpoints"))
+    assert not rest.of(Action)
+
+
+INTERRUPTED = """
+import os, pathlib, signal
+from runner.tasks.digits import Digits
+
+class Rings(Digits):
+    def batch(self, step, split, part=(0, 1)):
+        if split == "train" and step == 20 and not pathlib.Path("has_rung").exists():
+            pathlib.Path("has_rung").touch()
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().batch(step, split, part)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_probe_saves_the_run_as_it_was_before(program: Program, tmp_path: Path) -> None:
+    """The batch of step 20 is first asked for by a branch."""
+    (tmp_path / "parts.py").write_text(INTERRUPTED)
+    declared = [
+        "task._target_=parts.Rings", "task.hidden=[16]", "task.dropout=0.2", "train.duration=60", "optimizer.lr=30",
+        "remedy=[probe,heal]", "detectors.probe_due.at=10", "remedies.probe.stretch=30",
+    ]  # fmt: skip
+    cut = program(*declared, spawn=True)
+    assert cut.code == 130, cut.err
+    assert "interrupted by SIGINT at step 11" in cut.out
+    before = json.loads((cut.run / "result.json").read_text())
+    assert (before["status"], before["steps"]) == ("interrupted", 11)
+    rest = program(f"resume.from={cut.run}")
+    assert rest.code == 0, rest.err
+    whole = program(*declared)
+    assert steps(rest.run) == steps(whole.run)
+    assert any(record["kind"] == "action" for record in steps(whole.run))
+    assert same(weights(rest.run)["model"], weights(whole.run)["model"])
+
+
+def test_where_every_branch_is_lost_the_rate_stays(tmp_path: Path) -> None:
+    run = probed(tmp_path, lr=1e12, probe={"factors": (0.5,), "begin": "initial"})
+    [action] = run.of(Action)
+    assert (action.arguments["score_1"], action.arguments["score_0.5"]) == (math.inf, math.inf)
+    assert "lr_scale" not in action.arguments
 
 
 def test_a_probe_needs_room(tmp_path: Path) -> None:

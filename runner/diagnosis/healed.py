@@ -14,12 +14,14 @@ _FINE = ("healthy", "plateau", "lr_too_low", "cannot_tell")  # of what followed:
 
 
 def last_cure(curve: Curve) -> Action | None:
-    """Return the last action that went back, or that changed the learning rate on an alarm to stop."""
+    """Return the last action that went back, or changed the learning rate on an alarm to stop or by a probe."""
     loud = {(alarm.detector, alarm.step) for alarm in curve.alarms if alarm.severity == "stop"}
     cures = [
         action
         for action in curve.actions
-        if action.type == "Rollback" or (action.type in ("ScaleLR", "Probe") and action.cause in loud)
+        if action.type == "Rollback"
+        or (action.type == "ScaleLR" and action.cause in loud)
+        or (action.type == "Probe" and action.arguments.get("factor", 1.0) < 1.0)
     ]
     return cures[-1] if cures else None
 

@@ -82,11 +82,11 @@ def history_of(state: TrainState, run: Run) -> History:
 
 def is_dropping(action: Action) -> bool:
     """Whether the gradient at hand must not change the weights any more."""
-    return action.type in ("SkipUpdate", "Rollback") or (action.type == "Probe" and "lr_scale" in action.arguments)
+    return action.type in ("SkipUpdate", "Rollback")
 
 
 def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
-    """Carry out an action; deliberately the only closed list.
+    """Carry out an action; deliberately the only closed list. A probe is made between two steps: see `probe`.
 
     Args:
         action: what a remedy asks for.
@@ -117,7 +117,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
         return _told(action, rewound_steps=before - state.updates_kept)
     elif action.type == "Probe":
-        return _probe(action, alarm, state, run, next_step=next_step)
+        state.owed = (action, alarm)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
@@ -176,12 +176,35 @@ def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Ma
         group.update(then.get(group["name"], {}) if estimates(group) else {})
 
 
-def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
-    """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
+def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
+    """Make the probe that is owed: compare learning rates on copies, and go on with the best.
+
+    Nothing changes where the running one is. Between two steps a checkpoint holds everything, so that an interrupted
+    probe is made again, with the same result, by the run that goes on.
+
+    Args:
+        state, run: what it works on; the action is written to the records.
+        is_over: whether to break off.
+    Returns:
+        whether it was made; otherwise nothing has changed.
+    Raises:
+        CheckpointError: the initial weights cannot be read.
+    """
+    assert state.owed is not None
+    action, alarm = state.owed
+    made = _compared(action, alarm, state, run, is_over)
+    if made is None:
+        return False
+    run.on_record(made)
+    state.owed, state.actions = None, (*state.actions, made)
+    return True
+
+
+def _compared(action: Action, alarm: Alarm, state: TrainState, run: Run, is_over: Callable[[], bool]) -> Action | None:
     given = action.arguments
-    steps = min(int(given["stretch"]), run.plan.steps - next_step)
+    steps = min(int(given["stretch"]), run.plan.steps - state.step)
     on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
-    stretch = Stretch(next_step, steps, int(given["warmup"]), judged, on_val)
+    stretch = Stretch(state.step, steps, int(given["warmup"]), judged, on_val)
     if steps < LEAST_STEPS:
         return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
     copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
@@ -193,7 +216,11 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
         _clip_as(copied(begun["clipping"]), copy.clipping, run.plan)
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     lr_scale = state.lr_scale_now * given["faster"]
-    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale)
+    branches = grow(
+        copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale, is_over=is_over
+    )
+    if branches is None:
+        return None
     best = winner(branches, on_val=on_val, sd=given["sd"])
     scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
     scores["extra_steps"] = sum(branch.steps for branch in branches)
@@ -205,8 +232,8 @@ def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_st
     _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
     if given["with_branch"]:
         state.updates_kept += steps
-    elif is_anew and before and given["rewarm"]:
-        state.rewarm = (next_step, int(given["rewarm"]))
+    elif is_anew and given["rewarm"]:
+        state.rewarm = (state.step, int(given["rewarm"]))
     state.set_lr_scale(state.lr_scale_now * best.factor)
     scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
     where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
@@ -220,6 +247,7 @@ def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bo
         state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
         state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
         state.is_fresh = True
+    state.carried = {}  # the latest update is not one of these weights
     run.model.load_state_dict(copy.model.state_dict())
     load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
     _clip_as(copy.clipping.state_dict(), run.clipping, run.plan)

@@ -81,7 +81,8 @@ def grow(
     *,
     stretch: Stretch,
     lr_scale: float,
-) -> list[Branch]:
+    is_over: Callable[[], bool] = lambda: False,
+) -> list[Branch] | None:
     """Train a copy of a copy with each factor on the learning rate; all global generators end as they began.
 
     lr of step k = that of the run at step begin + k, times factor, times `Stretch.factor(k)`
@@ -92,13 +93,19 @@ def grow(
         task, schedules, plan: of the run.
         stretch: steps and batches.
         lr_scale: product of the interventions so far.
+        is_over: asked after every step whether to break off.
+    Returns:
+        the branches, None where it was broken off.
     """
     before = generator_states()
     found = []
     for factor in factors:
         restore_generators(before)
         end = deepcopy(copy)
-        losses = _trained(end, factor * lr_scale, task, schedules, plan, stretch)
+        losses = _trained(end, factor * lr_scale, task, schedules, plan, stretch, is_over)
+        if losses is None:
+            restore_generators(before)
+            return None
         judged = [math.inf] if losses[-1] == math.inf else losses[-stretch.judged :]
         if stretch.on_val and losses[-1] < math.inf:
             judged = _val_losses(end.model, task, plan, most=stretch.judged)
@@ -108,8 +115,14 @@ def grow(
 
 
 def _trained(
-    copy: Copy, lr_scale: float, task: Task, schedules: Schedules, plan: TrainPlan, stretch: Stretch
-) -> list[float]:
+    copy: Copy,
+    lr_scale: float,
+    task: Task,
+    schedules: Schedules,
+    plan: TrainPlan,
+    stretch: Stretch,
+    is_over: Callable[[], bool],
+) -> list[float] | None:
     """Train a copy in place; return its losses, the last one infinite when it or the gradient was no number."""
     model, optimizer, scaler, clipping = copy
     losses: list[float] = []
@@ -124,6 +137,8 @@ def _trained(
             return losses
         guard_on_device(optimizer, signals, plan)
         update(optimizer, scaler, drop=norm_is_bad)
+        if is_over():
+            return None
     return losses
 
 

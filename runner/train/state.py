@@ -36,6 +36,7 @@ class TrainState:
         clipping: what clipping follows, as of the latest checkpoint or snapshot.
         rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
         recovery: first step, length and end of the way back of the product of interventions; (0, 0, 1) without one.
+        owed: a probe that is to be made before the next step, with the alarm that it answers; None when there is none.
     """
 
     watch: dict[str, Any]
@@ -59,6 +60,7 @@ class TrainState:
     clipping: dict[str, Any] = field(default_factory=dict)
     rewarm: tuple[int, int] = (0, 0)
     recovery: tuple[int, int, float] = (0, 0, 1.0)
+    owed: tuple[Action, Alarm] | None = None
 
     @property
     def scale(self) -> float:
