@@ -20,6 +20,7 @@ _LONG = 16
 _FEW_SPIKES = 3  # more are no single batches
 _LEFT = 0.02  # of the first loss
 _RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
+BEYOND_NOISE = math.log(10.0)  # over the first loss: whatever the order of the values says, that is no noise
 _EXPLODED = 10.0  # times the usual gradient norm
 
 
@@ -173,7 +174,9 @@ def before_bad_batch(f: Features) -> Features | None:
     """Return what a curve shows up to its first jump that nothing led to; None where there is no such jump."""
     sudden = material(f.spikes)
     places = [spike.place for spike in sudden if spike.was_unannounced and not spike.is_gradual]
-    if not places or min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
+    if not places or any(s.place < min(places) and s.came_from_data is False for s in sudden):
+        return None
+    if min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
         return None
     series = f.series.until(min(places))
     spikes = [spike for spike in f.spikes if spike.end <= min(places)]

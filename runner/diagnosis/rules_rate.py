@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import before_bad_batch, came_back_to_prior
+from runner.diagnosis.features import BEYOND_NOISE, before_bad_batch, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
@@ -47,7 +47,7 @@ def lr_too_high(f: Features) -> Finding | None:
         score -= 0.5  # all of it comes after the batch
     if f.never_learned and not came_back_to_prior(f):
         score -= 0.2  # then it is called stuck
-    if shape.is_noise:
+    if shape.is_noise and shape.over_first < BEYOND_NOISE:
         score *= 0.4
     marks = tuple(stretch for _, _, stretch in seen[:1])
     return Finding("lr_too_high", clamp(score), seen[0][1], tuple(text for _, text, _ in seen), marks)
