@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import at, with_lr
 from runner.durations import TotalSteps
 from runner.records import Alarm, EvalRecord, StepRecord
@@ -106,7 +107,7 @@ class LateVariance:
         y = math.log(record.loss)
         taken, total, squares = taken + 1, total + y, squares + y * y
         if taken < self.length:
-            return State(first, peak_lr, taken, total, squares, means, within), None
+            return made(State, (first, peak_lr, taken, total, squares, means, within, False)), None
         means, within = (*means, total / taken), within + max(squares - total * total / taken, 0.0)
         state = State(first, peak_lr, means=means, within=within, is_over=len(means) == self.blocks)
         return state, self._judge(state, first, record) if state.is_over else None

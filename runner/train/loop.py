@@ -21,6 +21,7 @@ from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter, Moment, measure, measure_update
 from runner.train.plan import TrainPlan
+from runner.train.probing import probe
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
 from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, to_device, update
@@ -65,6 +66,10 @@ def fit(
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
+            if state.owed is not None and not probe(state, run, lambda: _is_over(interrupted, deadline)):
+                _end_early(state, interrupted(), is_late=True)
+                _save(LAST, state, run)
+                break
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
@@ -80,7 +85,7 @@ def fit(
             state.carried = {} if drop else measure_update(meters, moment)
             state.count(drop=drop)
             if plan.snaps_at(state.step):
-                run.snapshots.take(state, model, optimizer, run.average)
+                _keep(state, run)
             if plan.evaluates_at(state.step) and "val" in task.examples:
                 _evaluate(apply, state, run)
             if state.step < plan.steps:
@@ -97,12 +102,22 @@ def _start(run: Run) -> TrainState:
     state = run.checkpoints.resume(run.watch, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
     if state is None:
         state = TrainState(run.watch.start())
-        run.snapshots.take(state, run.model, run.optimizer, run.average)
+        _keep(state, run)
         return state
     for meter in run.meters:
         meter.load_state_dict(state.meters.get(meter.name, {}))
     run.clipping.load_state_dict(to_device(state.clipping, run.plan.device))
     return state
+
+
+def _is_over(interrupted: Callable[[], str | None], deadline: float) -> bool:
+    return interrupted() is not None or time.monotonic() > deadline
+
+
+def _keep(state: TrainState, run: Run) -> None:
+    """Keep a copy of what the training is now, for a remedy that goes back."""
+    state.clipping = run.clipping.state_dict()
+    run.snapshots.take(state, run.model, run.optimizer, run.average)
 
 
 def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
@@ -214,6 +229,8 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Se
         if state.step == run.plan.steps and proposed.type not in ("Stop", "Advise"):
             continue  # no update is left that it could change
         action = act(proposed, alarm, state, run, next_step=state.step + isinstance(record, StepRecord))
+        if action.type == "Probe":
+            continue  # it is made, and told, before the next step
         run.on_record(action)
         state.actions = (*state.actions, action)
         done.append(action)
