@@ -116,7 +116,7 @@ class GradExplosion:
         return made(State, (chunks, chunk, floor, first, level, loss, marks, is_told)), alarm
 
     def _is_large(self, chunks: tuple[tuple[float, ...], ...], norm: float) -> bool:
-        is_highest = norm > max([full[-1] for full in chunks])
+        is_highest = sum([full[-1] >= norm for full in chunks]) < 2
         return is_highest and norm > self.factor * _ordered(chunks)[len(chunks) * _HALF]
 
     def _alarm(self, state: State, record: StepRecord, count: int, loss: float) -> Alarm:

@@ -20,7 +20,6 @@ _LONG = 16
 _FEW_SPIKES = 3  # more are no single batches
 _LEFT = 0.02  # of the first loss
 _RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
-BEYOND_NOISE = math.log(10.0)  # over the first loss: whatever the order of the values says, that is no noise
 _EXPLODED = 10.0  # times the usual gradient norm
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import BEYOND_NOISE, before_bad_batch, came_back_to_prior
+from runner.diagnosis.features import before_bad_batch, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
@@ -47,7 +47,7 @@ def lr_too_high(f: Features) -> Finding | None:
         score -= 0.5  # all of it comes after the batch
     if f.never_learned and not came_back_to_prior(f):
         score -= 0.2  # then it is called stuck
-    if shape.is_noise and shape.over_first < BEYOND_NOISE:
+    if shape.is_noise:
         score *= 0.4
     marks = tuple(stretch for _, _, stretch in seen[:1])
     return Finding("lr_too_high", clamp(score), seen[0][1], tuple(text for _, text, _ in seen), marks)
@@ -137,7 +137,7 @@ def _held_out_at_end(f: Features) -> Finding | None:
     if evals is None or rates is None or evals.final < _FAR_OFF * evals.best or evals.best <= 0:
         return None
     text = (
-        f"held-out loss ends at {loss_text(evals.final)}, {number(evals.final / evals.best, 2)} times its lowest "
+        f"held-out loss ends at {loss_text(evals.final)}, {number(ratio(evals.final, evals.best), 2)} times its lowest "
         f"{loss_text(evals.best)} of step {evals.best_step:,}"
     )
     about = f"the learning rate still is {share_text(rates.end)} of its peak"

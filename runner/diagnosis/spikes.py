@@ -126,13 +126,14 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
         around, jump = max(around, least), _norm_jump(series, i)
         peak = max(range(i, min(i + _SOON, len(logs))), key=highs.__getitem__) if jump else i
         above = highs[peak] - expected
-        z = (highs[i] - expected) / around
-        sure = max(told.get(series.steps[i], 0.0), _of_burst(highs, i, expected, around))
+        z, burst = (highs[i] - expected) / around, _of_burst(highs, i, expected, around)
+        low = expected + BACK * max(above, _FACTOR)
+        end = next((j for j in range(peak + 1, len(logs)) if logs[j] < low), len(logs))
+        sure = max(told.get(series.steps[i], 0.0), burst if end - i <= _BURST_WINDOW else 0.0)  # a burst ends
         if (max(z, sure) <= _Z and not jump) or above <= _FACTOR:
             usual.append(z)
             i += 1
             continue
-        end = next((j for j in range(peak + 1, len(logs)) if logs[j] - expected < BACK * above), len(logs))
         peak = max(range(i, end), key=highs.__getitem__)
         spike = _spike(series, i, peak, end, expected=expected, z=z)
         found.append(replace(spike, sure=sure, norm_jump=jump, told=series.steps[i] in told))
@@ -145,8 +146,8 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
 def _norm_jump(series: Series, place: int) -> float:
     """Return how many times the usual gradient norm that of a block is where no block before it was like that, else 0.
 
-    20 times the median of the 48 before, five times more than any norm before was above its own, after a usual one,
-    and within the next eight blocks the loss is higher than in all of the 48: what a batch of another kind does.
+    20 times the median of the 48 before and five times all of them, after a usual one; the loss is 1.3 times its own
+    median, and within eight blocks higher than in all of the 48: what a batch of another kind does.
     """
     norms, highs, before = series.high_norms, series.high_logs, max(0, place - _BURST_WINDOW)
     if not norms or place < _BURST_WINDOW or norms[place] < _EXPLODED * min(norms[before:place]):
@@ -155,7 +156,8 @@ def _norm_jump(series: Series, place: int) -> float:
     jump = ratio(norms[place], usual)
     if jump < _EXPLODED or norms[place - 1] > QUIET_NORM * usual or 5 * max(norms[before:place]) > norms[place]:
         return 0.0
-    return jump if max(highs[place : place + _SOON]) > max(highs[before:place]) else 0.0
+    is_up = highs[place] > median(highs[before:place]) + _FACTOR  # a gradient alone is no batch: it explodes
+    return jump if is_up and max(highs[place : place + _SOON]) > max(highs[before:place]) else 0.0
 
 
 def _of_burst(highs: list[float], place: int, expected: float, around: float) -> float:
