@@ -173,7 +173,9 @@ def before_bad_batch(f: Features) -> Features | None:
     """Return what a curve shows up to its first jump that nothing led to; None where there is no such jump."""
     sudden = material(f.spikes)
     places = [spike.place for spike in sudden if spike.was_unannounced and not spike.is_gradual]
-    if not places or min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
+    if not places or any(s.place < min(places) and s.came_from_data is False for s in sudden):
+        return None
+    if min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
         return None
     series = f.series.until(min(places))
     spikes = [spike for spike in f.spikes if spike.end <= min(places)]

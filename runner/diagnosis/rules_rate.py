@@ -137,7 +137,7 @@ def _held_out_at_end(f: Features) -> Finding | None:
     if evals is None or rates is None or evals.final < _FAR_OFF * evals.best or evals.best <= 0:
         return None
     text = (
-        f"held-out loss ends at {loss_text(evals.final)}, {number(evals.final / evals.best, 2)} times its lowest "
+        f"held-out loss ends at {loss_text(evals.final)}, {number(ratio(evals.final, evals.best), 2)} times its lowest "
         f"{loss_text(evals.best)} of step {evals.best_step:,}"
     )
     about = f"the learning rate still is {share_text(rates.end)} of its peak"
@@ -196,19 +196,20 @@ def _gave_back(f: Features) -> Evidence | None:
     return score, text, Stretch(f.step(at), f.series.steps[-1], "does not come back down")
 
 
+def _recovered(f: Features) -> bool:
+    """Whether the loss fell nearly to 0 and stayed there after whatever happened, and so did that on held-out data."""
+    shape = f.shape
+    fell = shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0
+    return fell and shape.last_above < _SETTLED and not (f.evals is not None and f.evals.given_back > _LOST)
+
+
 def _wanders(f: Features) -> Evidence | None:
     shape = f.shape
     if shape.wander < _WANDER or shape.count < FEW:
         return None
     score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
     lost = f.evals is not None and f.evals.given_back > _LOST
-    if (
-        shape.fall > _RECOVERED
-        and shape.given_back < 0.01
-        and shape.last_above < _SETTLED
-        and shape.late_wander == 0
-        and not lost
-    ):
+    if _recovered(f):
         score *= 0.4
     if shape.rises == 1 and shape.given_back < 0.1:
         score *= 0.6  # once, and back again
@@ -247,13 +248,14 @@ def _thrown_up(f: Features) -> Evidence | None:
 
 
 def _was_alarmed(f: Features) -> Evidence | None:
-    loud = {"stop": 0.6, "warn": 0.5}
+    loud = {"stop": 0.6, "warn": 0.4}
     found = [a for a in f.alarms if a.severity == "stop" or (a.severity == "warn" and a.detector in _OF_THE_RATE)]
     alarm = max(found, key=lambda alarm: loud[alarm.severity], default=None)
     if alarm is None:
         return None
     text = f"the detector {alarm.detector} says at step {alarm.step:,}: {alarm.message}"
-    return loud[alarm.severity], text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
+    score = loud[alarm.severity] * (0.5 if alarm.severity == "warn" and _recovered(f) else 1.0)
+    return score, text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
 
 
 def _saturates(f: Features) -> Evidence | None:

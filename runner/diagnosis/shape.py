@@ -20,6 +20,7 @@ _LATE = 0.1
 _TO_THE_END = 0.9  # of the run
 _NOISY = 0.05  # noise, of the first loss: above it that is no level by itself
 _MEDIAN_ERROR = 1.25 * math.sqrt(2.0)  # of the difference of two medians, times noise / sqrt(values)
+BEYOND_NOISE = math.log(100.0)  # over the median of all: whatever the order of the values says, that is no noise
 _NOISE_REACHES = 6.0  # standard deviations
 
 
@@ -50,6 +51,7 @@ class Shape:
         early_wander: the part of it in the first 60%.
         late_wander: the part in the last 40%, as far as it is beyond the noise there.
         ups: share of steps that raise the loss.
+        over_usual: ln of the highest loss over the median of all; 0 where they are not positive.
         is_noise: whether the order of the values says nothing: neighbours are no more alike than others.
         tail_slope: change of the logarithm over a run at the pace of the last 30%.
         tail_error: its standard error.
@@ -79,6 +81,7 @@ class Shape:
     early_wander: float
     late_wander: float
     ups: float
+    over_usual: float
     is_noise: bool
     tail_slope: float
     tail_error: float
@@ -100,11 +103,13 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
     top = max(range(count), key=calm.__getitem__)
     over = _beyond_tails([loss > first + 3 * around + 0.02 * size for loss in calm])
     error = _MEDIAN_ERROR * around / math.sqrt(max(count / len(levels), 1))
-    rises = [max(b - a - 3 * error, 0.0) / size for a, b in pairwise(medians(calm, count=len(levels)))]
+    rises = [ratio(max(b - a - 3 * error, 0.0), size) for a, b in pairwise(medians(calm, count=len(levels)))]
     turn = int(0.6 * len(rises))
-    late = [rise / size for rise in _rises(calm, len(levels))][turn:]
+    late = [ratio(rise, size) for rise in _rises(calm, len(levels))][turn:]
     tail = medians(logs[-max(3, int(_TAIL * count)) :], count=12)
     slope, slope_error = trend(tail)
+    middle = median(losses)
+    usual = math.log(max(calm[top] / middle, 1.0)) if middle > 0 else 0.0
     pace = len(tail) / (_TAIL if count > FEW else 1.0)
     return Shape(
         count=count,
@@ -128,7 +133,8 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         early_wander=min(math.fsum(rises[:turn]), 1e9),
         late_wander=min(math.fsum(map(min, late, rises[turn:])), 1e9),
         ups=sum(b > a for a, b in pairwise(losses)) / max(count - 1, 1),
-        is_noise=count >= FEW and persistence(losses) < 3 / math.sqrt(count),
+        over_usual=usual,
+        is_noise=count >= FEW and usual < BEYOND_NOISE and persistence(losses) < 3 / math.sqrt(count),
         tail_slope=slope * pace,
         tail_error=slope_error * pace,
         late_fall=_late_fall(levels),
