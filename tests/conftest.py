@@ -124,7 +124,7 @@ def forget_modules(directory: Path) -> None:
             del sys.modules[name]
 
 
-def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
+def wait_for(what: Callable[[], Any], timeout_seconds: float = 120) -> Any:
     """Ask until the answer is true, and return it."""
     deadline = time.monotonic() + timeout_seconds
     while not (found := what()):
