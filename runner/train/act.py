@@ -14,14 +14,16 @@ from torch.optim import Optimizer
 from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
+from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
+from runner.train.branches import Branch, Copy, Stretch, compare, grow
 from runner.train.checkpoint import Checkpoints, load_optimizer_state
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
-from runner.train.snapshots import Snapshots
+from runner.train.snapshots import Snapshots, copied
 from runner.train.state import TrainState
 from runner.train.step import to_device
 from runner.watch import Watch
@@ -84,7 +86,7 @@ def is_dropping(action: Action) -> bool:
 
 
 def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
-    """Carry out an action; deliberately the only closed list. A probe is made between two steps, by `probing`.
+    """Carry out an action; deliberately the only closed list. A probe is made between two steps: see `probe`.
 
     Args:
         action: what a remedy asks for.
@@ -113,7 +115,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return told(action, rewound_steps=before - state.updates_kept)
+        return _told(action, rewound_steps=before - state.updates_kept)
     elif action.type == "Probe":
         state.owed = (action, alarm)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
@@ -174,6 +176,97 @@ def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Ma
         group.update(then.get(group["name"], {}) if estimates(group) else {})
 
 
-def told(action: Action, message: str | None = None, **results: float) -> Action:
+def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
+    """Make the probe that is owed: compare learning rates on copies, and go on with the best.
+
+    Nothing changes where the running one is. Between two steps a checkpoint holds everything, so that an interrupted
+    probe is made again, with the same result, by the run that goes on.
+
+    Args:
+        state, run: what it works on; the action is written to the records.
+        is_over: whether to break off.
+    Returns:
+        whether it was made; otherwise nothing has changed.
+    Raises:
+        CheckpointError: the initial weights cannot be read.
+    """
+    assert state.owed is not None
+    action, alarm = state.owed
+    steps = min(int(action.arguments["stretch"]), run.plan.steps - state.step)
+    if steps < LEAST_STEPS:
+        made = _told(action, f"no probe: branches of {steps} steps say nothing", extra_steps=0)
+    else:
+        copy = _begun(action, run)
+        branches = _grown(action, copy, steps, state, run, is_over)
+        if branches is None:
+            return False
+        best = compare(branches, sd=action.arguments["sd"]).winner
+        made = _with_scores(action, branches, steps, len(best.scores))
+        made = _taken(made, alarm, best, copy, state, run)
+    run.on_record(made)
+    state.owed, state.actions = None, (*state.actions, made)
+    return True
+
+
+def _begun(action: Action, run: Run) -> Copy:
+    """Return what the branches begin with."""
+    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
+    if action.arguments["from_initial"]:
+        begun = run.snapshots.content(0)
+        copy.model.load_state_dict(begun["model"])
+        empty(copy.optimizer, run.pristine, begun["groups"])
+        clip_as(copied(begun["clipping"]), copy.clipping, run.plan)
+    return copy
+
+
+def _grown(
+    action: Action, copy: Copy, steps: int, state: TrainState, run: Run, is_over: Callable[[], bool]
+) -> list[Branch] | None:
+    given = action.arguments
+    stretch = Stretch(
+        state.step, steps, int(given["warmup"]), int(given["repeats"]), int(given["judged"]),
+        on_val=bool(given["on_val"]) and "val" in run.task.examples,
+    )  # fmt: skip
+    factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
+    return grow(
+        copy, factors, run.task, run.schedules, run.plan,
+        stretch=stretch, lr_scale=state.lr_scale_now * given["faster"], sd=given["sd"], is_over=is_over,
+    )  # fmt: skip
+
+
+def _with_scores(action: Action, branches: Sequence[Branch], steps: int, repeats: int) -> Action:
+    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
+    compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
+    text = f"losses after {repeats} x {steps:,} steps {compared}"
+    return _told(action, text, extra_steps=sum(branch.steps for branch in branches), **scores)
+
+
+def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainState, run: Run) -> Action:
+    """Go on with the rate of the best branch, from where the branches began or from where it ended."""
+    if best.factor == 1.0:
+        return _told(action, f"{action.message}; the learning rate stays")
+    given, before = action.arguments, state.updates_kept
+    is_anew, with_branch = bool(given["from_initial"]), bool(given["with_branch"])
+    if is_anew:  # averages and detectors begin anew as well
+        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
+        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
+        state.is_fresh = True
+    end = best.end if with_branch and best.end is not None else copy
+    state.carried = {}  # the latest update is not one of these weights
+    run.model.load_state_dict(end.model.state_dict())
+    load_optimizer_state(run.optimizer, end.optimizer.state_dict())
+    clip_as(end.clipping.state_dict(), run.clipping, run.plan)
+    if with_branch:
+        state.updates_kept += int(best.steps / len(best.scores))
+    elif is_anew and given["rewarm"]:
+        state.rewarm = (state.step, int(given["rewarm"]))
+    state.set_lr_scale(state.lr_scale_now * best.factor)
+    where = "the winner" if with_branch else "the initial weights" if is_anew else "here"
+    text = f"{action.message}; goes on from {where}, learning rate x {best.factor:.3g}"
+    lost = max(before - state.updates_kept, 0)
+    return _told(action, text, factor=best.factor, lr_scale=state.lr_scale, rewound_steps=lost)
+
+
+def _told(action: Action, message: str | None = None, **results: float) -> Action:
     """Return an action with what became of it."""
     return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

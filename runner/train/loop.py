@@ -16,12 +16,11 @@ from runner.optim.readout import effective_lrs, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.act import Run, act, history_of, is_dropping
+from runner.train.act import Run, act, history_of, is_dropping, probe
 from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter, Moment, measure, measure_update
 from runner.train.plan import TrainPlan
-from runner.train.probing import probe
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
 from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, to_device, update
@@ -65,11 +64,7 @@ def fit(
     pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
-        while state.step < plan.steps and state.status == "running":
-            if state.owed is not None and not probe(state, run, lambda: _is_over(interrupted, deadline)):
-                _end_early(state, interrupted(), is_late=True)
-                _save(LAST, state, run)
-                break
+        while _goes_on(state, run, interrupted, deadline):
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
@@ -110,8 +105,15 @@ def _start(run: Run) -> TrainState:
     return state
 
 
-def _is_over(interrupted: Callable[[], str | None], deadline: float) -> bool:
-    return interrupted() is not None or time.monotonic() > deadline
+def _goes_on(state: TrainState, run: Run, interrupted: Callable[[], str | None], deadline: float) -> bool:
+    """Return whether another step is to be made; a probe that is owed is made before it."""
+    if state.step >= run.plan.steps or state.status != "running":
+        return False
+    if state.owed is None or probe(state, run, lambda: interrupted() is not None or time.monotonic() > deadline):
+        return True
+    _end_early(state, interrupted(), is_late=True)
+    _save(LAST, state, run)
+    return False
 
 
 def _keep(state: TrainState, run: Run) -> None:
