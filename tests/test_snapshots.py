@@ -123,7 +123,7 @@ def test_a_run_without_such_a_remedy_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_a_restart_begins_with_the_initial_weights_and_a_rising_rate(tmp_path: Path) -> None:
-    run = made(tmp_path, Restart(detectors=BAD, rewarm=4), 30, keeps_initial=True)
+    run = made(tmp_path, Restart(detectors=BAD, factor=0.1, rewarm=4), 30, keeps_initial=True)
     assert actions(run)[0][2]["to_step"] == 0
     scales = [record.lr_scale for record in run.of(StepRecord)[30:37]]
     assert scales == pytest.approx([1.0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
@@ -166,7 +166,7 @@ def test_a_clip_holds_from_the_next_step_on(tmp_path: Path) -> None:
 LADDER = Ladder(
     rungs={
         "halve": Rung(remedy=Rollback(detectors=BAD, rewarm=3), attempts=2),
-        "tenth": Rung(remedy=Restart(detectors=BAD, rewarm=3), attempts=1),
+        "tenth": Rung(remedy=Restart(detectors=BAD, factor=0.1, rewarm=3), attempts=1),
         "skip": Rung(remedy=SkipUpdate(detectors=BAD), attempts=2),
     }
 )

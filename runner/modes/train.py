@@ -101,16 +101,9 @@ def _train(
 
         try:
             state = fit(
-                experiment.task,
-                experiment.model,
-                experiment.optimizer,
-                experiment.schedules,
-                plan=experiment.plan,
-                watch=experiment.watch,
+                **experiment.parts(),
                 checkpoints=checkpoints,
                 on_record=on_record,
-                meters=experiment.meters,
-                clipping=experiment.clipping,
                 interrupted=lambda: signal.name if (signal := received()) is not None else None,
             )
         except BaseException as error:

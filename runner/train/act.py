@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -12,18 +11,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules
-from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
-from runner.train.checkpoint import Checkpoints, load_optimizer_state
+from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
+from runner.train.restoring import clip_as, empty
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
-from runner.train.step import to_device
 from runner.watch import Watch
 
 
@@ -113,7 +111,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return told(action, rewound_steps=before - state.updates_kept)
+        return action.told(rewound_steps=before - state.updates_kept)
     elif action.type == "Probe":
         state.owed = (action, alarm)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
@@ -131,12 +129,6 @@ def _clip(action: Action, clipping: Clipping) -> None:
     if not isinstance(clipping, Fixed):
         raise ValueError(f"remedy {action.remedy}: must find clip=fixed, got {type(clipping).__name__}")
     clipping.set_norm(action.arguments["clip_norm"])
-
-
-def clip_as(then: Mapping[str, Any], clipping: Clipping, plan: TrainPlan) -> None:
-    """Let clipping follow the norms that it followed then; one that has been set stays."""
-    if not isinstance(clipping, Fixed):
-        clipping.load_state_dict(to_device(then, plan.device))
 
 
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
@@ -164,16 +156,3 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
     clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
     state.is_fresh = True
-
-
-def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Empty the state of an optimizer; the step sizes that it estimates become those of earlier groups."""
-    then = {group["name"]: dict(estimate(group)) for group in groups}  # of another optimizer, where a run went on
-    load_optimizer_state(optimizer, deepcopy(dict(pristine)))
-    for group in optimizer.param_groups:
-        group.update(then.get(group["name"], {}) if estimates(group) else {})
-
-
-def told(action: Action, message: str | None = None, **results: float) -> Action:
-    """Return an action with what became of it."""
-    return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 from runner.records import Action, Alarm
 from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
-from runner.train.act import Run, clip_as, empty, told
 from runner.train.branches import Branch, Copy, Stretch, compare, grow
-from runner.train.checkpoint import load_optimizer_state
+from runner.train.restoring import clip_as, empty, load_optimizer_state
 from runner.train.snapshots import copied
 from runner.train.state import TrainState
+
+if TYPE_CHECKING:
+    from runner.train.act import Run
 
 
 def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
@@ -32,7 +35,7 @@ def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
     action, alarm = state.owed
     steps = min(int(action.arguments["stretch"]), run.plan.steps - state.step)
     if steps < LEAST_STEPS:
-        made = told(action, f"no probe: branches of {steps} steps say nothing", extra_steps=0)
+        made = action.told(f"no probe: branches of {steps} steps say nothing", extra_steps=0)
     else:
         copy = _copied(action, run)
         branches = _grown(action, copy, steps, state, run, is_over)
@@ -76,13 +79,13 @@ def _with_scores(action: Action, branches: Sequence[Branch], steps: int, repeats
     scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
     compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
     text = f"losses after {repeats} x {steps:,} steps {compared}"
-    return told(action, text, extra_steps=sum(branch.steps for branch in branches), **scores)
+    return action.told(text, extra_steps=sum(branch.steps for branch in branches), **scores)
 
 
 def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainState, run: Run) -> Action:
     """Go on with the rate of the best branch, from where the branches began or from where it ended."""
     if best.factor == 1.0:
-        return told(action, f"{action.message}; the learning rate stays")
+        return action.told(f"{action.message}; the learning rate stays")
     given, before = action.arguments, state.updates_kept
     is_anew, with_branch = bool(given["from_initial"]), bool(given["with_branch"])
     if is_anew:  # averages and detectors begin anew as well
@@ -102,4 +105,4 @@ def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainS
     where = "the winner" if with_branch else "the initial weights" if is_anew else "here"
     text = f"{action.message}; goes on from {where}, learning rate x {best.factor:.3g}"
     lost = max(before - state.updates_kept, 0)
-    return told(action, text, factor=best.factor, lr_scale=state.lr_scale, rewound_steps=lost)
+    return action.told(text, factor=best.factor, lr_scale=state.lr_scale, rewound_steps=lost)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.train.average import WeightAverage
 from runner.train.plan import SnapshotPlan
-from runner.train.state import TrainState
+
+if TYPE_CHECKING:
+    from runner.train.state import TrainState
 
 FOLDER = "snapshots"
 
