@@ -14,6 +14,7 @@ from runner.diagnosis.spikes import Spike, find_spikes, material
 from runner.records import Action, Alarm
 from runner.trends import FEW, median, ratio
 
+OF_THE_RATE = ("divergence", "blow_up", "grad_explosion")  # detectors that ring where steps are too long
 LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
@@ -121,6 +122,11 @@ class Features:
         if self.ending is not None or prior is None or prior <= 0 or shape.count < FEW:
             return False
         return shape.long_low > prior - LEARNED
+
+    @property
+    def warned_of_rate(self) -> bool:
+        """Whether a detector rang that rings where the steps are too long."""
+        return any(alarm.detector in OF_THE_RATE and alarm.severity != "info" for alarm in self.alarms)
 
     @property
     def rises_late(self) -> bool:

@@ -28,7 +28,7 @@ def stuck(f: Features) -> Finding | None:
     if not was_wild and shape.late_fall >= 4:
         return None  # on its way
     score = (0.95 if was_wild else 0.62) if f.never_learned else 0.45
-    if came_back_to_prior(f):
+    if came_back_to_prior(f) or (was_wild and f.warned_of_rate):
         score = 0.62  # it had learned something: the learning rate threw it back
     text = (
         f"the loss ends at {loss_text(shape.end)}; a model that knows only how frequent the targets are has "

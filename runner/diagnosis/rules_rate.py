@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import before_bad_batch, came_back_to_prior
+from runner.diagnosis.features import OF_THE_RATE, before_bad_batch, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
@@ -26,7 +26,6 @@ _AGAIN = 0.025  # of the steps: no healthy run of ours was above its first loss 
 _HARMLESS = 0.9  # fall of the loss, share of the first one
 _PAST_START = 0.25  # of the run
 _LOST = 0.1  # of the gain in held-out loss
-_OF_THE_RATE = ("blow_up", "grad_explosion")  # detectors whose warnings are about a rate, where no batch is to blame
 LARGE_LOG_Z = 50.0  # nats, as detectors/logit_growth has it
 _FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
 _SLIGHT = 0.35  # score of evidence that a run which is fine may have
@@ -45,7 +44,7 @@ def lr_too_high(f: Features) -> Finding | None:
     before = before_bad_batch(f)
     if before is not None and max((entry[0] for entry in _evidence(before)), default=0.0) < _SLIGHT:
         score -= 0.5  # all of it comes after the batch
-    if f.never_learned and not came_back_to_prior(f):
+    if f.never_learned and not came_back_to_prior(f) and not f.warned_of_rate:
         score -= 0.2  # then it is called stuck
     if shape.is_noise:
         score *= 0.4
@@ -249,7 +248,7 @@ def _thrown_up(f: Features) -> Evidence | None:
 
 def _was_alarmed(f: Features) -> Evidence | None:
     loud = {"stop": 0.6, "warn": 0.4}
-    found = [a for a in f.alarms if a.severity == "stop" or (a.severity == "warn" and a.detector in _OF_THE_RATE)]
+    found = [a for a in f.alarms if a.severity == "stop" or (a.severity == "warn" and a.detector in OF_THE_RATE)]
     alarm = max(found, key=lambda alarm: loud[alarm.severity], default=None)
     if alarm is None:
         return None
