@@ -1,5 +1,6 @@
 """Going back to weights of some steps ago: what is kept, what goes back, and that a cut run does the same."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from runner.detectors.non_finite import NonFinite
+from runner.errors import CheckpointError
 from runner.records import Action, StepRecord, to_json
 from runner.remedies.clip import Clip
 from runner.remedies.ladder import Ladder, Rung
@@ -113,6 +115,32 @@ def test_the_ring_keeps_the_latest_and_the_initial_weights_where_they_are_wanted
 def test_files_of_snapshots_go_when_no_checkpoint_names_them(tmp_path: Path) -> None:
     made(tmp_path, Stop(), on_disk=True)
     assert sorted(int(path.stem) for path in tmp_path.glob("snapshots/*")) == [40, 48, 56]
+
+
+def test_a_ring_on_the_disk_is_no_longer_there_than_in_memory(tmp_path: Path) -> None:
+    most = 0
+
+    def count() -> None:
+        nonlocal most
+        most = max(most, len(list(tmp_path.glob("snapshots/*"))))
+
+    rare = {"checkpoint_every": None, "eval_every": None}
+    run = made(tmp_path, Rollback(detectors=BAD), 45, on_disk=True, keeps_initial=True, plan=rare, interrupted=count)
+    assert [given["to_step"] for _, _, given in actions(run)] == [32]
+    assert most == 4, "three, and the initial weights"
+
+
+def test_a_full_disk_is_told_as_the_system_says_it(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))  # as a full disk: a write fails in the middle
+    try:
+        with pytest.raises(
+            CheckpointError, match=r"snapshots.0\.pt: cannot be written \(File too large\)\. Free some space"
+        ):
+            made(tmp_path, Rollback(detectors=BAD), on_disk=True, plan={"checkpoint_every": None, "eval_every": None})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.glob("snapshots/*")) == []
 
 
 def test_a_run_without_such_a_remedy_keeps_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from runner.errors import CheckpointError
 from runner.records import Action, Alarm
 from runner.train.own_average import Average
 from runner.train.restoring import load_optimizer_state
-from runner.train.saved import BEST, FOLDER, FORMAT, LAST, read_checkpoint
+from runner.train.saved import BEST, FOLDER, FORMAT, LAST, read_checkpoint, write_content
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
@@ -80,22 +79,11 @@ class Checkpoints:
             "snapshots": snapshots.state_dict() if snapshots is not None else {},
         }
         self._write(self.folder / name, content)
-        if snapshots is not None and name == LAST:  # the best one may go back to what only an earlier last one names
-            snapshots.clear_disk()
+        if snapshots is not None:
+            snapshots.are_named(anew=name == LAST)  # the best one may go back to what only an earlier last one names
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
-        """Write to a temporary file first, renamed when it is on the disk."""
-        temporary = path.with_suffix(f".tmp{os.getpid()}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise CheckpointError(f"{path}: cannot be written ({error}). Free some space; {_kept(path)}.") from error
+        write_content(path, content)
 
     def resume(
         self,
@@ -166,7 +154,3 @@ class Checkpoints:
 
 def _action(saved: dict[str, Any]) -> Action:
     return Action(**{**saved, "cause": tuple(saved["cause"] or ())})
-
-
-def _kept(path: Path) -> str:
-    return "the earlier one is intact" if path.exists() else "there is no earlier one"

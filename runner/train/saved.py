@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -84,6 +85,30 @@ def load_weights(path: Path, model: nn.Module, *, weights: Weights = "averaged")
         raise MisfitError(path, misfit)
     model.load_state_dict(weights_of(content, weights))
     return int(content["state"]["step"])
+
+
+def write_content(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to a temporary file first, renamed when it is on the disk.
+
+    Raises:
+        CheckpointError: it cannot be written; an earlier one is intact.
+    """
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # torch says where in its code it failed, while it handles what the system says
+        system = error if isinstance(error, OSError) else error.__context__
+        reason = (system.strerror if isinstance(system, OSError) else None) or error
+        left = "the earlier one is intact" if path.exists() else "there is no earlier one"
+        raise CheckpointError(f"{path}: cannot be written ({reason}). Free some space; {left}.") from error
 
 
 def find_misfit(path: Path, model: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.train.average import WeightAverage
 from runner.train.plan import SnapshotPlan
+from runner.train.saved import write_content
 
 if TYPE_CHECKING:
     from runner.train.state import TrainState
@@ -37,6 +38,7 @@ class Snapshots:
         self._plan = plan
         self._folder = directory / FOLDER
         self._kept: dict[int, dict[str, Any]] = {}  # step -> content; {} where that is on the disk
+        self._named: set[int] = set()  # what a checkpoint on the disk may go on with
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -60,11 +62,10 @@ class Snapshots:
             "clipping": state.clipping,
         }
         if self._plan.on_disk:
-            self._write(state.step, content)
+            write_content(self._folder / f"{state.step}.pt", content)
         self._kept[state.step] = {} if self._plan.on_disk else copied(content)
         ring = [step for step in self._kept if step > 0 or not self._plan.keeps_initial]
-        for step in ring[: -self._plan.keep]:
-            del self._kept[step]
+        self._forget(ring[: -self._plan.keep])
 
     def restore(self, step: int, model: nn.Module, average: object = None) -> dict[str, Any]:
         """Give the model and its average what they had after `step` updates; forget what was kept since.
@@ -80,7 +81,7 @@ class Snapshots:
         model.load_state_dict(content["model"])
         if isinstance(average, WeightAverage):
             average.restore(content)
-        self._kept = {kept: value for kept, value in self._kept.items() if kept <= step}
+        self._forget([kept for kept in self._kept if kept > step])
         return {name: copied(content[name]) for name in ("detectors", "clipping", "groups", "updates_kept")}
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
@@ -101,15 +102,24 @@ class Snapshots:
                 continue
             content = content or _read(path)
             if self._plan.on_disk:
-                self._write(step, content)
+                write_content(self._folder / f"{step}.pt", content)
             self._kept[step] = {} if self._plan.on_disk else content
+        self._named = set(self._kept)
 
-    def clear_disk(self) -> None:
-        """Remove the files of those that no checkpoint names any more."""
+    def are_named(self, *, anew: bool) -> None:
+        """Take note that a checkpoint on the disk names those that are kept; `anew` as the only one."""
+        before, self._named = self._named, set(self._kept) | (set() if anew else self._named)
+        self._remove(before - self._named)
+
+    def _forget(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            del self._kept[step]
+        self._remove(set(steps) - self._named)
+
+    def _remove(self, steps: Iterable[int]) -> None:
         if self._plan is not None and self._plan.on_disk:
-            for path in self._folder.glob("*.pt"):
-                if int(path.stem) not in self._kept:
-                    path.unlink(missing_ok=True)
+            for step in steps:
+                (self._folder / f"{step}.pt").unlink(missing_ok=True)
 
     def content(self, step: int) -> dict[str, Any]:
         """Return what is kept of a step; its tensors are not to be written to.
@@ -118,17 +128,6 @@ class Snapshots:
             CheckpointError: it is on the disk and cannot be read.
         """
         return {"clipping": {}, **(self._kept[step] or _read(self._folder / f"{step}.pt"))}
-
-    def _write(self, step: int, content: dict[str, Any]) -> None:
-        path = self._folder / f"{step}.pt"
-        temporary = path.with_suffix(f".tmp{os.getpid()}")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            torch.save(content, temporary)
-            os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise CheckpointError(f"{path}: cannot be written ({error}). Free some space.") from error
 
 
 def copied(value: Any) -> Any:
