@@ -26,6 +26,7 @@ _SERVER.set_forkserver_preload(
         "rich.live",
         "pandas",
         "runner.modes.train",
+        "tests.warm",
     ]
 )
 
