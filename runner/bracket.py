@@ -56,9 +56,9 @@ def upper_bracket(config: Config, experiment: Experiment) -> Bracket | None:
         return Bracket(math.inf, f"{begin} none, the loss curves down at the initial weights")
     lr = config.optimizer.lr / found[EDGE]
     if meter.is_first:
-        what = f"above about {lr:.2g} the first update of {config.optimizer.name} raises the loss"
+        what = f"about {lr:.2g}, above it the first update of {config.optimizer.name} raises the loss"
     else:
-        what = f"above about {lr:.2g} updates are unstable at the start (sharpness at least {found[SHARPNESS]:.3g})"
+        what = f"about {lr:.2g}, above it updates are unstable at the start (sharpness at least {found[SHARPNESS]:.3g})"
     return Bracket(lr, f"{begin} {what}; that is of the initial weights, training changes the sharpness")
 
 

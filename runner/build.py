@@ -43,7 +43,7 @@ _DEFAULT_THREADS = torch.get_num_threads()
 
 
 class Experiment(NamedTuple):
-    """The objects of a run, as `fit` takes them.
+    """The objects of a run.
 
     Attributes:
         schedules: what `fit` applies, by group and hyperparameter.
@@ -64,6 +64,10 @@ class Experiment(NamedTuple):
     meters: Sequence[Meter]
     clipping: Clipping
     initial_weights: InitialWeights | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """Return what `fit` takes of it, by the names of its arguments."""
+        return {k: v for k, v in self._asdict().items() if k not in ("declared", "remarks", "initial_weights")}
 
 
 def find_facts(task: TaskNode, train: Train, resume: Resume, seed: int) -> Facts:

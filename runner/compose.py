@@ -175,6 +175,18 @@ def is_multirun(arguments: list[str]) -> bool:
     return bool(get_args_parser().parse_args(arguments).multirun)
 
 
+@contextmanager
+def composed_once(arguments: list[str]) -> Iterator[None]:
+    """Keep Hydra from composing a page of ours twice: first it only looks for `hydra.mode`, which is not there."""
+    original = Hydra.get_mode
+    if not page_of(arguments) and not any(text.lstrip("+").startswith("hydra.mode=") for text in arguments):
+        Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = original  # type: ignore[method-assign]
+
+
 def options_first(arguments: list[str]) -> list[str]:
     """Return a command line that Hydra can read when options such as `-m` stand between overrides."""
     overrides = list(get_args_parser().parse_intermixed_args(arguments).overrides)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 Severity = Literal["info", "warn", "stop"]
@@ -101,10 +101,10 @@ class Action:
             the product of interventions, and keeps the step. Rewarm lets the learning rate rise anew from almost zero.
             Clip sets the largest gradient norm. Probe tries learning rates on copies, and goes on with the best. Advise
             changes nothing. UpdateWeights goes on as planned.
-        arguments: of ScaleLR `lr_scale` and the `factor` that leads to it; of Rollback these, `to_step`, perhaps
-            `rewarm_steps`, and once carried out `rewound_steps`, the updates that are lost; of Rewarm `rewarm_steps`;
-            of Clip `clip_norm`; of Probe, once carried out, those of ScaleLR or Rollback and `extra_steps`, the updates
-            of the branches.
+        arguments: of ScaleLR `lr_scale`, the `factor` that leads to it, perhaps `recovery_steps` in which it comes back
+            to what it was; of Rollback these, `to_step`, perhaps `rewarm_steps`, and once carried out `rewound_steps`,
+            the updates that are lost; of Rewarm `rewarm_steps`; of Clip `clip_norm`; of Probe, once carried out, those
+            of ScaleLR or Rollback and `extra_steps`, the updates of the branches.
         cause: (detector, step of its alarm).
         message: what it does, for a person; None where the type says it all.
         overrides: of Advise, what to try on the command line.
@@ -118,6 +118,10 @@ class Action:
     cause: tuple[str, int] | None = None
     message: str | None = None
     overrides: tuple[str, ...] | None = None
+
+    def told(self, message: str | None = None, **results: float) -> Action:
+        """Return it with what became of it."""
+        return replace(self, arguments={**self.arguments, **results}, message=message or self.message)
 
 
 Record = StepRecord | EvalRecord | Alarm | Action

@@ -31,6 +31,7 @@ class Watch:
     def __init__(self, detectors: Mapping[str, Detector], remedies: Mapping[str, Remedy]) -> None:
         self.detectors = dict(detectors)
         self.remedies = dict(remedies)
+        self._updates = [(name, detector.update) for name, detector in self.detectors.items()]
         self.needs = frozenset[str]().union(*(detector.needs for detector in self.detectors.values()))
         self.keeps = frozenset[str]().union(*(getattr(remedy, "needs", ()) for remedy in self.remedies.values()))
 
@@ -53,8 +54,8 @@ class Watch:
         """Return the state after the record, and the alarms it sets off, each under its detector's name here."""
         after: WatchState = {}
         alarms: tuple[Alarm, ...] = ()
-        for name, detector in self.detectors.items():
-            after[name], alarm = detector.update(state[name], record)
+        for name, update in self._updates:
+            after[name], alarm = update(state[name], record)
             if alarm is not None:
                 alarms = (*alarms, replace(alarm, detector=name))
         return after, alarms

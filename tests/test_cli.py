@@ -5,9 +5,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra._internal.hydra import Hydra
 
 from tests.conftest import ENVIRONMENT, Program
 from tests.processes import Forked
@@ -98,6 +100,22 @@ def test_the_command_in_result_json_repeats_the_run(program: Program) -> None:
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 20
+
+
+@pytest.mark.parametrize(("overrides", "times"), [([], 1), (["optimizer.lr=0.1", "-m"], 1), (["hydra.mode=RUN"], 2)])
+def test_hydra_composes_a_page_once_unless_the_mode_may_be_in_it(
+    program: Program, monkeypatch: pytest.MonkeyPatch, overrides: list[str], times: int
+) -> None:
+    compose, found = Hydra.compose_config, list[Any]()
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found.append(compose(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    done = program("mode=preview", *overrides)
+    assert done.code == 0, done.err
+    assert len(found) == times
 
 
 def test_argument_and_tag_that_the_page_lacks_need_no_plus(program: Program) -> None:

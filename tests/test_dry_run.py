@@ -44,7 +44,7 @@ def test_dry_run_says_what_the_run_is_and_writes_nothing(program: Program, tmp_p
     assert len([r for r in records if r["kind"] == "eval"]) == 7
     result = json.loads((run.run / "result.json").read_text())
     last = run.run / "checkpoints/last.pt"
-    assert float(words(done, "evaluations")[-3]) * 1000 == pytest.approx(last.stat().st_size, rel=0.05)
+    assert float(words(done, "evaluations")[-3]) * 1000 == pytest.approx(last.stat().st_size, rel=0.1)
     assert result["status"] == "finished"
 
 

@@ -314,8 +314,8 @@ def test_restore_best_says_where_it_goes_or_that_there_is_nothing() -> None:
 def test_changes_count_what_became_of_the_learning_rate() -> None:
     factors = [("ScaleLR", 0.5, 0.5), ("Rollback", 0.5, 0.25), ("ScaleLR", 2.0, 0.5)]
     actions = [Action(1, "r", kind, {"factor": f, "lr_scale": s}) for kind, f, s in factors]  # type: ignore[arg-type]
-    assert changes(actions) == {"cuts": 2, "raises": 1, "rollbacks": 1, "lr_scale": 0.5}
-    assert changes([Action(1, "stop", "Stop")]) == {}
+    assert changes(actions, lr_scale=0.5) == {"cuts": 2, "raises": 1, "rollbacks": 1, "lr_scale": 0.5}
+    assert changes([Action(1, "stop", "Stop")], lr_scale=1.0) == {}
 
 
 @pytest.mark.parametrize(
@@ -325,6 +325,11 @@ def test_changes_count_what_became_of_the_learning_rate() -> None:
             ["remedy=[reduce_lr,stop]"],
             "remedies.reduce_lr.detectors: plateau is not active, so reduce_lr never answers it. "
             "Set detector=[default,plateau].",
+        ),
+        (
+            ["remedy=[stop,advise,restart]"],
+            "remedies.advise: comes after stop, which ends the run first when an alarm is a stop. "
+            "Set remedy=[advise,restart,stop].",
         ),
         (
             [*PLATEAU, "train.early_stop.patience=10"],

@@ -149,7 +149,7 @@ def test_format_is_found_in_the_content(
         ("epoch,loss\n0.1,4\n0.2,3\n", "as the recorded ones are not whole numbers"),
         ("step,loss,lr\n0,4,1\n1,,1\n", "1 empty cell is read as a loss of nan"),
         ("step,loss\n0,2.5\n1,2.4\n2", "the unfinished last row is left out"),
-        ("step,score\n0,2.5\n1,2.4\n", "column 'score' is taken for the loss, as it is the only one"),
+        ("step,objective\n0,2.5\n1,2.4\n", "column 'objective' is taken for the loss, as it is the only one"),
     ],
 )
 def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: str) -> None:
@@ -221,6 +221,8 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             ],
         ),
         ("x.csv", "step,acc,speed\n0,2,3\n1,2,3\n", [NO_NAME + "'step', 'acc', 'speed'. Set source.columns.loss to"]),
+        ("x.csv", "step,val_acc\n0,0.1\n1,0.2\n", [NO_NAME + "'step', 'val_acc'. Set source.columns.loss to"]),
+        ("x.csv", "step,lr\n0,0.1\n1,0.2\n", [NO_NAME + "'step', 'lr'. Set source.columns.loss to"]),
         (
             "x.csv",
             "step,a_loss,b_loss\n0,2,3\n1,2,3\n",

@@ -54,8 +54,8 @@ def test_a_rollback_says_what_it_does() -> None:
 
 
 def test_a_restart_needs_the_initial_weights() -> None:
-    assert Restart().propose(alarm(65), History(snapshots=(20, 40))) is None
-    action = Restart().propose(alarm(65), History(snapshots=(0, 20, 40)))
+    assert Restart(factor=0.1).propose(alarm(65), History(snapshots=(20, 40))) is None
+    action = Restart(factor=0.1).propose(alarm(65), History(snapshots=(0, 20, 40)))
     assert action is not None
     assert (action.type, action.arguments["to_step"], action.arguments["lr_scale"]) == ("Rollback", 0, 0.1)
     assert Restart.needs == {"initial"}
@@ -134,7 +134,7 @@ def test_advice_does_not_keep_the_next_remedy_from_acting() -> None:
 def ladder(**options: Any) -> Ladder:
     rungs = {
         "halve": Rung(remedy=Rollback(), attempts=2),
-        "tenth": Rung(remedy=Restart(), attempts=1),
+        "tenth": Rung(remedy=Restart(factor=0.1), attempts=1),
         "stop": Rung(remedy=Stop(), attempts=1),
     }
     return Ladder(rungs=rungs, **options)

@@ -1,5 +1,6 @@
 """Going back to weights of some steps ago: what is kept, what goes back, and that a cut run does the same."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from runner.remedies.restart import Restart
 from runner.remedies.rollback import Rollback
 from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
-from runner.train.clipping import Fixed
+from runner.train.clipping import Clipping, Fixed, Percentile, ZClip
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
 from runner.watch import Watch
@@ -76,6 +77,33 @@ def test_weights_of_some_steps_ago_come_back_with_an_empty_optimizer(tmp_path: P
     assert [record.step for record in run.of(StepRecord)] == list(range(31)), "no step twice"
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ZClip(warmup=12), ZClip, lambda: Percentile(calibration=12), Percentile],
+    ids=["zclip", "zclip in its warmup", "percentile", "percentile in its calibration"],
+)
+def test_what_clipping_follows_goes_back_with_the_weights(
+    tmp_path: Path, make: Callable[[], Clipping], on_disk: bool
+) -> None:
+    def followed(name: str, remedy: Remedy, *poisoned: int, until: int) -> list[Any]:
+        steps, clipping, plan = iter(range(1, 61)), make(), {"checkpoint_every": None, "eval_every": None}
+        options: dict[str, Any] = {"on_disk": on_disk, "plan": plan, "clipping": clipping}
+        made(tmp_path / name, remedy, *poisoned, interrupted=lambda: "a" if next(steps) == until else None, **options)
+        state = clipping.state_dict().values()
+        return [torch.as_tensor(value).nan_to_num(-1.0).tolist() for value in state if value is not None]
+
+    assert followed("back", Rollback(detectors=BAD), 30, until=31) == followed("then", Stop(), until=16)
+
+
+def test_a_norm_that_a_remedy_has_set_does_not_go_back_with_the_weights(tmp_path: Path) -> None:
+    clip, clipping, plan = Clip(detectors=BAD, norm=0.5, max_times=1), Fixed(clip_norm=9.0), {"eval_every": None}
+    rungs = {"clip": Rung(remedy=clip, attempts=1), "back": Rung(remedy=Rollback(detectors=BAD), attempts=1)}
+    run = made(tmp_path, Ladder(rungs=rungs), 20, plan=plan, clipping=clipping)
+    assert [(action.type, action.step) for action in run.of(Action)] == [("Clip", 20), ("Rollback", 21)]
+    assert clipping.most == 0.5
+
+
 def test_the_ring_keeps_the_latest_and_the_initial_weights_where_they_are_wanted(tmp_path: Path) -> None:
     for keeps_initial, kept in ((False, [40, 48, 56]), (True, [0, 40, 48, 56])):
         made(tmp_path, Stop(), keeps_initial=keeps_initial)
@@ -95,7 +123,7 @@ def test_a_run_without_such_a_remedy_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_a_restart_begins_with_the_initial_weights_and_a_rising_rate(tmp_path: Path) -> None:
-    run = made(tmp_path, Restart(detectors=BAD, rewarm=4), 30, keeps_initial=True)
+    run = made(tmp_path, Restart(detectors=BAD, factor=0.1, rewarm=4), 30, keeps_initial=True)
     assert actions(run)[0][2]["to_step"] == 0
     scales = [record.lr_scale for record in run.of(StepRecord)[30:37]]
     assert scales == pytest.approx([1.0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
@@ -138,7 +166,7 @@ def test_a_clip_holds_from_the_next_step_on(tmp_path: Path) -> None:
 LADDER = Ladder(
     rungs={
         "halve": Rung(remedy=Rollback(detectors=BAD, rewarm=3), attempts=2),
-        "tenth": Rung(remedy=Restart(detectors=BAD, rewarm=3), attempts=1),
+        "tenth": Rung(remedy=Restart(detectors=BAD, factor=0.1, rewarm=3), attempts=1),
         "skip": Rung(remedy=SkipUpdate(detectors=BAD), attempts=2),
     }
 )

@@ -17,6 +17,7 @@ from runner.signatures import filled_in, hints_of, locate
 from runner.wording import Findings
 
 DEFAULT = "default"
+STOP = "runner.remedies.stop.Stop"
 """option that stands for the default detectors"""
 
 
@@ -73,6 +74,20 @@ def deaf_remedy(config: Config) -> str:
                 f"Set detector=[{','.join(_in_short([*active, *missing]))}]."
             )
     return ""
+
+
+def after_stop(config: Config) -> str:
+    """Say that a remedy is asked only after one that has ended the run."""
+    names = list(config.remedies)
+    ends = next((i for i, name in enumerate(names) if config.remedies[name].target == STOP), len(names))
+    if ends >= len(names) - 1:
+        return ""
+    later, first = names[ends + 1 :], names[:ends]
+    asked = ",".join([*first, *later, names[ends]])
+    return (
+        f"remedies.{later[0]}: comes after {names[ends]}, which ends the run first when an alarm is a stop. "
+        f"Set remedy=[{asked}]."
+    )
 
 
 def _in_short(names: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
@@ -98,6 +99,7 @@ class BlowUp:
         self.grace = grace
         self.repeat = repeat
         self._log_factor = math.log(start_factor)
+        self._new = 1 - smoothing
 
     def init(self) -> State:
         """Return the state before the first record."""
@@ -105,9 +107,9 @@ class BlowUp:
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm of severity "warn" when the loss has blown up."""
-        loss = 0.0 if isinstance(record, EvalRecord) else record.loss
-        if isinstance(record, EvalRecord) or not abs(loss) < math.inf:
+        if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
+        loss, keep, new = record.loss, self.smoothing, self._new
         steps, first, start, average, weight, best, best_steps, above, latest, falls, quick = state
         level = math.log(loss) if loss > 0 else latest
         if not steps:
@@ -115,25 +117,24 @@ class BlowUp:
         steps += 1
         if steps <= 3:
             start = max(start, level) if steps > 1 else level
-        keep = self.smoothing
-        average, weight = keep * average + (1 - keep) * loss, keep * weight + (1 - keep)
+        average, weight = keep * average + new * loss, keep * weight + new
         falls *= 0.98
         if level < latest:
             falls += 0.02 * (latest - level)
         quick += _QUICK * (level - quick)
         smooth = average / weight
         far = False
-        if smooth > best or quick > start + self._log_factor:  # half of the steps
+        if smooth > best + self.margin * abs(first) or quick > start + self._log_factor:  # else it cannot be far
             j = min(2 * falls / (1 - 0.98**steps if steps < 300 else 1), 100.0)
             high = min(quick, level, latest) - start - self._log_factor - self.start_noise * j  # no single batch
             far = steps > 3 and high > (0 if steps > self.grace else _CATAPULT)
             far = far or (steps > self.grace and smooth > self._bound(first, best, j / math.sqrt(best_steps)))
         if smooth < best:
-            best, best_steps = smooth, min(steps, 10)
+            best, best_steps = smooth, steps if steps < 10 else 10
         above = above + 1 if far else 0
         if above == 1 and record.clipped:  # clipping bounds the growth
             above -= _CLIPPED_STEPS
-        after = State(steps, first, start, average, weight, best, best_steps, above, level, falls, quick)
+        after = made(State, (steps, first, start, average, weight, best, best_steps, above, level, falls, quick))
         if above < self.patience or (above - self.patience) % self.repeat:
             return after, None
         return after, self._alarm(state, record, math.exp(min(quick, 700.0)) if loss > 0 else smooth, above)

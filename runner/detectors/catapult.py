@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt
@@ -77,7 +78,7 @@ class Catapult:
         if state.is_over or isinstance(record, EvalRecord):
             return state, None
         loss, steps = record.loss, state.steps + 1
-        if not abs(loss) < float("inf") or steps > 2 * self.early_steps + 4 * self.in_a_row:
+        if not abs(loss) < math.inf or steps > 2 * self.early_steps + 4 * self.in_a_row:
             return state._replace(is_over=True), None
         first = state.first if state.steps else loss
         peak = (state.peak, state.peak_step, state.peak_norm)

@@ -7,6 +7,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import at, with_lr
 from runner.durations import ClipNorm, TotalSteps, WarmupSteps
 from runner.records import Alarm, EvalRecord, StepRecord
@@ -63,11 +64,15 @@ class ClipSaturation:
         """Return the next state, and an alarm of severity "info" when most gradients are clipped."""
         if isinstance(record, EvalRecord) or record.clipped is None or record.step < self.begin:
             return state, None
-        marks = (state.marks << 1 | record.clipped) & self._mask
-        steps = min(state.steps + 1, self.window)
-        share = marks.bit_count() / self.window
-        if steps < self.window or share <= self.fraction or state.is_told:
-            return State(marks, steps, state.is_told and 2 * share > self.fraction), None
+        (marks, steps, is_told), window = state, self.window
+        if steps < window:
+            steps += 1
+        elif not marks and not record.clipped and not is_told:
+            return state, None
+        marks = (marks << 1 | record.clipped) & self._mask
+        share = marks.bit_count() / window
+        if steps < window or share <= self.fraction or is_told:
+            return made(State, (marks, steps, is_told and 2 * share > self.fraction)), None
         evidence = with_lr(record, fraction=share, window=self.window, grad_norm=record.grad_norm)
         norm = f" at {self.clip_norm:g}" if self.clip_norm is not None else ""
         message = (

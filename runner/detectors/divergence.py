@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
@@ -79,6 +80,7 @@ class Divergence:
         self.late_patience = late_patience
         self.late_factor = late_factor
         self.smoothing = smoothing
+        self._new = 1 - smoothing
 
     def init(self) -> State:
         """Return the state before the first record."""
@@ -86,20 +88,20 @@ class Divergence:
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
         """Return the next state, and an alarm of severity "stop" when the loss has diverged."""
-        if isinstance(record, EvalRecord) or not abs(record.loss) < float("inf"):
+        if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
-        loss, old = record.loss, self.smoothing
+        loss, old, new = record.loss, self.smoothing, self._new
         steps, first, start, average, weight, best, best_steps, latest, jitter, blown_up_steps, above_steps = state
         level = math.log(loss) if loss > 0 else None
         change = abs(level - latest) if level is not None and latest is not None else 0.0
-        average, weight = old * average + (1 - old) * loss, old * weight + (1 - old)
-        jitter = old * jitter + (1 - old) * change
+        average, weight = old * average + new * loss, old * weight + new
+        jitter = old * jitter + new * change
         smooth = average / weight
         if not steps:
             first = loss
         steps += 1
         if smooth < best:
-            best, best_steps = smooth, min(steps, 50)
+            best, best_steps = smooth, steps if steps < 50 else 50
         if steps <= self.late_patience + 1:
             start = max(first, smooth)
         blown_up = above_start = False
@@ -109,8 +111,8 @@ class Divergence:
             above_start = smooth - start > (self.late_factor * math.exp(noise) - 1) * abs(start)
         blown_up_steps = blown_up_steps + 1 if blown_up else 0
         above_steps = above_steps + 1 if above_start else 0
-        state = State(
-            steps, first, start, average, weight, best, best_steps, level, jitter, blown_up_steps, above_steps
+        state = made(
+            State, (steps, first, start, average, weight, best, best_steps, level, jitter, blown_up_steps, above_steps)
         )
         if blown_up_steps < self.patience and above_steps < self.late_patience:
             return state, None

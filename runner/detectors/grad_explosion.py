@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import CLIPPED, at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 _CHUNK = 16  # copying many numbers at each step would cost more than all the rest
+_HALF = _CHUNK // 2
 
 
 class State(NamedTuple):
     """The latest norms and what they are measured by.
 
     Attributes:
-        chunks: the window in full chunks, the oldest first; the norm to be judged is not among them.
+        chunks: the window in full chunks, the oldest first and each sorted; the norm to be judged is not among them.
         chunk: norms that come after it.
-        median: of the window; 0.0 before there are enough.
+        floor: what the median of the window is not below; 0.0 before there are enough.
         first: first loss.
         level: running average of the loss over 50 steps, those with too large a norm left out.
         loss: running average over 5 steps, all of them.
@@ -30,7 +33,7 @@ class State(NamedTuple):
 
     chunks: tuple[tuple[float, ...], ...] = ()
     chunk: tuple[float, ...] = ()
-    median: float = 0.0
+    floor: float = 0.0
     first: float = 0.0
     level: float = 0.0
     loss: float = 0.0
@@ -41,7 +44,8 @@ class State(NamedTuple):
 class GradExplosion:
     """Alarm when the gradient norm is `factor` times its median in `count` of the last `within` steps, and it hurts.
 
-    The median is that of the last `window` norms, made anew every 16 steps, the tested one not among them. It hurts
+    The median is that of the last `window` norms, made anew every 16 steps, the tested one not among them; nor was any
+    of them as large, for where batches are small, norms of ten times the median come again and again. It hurts
     when the loss (average over 5 steps) has risen above its level before (over 50 steps) by `loss_back` of what the
     run had gained since the first loss, and by 5%: the norm also grows tenfold when a run leaves its first plateau,
     at the edge of stability, and at a batch that a model does not fit which fits all others.
@@ -89,11 +93,12 @@ class GradExplosion:
         """Return the next state, and an alarm of severity "warn" when an explosion begins."""
         if isinstance(record, EvalRecord) or not (record.grad_norm < math.inf and abs(record.loss) < math.inf):
             return state, None
-        norm, (chunks, chunk, median, first, level, loss, marks, is_told) = record.grad_norm, state
-        is_large = 0 < self.factor * median < norm
+        newest, norm = record.loss, record.grad_norm
+        chunks, chunk, floor, first, level, loss, marks, is_told = state
+        is_large = 0 < self.factor * floor < norm and self._is_large(chunks, norm)
         if not chunks and not chunk:
-            first = level = loss = record.loss
-        loss += 0.2 * (record.loss - loss)
+            first = level = loss = newest
+        loss += 0.2 * (newest - loss)
         alarm = None
         if is_large or marks:
             marks = (marks << 1 | is_large) & self._mask
@@ -102,25 +107,28 @@ class GradExplosion:
             if hurts and not is_told and marks.bit_count() >= self.count:
                 alarm, is_told = self._alarm(state, record, marks.bit_count(), loss), True
         if not is_large:
-            level += 0.02 * (record.loss - level)
+            level += 0.02 * (newest - level)
         chunk = (*chunk, norm)
         if len(chunk) == _CHUNK:
-            chunks, chunk = (*chunks, chunk)[-(self.window // _CHUNK) :], ()
+            chunks, chunk = (*chunks, tuple(sorted(chunk)))[-(self.window // _CHUNK) :], ()
             if 2 * len(chunks) * _CHUNK >= self.window:
-                ordered = _ordered(chunks)
-                median = ordered[len(ordered) // 2]
-        return State(chunks, chunk, median, first, level, loss, marks, is_told), alarm
+                floor = min([full[_HALF] for full in chunks])  # no chunk has its median below it
+        return made(State, (chunks, chunk, floor, first, level, loss, marks, is_told)), alarm
+
+    def _is_large(self, chunks: tuple[tuple[float, ...], ...], norm: float) -> bool:
+        is_highest = sum([full[-1] >= norm for full in chunks]) < 2
+        return is_highest and norm > self.factor * _ordered(chunks)[len(chunks) * _HALF]
 
     def _alarm(self, state: State, record: StepRecord, count: int, loss: float) -> Alarm:
         ordered = _ordered(state.chunks)
-        p90 = ordered[len(ordered) * 9 // 10]
+        median, p90 = ordered[len(ordered) // 2], ordered[len(ordered) * 9 // 10]
         evidence = with_lr(
-            record, grad_norm=record.grad_norm, median=state.median, p90=p90, count=count, within=self.within,
+            record, grad_norm=record.grad_norm, median=median, p90=p90, count=count, within=self.within,
             loss=loss, loss_before=state.level,
         )  # fmt: skip
         message = (
-            f"gradient norm {record.grad_norm:.4g} {at(record)} is {record.grad_norm / state.median:.3g} times its "
-            f"median {state.median:.4g}, {count} such steps of the last {self.within}, and the loss "
+            f"gradient norm {record.grad_norm:.4g} {at(record)} is {record.grad_norm / median:.3g} times its "
+            f"median {median:.4g}, {count} such steps of the last {self.within}, and the loss "
             f"has risen from {state.level:.4g} to {loss:.4g}"
             f"{CLIPPED if record.clipped else ''}"
         )
@@ -128,4 +136,4 @@ class GradExplosion:
 
 
 def _ordered(chunks: tuple[tuple[float, ...], ...]) -> list[float]:
-    return sorted(norm for chunk in chunks for norm in chunk)
+    return sorted(chain.from_iterable(chunks))  # joins what is sorted already

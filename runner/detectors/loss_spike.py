@@ -9,10 +9,12 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import CLIPPED, at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 _CHUNK = 16  # copying many numbers at each step would cost more than all the rest
+_PLACES = [place - (_CHUNK - 1) / 2 for place in range(_CHUNK)]
 
 
 class State(NamedTuple):
@@ -20,6 +22,7 @@ class State(NamedTuple):
 
     Attributes:
         chunks: full chunks, the oldest first.
+        moments: (mean, sum of (place - middle) (value - mean), sum of (value - mean)^2) of each of them.
         chunk: the one that grows.
         level: where the line is at the first value of this chunk.
         slope: of the line, a step.
@@ -31,6 +34,7 @@ class State(NamedTuple):
     """
 
     chunks: tuple[tuple[float, ...], ...] = ()
+    moments: tuple[tuple[float, float, float], ...] = ()
     chunk: tuple[float, ...] = ()
     level: float = 0.0
     slope: float = 0.0
@@ -78,7 +82,8 @@ class LossSpike:
     model which knows all others by heart is no spike).
     Further spikes within `calm_steps` steps belong to the first one.
     It is a warning when it is `grave` times what the loss had fallen, which throws the run back to its start, and its
-    gradient was not clipped; others are told as info, for healthy runs have them and come back.
+    gradient was not clipped; and of those whose gradient was, where a loss that had fallen by half is twice its start.
+    Others are told as info, for healthy runs have them and come back.
     A learning rate that more than doubles in one step (a restart of the schedule) begins a new window.
 
     Args:
@@ -131,14 +136,15 @@ class LossSpike:
         """Return the next state, and an alarm at the first spike of an episode."""
         if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
-        if state.is_log and record.loss <= 0:
-            if record.loss == 0:  # a batch known by heart, in the precision of the loss
+        loss, lr = record.loss, record.lr
+        if state.is_log and loss <= 0:
+            if loss == 0:  # a batch known by heart, in the precision of the loss
                 return state, None
             state = State(is_log=False)
-        elif record.lr > 2 * state.lr > 0:
+        elif lr > 2 * state.lr > 0:
             state = State(start=state.start, is_log=state.is_log)
-        chunks, chunk, level, slope, limit, start, calm_left, _, is_log = state
-        y, alarm = math.log(record.loss) if is_log else record.loss, None
+        chunks, moments, chunk, level, slope, limit, start, calm_left, _, is_log = state
+        y, alarm = math.log(loss) if is_log else loss, None
         if calm_left:
             calm_left -= 1
         if y - level - slope * len(chunk) > limit:
@@ -147,22 +153,16 @@ class LossSpike:
                 calm_left, alarm = self.calm_steps, None if state.calm_left else alarm
         chunk = (*chunk, y)
         if len(chunk) == _CHUNK:
-            chunks, chunk = (*chunks, chunk)[-(self.window // _CHUNK) :], ()
+            most = self.window // _CHUNK
+            chunks, moments, chunk = (*chunks, chunk)[-most:], (*moments, _moments(chunk))[-most:], ()
             if len(chunks) * _CHUNK >= self.least:
-                level, slope, limit, start = self._line(chunks, start, is_log=is_log)
-        return State(chunks, chunk, level, slope, limit, start, calm_left, record.lr, is_log), alarm
-
-    def _line(
-        self, chunks: tuple[tuple[float, ...], ...], start: float | None, *, is_log: bool
-    ) -> tuple[float, float, float, float]:
-        """Return level, slope and limit for the next chunk, and the mean of the first window."""
-        values = [y for chunk in chunks for y in chunk]
-        line = Line.through(values)
-        if start is None:
-            start = sum(map(math.exp, values) if is_log else values) / len(values)
-        # values are judged exactly when they come this close
-        rise = self._log_rise if is_log else self.rise * abs(line.next)
-        return line.next, line.slope, max(0.7 * self.z * line.spread, 0.7 * rise), start
+                level, slope, spread = _line(moments)
+                # values are judged exactly when they come this close
+                limit = 0.7 * max(self.z * spread, self._log_rise if is_log else self.rise * abs(level))
+                if start is None:
+                    values = [math.exp(y) if is_log else y for chunk in chunks for y in chunk]
+                    start = sum(values) / len(values)
+        return made(State, (chunks, moments, chunk, level, slope, limit, start, calm_left, lr, is_log)), alarm
 
     def _judge(self, state: State, y: float, record: StepRecord) -> Alarm | None:
         values = [*(y for chunk in state.chunks for y in chunk), *state.chunk]
@@ -174,7 +174,9 @@ class LossSpike:
         gain = state.start - predicted if state.start is not None else 0.0
         if record.loss - predicted <= max(self.rise * abs(predicted), self.share_of_gain * gain):
             return None
-        is_grave = not record.clipped and record.loss - predicted > self.grave * gain
+        start = state.start or 0.0
+        is_held = record.clipped and not (record.loss > 2 * start and predicted < start / 2)
+        is_grave = not is_held and record.loss - predicted > self.grave * gain
         evidence = with_lr(
             record, loss=record.loss, predicted=predicted, z=above / spread, spread=spread, window=len(values)
         )
@@ -183,3 +185,24 @@ class LossSpike:
             f"{predicted:.4g}{CLIPPED if record.clipped else ''}"
         )
         return Alarm(record.step, "loss_spike", "warn" if is_grave else "info", evidence, message)
+
+
+def _moments(chunk: tuple[float, ...]) -> tuple[float, float, float]:
+    mean = sum(chunk) / _CHUNK
+    away = [y - mean for y in chunk]
+    return mean, sum(map(mul, _PLACES, away)), sum(map(mul, away, away))
+
+
+def _line(moments: tuple[tuple[float, float, float], ...]) -> tuple[float, float, float]:
+    """Return the line through full chunks as `Line` does, made of their moments: next value, slope, spread."""
+    count = len(moments) * _CHUNK
+    mean, width = sum(moment[0] for moment in moments) / len(moments), count * (count * count - 1) / 12
+    along = across = 0.0
+    place = (_CHUNK - count) / 2  # middle of a chunk
+    for middle, within_along, within_across in moments:
+        away = middle - mean
+        along += within_along + _CHUNK * place * away
+        across += within_across + _CHUNK * away * away
+        place += _CHUNK
+    slope = along / width
+    return mean + slope * (count + 1) / 2, slope, max(math.sqrt(max(across - slope * along, 0.0) / (count - 2)), 1e-9)

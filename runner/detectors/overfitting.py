@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.records import Alarm, EvalRecord, StepRecord
 
 
@@ -88,7 +89,8 @@ class Overfitting:
         if isinstance(record, StepRecord):
             if not abs(record.loss) < math.inf:
                 return state, None
-            return State(state.loss_sum + record.loss, state.steps + 1, state.evals), None
+            loss_sum, steps, of_evals = state
+            return made(State, (loss_sum + record.loss, steps + 1, of_evals)), None
         value = record.metrics.get("loss") if record.split == "val" else None
         if value is None or not abs(value) < math.inf or not state.steps:
             return state, None

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import at, with_lr
 from runner.durations import PriorEntropy, Steps
 from runner.records import Alarm, EvalRecord, Severity, StepRecord
@@ -69,21 +70,22 @@ class StuckAtPrior:
         prior = self.prior_entropy
         if prior is None or record.step <= self.begin - 2 * self.window or isinstance(record, EvalRecord):
             return state, None
-        taken, total, loss = state.taken + 1, state.total + record.loss, record.loss
-        squares = state.squares + loss * loss
+        loss = record.loss
+        taken, total, squares, blocks, is_told, is_warned = state
+        taken, total, squares = taken + 1, total + loss, squares + loss * loss
         if taken < self.window:
-            return State(taken, total, squares, *state[3:]), None
+            return made(State, (taken, total, squares, blocks, is_told, is_warned)), None
         mean = total / taken
         away, allowed = abs(mean - prior), self.tolerance * prior
         error = math.sqrt(max(squares / taken - mean * mean, 0.0) / taken)
         if not (away < allowed and 2 * error < allowed):
             is_near = away < 2 * allowed
-            return State(is_told=state.is_told and is_near, is_warned=state.is_warned and is_near), None
+            return State(is_told=is_told and is_near, is_warned=is_warned and is_near), None
         is_sure = record.step > self.sure - 2
-        is_found = state.blocks >= 1 and not (state.is_warned if is_sure else state.is_told)
+        is_found = blocks >= 1 and not (is_warned if is_sure else is_told)
         alarm = self._alarm(record, mean, prior, "warn" if is_sure else "info") if is_found else None
-        is_warned = state.is_warned or (is_found and is_sure)
-        return State(blocks=state.blocks + 1, is_told=state.is_told or is_found, is_warned=is_warned), alarm
+        is_warned = is_warned or (is_found and is_sure)
+        return State(blocks=blocks + 1, is_told=is_told or is_found, is_warned=is_warned), alarm
 
     def _alarm(self, record: StepRecord, mean: float, prior: float, severity: Severity) -> Alarm:
         evidence = with_lr(record, mean=mean, prior_entropy=prior, window=self.window, tolerance=self.tolerance)

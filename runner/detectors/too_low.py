@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from annotated_types import Ge, Gt, Lt
 from pydantic import validate_call
 
+from runner.detectors.protocol import made
 from runner.detectors.told import with_lr
 from runner.durations import TotalSteps
 from runner.records import Alarm, EvalRecord, StepRecord
@@ -85,15 +86,15 @@ class TooLow:
         path, clipped, taken, total, squares, at, blocks = state
         if isinstance(record, EvalRecord) or len(blocks) == len(self.begins):
             return state, None
+        loss = record.loss
         path += record.lr
         if record.clipped:
             clipped += 1
-        if record.step < self.begins[len(blocks)] or not abs(record.loss) < math.inf:
-            return State(path, clipped, taken, total, squares, at, blocks), None
-        loss = record.loss
+        if record.step < self.begins[len(blocks)] or not abs(loss) < math.inf:
+            return made(State, (path, clipped, taken, total, squares, at, blocks)), None
         taken, total, squares, at = taken + 1, total + loss, squares + loss * loss, at + path
         if taken < self.length:
-            return State(path, clipped, taken, total, squares, at, blocks), None
+            return made(State, (path, clipped, taken, total, squares, at, blocks)), None
         mean = total / taken
         variance = max(squares / taken - mean * mean, 0.0) / (taken - 1)
         state = State(path, clipped, blocks=(*blocks, (mean, variance, at / taken)))

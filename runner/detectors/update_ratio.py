@@ -81,9 +81,9 @@ class UpdateRatio:
         if isinstance(record, EvalRecord):
             return state, None
         lr = max(record.lrs.values()) if record.lrs else record.lr
-        state = state._replace(
-            first_loss=record.loss if record.step == 0 else state.first_loss, highest_lr=max(state.highest_lr, lr)
-        )
+        if record.step == 0 or lr > state.highest_lr:
+            first_loss = record.loss if record.step == 0 else state.first_loss
+            state = state._replace(first_loss=first_loss, highest_lr=max(state.highest_lr, lr))
         signals = record.signals or {}
         if LARGEST not in signals or MEDIAN not in signals or SMALLEST not in signals:
             return state, None

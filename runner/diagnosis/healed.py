@@ -14,12 +14,14 @@ _FINE = ("healthy", "plateau", "lr_too_low", "cannot_tell")  # of what followed:
 
 
 def last_cure(curve: Curve) -> Action | None:
-    """Return the last action that went back, or that changed the learning rate on an alarm to stop."""
+    """Return the last action that went back, or changed the learning rate on an alarm to stop or by a probe."""
     loud = {(alarm.detector, alarm.step) for alarm in curve.alarms if alarm.severity == "stop"}
     cures = [
         action
         for action in curve.actions
-        if action.type == "Rollback" or (action.type in ("ScaleLR", "Probe") and action.cause in loud)
+        if action.type == "Rollback"
+        or (action.type == "ScaleLR" and action.cause in loud)
+        or (action.type == "Probe" and action.arguments.get("factor", 1.0) < 1.0)
     ]
     return cures[-1] if cures else None
 
@@ -47,7 +49,7 @@ def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnos
     summary = f"healed: {did}, and the loss went on from {number(curve.losses[0], 3)} at the start to {number(end, 3)}"
     scale, lr = cure.arguments.get("lr_scale"), curve.known.lr
     hints: tuple[Suggestion, ...] = found.suggestions
-    if scale is not None and lr is not None:
+    if scale is not None and lr is not None and "recovery_steps" not in cure.arguments:
         rate = f"{curve.known.lr_key}={number(lr * scale, 2)}"
         hints = (Suggestion((rate,), "start at the learning rate that the remedy ended at"),)
     share = max(found.confidence, 0.5) if found.cause == "healthy" else 0.6

@@ -104,7 +104,8 @@ def _try(config: Config, warmup_steps: int, seed: int, *, steps: int, clip_norm:
     warmup = {"_target_": _LINEAR, "duration": warmup_steps} if warmup_steps else {"_target_": _WITHOUT}
     train = config.train.model_copy(update={"clip_norm": clip_norm})
     page = config.model_copy(update={"warmup": Node.model_validate(warmup), "seed": seed, "train": train})
-    experiment, losses, norms = build(page), list[float](), list[float]()
+    losses, norms, experiment = list[float](), list[float](), build(page)
+    watch = Watch(experiment.watch.detectors, {"stop": Stop()})
     alarms: list[str] = []
 
     def on_record(record: Record) -> None:
@@ -115,16 +116,9 @@ def _try(config: Config, warmup_steps: int, seed: int, *, steps: int, clip_norm:
             alarms.append(f"{record.detector}: {record.message}")
 
     state = fit(
-        experiment.task,
-        experiment.model,
-        experiment.optimizer,
-        experiment.schedules,
-        plan=trial_plan(experiment.plan),
-        watch=Watch(experiment.watch.detectors, {"stop": Stop()}),
+        **experiment._replace(plan=trial_plan(experiment.plan), watch=watch).parts(),
         checkpoints=WeighedCheckpoints(Path(os.devnull)),
         on_record=on_record,
-        meters=experiment.meters,
-        clipping=experiment.clipping,
         interrupted=lambda: "the end of the trial" if len(losses) >= steps else None,
     )
     return Trial(warmup_steps, seed, tuple(losses), tuple(norms), tuple(alarms), state.status == "diverged")

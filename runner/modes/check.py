@@ -124,16 +124,9 @@ def _try(config: Config, experiment: Experiment, steps: int) -> Trial:
     watch = Stopwatch(steps, watch_every=plan.watch_every)
     losses: list[float] = []
     state = fit(
-        task,
-        model,
-        experiment.optimizer,
-        experiment.schedules,
-        plan=trial_plan(plan),
-        watch=experiment.watch,
+        **experiment._replace(plan=trial_plan(plan)).parts(),
         checkpoints=checkpoints,
         on_record=lambda record: losses.append(record.loss) if isinstance(record, StepRecord) else None,
-        meters=experiment.meters,
-        clipping=experiment.clipping,
         interrupted=watch,
     )
     evaluation = first = 0.0

@@ -101,16 +101,9 @@ def _train(
 
         try:
             state = fit(
-                experiment.task,
-                experiment.model,
-                experiment.optimizer,
-                experiment.schedules,
-                plan=experiment.plan,
-                watch=experiment.watch,
+                **experiment.parts(),
                 checkpoints=checkpoints,
                 on_record=on_record,
-                meters=experiment.meters,
-                clipping=experiment.clipping,
                 interrupted=lambda: signal.name if (signal := received()) is not None else None,
             )
         except BaseException as error:
@@ -211,7 +204,7 @@ def _final_result(result: RunResult, state: TrainState, seconds: float, signal: 
         alarms=state.alarms,
         actions=len(state.actions),
         interventions=tally(state.actions, steps=state.step, planned_steps=result.planned_steps),
-        learning_rate={**result.learning_rate, **changes(state.actions)},
+        learning_rate={**result.learning_rate, **changes(state.actions, lr_scale=state.lr_scale_now)},
         stopped_by=asdict(state.alarm) if state.alarm is not None else None,
         seconds=seconds,
         signal=signal,

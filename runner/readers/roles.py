@@ -30,6 +30,10 @@ _TRAIN = {"train", "training", "tr", "trn", "trainer", "metrics", "log", "logs",
 _LOSS = {"loss", "losses", "trainloss", "lossval", "lossvalue", "nll", "ce", "xent", "crossentropy", "perplexityloss"}
 _PLAIN = {"step", "batch", "iter", "total", "value", "avg", "mean", "running", "current"}
 _AFTER = {"clipped", "after", "post", "clip", "scale", "scaled", "nominal", "multiplier", "ratio"}
+_NO_LOSS = {
+    *("acc", "accuracy", "auc", "auroc", "f", "score", "precision", "recall", "bleu", "rouge", "iou", "miou", "map"),
+    *("reward", "return", "r", "time", "seconds", "sec", "ms", "throughput", "speed", "memory", "epoch", "epochs"),
+}
 
 
 class Roles(NamedTuple):
@@ -123,7 +127,7 @@ def _loss(
     best = [name for name, rank in ranked.items() if rank == min(ranked.values())]
     if len(best) == 1:
         return best[0]
-    if not best and len(others) == 1:
+    if not best and len(others) == 1 and not _is_something_else(others[0]):
         notes.append(f"column {others[0]!r} is taken for the loss, as it is the only one")
         return others[0]
     got = f"got {where + ' with ' if where else ''}{listed(names) or 'none'}"
@@ -132,6 +136,10 @@ def _loss(
         raise ConfigError([Problem(f"{KEY}.loss", rule, f"Set {KEY}.loss={_spelled(best[0])}")])
     rule = f"must name the column with the training loss, as no name says it, {got}"
     raise ConfigError([Problem(f"{KEY}.loss", rule, f"Set {KEY}.loss to one of them")])
+
+
+def _is_something_else(name: str) -> bool:
+    return bool(_NO_LOSS & set(_words(name))) or _lr_rank(name) is not None or _norm_rank(name) is not None
 
 
 def _spelled(name: str) -> str:

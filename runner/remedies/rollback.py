@@ -49,9 +49,17 @@ class Rollback(ReduceLR):
 
     def propose(self, alarm: Alarm, history: History) -> Action | None:
         """Return a Rollback, or None when nothing is left to cut or no weights are kept."""
-        cut = super().propose(alarm, history)
-        to_step = before_the_trouble(alarm, history.snapshots)
-        return None if cut is None or to_step is None else going_back(cut, to_step, rewarm=self.rewarm)
+        cut, to_step = super().propose(alarm, history), self._to_step(alarm, history.snapshots)
+        if cut is None or to_step is None:
+            return None
+        which = f"weights of step {to_step:,}" if to_step else "initial weights"
+        rising = f", rising over {self.rewarm:,} steps" if self.rewarm else ""
+        arguments = {**cut.arguments, "to_step": to_step, **({"rewarm_steps": self.rewarm} if self.rewarm else {})}
+        message = f"{which}, empty optimizer state, {cut.message}{rising}"
+        return replace(cut, type="Rollback", arguments=arguments, message=message)
+
+    def _to_step(self, alarm: Alarm, snapshots: tuple[int, ...]) -> int | None:
+        return before_the_trouble(alarm, snapshots)
 
 
 def before_the_trouble(alarm: Alarm, snapshots: tuple[int, ...]) -> int | None:
@@ -62,12 +70,3 @@ def before_the_trouble(alarm: Alarm, snapshots: tuple[int, ...]) -> int | None:
     began = alarm.step - int(alarm.evidence.get("steps", 0))
     older = [step for step in snapshots if step <= began] or list(snapshots[:1])
     return older[-2:][0] if older else None
-
-
-def going_back(cut: Action, to_step: int, *, rewarm: int) -> Action:
-    """Return the rollback that goes with a cut of the learning rate."""
-    which = f"weights of step {to_step:,}" if to_step else "initial weights"
-    rising = f", rising over {rewarm:,} steps" if rewarm else ""
-    arguments = {**cut.arguments, "to_step": to_step, **({"rewarm_steps": rewarm} if rewarm else {})}
-    message = f"{which}, empty optimizer state, {cut.message}{rising}"
-    return replace(cut, type="Rollback", arguments=arguments, message=message)

@@ -8,11 +8,12 @@ from runner.records import Action, Alarm
 from runner.remedies.protocol import History
 
 
-def changes(actions: Sequence[Action]) -> dict[str, float]:
-    """Count what became of the learning rate: cuts, raises, rollbacks (cuts too), last lr_scale; {} when it was left.
+def changes(actions: Sequence[Action], *, lr_scale: float) -> dict[str, float]:
+    """Count what became of the learning rate: cuts, raises, rollbacks (cuts too), lr_scale; {} when it was left.
 
     Args:
         actions: all of a run, oldest first.
+        lr_scale: at the end.
     """
     found = [action for action in actions if "lr_scale" in action.arguments]
     if not found:
@@ -22,7 +23,7 @@ def changes(actions: Sequence[Action]) -> dict[str, float]:
         "cuts": sum(factor < 1 for factor in factors),
         "raises": sum(factor > 1 for factor in factors),
         "rollbacks": sum(action.type == "Rollback" for action in found),
-        "lr_scale": found[-1].arguments["lr_scale"],
+        "lr_scale": lr_scale,
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -12,17 +11,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules
-from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
-from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
-from runner.train.branches import Copy, Stretch, grow, winner
-from runner.train.checkpoint import Checkpoints, load_optimizer_state
+from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
+from runner.train.restoring import clip_as, empty
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
 from runner.watch import Watch
@@ -76,16 +73,16 @@ class Run(NamedTuple):
 def history_of(state: TrainState, run: Run) -> History:
     """Return what remedies may ask about."""
     best_step = int(state.best["step"]) if state.best else None
-    return History(state.actions, state.lr_scale, best_step, run.snapshots.steps)
+    return History(state.actions, state.lr_scale_now, best_step, run.snapshots.steps)
 
 
 def is_dropping(action: Action) -> bool:
     """Whether the gradient at hand must not change the weights any more."""
-    return action.type in ("SkipUpdate", "Rollback") or (action.type == "Probe" and "lr_scale" in action.arguments)
+    return action.type in ("SkipUpdate", "Rollback")
 
 
 def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
-    """Carry out an action; deliberately the only closed list.
+    """Carry out an action; deliberately the only closed list. A probe is made between two steps, by `probing`.
 
     Args:
         action: what a remedy asks for.
@@ -103,7 +100,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         state.alarm = alarm
         state.end("diverged", f"diverged: {alarm.message}")
     elif action.type == "ScaleLR":
-        state.lr_scale = given["lr_scale"]
+        _scale(given, state, next_step=next_step)
     elif action.type == "Clip":
         _clip(action, run.clipping)
     elif action.type == "Rewarm":
@@ -111,16 +108,21 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
     elif action.type == "Rollback":
         before = state.updates_kept
         _roll_back(alarm, state, run, to_step=int(given["to_step"]))
-        state.lr_scale = given["lr_scale"]
+        _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return _told(action, rewound_steps=before - state.updates_kept)
+        return action.told(rewound_steps=before - state.updates_kept)
     elif action.type == "Probe":
-        return _probe(action, alarm, state, run, next_step=next_step)
+        state.owed = (action, alarm)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
     return action
+
+
+def _scale(given: Mapping[str, float], state: TrainState, *, next_step: int) -> None:
+    recovery_steps = int(given.get("recovery_steps", 0))
+    state.set_lr_scale(given["lr_scale"], begin=next_step, recovery_steps=recovery_steps)
 
 
 def _clip(action: Action, clipping: Clipping) -> None:
@@ -135,13 +137,15 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
     A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
     would have to grow again by as much as it did over the whole run.
 
+    What clipping follows goes back too; a norm that a remedy has set stays, as the learning rate does.
+
     Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
     lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
     """
-    after = state.watch
+    after, state.clipping = state.watch, run.clipping.state_dict()
     if to_step in run.snapshots.steps:
         kept = run.snapshots.restore(to_step, run.model, run.average)
-        groups, state.updates_kept = kept["groups"], kept["updates_kept"]
+        groups, state.updates_kept, state.clipping = kept["groups"], kept["updates_kept"], kept["clipping"]
         state.watch = run.watch.restore(kept["detectors"])
     elif state.best["step"] == state.step:  # the best weights are at hand, and not saved yet
         groups = run.optimizer.param_groups
@@ -149,65 +153,6 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
         groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
+    clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
     state.is_fresh = True
-
-
-def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Empty the state of an optimizer; the step sizes that it estimates become those of earlier groups."""
-    then = {group["name"]: dict(estimate(group)) for group in groups}  # of another optimizer, where a run went on
-    load_optimizer_state(optimizer, deepcopy(dict(pristine)))
-    for group in optimizer.param_groups:
-        group.update(then.get(group["name"], {}) if estimates(group) else {})
-
-
-def _probe(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
-    """Compare learning rates on copies, and go on with the best; nothing changes where the running one is."""
-    given = action.arguments
-    steps = min(int(given["stretch"]), run.plan.steps - next_step)
-    on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
-    stretch = Stretch(next_step, steps, int(given["warmup"]), judged, on_val)
-    if steps < LEAST_STEPS:
-        return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
-    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
-    is_anew = bool(given["from_initial"])
-    if is_anew:
-        begun = run.snapshots.content(0)
-        copy.model.load_state_dict(begun["model"])
-        empty(copy.optimizer, run.pristine, begun["groups"])
-    factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
-    lr_scale = state.lr_scale * given["faster"]
-    branches = grow(copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale)
-    best = winner(branches, on_val=on_val, sd=given["sd"])
-    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
-    scores["extra_steps"] = sum(branch.steps for branch in branches)
-    compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
-    compared = f"{'val' if on_val else 'training'} losses after {steps:,} steps {compared}"
-    if best.factor == 1.0:
-        return _told(action, f"{compared}; the learning rate stays", **scores)
-    before = state.updates_kept
-    _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
-    if given["with_branch"]:
-        state.updates_kept += steps
-    elif is_anew and before and given["rewarm"]:
-        state.rewarm = (next_step, int(given["rewarm"]))
-    state.lr_scale *= best.factor
-    scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
-    where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
-    text = f"{compared}; goes on from {where}, learning rate x {best.factor:.3g}"
-    return _told(action, text, **scores)
-
-
-def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bool) -> None:
-    """Take over weights and optimizer state of a copy; with initial weights, averages and detectors begin anew."""
-    if is_anew:
-        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
-        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
-        state.is_fresh = True
-    run.model.load_state_dict(copy.model.state_dict())
-    load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
-
-
-def _told(action: Action, message: str | None = None, **results: float) -> Action:
-    """Return an action with what became of it."""
-    return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

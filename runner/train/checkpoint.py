@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -14,15 +13,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.errors import CheckpointError
-from runner.records import Action
+from runner.records import Action, Alarm
 from runner.train.own_average import Average
-from runner.train.saved import BEST, FOLDER, FORMAT, LAST, other_groups, read_checkpoint
+from runner.train.restoring import load_optimizer_state
+from runner.train.saved import BEST, FOLDER, FORMAT, LAST, read_checkpoint
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
 from runner.watch import Watch
 
-_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict", "is_fresh"}
+_NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict", "is_fresh", "owed"}
 
 
 class Checkpoints:
@@ -70,6 +70,7 @@ class Checkpoints:
             "state": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _NOT_SAVED},
             "detectors": {name: tuple(values) for name, values in state.watch.items()},
             "actions": [asdict(action) for action in state.actions],
+            "owed": [asdict(part) for part in state.owed] if state.owed is not None else None,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "optimizer_class": type(optimizer).__name__,
@@ -130,8 +131,11 @@ class Checkpoints:
         if snapshots is not None:
             snapshots.load(content.get("snapshots", {}), self.source.parent.parent)
         restore_generators(content["generators"])
-        actions = tuple(Action(**{**saved, "cause": tuple(saved["cause"] or ())}) for saved in content["actions"])
+        actions = tuple(map(_action, content["actions"]))
         state = TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
+        if owed := content.get("owed"):
+            action, alarm = _action(owed[0]), Alarm(**owed[1])
+            state.owed = (action, alarm) if action.remedy.partition("/")[0] in watch.remedies else None
         if not self.continues:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state
@@ -139,7 +143,7 @@ class Checkpoints:
     def restore_best(
         self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None
     ) -> list[dict[str, Any]]:
-        """Give the model, its average and the detectors what they had at the best evaluation of this run.
+        """Give the model, its average, clipping and the detectors what they had at the best evaluation of this run.
 
         Returns:
             the parameter groups of the optimizer then.
@@ -156,44 +160,12 @@ class Checkpoints:
             average.restore(content)
         state.watch = watch.restore(content["detectors"])
         state.updates_kept = content["state"].get("updates_kept", content["state"]["step"])
+        state.clipping = content["state"].get("clipping", {})
         return list(content["optimizer"]["param_groups"])
 
 
-def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
-
-    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded. State
-    keeps its number format, where torch would round all of it to that of the parameter.
-
-    Raises:
-        ValueError: the groups are others, so that momenta would reach the wrong parameters.
-    """
-    if difference := other_groups(saved, optimizer):
-        raise ValueError(f"its parameter groups are others: {difference}")
-    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "frozen_steps"} - {"params"}
-    groups = [
-        {k: v for k, v in group.items() if k in arguments or k.startswith("initial_")}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(saved)
-    for group, configured in zip(optimizer.param_groups, groups, strict=True):
-        group.update(configured)
-    numbers = [number for group in saved["param_groups"] for number in group["params"]]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=True):
-        if number in saved["state"]:
-            optimizer.state[parameter] = _as_saved(optimizer.state[parameter], saved["state"][number])
-
-
-def _as_saved(loaded: Any, saved: Any) -> Any:
-    """Return loaded state with the number formats of the saved one, where a class has not given it another form."""
-    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
-        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device, copy=True)
-    if isinstance(loaded, dict) and isinstance(saved, dict):
-        return {key: _as_saved(value, saved.get(key, value)) for key, value in loaded.items()}
-    if isinstance(loaded, list | tuple) and isinstance(saved, list | tuple) and len(loaded) == len(saved):
-        return type(loaded)(_as_saved(one, other) for one, other in zip(loaded, saved, strict=True))
-    return loaded
+def _action(saved: dict[str, Any]) -> Action:
+    return Action(**{**saved, "cause": tuple(saved["cause"] or ())})
 
 
 def _kept(path: Path) -> str:

@@ -21,6 +21,7 @@ from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter, Moment, measure, measure_update
 from runner.train.plan import TrainPlan
+from runner.train.probing import probe
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
 from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, to_device, update
@@ -28,6 +29,7 @@ from runner.watch import Watch
 
 UPDATE_NORM = "prev_update_norm"  # a signal with a field of its own
 OnRecord = Callable[[Record], None]
+Interrupted = Callable[[], str | None]
 
 
 def fit(
@@ -42,7 +44,7 @@ def fit(
     on_record: OnRecord,
     meters: Sequence[Meter] = (),
     clipping: Clipping | None = None,
-    interrupted: Callable[[], str | None] = lambda: None,
+    interrupted: Interrupted = lambda: None,
 ) -> TrainState:
     """Train until the planned steps are done, a remedy stops the run, or somebody interrupts it; close the task.
 
@@ -65,6 +67,9 @@ def fit(
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
+            if state.owed is not None:
+                _make_owed_probe(state, run, interrupted, deadline)
+                continue
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
@@ -79,15 +84,7 @@ def fit(
             update(optimizer, scaler, run.average, drop=drop)
             state.carried = {} if drop else measure_update(meters, moment)
             state.count(drop=drop)
-            if plan.snaps_at(state.step):
-                run.snapshots.take(state, model, optimizer, run.average)
-            if plan.evaluates_at(state.step) and "val" in task.examples:
-                _evaluate(apply, state, run)
-            if state.step < plan.steps:
-                _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
-            if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
-                _look(pending, state, run)
-                _save(LAST, state, run)
+            _do_what_is_due(apply, pending, state, run, interrupted, deadline)
     state.end("finished", "finished")
     return state
 
@@ -97,12 +94,46 @@ def _start(run: Run) -> TrainState:
     state = run.checkpoints.resume(run.watch, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
     if state is None:
         state = TrainState(run.watch.start())
-        run.snapshots.take(state, run.model, run.optimizer, run.average)
+        _keep(state, run)
         return state
     for meter in run.meters:
         meter.load_state_dict(state.meters.get(meter.name, {}))
     run.clipping.load_state_dict(to_device(state.clipping, run.plan.device))
     return state
+
+
+def _keep(state: TrainState, run: Run) -> None:
+    """Keep a copy of what the training is now, for a remedy that goes back."""
+    state.clipping = run.clipping.state_dict()
+    run.snapshots.take(state, run.model, run.optimizer, run.average)
+
+
+def _make_owed_probe(state: TrainState, run: Run, interrupted: Interrupted, deadline: float) -> None:
+    """Make the probe; one that is broken off ends the run with a checkpoint from before it."""
+    if not probe(state, run, lambda: interrupted() is not None or time.monotonic() > deadline):
+        _end_early(state, interrupted(), is_late=True)
+        _save(LAST, state, run)
+
+
+def _do_what_is_due(
+    apply: Callable[..., object],
+    pending: list[_Pending],
+    state: TrainState,
+    run: Run,
+    interrupted: Interrupted,
+    deadline: float,
+) -> None:
+    """Keep the weights, evaluate, end early and save, as far as it is due after an update."""
+    plan = run.plan
+    if plan.snaps_at(state.step):
+        _keep(state, run)
+    if plan.evaluates_at(state.step) and "val" in run.task.examples:
+        _evaluate(apply, state, run)
+    if state.step < plan.steps:
+        _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
+    if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
+        _look(pending, state, run)
+        _save(LAST, state, run)
 
 
 def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
@@ -214,6 +245,8 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Se
         if state.step == run.plan.steps and proposed.type not in ("Stop", "Advise"):
             continue  # no update is left that it could change
         action = act(proposed, alarm, state, run, next_step=state.step + isinstance(record, StepRecord))
+        if action.type == "Probe":
+            continue  # it is made, and told, before the next step
         run.on_record(action)
         state.actions = (*state.actions, action)
         done.append(action)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.train.average import WeightAverage
 from runner.train.plan import SnapshotPlan
-from runner.train.state import TrainState
+
+if TYPE_CHECKING:
+    from runner.train.state import TrainState
 
 FOLDER = "snapshots"
 
 
 class Snapshots:
-    """A ring of model, average and detector states, and the initial ones where a remedy may begin anew.
+    """A ring of model, average, clipping and detector states, and the initial ones where a remedy may begin anew.
 
     The optimizer's state is not in it: going back empties that. Only the step size that an optimizer estimates by
     itself is kept, since that goes back too.
@@ -55,6 +57,7 @@ class Snapshots:
             "detectors": {name: tuple(values) for name, values in state.watch.items()},
             "groups": [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
             "updates_kept": state.updates_kept,
+            "clipping": state.clipping,
         }
         if self._plan.on_disk:
             self._write(state.step, content)
@@ -67,8 +70,9 @@ class Snapshots:
         """Give the model and its average what they had after `step` updates; forget what was kept since.
 
         Returns:
-            the states of the detectors then ("detectors"), the parameter groups of the optimizer without their
-            parameters ("groups"), and the updates that the weights are made of ("updates_kept").
+            the states of the detectors ("detectors") and of clipping ("clipping") then, the parameter groups of the
+            optimizer without their parameters ("groups"), and the updates that the weights are made of
+            ("updates_kept").
         Raises:
             CheckpointError: it is on the disk and cannot be read.
         """
@@ -77,7 +81,7 @@ class Snapshots:
         if isinstance(average, WeightAverage):
             average.restore(content)
         self._kept = {kept: value for kept, value in self._kept.items() if kept <= step}
-        return {name: copied(content[name]) for name in ("detectors", "groups", "updates_kept")}
+        return {name: copied(content[name]) for name in ("detectors", "clipping", "groups", "updates_kept")}
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """Return what a checkpoint keeps: the content of those in memory, the steps of those on the disk."""
@@ -113,7 +117,7 @@ class Snapshots:
         Raises:
             CheckpointError: it is on the disk and cannot be read.
         """
-        return self._kept[step] or _read(self._folder / f"{step}.pt")
+        return {"clipping": {}, **(self._kept[step] or _read(self._folder / f"{step}.pt"))}
 
     def _write(self, step: int, content: dict[str, Any]) -> None:
         path = self._folder / f"{step}.pt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ class TrainState:
         watch: states of the detectors.
         step: updates made; also the index of the next one.
         examples: training examples seen.
-        lr_scale: product of the interventions.
+        lr_scale: product of the interventions, as the latest of them has set it.
         best: metrics of the best evaluation so far, with its "step"; empty before the first.
         evals_without_gain: evaluations since then.
         last_eval: metrics of the latest evaluation.
@@ -32,8 +33,10 @@ class TrainState:
         carried: what the meters told of the latest update, for the next record.
         meters: name of a meter -> its state, as of the latest checkpoint.
         updates_kept: updates that the weights are made of: those that a rollback has undone do not count.
-        clipping: what clipping follows, as of the latest checkpoint.
+        clipping: what clipping follows, as of the latest checkpoint or snapshot.
         rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
+        owed: a probe that is to be made before the next step, with the alarm that it answers; None when there is none.
+        recovery: first step, length and end of the way back of the product of interventions; (0, 0, 1) without one.
     """
 
     watch: dict[str, Any]
@@ -56,15 +59,34 @@ class TrainState:
     updates_kept: int = 0
     clipping: dict[str, Any] = field(default_factory=dict)
     rewarm: tuple[int, int] = (0, 0)
+    owed: tuple[Action, Alarm] | None = None
+    recovery: tuple[int, int, float] = (0, 0, 1.0)
 
     @property
     def scale(self) -> float:
         """What the scheduled learning rate of this step is multiplied with.
 
-        lr_scale min(1, (step - begin + 1) / length), with begin and length of the latest warmup by a remedy.
+        lr_scale_now min(1, (step - begin + 1) / length), with begin and length of the latest warmup by a remedy.
         """
-        begin, length = self.rewarm
-        return self.lr_scale if self.step >= begin + length else self.lr_scale * (self.step - begin + 1) / length
+        (begin, length), whole = self.rewarm, self.lr_scale_now
+        return whole if self.step >= begin + length else whole * (self.step - begin + 1) / length
+
+    @property
+    def lr_scale_now(self) -> float:
+        """Product of the interventions at this step.
+
+        lr_scale (end / lr_scale)^min(1, (step - begin) / length) on its way back: the same factor at every step.
+        """
+        begin, length, end = self.recovery
+        if not length or self.step <= begin:
+            return self.lr_scale
+        if self.step >= begin + length:
+            return end
+        return min(self.lr_scale * math.pow(end / self.lr_scale, (self.step - begin) / length), end)
+
+    def set_lr_scale(self, lr_scale: float, *, begin: int = 0, recovery_steps: int = 0) -> None:
+        """Set the product of the interventions; from `begin` on it comes back to what it was in so many steps."""
+        self.lr_scale, self.recovery = lr_scale, (begin, recovery_steps, self.lr_scale_now)
 
     def count(self, *, drop: bool) -> None:
         """Count an update, made or dropped."""
