@@ -26,6 +26,7 @@ _SERVER.set_forkserver_preload(
         "rich.live",
         "pandas",
         "runner.modes.train",
+        "tests.warm",
     ]
 )
 
@@ -90,14 +91,14 @@ def _duplicated(*given: Any) -> list[int]:
 
 def _run(words: tuple[str, ...], directory: str, environment: dict[str, str], descriptors: list[int]) -> None:
     os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _writer(1, line_buffering=os.isatty(1))  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _writer(2, line_buffering=True)  # type: ignore[misc]
-    os.environ.clear()
-    os.environ.update(environment)
     os.chdir(directory)
     sys.path.insert(0, directory)
     sys.argv = ["runner", *words]
@@ -110,4 +111,5 @@ def _run(words: tuple[str, ...], directory: str, environment: dict[str, str], de
 
 def _writer(number: int, *, line_buffering: bool) -> io.TextIOWrapper:
     file = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
-    return io.TextIOWrapper(file, encoding="utf-8", line_buffering=line_buffering)
+    encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
+    return io.TextIOWrapper(file, encoding=encoding, line_buffering=line_buffering)

@@ -12,6 +12,7 @@ import yaml
 from hydra._internal.hydra import Hydra
 
 from tests.conftest import ENVIRONMENT, Program
+from tests.processes import Forked
 
 
 def call(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -187,9 +188,8 @@ def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: P
     assert json.loads((run / "result.json").read_text())["status"] == "failed"
     assert "Traceback" in (run / "traceback.txt").read_text()
     environment = {**ENVIRONMENT, "HYDRA_FULL_ERROR": "1"}
-    command = [sys.executable, "-m", "runner", "tracking=off", *words]
-    long = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert "Traceback" in long.stderr
+    long = Forked("tracking=off", *words, directory=tmp_path, environment=environment)
+    assert "Traceback" in long.communicate()[2]
 
 
 def test_seed_repeats_and_another_seed_differs(program: Program) -> None:

@@ -5,8 +5,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -160,17 +158,9 @@ def test_pipe_gets_a_line_of_progress_between_evaluations(tmp_path: Path) -> Non
 
 
 def test_encoding_without_blocks_gets_ascii_and_no_error(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "runner",
-        "tracking=off",
-        "task=quadratic",
-        "train.duration=40",
-        "name='\u03b7 decay'",
-    ]
+    words = ["tracking=off", "task=quadratic", "train.duration=40", "name='\u03b7 decay'"]
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(rb"^loss    [_.=*#-]{32} ", done.stdout, re.MULTILINE)
-    assert done.stdout.startswith(b"\\u03b7 decay: sgd")
+    code, out, err = Forked(*words, directory=tmp_path, environment=environment).communicate()
+    assert code == 0, err
+    assert re.search(r"^loss    [_.=*#-]{32} ", out, re.MULTILINE)
+    assert out.startswith("\\u03b7 decay: sgd")
