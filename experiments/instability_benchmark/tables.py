@@ -132,14 +132,16 @@ def _false_alarms(rows: Sequence[Row]) -> str:
 
 
 def _reliability(rows: Sequence[Row]) -> str:
-    lines = ["| confidence stated | runs | mean confidence | right |", "|---|---|---|---|"]
-    said = [(row, row.verdicts[EVIDENCE[0]]) for row in rows]
-    for low, high in pairwise(BINS):
-        group = [(row, verdict) for row, verdict in said if low < verdict.confidence <= high]
-        if group:
-            mean = sum(verdict.confidence for _, verdict in group) / len(group)
-            right = sum(row.is_right(verdict.cause) for row, verdict in group)
-            lines.append(f"| {low:g} to {high:g} | {len(group)} | {mean:.2f} | {share(right, len(group))} |")
+    """Return how often verdicts were right by their confidence; "cannot tell" names no cause that could be right."""
+    lines = ["| what is known | confidence stated | runs | mean confidence | right |", "|---|---|---|---|---|"]
+    for evidence in EVIDENCE:
+        said = [(row, found) for row in rows if (found := row.verdicts[evidence]).cause != "cannot_tell"]
+        for low, high in pairwise(BINS):
+            group = [(row, verdict) for row, verdict in said if low < verdict.confidence <= high]
+            if group:
+                mean = sum(verdict.confidence for _, verdict in group) / len(group)
+                right = share(sum(row.is_right(verdict.cause) for row, verdict in group), len(group))
+                lines.append(f"| {evidence} | {low:g} to {high:g} | {len(group)} | {mean:.2f} | {right} |")
     return "\n".join([*lines, ""])
 
 
