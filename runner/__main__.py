@@ -33,7 +33,7 @@ def _run() -> int:
     # imported here because that takes a while, in which Ctrl-C may come
     import hydra
 
-    from runner.compose import options_first, with_source_path
+    from runner.compose import composed_once, options_first, with_source_path
     from runner.job import run
     from runner.nodes import conf_directory
     from runner.sweeps.resume import expand_resumed_sweep
@@ -57,13 +57,14 @@ def _run() -> int:
 
     try:
         sys.argv[1:] = with_source_path(expand_resumed_sweep(options_first(sys.argv[1:])))
-        try:
-            job()
-        except RunnerError:
-            raise
-        except Exception as error:
-            _rewrite_or_refuse(error)
-            job()
+        with composed_once(sys.argv[1:]):
+            try:
+                job()
+            except RunnerError:
+                raise
+            except Exception as error:
+                _rewrite_or_refuse(error)
+                job()
     except RunnerError as refusal:
         errors.append(refusal)
     except KeyboardInterrupt:

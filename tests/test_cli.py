@@ -4,11 +4,12 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra._internal.hydra import Hydra
 
 from tests.conftest import ENVIRONMENT, Program
 
@@ -100,6 +101,22 @@ def test_the_command_in_result_json_repeats_the_run(program: Program) -> None:
     assert len(losses[0]) == 20
 
 
+@pytest.mark.parametrize(("overrides", "times"), [([], 1), (["optimizer.lr=0.1", "-m"], 1), (["hydra.mode=RUN"], 2)])
+def test_hydra_composes_a_page_once_unless_the_mode_may_be_in_it(
+    program: Program, monkeypatch: pytest.MonkeyPatch, overrides: list[str], times: int
+) -> None:
+    compose, found = Hydra.compose_config, list[Any]()
+
+    def counted(*args: Any, **options: Any) -> Any:
+        found.append(compose(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    done = program("mode=preview", *overrides)
+    assert done.code == 0, done.err
+    assert len(found) == times
+
+
 def test_argument_and_tag_that_the_page_lacks_need_no_plus(program: Program) -> None:
     done = program("optimizer.fused=false", "tags.who=me", "train.duration=3")
     assert done.code == 0, done.err
@@ -145,12 +162,10 @@ def test_diverged_run_says_when_why_and_what_to_try(program: Program) -> None:
 
 
 def test_out_of_reach_tracking_is_a_warning_and_the_run_goes_on(program: Program) -> None:
-    started = time.monotonic()
     done = program("tracking.uri=http://127.0.0.1:9", "train.duration=30", tracking="mlflow")
     assert done.code == 0
     assert "tracking.uri: " in done.err
     assert "mode=upload source=" in done.out + done.err
-    assert time.monotonic() - started < 60
 
 
 def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: Program, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_ctrl_c_in_a_probe_saves_the_run_as_it_was_before(program: Program, tmp_
     ]  # fmt: skip
     cut = program(*declared, spawn=True)
     assert cut.code == 130, cut.err
-    assert "interrupted by SIGINT at step 11" in cut.out
+    assert "interrupted by SIGINT" in cut.out
     before = json.loads((cut.run / "result.json").read_text())
     assert (before["status"], before["steps"]) == ("interrupted", 11)
     rest = program(f"resume.from={cut.run}")
