@@ -218,6 +218,44 @@ def test_edge_of_stability_sets_off_no_default_detector(sd: float) -> None:
         assert alarms(detector, shown) == [], name
 
 
+@pytest.mark.parametrize("sd", [0.1, 0.3, 0.6])
+def test_long_healthy_run_with_noisy_batches_sets_off_no_default_detector(sd: float) -> None:
+    steps, rng = 3000, random.Random(0)
+
+    def seen(step: int) -> Seen:
+        lr, level = 0.05 * (1 + math.cos(math.pi * step / steps)), 0.3 + 2 * math.exp(-step / 300)
+        norm = rng.lognormvariate(0, sd)
+        val = level * (1 + rng.gauss(0, 0.01))
+        return Seen(level * rng.lognormvariate(0, sd), norm=norm, lr=lr, clipped=norm > 3, val=val)
+
+    watch = build(checked(composed(f"train.duration={steps}", "tracking=off"))).watch
+    state, loud = watch.start(), list[Alarm]()
+    for record in records(seen, steps=steps):
+        state, found = watch.observe(state, record)
+        loud += [alarm for alarm in found if alarm.severity != "info"]
+    assert loud == []
+
+
+def test_norms_of_ten_times_the_median_again_and_again_are_no_explosion() -> None:
+    """Batches of two: a hard example has a large loss and a large gradient, and there are many of them."""
+
+    def seen(step: int) -> Seen:
+        rng = random.Random(step)
+        hard = rng.random() < 0.15
+        return Seen(fall(step) + hard * rng.uniform(1, 5), norm=rng.uniform(12, 40) if hard else rng.uniform(0.5, 1.5))
+
+    assert alarms(GradExplosion(), records(seen)) == []
+
+
+@pytest.mark.parametrize(("end", "lr", "rings"), [(0.4, 0.1, True), (0.25, 0.1, False), (0.4, 0.01, False)])
+def test_held_out_loss_far_above_its_lowest_at_a_held_rate_is_late_variance(
+    end: float, lr: float, *, rings: bool
+) -> None:
+    shown = records(lambda t: Seen(fall(t), lr=lr if t > 500 else 0.1, val=0.2 if t < STEPS - 1 else end))
+    found = [alarm for alarm in alarms(LateVariance(total_steps=STEPS), shown) if alarm.severity == "warn"]
+    assert [alarm.step for alarm in found] == [STEPS] * rings
+
+
 @pytest.mark.parametrize(("sd", "first"), [(0.2, 1.0), (0.5, 1.0), (1.0, 1.0), (0.5, 0.5)])
 def test_noise_of_small_batches_is_no_divergence(sd: float, first: float) -> None:
     for seed in range(20):

@@ -194,6 +194,41 @@ def test_heavy_tails_of_small_batches_are_healthy() -> None:
     assert diagnose(Curve(range(1000), losses, constant(steps=1000), calm_norms(1000))).cause == "healthy"
 
 
+def test_block_of_bad_batches_on_a_noisy_table_is_seen() -> None:
+    """At 0.6 of its logarithm no single loss stands out; eight in a row do, and go as they came."""
+    rng, losses = random.Random(0), noisy(decay, sd=0.6)
+    burst = [*losses[:250], *(2.0 * rng.lognormvariate(0, 0.2) for _ in range(8)), *losses[258:]]
+    norms = [norm * (5 if 250 <= n < 258 else 1) for n, norm in enumerate(calm_norms())]
+    found = diagnose(Curve(range(STEPS), burst, constant(), norms))
+    assert found.cause == "batch_spike"
+    assert found.stretches[0].first == 250
+
+
+def test_batch_of_another_kind_is_known_by_its_gradient_though_the_damage_comes_later() -> None:
+    damage = [0.9 * math.exp(0.3 * min(n, 8) - 0.05 * max(n - 8, 0)) for n in range(60)]
+    losses = noisy(decay, sd=0.3)
+    losses[250:310] = [max(loss, hurt) for loss, hurt in zip(losses[250:310], damage, strict=True)]
+    norms = calm_norms()
+    norms[250] = 80.0
+    found = diagnose(Curve(range(STEPS), losses, constant(), norms))
+    assert found.cause == "batch_spike"
+    assert found.stretches[0].first == 250
+
+
+@pytest.mark.parametrize(("size", "cause"), [(90.0, "lr_too_high"), (20.0, "healthy")])
+def test_outputs_that_saturate_a_softmax_speak_for_too_high_a_rate(size: float, cause: Cause) -> None:
+    curve = KINDS["healthy"]()
+    signals = {"log_z": [(step, size * step / STEPS) for step in range(0, STEPS, 20)]}
+    assert diagnose(replace(curve, signals=signals)).cause == cause
+
+
+def test_healthy_is_less_sure_where_an_adaptive_optimizer_could_hide_it() -> None:
+    curve = KINDS["healthy"]()
+    sgd, adamw = (diagnose(replace(curve, known=Known(family=family))) for family in ("sgd", "adaptive"))
+    bare = diagnose(Curve.of_losses(curve.losses))
+    assert bare.confidence < adamw.confidence < sgd.confidence
+
+
 def test_jump_with_the_learning_rate_is_no_bad_batch() -> None:
     curve = bad_batch()
     lrs = [*constant(0.1, 250), *constant(1.0, 150)]

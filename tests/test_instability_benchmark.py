@@ -102,3 +102,18 @@ def test_sample_has_a_run_of_every_label_and_can_be_read(parts: Any) -> None:
     assert {"healthy", "lr_too_high", "lr_too_low", "batch_spike"} <= {given["cause"] for given in labels.values()}
     for name in labels:
         assert len(parts("making").read(FOLDER / f"sample/{name}.json.gz").records()) > 30
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradual"),
+    [
+        ([1.0] * 20 + [1.2**n for n in range(20)] + [math.nan], True),
+        ([1.0] * 20 + [1e5, 1e20] + [math.nan], False),
+        ([1.0] * 20 + [1.2**n for n in range(20)] + [1.0] * 9 + [math.nan], False),  # it had come back
+        ([1.2**n for n in range(40)], False),
+    ],
+)
+def test_gradual_is_what_left_for_good_ten_steps_before_its_end(
+    parts: Any, loss: list[float], *, gradual: bool
+) -> None:
+    assert parts("labels").is_gradual(curve(parts, loss)) is gradual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ BEFORE = 50  # steps before a spoiled batch, whose highest loss it has to exceed
 BRIEF = 5  # steps after a spoiled batch in which it can show
 RISE = 1.25  # times the lowest level so far: a level above it is a rise that can be seen
 LEVEL_STEPS = 9  # losses whose median is a level
+GRADUAL_STEPS = 10  # from leaving for good to the first number that is none: from so many on there was time to see it
+LEFT_STEPS = 5  # losses whose median leaves, so that no single one does
 
 
 class Label(NamedTuple):
@@ -97,6 +100,23 @@ def is_silent(curve: Curve) -> bool:
             return False
         lowest = min(lowest, level)
     return True
+
+
+def left_for_good(curve: Curve) -> int | None:
+    """Return the first step from which on the median of five losses is above all such medians before, up to the NaN."""
+    until = curve.first_non_finite
+    if until is None:
+        return None
+    medians = [median(curve.loss[max(0, i - LEFT_STEPS + 1) : i + 1]) for i in range(until)]
+    lowest_after = list(accumulate(reversed(medians), min))[::-1]
+    highest_before = list(accumulate(medians, max))
+    return next((i for i in range(1, until) if lowest_after[i] > highest_before[i - 1]), None)
+
+
+def is_gradual(curve: Curve) -> bool:
+    """Return whether a run that ends in numbers that are none left for good ten steps before; no detector is asked."""
+    left, until = left_for_good(curve), curve.first_non_finite
+    return left is not None and until is not None and until - left >= GRADUAL_STEPS
 
 
 def _of_lr(case: Case, curve: Curve, twin: Curve | None) -> Label:

@@ -18,7 +18,7 @@ from baselines import BASELINES
 from cases import cases, half, twin
 from confusion import draw
 from generate import ROOT, path_of
-from labels import label
+from labels import is_gradual, label
 from making import Case, read
 from replay import EVIDENCE, Verdict, alarms, all_detectors, verdict
 from tables import tables
@@ -27,6 +27,7 @@ from runner.checks.watch import default_detectors
 
 HERE = Path(__file__).parent
 AFTERWARDS = 20  # steps after a fault at a known step in which an alarm is about it
+SURE = 0.9  # confidence from which on a verdict of a failure is an alarm, too
 AT_STEPS = ("inputs", "targets", "nan", "half")
 
 
@@ -38,7 +39,9 @@ class Row(NamedTuple):
         cause, equal, near, silent: of its label.
         steps: length of the curve.
         non_finite: first step that is not finite and was not skipped.
-        rung: rule -> first step at which it rang, about the fault where that has a step; None never.
+        gradual: whether it left for good ten steps before that.
+        rung: rule -> first step at which it rang, about the fault where that has a step; None never. A verdict rings at
+            the last step.
         detectors: detector -> first step of a warning or a stop of its own.
         verdicts: what is known -> what the diagnosis said.
     """
@@ -54,6 +57,7 @@ class Row(NamedTuple):
     silent: bool
     steps: int
     non_finite: int | None
+    gradual: bool
     rung: dict[str, int | None]
     detectors: dict[str, int]
     verdicts: dict[str, Verdict]
@@ -101,8 +105,12 @@ def row_of(case: Case, root: Path) -> Row:
     if case.fault.kind in AT_STEPS and given.cause not in ("healthy", "dropped"):
         window = range(case.fault.steps[0], case.fault.steps[-1] + AFTERWARDS + 1)
     loud = [alarm for alarm in found if alarm.severity != "info"]
+    verdicts: dict[str, Verdict] = {one: verdict(case, curve, one, default) for one in EVIDENCE}
+    at_default = _first([a.step for a in loud if a in default], window)
+    last = len(curve.loss) if is_sick(verdicts[EVIDENCE[0]]) else None
     rung: dict[str, int | None] = {
-        "detectors of the page (default)": _first([a.step for a in loud if a in default], window),
+        "detectors of the page (default)": at_default,
+        f"these, or a verdict of at least {SURE:.0%} at the end": last if at_default is None else at_default,
         "all detectors": _first([a.step for a in loud], window),
     }
     rung |= {
@@ -120,10 +128,16 @@ def row_of(case: Case, root: Path) -> Row:
         silent=given.silent,
         steps=len(curve.loss),
         non_finite=curve.first_non_finite,
+        gradual=is_gradual(curve),
         rung=rung,
         detectors={a.detector: a.step for a in reversed(loud)},
-        verdicts={evidence: verdict(case, curve, evidence, default) for evidence in EVIDENCE},
+        verdicts=verdicts,
     )
+
+
+def is_sick(said: Verdict) -> bool:
+    """Return whether a verdict names a failure and is sure enough to be an alarm for who reads it."""
+    return said.cause not in ("healthy", "cannot_tell") and said.confidence >= SURE
 
 
 def as_tree(row: Row) -> dict[str, Any]:

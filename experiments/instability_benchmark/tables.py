@@ -16,7 +16,7 @@ from runner.diagnosis.verdict import CAUSES
 if TYPE_CHECKING:
     from score import Row
 
-GRADUAL = ("lr_too_high", "unstable_early", "gradient_explosion", "lr_too_high_at_end", "stuck")
+OF_THE_STEPS = ("lr_too_high", "unstable_early", "gradient_explosion", "lr_too_high_at_end", "stuck")
 BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -96,22 +96,29 @@ def _by_cause(rows: Sequence[Row]) -> str:
 
 def _rules(rows: Sequence[Row]) -> str:
     observable, silent = ([row for row in sick(rows) if row.silent is wanted] for wanted in (False, True))
-    broken = [row for row in observable if row.cause in GRADUAL and row.non_finite is not None]
+    broken = [row for row in observable if row.cause in OF_THE_STEPS and row.non_finite is not None]
+    gradual = [row for row in broken if row.gradual]
     fine = healthy(rows)
     lines = ["| rule | observable failures alarmed | 95 % interval | silent ones | healthy runs alarmed, per 1,000 "]
-    lines[0] += f"| at most (95 %) | median lead before the first NaN, {len(broken)} runs |"
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines[0] += f"| at most (95 %) | median lead before the first NaN, {len(gradual)} gradual runs "
+    lines[0] += f"| all {len(broken)} |"
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for rule in rows[0].rung if rows else ():
         rung = [sum(row.rung[rule] is not None for row in group) for group in (observable, silent, fine)]
         low, high = interval(rung[0], len(observable))
         most = stats.beta.ppf(0.95, rung[2] + 1, len(fine) - rung[2]) if rung[2] < len(fine) else 1.0
-        leads = [max(0, (row.non_finite or 0) - step) if (step := row.rung[rule]) is not None else 0 for row in broken]
-        lead = f"{median(leads):g} steps" if leads else "-"
+        leads = [_lead(group, rule) for group in (gradual, broken)]
         lines.append(
             f"| {rule} | {share(rung[0], len(observable))} | {low:.1%} to {high:.1%} | {share(rung[1], len(silent))} "
-            f"| {1000 * rung[2] / max(1, len(fine)):.1f} of {len(fine)} | {1000 * most:.1f} | {lead} |"
+            f"| {1000 * rung[2] / max(1, len(fine)):.1f} of {len(fine)} | {1000 * most:.1f} | {leads[0]} | {leads[1]} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _lead(rows: Sequence[Row], rule: str) -> str:
+    """Return the median number of steps from a rule's first alarm to the first NaN, 0 without an alarm."""
+    leads = [max(0, (row.non_finite or 0) - step) if (step := row.rung[rule]) is not None else 0 for row in rows]
+    return f"{median(leads):g} steps" if leads else "-"
 
 
 def _false_alarms(rows: Sequence[Row]) -> str:
@@ -125,14 +132,16 @@ def _false_alarms(rows: Sequence[Row]) -> str:
 
 
 def _reliability(rows: Sequence[Row]) -> str:
-    lines = ["| confidence stated | runs | mean confidence | right |", "|---|---|---|---|"]
-    said = [(row, row.verdicts[EVIDENCE[0]]) for row in rows]
-    for low, high in pairwise(BINS):
-        group = [(row, verdict) for row, verdict in said if low < verdict.confidence <= high]
-        if group:
-            mean = sum(verdict.confidence for _, verdict in group) / len(group)
-            right = sum(row.is_right(verdict.cause) for row, verdict in group)
-            lines.append(f"| {low:g} to {high:g} | {len(group)} | {mean:.2f} | {share(right, len(group))} |")
+    """Return how often verdicts were right by their confidence; "cannot tell" names no cause that could be right."""
+    lines = ["| what is known | confidence stated | runs | mean confidence | right |", "|---|---|---|---|---|"]
+    for evidence in EVIDENCE:
+        said = [(row, found) for row in rows if (found := row.verdicts[evidence]).cause != "cannot_tell"]
+        for low, high in pairwise(BINS):
+            group = [(row, verdict) for row, verdict in said if low < verdict.confidence <= high]
+            if group:
+                mean = sum(verdict.confidence for _, verdict in group) / len(group)
+                right = share(sum(row.is_right(verdict.cause) for row, verdict in group), len(group))
+                lines.append(f"| {evidence} | {low:g} to {high:g} | {len(group)} | {mean:.2f} | {right} |")
     return "\n".join([*lines, ""])
 
 

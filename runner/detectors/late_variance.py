@@ -53,10 +53,9 @@ class LateVariance:
     the batches), the fall of the line is less than `z` of its standard errors, the learning rate has stayed above
     `lr_share` of its peak, the loss is below `progress` of the first one (one that has learned nothing is stuck), and
     the swing, loss * sqrt(S), is above `least` of the first one (a model that fits all batches has nothing to lose).
-    Swings faster than a block cannot be told from the noise of the batches: silent.
-
-    And it is when the last held-out loss is `far` times the lowest median of three, at such a learning rate: the
-    weights at the end are one throw of those that it swings through.
+    Swings faster than a block cannot be told from the noise of the batches: silent. It is told as info where there are
+    held-out losses, for then these say whether the last weights were a bad throw:
+    it is a warning when the last one is `far` times the lowest median of three, at such a learning rate.
 
     Args:
         begin: share of the run; in (0, 1).
@@ -169,4 +168,4 @@ class LateVariance:
             f"(noise of the batches explains {evidence['noise']:.2g}) and has not fallen {at(record)}, the learning "
             f"rate at {record.lr / state.peak_lr:.0%} of its peak"
         )
-        return Alarm(record.step, "late_variance", "warn", evidence, message)
+        return Alarm(record.step, "late_variance", "info" if state.best < math.inf else "warn", evidence, message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.diagnosis.confidence import confidence
+from runner.diagnosis.confidence import confidence, most_healthy
 from runner.diagnosis.curve import Curve
 from runner.diagnosis.features import read_features
 from runner.diagnosis.healed import after, healed, last_cure
@@ -30,7 +30,11 @@ def diagnose(curve: Curve) -> Diagnosis:
     runner_up = others[0].score if others else 0.0
     count = f.shape.count * f.series.block
     is_bare = f.norms is None and f.rates is None
-    share = confidence(best.score, runner_up, count=count, is_finite=f.ending is None, is_bare=is_bare)
+    family = f.known.family
+    is_finite = f.ending is None
+    share = confidence(best.score, runner_up, count=count, is_finite=is_finite, is_bare=is_bare, family=family)
+    if best.cause == "healthy":
+        share = min(share, most_healthy(family, is_bare=is_bare))
     named = [finding for finding in others if finding.score >= _LEAST and finding.cause != "cannot_tell"][:3]
     total = sum(finding.score for finding in others) or 1.0
     return Diagnosis(

@@ -15,6 +15,8 @@ from runner.records import Action, Alarm
 from runner.trends import FEW, median, ratio
 
 OF_THE_RATE = ("divergence", "blow_up", "grad_explosion")  # detectors that ring where steps are too long
+WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
+LOST = 0.1  # of the gain in held-out loss
 LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.diagnosis.finding import Finding, Rule
+from runner.diagnosis.rules_late import lr_too_high_at_end
 from runner.diagnosis.rules_low import lr_too_low
 from runner.diagnosis.rules_progress import cannot_tell, healthy, overfitting, plateau, stuck
-from runner.diagnosis.rules_rate import lr_too_high, lr_too_high_at_end, unstable_early
+from runner.diagnosis.rules_rate import lr_too_high, unstable_early
 from runner.diagnosis.rules_sudden import batch_spike, gradient_explosion, numeric_fault
 
 if TYPE_CHECKING:

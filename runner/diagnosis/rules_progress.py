@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import came_back_to_prior
+from runner.diagnosis.features import LEARNED, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, loss_text, sentences, share_text
 from runner.diagnosis.shape import BEYOND_NOISE
 from runner.diagnosis.verdict import Stretch
@@ -22,8 +22,10 @@ _LOST = 0.03  # share of its gain
 def stuck(f: Features) -> Finding | None:
     """The loss rests where a model rests that has learned only how frequent the targets are."""
     prior, shape = f.known.prior_entropy, f.shape
-    if prior is None or not (f.rests_at_prior or f.never_learned):
+    if prior is None:
         return None
+    if not (f.rests_at_prior or f.never_learned):
+        return _hardly_learned(f, prior)
     was_wild = shape.over_first > 0.05 or shape.above_first > 0.1
     if not was_wild and shape.late_fall >= 4:
         return None  # on its way
@@ -38,6 +40,22 @@ def stuck(f: Features) -> Finding | None:
     first = f.step(round(0.7 * (shape.count - 1)))
     marks = (Stretch(first, f.series.steps[-1], "at the prior entropy"),)
     return Finding("stuck", score, text, sentences([text, lowest]), marks)
+
+
+def _hardly_learned(f: Features, prior: float) -> Finding | None:
+    """A detector said that the loss rests at the prior entropy, and it has hardly left that since."""
+    alarm = next((a for a in f.alarms if a.detector == "stuck_at_prior" and a.severity == "warn"), None)
+    if alarm is None or f.ending is not None or f.shape.end < prior - 2 * LEARNED:
+        return None
+    text = (
+        f"the loss ends at {loss_text(f.shape.end)}, hardly below the {loss_text(prior)} of a model that knows only "
+        "how frequent the targets are"
+    )
+    about = f"the detector stuck_at_prior says at step {alarm.step:,}: {alarm.message}"
+    score = 0.4 if f.shape.over_first > 0.05 or f.warned_of_rate else 0.65
+    return Finding(
+        "stuck", score, text, (text, about), (Stretch(alarm.step, f.series.steps[-1], "near the prior entropy"),)
+    )
 
 
 def plateau(f: Features) -> Finding | None:

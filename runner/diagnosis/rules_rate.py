@@ -1,4 +1,4 @@
-"""Causes that are the learning rate: too high, too high at the start or the end, too low."""
+"""Causes that are the learning rate: too high, or too high at the start."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import OF_THE_RATE, before_bad_batch, came_back_to_prior
+from runner.diagnosis.features import LOST, OF_THE_RATE, WANDER, before_bad_batch, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
-from runner.trends import FEW, ratio
+from runner.trends import FEW
 
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
@@ -18,16 +18,12 @@ if TYPE_CHECKING:
 Evidence = tuple[float, str, Stretch]
 
 EARLY = 0.2  # of the run
-_WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
-_LONG = 60  # values: a run of unknown length that breaks before that may have broken early
 _RECOVERED = 0.97  # fall of the loss, share of the first one: whatever happened on the way did no harm
 _SETTLED = 0.45  # of the run: by then the loss is below the first one for good
 _AGAIN = 0.025  # of the steps: no healthy run of ours was above its first loss as often and as late
 _HARMLESS = 0.9  # fall of the loss, share of the first one
 _PAST_START = 0.25  # of the run
-_LOST = 0.1  # of the gain in held-out loss
 LARGE_LOG_Z = 50.0  # nats, as detectors/logit_growth has it
-_FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
 _SLIGHT = 0.35  # score of evidence that a run which is fine may have
 
 
@@ -93,57 +89,6 @@ def unstable_early(f: Features) -> Finding | None:
     return Finding("unstable_early", clamp(score), text, sentences([text, above, warm]), marks)
 
 
-def lr_too_high_at_end(f: Features) -> Finding | None:
-    """Calm for the first half, wild in the last part, at a learning rate that has not fallen."""
-    shape, way_out = f.shape, f.way_out
-    if f.rates is not None and f.rates.end < 0.3:
-        return None
-    bad_batch = before_bad_batch(f)
-    if f.ending is not None:
-        if way_out is None or f.share(way_out.place) < 0.5:
-            return None
-        if f.known.total_steps is None and (shape.count < _LONG or way_out.base > 0.7 * shape.first):
-            return None  # its end may have been its start
-        at, rise = way_out.place, way_out.rise
-    else:
-        at = max(round(shape.low_at * (shape.count - 1)), round(0.6 * shape.count))
-        at = min(at, shape.count - 1)
-        rise = math.log(max(shape.end, 1e-300) / max(shape.low, 1e-300)) if shape.low > 0 else 0.0
-        is_late = shape.late_wander >= _WANDER > shape.early_wander
-        climbs = shape.late_fall < -4 and shape.given_back > 0.03
-        gave_back = shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05
-        lost = f.rises_late and f.evals is not None and f.evals.given_back > _LOST and f.evals.best_at > 0.5
-        if not (is_late or climbs or gave_back or lost):
-            return _held_out_at_end(f)
-        at = min(at, _first_late_rise(f))
-    score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
-    score -= 0.4 * (bad_batch is not None)
-    about = None
-    if f.rates is not None and f.series.lrs is not None:
-        now, then = f.series.lrs[at], f.series.lrs[len(f.series.lrs) // 4]
-        if then > 0:
-            times = f"{number(ratio(now, then), 2)} times that of the first quarter"
-            about = f"the learning rate there is {number(now, 3)}, {times}"
-    text = f"the loss is calm until step {f.step(at):,} and then rises"
-    more = f"it ends {factor_text(max(rise, 0.0))} its lowest level" if rise > 0.05 else None
-    marks = (Stretch(f.step(at), f.series.steps[-1], "rises late"),)
-    return Finding("lr_too_high_at_end", score, text, sentences([text, more, about]), marks)
-
-
-def _held_out_at_end(f: Features) -> Finding | None:
-    """At a rate that has not fallen, the held-out loss ends far above its lowest: the last weights are one throw."""
-    evals, rates = f.evals, f.rates
-    if evals is None or rates is None or evals.final < _FAR_OFF * evals.best or evals.best <= 0:
-        return None
-    text = (
-        f"held-out loss ends at {loss_text(evals.final)}, {number(ratio(evals.final, evals.best), 2)} times its lowest "
-        f"{loss_text(evals.best)} of step {evals.best_step:,}"
-    )
-    about = f"the learning rate still is {share_text(rates.end)} of its peak"
-    marks = (Stretch(evals.best_step, f.series.steps[-1], "held-out loss not settled"),)
-    return Finding("lr_too_high_at_end", 0.7 if f.rises_late else 0.6, text, (text, about), marks)
-
-
 def _runs_away(f: Features) -> Finding | None:
     """A rise that ends in numbers that are none."""
     ending, way_out, count = f.ending, f.way_out, f.shape.count
@@ -199,15 +144,15 @@ def _recovered(f: Features) -> bool:
     """Whether the loss fell nearly to 0 and stayed there after whatever happened, and so did that on held-out data."""
     shape = f.shape
     fell = shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0
-    return fell and shape.last_above < _SETTLED and not (f.evals is not None and f.evals.given_back > _LOST)
+    return fell and shape.last_above < _SETTLED and not (f.evals is not None and f.evals.given_back > LOST)
 
 
 def _wanders(f: Features) -> Evidence | None:
     shape = f.shape
-    if shape.wander < _WANDER or shape.count < FEW:
+    if shape.wander < WANDER or shape.count < FEW:
         return None
-    score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
-    lost = f.evals is not None and f.evals.given_back > _LOST
+    score = 0.4 + 0.4 * min((shape.wander - WANDER) / 0.3, 1.0)
+    lost = f.evals is not None and f.evals.given_back > LOST
     if _recovered(f):
         score *= 0.4
     if shape.rises == 1 and shape.given_back < 0.1:
@@ -287,14 +232,6 @@ def _many_spikes(f: Features) -> Evidence | None:
     score = 0.4 + 0.06 * min(len(found), 5)
     text = f"{len(found)} sudden rises of the loss"
     return score, text, Stretch(f.step(found[0].place), f.step(found[-1].place), "spikes")
-
-
-def _first_late_rise(f: Features) -> int:
-    """Return the first block of the last 40% whose loss is well above the lowest level before it."""
-    losses, shape = f.series.losses, f.shape
-    start = round(0.6 * shape.count)
-    bound = shape.low + max(6 * shape.noise * abs(shape.first), 0.5 * abs(shape.low))
-    return next((i for i in range(start, len(losses)) if losses[i] > bound), len(losses) - 1)
 
 
 def _leaves_with(f: Features, place: int) -> bool:
