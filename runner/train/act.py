@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from runner.optim.apply import Schedules
 from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
-from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
+from runner.remedies.branch_probe import FACTOR, LEAST_STEPS, SCORE
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
 from runner.train.branches import Branch, Copy, Stretch, compare, grow
@@ -235,7 +235,7 @@ def _grown(
 
 
 def _with_scores(action: Action, branches: Sequence[Branch], steps: int, repeats: int) -> Action:
-    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
+    scores = {f"{SCORE}{branch.factor:.4g}": branch.score for branch in branches}
     compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
     text = f"losses after {repeats} x {steps:,} steps {compared}"
     return _told(action, text, extra_steps=sum(branch.steps for branch in branches), **scores)
