@@ -1,5 +1,6 @@
 """Remedies and ladders, pure: who answers what, how often, and with which numbers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from runner.detectors.blow_up import BlowUp
 from runner.records import Action, Alarm, EvalRecord, Severity, StepRecord, from_json, to_json
 from runner.remedies.advise import Advise
+from runner.remedies.branch_probe import BranchProbe
 from runner.remedies.clip import Clip
 from runner.remedies.ladder import Ladder, Rung
 from runner.remedies.protocol import History
@@ -184,6 +186,21 @@ def test_after_an_action_a_ladder_rests(seen: Alarm, is_heard: bool) -> None:
     history = History((Action(30, "heal/halve", "Rollback"),))
     assert (watch.audible((seen,), history) == (seen,)) == is_heard
     assert watch.audible((seen,), History()) == (seen,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"score_1": 0.3, "score_0.333": math.inf}, False),
+        ({"score_1": math.inf, "score_0.333": math.inf}, True),
+        ({"extra_steps": 0}, True),
+    ],
+    ids=["made", "all branches lost", "no room"],
+)
+def test_a_probe_is_made_again_only_when_it_has_told_nothing(arguments: dict[str, float], expected: bool) -> None:
+    remedy = BranchProbe(detectors=("probe_due", "stuck_at_prior"))
+    made = (Action(1, "probe", "Probe", arguments),)
+    assert (remedy.propose(alarm(75, "stuck_at_prior"), History(made)) is not None) == expected
 
 
 def test_what_remedies_did_is_counted_with_what_it_cost() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -12,6 +13,7 @@ from runner.records import Action, Alarm
 from runner.remedies.protocol import INITIAL, History
 
 FACTOR = "factor_"  # arguments of the action: factor_1, factor_2 ...
+SCORE = "score_"  # arguments of one that is carried out: score_1, score_0.333 ...
 LEAST_STEPS = 10  # of a branch: fewer say nothing
 
 
@@ -41,7 +43,7 @@ class BranchProbe:
         begin: where the branches begin: the weights of now ("here"), or the initial ones.
         go_on: when a lower rate wins, go on from where the branches began, or from where the winner ended ("branch").
         rewarm: optimizer steps over which the learning rate rises anew when the optimizer begins with an empty state.
-        max_times: probes after which it makes no more.
+        max_times: probes after which it makes no more; one in which no branch got to its end does not count.
     Source: experiments/rescue.
     """
 
@@ -84,6 +86,11 @@ class BranchProbe:
         """Return a Probe, or None for an alarm of another detector or when all probes are used up."""
         if alarm.detector not in self.detectors:
             return None
-        if sum(action.type == "Probe" for action in history.actions) >= self.max_times:
+        if sum(map(_has_told, history.actions)) >= self.max_times:
             return None
         return Action(alarm.step, "branch_probe", "Probe", self.arguments, (alarm.detector, alarm.step))
+
+
+def _has_told(action: Action) -> bool:
+    scores = [value for name, value in action.arguments.items() if name.startswith(SCORE)]
+    return action.type == "Probe" and any(map(math.isfinite, scores))

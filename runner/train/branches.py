@@ -19,7 +19,7 @@ from runner.train.plan import TrainPlan
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import autocast, gradients, guard_on_device, to_device, update
 
-NOISE = 0.1  # least standard deviation of log losses between repeats: two or three may agree by chance
+NOISE = 0.2  # least standard deviation of log losses between repeats, a usual one: two or three may agree by chance
 
 
 class Copy(NamedTuple):

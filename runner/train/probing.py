@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from runner.records import Action, Alarm
-from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
+from runner.remedies.branch_probe import FACTOR, LEAST_STEPS, SCORE
 from runner.train.branches import Branch, Copy, Stretch, compare, grow
 from runner.train.restoring import clip_as, empty, load_optimizer_state
 from runner.train.snapshots import copied
@@ -76,7 +76,7 @@ def _grown(
 
 
 def _with_scores(action: Action, branches: Sequence[Branch], steps: int, repeats: int) -> Action:
-    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
+    scores = {f"{SCORE}{branch.factor:.4g}": branch.score for branch in branches}
     compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
     text = f"losses after {repeats} x {steps:,} steps {compared}"
     return action.told(text, extra_steps=sum(branch.steps for branch in branches), **scores)
