@@ -14,6 +14,7 @@ from hydra import compose
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -262,7 +263,11 @@ def _hydra(config_dir: str | None) -> Iterator[None]:
 
 def _options(group: str) -> list[str]:
     hydra = GlobalHydra.instance().hydra
-    return hydra.config_loader.get_group_options(group) if hydra is not None else []
+    if hydra is None:
+        return []
+    loader: Any = hydra.config_loader  # which would copy the whole repository at every question
+    options: list[str] = loader.repository.get_group_options(group, ObjectType.CONFIG)
+    return options
 
 
 def _wrong_options(override: Override) -> list[Problem]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 Severity = Literal["info", "warn", "stop"]
@@ -118,6 +118,10 @@ class Action:
     cause: tuple[str, int] | None = None
     message: str | None = None
     overrides: tuple[str, ...] | None = None
+
+    def told(self, message: str | None = None, **results: float) -> Action:
+        """Return it with what became of it."""
+        return replace(self, arguments={**self.arguments, **results}, message=message or self.message)
 
 
 Record = StepRecord | EvalRecord | Alarm | Action

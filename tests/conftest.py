@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from runner.errors import ConfigError
-from tests.pages import parse_pages_once
+from tests.pages import compose_once
 from tests.processes import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,13 +26,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.fixture(scope="session", autouse=True)
 def quick() -> Iterator[None]:
-    """Do once what every test of this process would do again: parse the pages, and look for garbage in libraries."""
+    """Do once what every test of this process would do again: compose the pages, and look for garbage in libraries.
+
+    Files are not pressed onto the disk either: no test cuts the power.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, and children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        parse_pages_once(patch)
+        compose_once(patch)
+        patch.setattr(os, "fsync", lambda file: None)
         yield
     gc.unfreeze()
 
@@ -120,7 +124,7 @@ def forget_modules(directory: Path) -> None:
             del sys.modules[name]
 
 
-def wait_for(what: Callable[[], Any], timeout_seconds: float = 60) -> Any:
+def wait_for(what: Callable[[], Any], timeout_seconds: float = 120) -> Any:
     """Ask until the answer is true, and return it."""
     deadline = time.monotonic() + timeout_seconds
     while not (found := what()):

@@ -2,11 +2,16 @@
 
 import copy
 import functools
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import Overrides, create_defaults_list
+from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
@@ -27,15 +32,35 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
         return to_tree(compose("config", list(overrides)))
 
 
-def parse_pages_once(patch: pytest.MonkeyPatch) -> None:
-    """Have Hydra's readers of files return a copy of what they read before from the same unchanged file."""
+def compose_once(patch: pytest.MonkeyPatch) -> None:
+    """Have Hydra do once what it would do again for the same pages: read them, list them and merge them.
+
+    What a command line says of single keys is put in afterwards, by Hydra as ever. With a page from outside conf/ only
+    the reading is spared. The mode is RUN or, with -m, MULTIRUN, without composing everything to look for hydra.mode.
+    """
     Plugins.instance()  # makes the classes of the readers, once more if they have been imported
     for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):
-        patch.setattr(source, "load_config", _kept(source.load_config))
+        patch.setattr(source, "load_config", _parsed(source.load_config))
+    patch.setattr("hydra._internal.config_loader_impl.create_defaults_list", _listed(create_defaults_list))
+    merge = "_compose_config_from_defaults_list"
+    patch.setattr(ConfigLoaderImpl, merge, _merged(getattr(ConfigLoaderImpl, merge)))
+    patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
 
 
-def _kept(load: Any) -> Any:
-    pages: dict[Any, ConfigResult] = {}
+class _Kept:
+    """Results by key, a copy for each that asks; pickle copies seven times as fast as copy.deepcopy."""
+
+    def __init__(self) -> None:
+        self._results: dict[Any, bytes] = {}
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._results:
+            self._results[key] = pickle.dumps(make())
+        return pickle.loads(self._results[key])
+
+
+def _parsed(load: Any) -> Any:
+    pages = _Kept()
 
     def load_config(self: Any, config_path: str) -> ConfigResult:
         key: Any = (self.path, config_path)
@@ -43,8 +68,37 @@ def _kept(load: Any) -> Any:
         if file.is_file():
             about = file.stat()
             key = (*key, about.st_mtime_ns, about.st_size, about.st_ino)
-        if key not in pages:
-            pages[key] = load(self, config_path)
-        return copy.deepcopy(pages[key])
+        page: ConfigResult = pages.get(key, lambda: load(self, config_path))
+        return page
 
     return load_config
+
+
+def _listed(create: Any) -> Any:
+    lists = _Kept()
+
+    def make_list(repo: Any, config_name: str | None, overrides_list: list[Any], **how: bool) -> Any:
+        if _has_other_pages(repo):
+            return create(repo, config_name, overrides_list, **how)
+        of_groups = tuple(o.input_line for o in overrides_list if repo.group_exists(o.key_or_group))
+        key = (config_name, of_groups, tuple(how.items()))
+        found = lists.get(key, lambda: create(repo, config_name, overrides_list, **how))
+        found.config_overrides = Overrides(repo, overrides_list).config_overrides
+        return found
+
+    return make_list
+
+
+def _merged(compose_pages: Any) -> Any:
+    trees = _Kept()
+
+    def merge(self: Any, defaults: list[Any], repo: Any) -> Any:
+        if _has_other_pages(repo):
+            return compose_pages(self, defaults, repo)
+        return trees.get(repr(defaults), lambda: compose_pages(self, defaults, repo))
+
+    return merge
+
+
+def _has_other_pages(repo: Any) -> bool:
+    return any(source.scheme() == "file" and source.path != str(CONF) for source in repo.get_sources())

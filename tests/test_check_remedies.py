@@ -28,8 +28,8 @@ HEAL = "remedy=[heal]"
         (
             [HEAL, "detector=[non_finite]", "remedies.heal.rungs.halve.remedy.detectors=[plateau]"],
             "remedies.heal.rungs.halve.remedy.detectors: must name an active detector "
-            "(non_finite, blow_up, stuck_at_prior), got ['plateau']. "
-            "Set detector=[non_finite,blow_up,stuck_at_prior,plateau], or leave the rung out.",
+            "(non_finite, probe_due, blow_up, stuck_at_prior), got ['plateau']. "
+            "Set detector=[non_finite,probe_due,blow_up,stuck_at_prior,plateau], or leave the rung out.",
         ),
         (
             [HEAL, "remedies.heal.rungs.halve.remedy.factor=1.5"],
@@ -64,6 +64,21 @@ HEAL = "remedy=[heal]"
             "Set detectors.probe_due.at=25%, or a longer run.",
         ),
         (
+            ["remedy=[probe,stop]", "remedies.probe.stretch=100%", "train.duration=400"],
+            "remedies.probe.stretch: must fit into the 399 steps after probe_due at step 0, got '100%'. "
+            "Set remedies.probe.stretch=10%.",
+        ),
+        (
+            [
+                HEAL,
+                "remedies.heal.rungs.compare.remedy.stretch=320",
+                "detectors.probe_due.at=100",
+                "train.duration=400",
+            ],
+            "remedies.heal.rungs.compare.remedy.stretch: must fit into the 299 steps after probe_due at step 100, "
+            "got 320. Set remedies.heal.rungs.compare.remedy.stretch=10%.",
+        ),
+        (
             ["remedy=[rollback,stop]", "remedies.rollback.rewarm=400", "train.duration=400"],
             "remedies.rollback.rewarm: must be shorter than the run of 400 steps, got 400. "
             "Set remedies.rollback.rewarm=0.",
@@ -93,5 +108,5 @@ def test_all_problems_of_a_ladder_are_said_at_once(refuse_row: Callable[..., Ref
 
 def test_a_mode_without_a_run_does_not_ask(refuse_row: Callable[..., Refusal]) -> None:
     """The presets themselves are right for the default run."""
-    for remedy in ("heal", "tenfold", "rollback", "probe,heal"):
+    for remedy in ("heal", "rollback_ladder", "tenfold", "rollback", "probe,heal"):
         assert "problem" not in refuse_row("mode=check", f"remedy=[{remedy}]", "tracking=off").err

@@ -4,7 +4,6 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +162,10 @@ def test_diverged_run_says_when_why_and_what_to_try(program: Program) -> None:
 
 
 def test_out_of_reach_tracking_is_a_warning_and_the_run_goes_on(program: Program) -> None:
-    started = time.monotonic()
     done = program("tracking.uri=http://127.0.0.1:9", "train.duration=30", tracking="mlflow")
     assert done.code == 0
     assert "tracking.uri: " in done.err
     assert "mode=upload source=" in done.out + done.err
-    assert time.monotonic() - started < 60
 
 
 def test_unexpected_error_is_one_line_unless_a_traceback_is_asked_for(program: Program, tmp_path: Path) -> None:

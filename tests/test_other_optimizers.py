@@ -16,7 +16,7 @@ from runner.records import StepRecord, from_json, to_json
 from runner.signatures import EXTRAS, locate
 from runner.tracking.jsonl import read_records
 from runner.tracking.mapping import Counters, points
-from runner.train.checkpoint import load_optimizer_state
+from runner.train.restoring import load_optimizer_state
 from tests.conftest import ROOT, Program, Refusal
 
 

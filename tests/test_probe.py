@@ -14,7 +14,7 @@ import torch
 from runner.detectors.milestone import Milestone
 from runner.records import Action, StepRecord
 from runner.remedies.branch_probe import BranchProbe
-from runner.train.branches import Branch, Copy, Stretch, winner
+from runner.train.branches import Branch, Stretch, compare
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
 from runner.watch import Watch
@@ -27,36 +27,41 @@ def adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
-STRETCH = Stretch(begin=0, steps=4, warmup=2, judged=2)
-COPY: Any = Copy(None, None, None, None)  # type: ignore[arg-type]
-LOST = [math.inf]
+STRETCH = Stretch(begin=0, steps=4, warmup=2, repeats=2, judged=2)
+LOST = (math.inf, math.inf)
 
 
 @pytest.mark.parametrize(
-    ("judged", "expected"),
+    ("scores", "expected", "is_open"),
     [
-        ([[3.0, 3.1], [2.0, 2.1], [2.5, 2.6]], 1),
-        ([[3.0, 3.1], [2.9, 3.1], [3.5, 3.5]], 0),
-        ([[3.0, 3.1], [1.0, 3.0], [2.8, 2.95]], 2),
-        ([LOST, [2.9, 3.1], [2.4, 3.5]], 2),
-        ([[3.0, 3.1], LOST, [3.5, 3.5]], 0),
-        ([LOST, LOST, LOST], 0),
-        ([[0.0, -3.0], [-2.0, -5.1], [-1.0, -4.0]], 1),
-        ([[20.0, 0.5, 9.0], [0.4, 0.1, 0.3], [0.5, 0.1, 0.4]], 1),
+        ([(3.0, 3.1), (2.0, 2.1), (2.5, 2.6)], 1, False),
+        ([(3.0, 3.1), (2.9, 3.1), (3.5, 3.5)], 0, True),
+        ([(3.0, 3.1), (2.9, 2.9), (3.5, 3.5)], 0, True),
+        ([(3.0, 3.1), (1.5, 3.5), (2.8, 2.95)], 0, True),
+        ([(3.0, 3.1), (3.2, 3.1), (3.5, 3.5)], 0, False),
+        ([(0.2, 0.9), (0.1, 0.11), (0.3, 0.31)], 1, False),
+        ([LOST, (2.9, 3.1), (2.4, 3.3)], 2, False),
+        ([(0.2, math.nan), (2.9, 3.1), (2.4, 3.3)], 2, False),
+        ([(3.0, 3.1), (0.1, math.inf), (3.5, 3.5)], 0, False),
+        ([LOST, LOST, LOST], 0, False),
+        ([(0.0, -3.0), (-5.0, -5.1), (-4.0, -4.1)], 1, False),
     ],
     ids=[
-        "lowest", "within the noise", "not by chance", "running is lost", "another is lost", "all are lost",
-        "negative losses", "far lower than a noisy one",
+        "lowest", "within the noise", "two that agree by chance", "the best scatters", "running is best",
+        "only the running one scatters", "running is lost", "running is lost once", "another is lost once",
+        "all are lost", "negative losses",
     ],
 )  # fmt: skip
-def test_the_running_rate_stays_unless_it_is_clearly_beaten(judged: Sequence[list[float]], expected: int) -> None:
-    branches = [Branch(factor, 4, found, COPY) for factor, found in zip((1.0, 0.3, 0.1), judged, strict=True)]
-    assert winner(branches, on_val=False, sd=2.0) is branches[expected]
+def test_the_running_rate_stays_unless_it_is_clearly_beaten(
+    scores: Sequence[tuple[float, ...]], expected: int, is_open: bool
+) -> None:
+    branches = [Branch(factor, 4, found) for factor, found in zip((1.0, 0.3, 0.1), scores, strict=True)]
+    assert compare(branches, sd=2.0) == (branches[expected], is_open)
 
 
 def test_a_branch_rises_and_falls_to_zero() -> None:
     assert [STRETCH.factor(k) for k in range(4)] == [0.5, 0.75, 0.5, 0.25]
-    assert [Stretch(0, 4, 0, 2).factor(k) for k in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [STRETCH._replace(warmup=0).factor(k) for k in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 HIGH = {"here": 3.0, "initial": 30.0}
@@ -87,7 +92,7 @@ def test_nothing_changes_when_the_running_rate_wins(
     with_probe = probed(tmp_path / "with", lr=lr, probe=probe, plan=plan, optimizer=optimizer)
     without = probed(tmp_path / "without", lr=lr, probe=None, plan=plan, optimizer=optimizer)
     [action] = with_probe.of(Action)
-    assert (action.type, action.arguments["extra_steps"]) == ("Probe", 60)
+    assert (action.type, action.arguments["extra_steps"]) == ("Probe", 120)
     assert "lr_scale" not in action.arguments
     assert action.message is not None
     assert action.message.endswith("; the learning rate stays")
@@ -178,11 +183,11 @@ def test_ctrl_c_in_a_probe_saves_the_run_as_it_was_before(program: Program, tmp_
     (tmp_path / "parts.py").write_text(INTERRUPTED)
     declared = [
         "task._target_=parts.Rings", "task.hidden=[16]", "task.dropout=0.2", "train.duration=60", "optimizer.lr=30",
-        "remedy=[probe,heal]", "detectors.probe_due.at=10", "remedies.probe.stretch=30",
+        "remedy=[probe,heal]", "detectors.probe_due.at=10", "remedies.probe.stretch=30", "remedies.probe.faster=1",
     ]  # fmt: skip
     cut = program(*declared, spawn=True)
     assert cut.code == 130, cut.err
-    assert "interrupted by SIGINT at step 11" in cut.out
+    assert "interrupted by SIGINT" in cut.out
     before = json.loads((cut.run / "result.json").read_text())
     assert (before["status"], before["steps"]) == ("interrupted", 11)
     rest = program(f"resume.from={cut.run}")
@@ -203,4 +208,4 @@ def test_where_every_branch_is_lost_the_rate_stays(tmp_path: Path) -> None:
 def test_a_probe_needs_room(tmp_path: Path) -> None:
     run = probed(tmp_path, lr=3.0, plan={"steps": 25})
     [action] = run.of(Action)
-    assert action.message == "no probe: only 9 steps are left"
+    assert action.message == "no probe: branches of 9 steps say nothing"

@@ -55,8 +55,8 @@ def trained(folder: Path, *overrides: str) -> Trained:
 def test_a_rate_that_is_far_too_high_is_healed(tmp_path: Path, seed: int) -> None:
     declared = [*DIGITS, "optimizer.lr=1.0", f"seed={seed}"]
     assert trained(tmp_path / "none", *declared, "remedy=[stop]").has_failed
-    healed = trained(tmp_path / "heal", *declared, "remedy=[probe,heal]")
-    assert "probe" in healed.actions
+    healed = trained(tmp_path / "heal", *declared, "remedy=[heal]")
+    assert "heal/compare" in healed.actions
     assert not healed.has_failed
 
 
@@ -65,20 +65,32 @@ def test_a_rate_that_is_far_too_high_is_healed(tmp_path: Path, seed: int) -> Non
 def test_rollbacks_alone_heal_it_with_a_sharper_trigger(tmp_path: Path, seed: int) -> None:
     """Seed 0 is not healed by rollbacks: its loss smoulders, and never rises by more than its noise explains."""
     sharper = ["detectors.blow_up.smoothing=0.8", "detectors.blow_up.margin=0.3"]
-    healed = trained(tmp_path, *DIGITS, "optimizer.lr=1.0", f"seed={seed}", "remedy=[heal]", *sharper)
-    assert set(healed.actions) == {"heal/halve"}
+    healed = trained(tmp_path, *DIGITS, "optimizer.lr=1.0", f"seed={seed}", "remedy=[rollback_ladder]", *sharper)
+    assert set(healed.actions) == {"rollback_ladder/halve"}
     assert not healed.has_failed
 
 
+@pytest.mark.parametrize(
+    ("remedy", "rate", "made"),
+    [
+        ("rollback_ladder", ["optimizer.lr=0.2"], []),
+        ("heal", ["optimizer=adamw", "optimizer.lr=0.002"], ["heal/compare"]),
+    ],
+)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_healthy_run_is_not_touched_by_a_ladder_and_a_probe(tmp_path: Path, seed: int) -> None:
-    declared = [*DIGITS, "optimizer.lr=0.2", f"seed={seed}"]
+def test_a_healthy_run_is_not_touched(tmp_path: Path, remedy: str, rate: list[str], made: list[str], seed: int) -> None:
+    declared = [*DIGITS, *rate, f"seed={seed}"]
     plain = trained(tmp_path / "plain", *declared, "remedy=[stop]")
-    watched = trained(tmp_path / "watched", *declared, "remedy=[probe,heal]")
-    assert watched.actions == ["probe"]
+    watched = trained(tmp_path / "watched", *declared, f"remedy=[{remedy}]")
+    assert watched.actions == made
     assert watched.losses == plain.losses
     assert watched.val_loss == plain.val_loss
     assert all(torch.equal(value, watched.weights[name]) for name, value in plain.weights.items())
+
+
+def test_a_probe_beside_heal_is_made_once(tmp_path: Path) -> None:
+    made = trained(tmp_path, "train.duration=100", "optimizer.lr=0.05", "remedy=[probe,heal]").actions
+    assert made == ["probe"]
 
 
 @pytest.mark.slow
@@ -100,7 +112,7 @@ POST_LN = (
 @pytest.mark.parametrize("seed", range(2))
 def test_a_transformer_that_is_stuck_at_the_frequencies_of_its_targets_is_healed(tmp_path: Path, seed: int) -> None:
     stuck = trained(tmp_path / "none", *POST_LN, f"seed={seed}", "remedy=[stop]")
-    healed = trained(tmp_path / "heal", *POST_LN, f"seed={seed}", "remedy=[heal]")
+    healed = trained(tmp_path / "heal", *POST_LN, f"seed={seed}", "remedy=[heal]", "~detectors.probe_due")
     assert healed.actions == ["heal/compare"]
     assert healed.val_loss < stuck.val_loss - 0.3
 

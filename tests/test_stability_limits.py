@@ -78,10 +78,10 @@ CASES: list[tuple[str, float, dict[str, Any]]] = [
 def test_run_converges_just_below_the_bound_and_blows_up_just_above(
     tmp_path: Path, bound: float, options: dict[str, Any]
 ) -> None:
-    below, _ = descend(SGD, tmp_path, lr=0.99 * bound, steps=1500, **options)
-    above, _ = descend(SGD, tmp_path, lr=1.01 * bound, steps=1500, **options)
-    assert below < 1e-8
-    assert not above < 1e10
+    below, _ = descend(SGD, tmp_path, lr=0.99 * bound, steps=600, **options)
+    above, _ = descend(SGD, tmp_path, lr=1.01 * bound, steps=600, **options)
+    assert below < 1e-4
+    assert not above < 1e4
 
 
 # eps = 1 and a start of 1e-30 make the preconditioner of the real optimizers exactly 1: they are linear then
@@ -103,8 +103,8 @@ ADAPTIVE: list[tuple[str, Any, float, dict[str, Any], int]] = [
 def test_adaptive_optimizer_has_the_bound_of_its_linear_form(
     tmp_path: Path, make: type[torch.optim.Optimizer], bound: float, options: dict[str, Any], first: int
 ) -> None:
-    below, _ = descend(make, tmp_path, lr=0.99 * bound, steps=1000, start=1e-30, eps=1.0, **options)
-    assert below < 1e-8
+    below, _ = descend(make, tmp_path, lr=0.99 * bound, steps=600, start=1e-30, eps=1.0, **options)
+    assert below < 1e-4
     # first passage of 1e6 at 1.01 of the bound, as measured with torch 2.13
     before, _ = descend(make, tmp_path, lr=1.01 * bound, steps=first - 1, start=1e-30, eps=1.0, **options)
     after, _ = descend(make, tmp_path, lr=1.01 * bound, steps=first + 1, start=1e-30, eps=1.0, **options)
@@ -114,10 +114,10 @@ def test_adaptive_optimizer_has_the_bound_of_its_linear_form(
 @pytest.mark.parametrize(
     ("options", "lr", "steps", "expected"),
     [
-        ({}, 0.0198, 2000, 4.260e-18),
-        ({}, 0.0202, 2000, 1.586e17),
-        ({"momentum": 0.9}, 0.03762, 4000, 2.191e-91),
-        ({"momentum": 0.9, "nesterov": True}, 0.013435714285714286, 4000, 2.266e-51),
+        ({}, 0.0198, 500, 4.543e-5),
+        ({}, 0.0202, 500, 1.996e4),
+        ({"momentum": 0.9}, 0.03762, 500, 2.072e-11),
+        ({"momentum": 0.9, "nesterov": True}, 0.013435714285714286, 500, 6.469e-7),
     ],
 )
 def test_final_size_equals_the_golden_value(

@@ -19,7 +19,7 @@ def statuses(directory: Path) -> list[str]:
     return [json.loads(path.read_text())["status"] for path in sorted(directory.glob("runs/quadratic/*/result.json"))]
 
 
-ONE = ("train.duration=3000", ["finished"], 0)
+ONE = ("train.duration=300", ["finished"], 0)
 DIVERGING = ("optimizer.lr=9", ["diverged"], 3)
 SEVERAL = ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0)
 

@@ -117,6 +117,7 @@ def test_sweep_whose_jobs_all_diverge_ends_with_exit_code_3(refuse: Callable[...
     assert json.loads(path.read_text())["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_joblib_gives_the_records_of_the_basic_launcher_under_a_live_table(program: Program, tmp_path: Path) -> None:
     grid = ["train.duration=20", "task.dropout=0.2", "optimizer.lr=0.01,0.1"]
     main, terminal = pty.openpty()

@@ -160,7 +160,15 @@ def test_pipe_gets_a_line_of_progress_between_evaluations(tmp_path: Path) -> Non
 
 
 def test_encoding_without_blocks_gets_ascii_and_no_error(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "runner", "tracking=off", "task=quadratic", "name='\u03b7 decay'"]
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "tracking=off",
+        "task=quadratic",
+        "train.duration=40",
+        "name='\u03b7 decay'",
+    ]
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

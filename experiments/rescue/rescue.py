@@ -91,6 +91,10 @@ def runs(page: Mapping[str, Any], best_lrs: Mapping[str, Any]) -> Iterator[Run]:
     for task, of_task in page["tasks"].items():
         for optimizer, of_optimizer in page["optimizers"].items():
             lr = best_lrs[task][optimizer]["lr"]
+            rates = {
+                arm: best_lrs[task][page["stand_in"]]["lr"] if _replaces_optimizer(of_arm) else lr
+                for arm, of_arm in page["arms"].items()
+            }
             for seed in page["seeds"]:
                 first = [*of_task, *page["options"], *of_optimizer]
                 yield Run(task, optimizer, 1.0, TUNED, seed, (*first, f"optimizer.lr={lr:g}", "remedy=[]"))
@@ -98,7 +102,10 @@ def runs(page: Mapping[str, Any], best_lrs: Mapping[str, Any]) -> Iterator[Run]:
                     for arm, of_arm in page["arms"].items():
                         yield Run(
                             task, optimizer, multiple, arm, seed,
-                            (*without_others(first, of_arm), *_lr(lr * multiple, of_arm), *of_arm, *page["extra"]),
+                            (
+                                *without_others(first, of_arm), *_lr(rates[arm] * multiple, of_arm),
+                                *of_arm, *page["extra"],
+                            ),
                         )  # fmt: skip
 
 
@@ -107,6 +114,10 @@ def without_others(first: Sequence[str], of_arm: Sequence[str]) -> list[str]:
     mine = {text.partition("=")[0] for text in of_arm}
     gone = tuple(f"{name}." for name in ("optimizer",) if name in mine)
     return [text for text in first if text.partition("=")[0] not in mine and not text.startswith(gone or "\0")]
+
+
+def _replaces_optimizer(of_arm: Sequence[str]) -> bool:
+    return any(text.startswith("optimizer=") for text in of_arm)
 
 
 def _lr(lr: float, of_arm: Sequence[str]) -> list[str]:
@@ -202,32 +213,60 @@ def summary(
 
 def table(cells: Sequence[Mapping[str, Any]], page: Mapping[str, Any]) -> str:
     """Return in how many cells each arm gets home, by multiple, and every mean, in Markdown."""
-    lines = ["| arm | " + " | ".join(f"{m:g}x" for m in page["multiples"]) + " | compute, mean | most |"]
-    lines += ["|---" * (len(page["multiples"]) + 3) + "|"]
+    judged = [multiple for multiple in page["judged"] if multiple in page["multiples"]]
+    columns = [
+        *(f"{m:g}x" for m in page["multiples"]),
+        " and ".join(f"{m:g}x" for m in judged),
+        "compute, mean",
+        "most",
+    ]
+    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for arm in page["arms"]:
         of_arm = [cell for cell in cells if cell["arm"] == arm]
-        counts = []
-        for multiple in page["multiples"]:
-            here = [cell["rescued"] for cell in of_arm if cell["multiple"] == multiple]
-            counts.append(f"{sum(here)} of {len(here)}")
+        counts = [_home(of_arm, [multiple]) for multiple in page["multiples"]]
         mean = fmean(cell["compute"] for cell in of_arm)
         most = max(cell["most_compute"] for cell in of_arm)
-        lines.append(f"| {arm} | {' | '.join(counts)} | {mean:.2f} | {most:.2f} |")
+        shown = [f"{home} of {total}" for home, total in [*counts, _home(of_arm, judged)]]
+        lines.append(f"| {arm} | {' | '.join(shown)} | {mean:.2f} | {most:.2f} |")
+    lines += ["", *_verdicts(cells, page, judged), *_means(cells, page)]
+    return "\n".join(lines) + "\n"
+
+
+def _home(of_arm: Sequence[Mapping[str, Any]], multiples: Sequence[float]) -> tuple[int, int]:
+    here = [cell["rescued"] for cell in of_arm if cell["multiple"] in multiples]
+    return sum(here), len(here)
+
+
+def _verdicts(cells: Sequence[Mapping[str, Any]], page: Mapping[str, Any], judged: Sequence[float]) -> Iterator[str]:
+    """Yield a line an arm that has a target: whether it is met."""
+    names = " and ".join(f"{multiple:g}x" for multiple in judged)
+    for arm, target in page["targets"].items():
+        of_arm = [cell for cell in cells if cell["arm"] == arm]
+        home, total = _home(of_arm, judged)
+        if not total:
+            continue
+        mean = fmean(cell["compute"] for cell in of_arm)
+        said = f"{arm}: compute {mean:.2f}, at most {target['compute']:g}"
+        is_met = mean <= target["compute"]
+        if "home" in target:
+            said += f"; at {names} {home} of {total} cells home, at least {target['home']:.0%}"
+            is_met = is_met and home >= target["home"] * total
+        yield f"{said}: {'met' if is_met else '**missed**'}."
+        yield ""
+
+
+def _means(cells: Sequence[Mapping[str, Any]], page: Mapping[str, Any]) -> Iterator[str]:
     arms = list(page["arms"])
-    lines += [
-        "",
-        f"| task, optimizer, multiple | tuned | at most | {' | '.join(arms)} |",
-        "|---" * (len(arms) + 3) + "|",
-    ]
+    yield f"| task, optimizer, multiple | tuned | at most | {' | '.join(arms)} |"
+    yield "|---" * (len(arms) + 3) + "|"
     by = {(c["task"], c["optimizer"], c["multiple"], c["arm"]): c for c in cells}
     for task in page["tasks"]:
         for optimizer in page["optimizers"]:
             for multiple in page["multiples"]:
                 row = [by[task, optimizer, multiple, arm] for arm in arms]
-                shown = [_shown(cell) for cell in row]
                 first = f"{task}, {optimizer}, {multiple:g}x"
-                lines.append(f"| {first} | {row[0]['tuned']:.4g} | {row[0]['bound']:.4g} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+                means = " | ".join(map(_shown, row))
+                yield f"| {first} | {row[0]['tuned']:.4g} | {row[0]['bound']:.4g} | {means} |"
 
 
 def _shown(cell: Mapping[str, Any]) -> str:

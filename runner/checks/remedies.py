@@ -94,9 +94,16 @@ def _check_probe(key: str, node: Node, found: Findings, clock: Clock) -> None:
     for name in node.arguments.get("detectors", ()):
         due = found.sections.get("detectors", {}).get(name)
         at = _steps(due.arguments.get("at"), clock) if due is not None else None
-        if at is not None and total - at - 1 < LEAST_STEPS:
+        if at is None or total <= 1:
+            continue
+        rest, stretch = total - at - 1, _steps(node.arguments.get("stretch"), clock)
+        if at and rest < LEAST_STEPS:
             rule = f"must leave {LEAST_STEPS} steps of the {total:,} for {key}, got step {at}"
             found.add(f"detectors.{name}.at", rule, f"Set detectors.{name}.at=25%, or a longer run")
+        elif stretch is not None and stretch > max(rest, LEAST_STEPS):
+            written = shown(node.arguments["stretch"])
+            rule = f"must fit into the {rest:,} steps after {name} at step {at:,}, got {written}"
+            found.add(f"{key}.stretch", rule, f"Set {key}.stretch=10%")
 
 
 def _check_clip(found: Findings) -> None:

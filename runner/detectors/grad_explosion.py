@@ -44,7 +44,8 @@ class State(NamedTuple):
 class GradExplosion:
     """Alarm when the gradient norm is `factor` times its median in `count` of the last `within` steps, and it hurts.
 
-    The median is that of the last `window` norms, made anew every 16 steps, the tested one not among them. It hurts
+    The median is that of the last `window` norms, made anew every 16 steps, the tested one not among them; nor was any
+    of them as large, for where batches are small, norms of ten times the median come again and again. It hurts
     when the loss (average over 5 steps) has risen above its level before (over 50 steps) by `loss_back` of what the
     run had gained since the first loss, and by 5%: the norm also grows tenfold when a run leaves its first plateau,
     at the edge of stability, and at a batch that a model does not fit which fits all others.
@@ -94,7 +95,7 @@ class GradExplosion:
             return state, None
         newest, norm = record.loss, record.grad_norm
         chunks, chunk, floor, first, level, loss, marks, is_told = state
-        is_large = 0 < self.factor * floor < norm and self.factor * _ordered(chunks)[len(chunks) * _HALF] < norm
+        is_large = 0 < self.factor * floor < norm and self._is_large(chunks, norm)
         if not chunks and not chunk:
             first = level = loss = newest
         loss += 0.2 * (newest - loss)
@@ -113,6 +114,10 @@ class GradExplosion:
             if 2 * len(chunks) * _CHUNK >= self.window:
                 floor = min([full[_HALF] for full in chunks])  # no chunk has its median below it
         return made(State, (chunks, chunk, floor, first, level, loss, marks, is_told)), alarm
+
+    def _is_large(self, chunks: tuple[tuple[float, ...], ...], norm: float) -> bool:
+        is_highest = sum([full[-1] >= norm for full in chunks]) < 2
+        return is_highest and norm > self.factor * _ordered(chunks)[len(chunks) * _HALF]
 
     def _alarm(self, state: State, record: StepRecord, count: int, loss: float) -> Alarm:
         ordered = _ordered(state.chunks)

@@ -1,4 +1,4 @@
-"""A loss that swings instead of falling at the end of a run whose learning rate is still high."""
+"""A loss that swings at the end of a run whose learning rate is still high."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class State(NamedTuple):
         squares: sum of the squares of these.
         means: mean logarithm of each block.
         within: sum of squares within the blocks.
-        is_over: whether the run cannot be judged, or has been.
+        is_over: whether the swing of the loss cannot be judged, or has been.
+        is_low: whether the learning rate has fallen in the last part.
+        vals: the latest three held-out losses.
+        best: lowest median of three of them.
     """
 
     first: float | None = None
@@ -36,10 +39,13 @@ class State(NamedTuple):
     means: tuple[float, ...] = ()
     within: float = 0.0
     is_over: bool = False
+    is_low: bool = False
+    vals: tuple[float, ...] = ()
+    best: float = math.inf
 
 
 class LateVariance:
-    """Alarm once, at the end of the run, when its last third swings with a learning rate that has not decayed.
+    """Alarm at the end of the run, when its last third swings with a learning rate that has not decayed.
 
     The steps after `begin` are cut into `blocks` blocks of m; y is the logarithm of the loss. A line through the block
     means has slope b, and they scatter around it with variance S. Were the noise only that of the batches, S would be
@@ -49,6 +55,9 @@ class LateVariance:
     the swing, loss * sqrt(S), is above `least` of the first one (a model that fits all batches has nothing to lose).
     Swings faster than a block cannot be told from the noise of the batches: silent.
 
+    And it is when the last held-out loss is `far` times the lowest median of three, at such a learning rate: the
+    weights at the end are one throw of those that it swings through.
+
     Args:
         begin: share of the run; in (0, 1).
         blocks: how many; >= 8.
@@ -57,6 +66,7 @@ class LateVariance:
         lr_share: of the peak; in (0, 1].
         progress: share of the first loss; in (0, 1].
         least: share of the first loss; >= 0.
+        far: times the lowest held-out loss; > 1.
         total_steps: length of the run; filled in by the runner.
     Source: measured on digits. P(S m / W > 2.5) is 0.2% for independent noise and 16 blocks (F with 14 degrees).
     """
@@ -74,8 +84,10 @@ class LateVariance:
         lr_share: Annotated[float, Gt(0), Le(1)] = 0.5,
         progress: Annotated[float, Gt(0), Le(1)] = 0.8,
         least: Annotated[float, Ge(0)] = 0.01,
+        far: Annotated[float, Gt(1)] = 1.5,
         total_steps: TotalSteps = 0,
     ) -> None:
+        self.total_steps = total_steps
         self.begin = int(begin * total_steps)
         self.blocks = blocks
         self.length = (total_steps - self.begin) // blocks
@@ -84,33 +96,57 @@ class LateVariance:
         self.lr_share = lr_share
         self.progress = progress
         self.least = least
+        self.far = far
 
     def init(self) -> State:
         """Return the state before the first record."""
         return State(is_over=self.length < 3)
 
     def update(self, state: State, record: StepRecord | EvalRecord) -> tuple[State, Alarm | None]:
-        """Return the next state, and one alarm of severity "warn" when the loss swings instead of falling."""
-        if state.is_over or isinstance(record, EvalRecord):
-            return state, None
-        first, peak_lr, taken, total, squares, means, within, _ = state
+        """Return the next state, and an alarm of severity "warn" when the loss swings instead of falling."""
+        if isinstance(record, EvalRecord):
+            return self._evaluated(state, record)
+        first, peak_lr = state[:2]
         if record.step < self.begin and first is not None and record.lr <= peak_lr:
             return state, None
-        if first is None:
-            first = record.loss
-        if record.lr > peak_lr:
-            peak_lr = record.lr
-        if record.step < self.begin:
-            return State(first, peak_lr), None
-        if not 0 < record.loss < math.inf or record.lr < self.lr_share * peak_lr:
-            return State(is_over=True), None
+        if first is None or record.lr > peak_lr:
+            state = state._replace(first=record.loss if first is None else first, peak_lr=max(peak_lr, record.lr))
+        if record.step < self.begin or state.is_over:
+            return state, None
+        return self._taken(state, record)
+
+    def _evaluated(self, state: State, record: EvalRecord) -> tuple[State, Alarm | None]:
+        value = record.metrics.get("loss") if record.split == "val" else None
+        if value is None or not 0 < value < math.inf:
+            return state, None
+        vals, best = (*state.vals, value)[-3:], state.best
+        if len(vals) == 3:
+            best = min(best, sorted(vals)[1])
+        state = state._replace(vals=vals, best=best)
+        is_held = not state.is_low and self.length >= 3
+        if record.step < self.total_steps or value < self.far * best or not is_held:
+            return state, None
+        evidence = {"val_loss": value, "best": best, "peak_lr": state.peak_lr}
+        message = (
+            f"val loss {value:.4g} at the end is {value / best:.3g} times its lowest {best:.4g}, and the learning rate "
+            f"has stayed above {self.lr_share:.0%} of its peak"
+        )
+        return state, Alarm(record.step, "late_variance", "warn", evidence, message)
+
+    def _taken(self, state: State, record: StepRecord) -> tuple[State, Alarm | None]:
+        is_low = record.lr < self.lr_share * state.peak_lr
+        if is_low or not 0 < record.loss < math.inf:
+            return state._replace(is_over=True, is_low=is_low), None
+        first, peak_lr, taken, total, squares, means, within, _, _, vals, best = state
         y = math.log(record.loss)
         taken, total, squares = taken + 1, total + y, squares + y * y
         if taken < self.length:
-            return made(State, (first, peak_lr, taken, total, squares, means, within, False)), None
+            after = (first, peak_lr, taken, total, squares, means, within, False, False, vals, best)
+            return made(State, after), None
         means, within = (*means, total / taken), within + max(squares - total * total / taken, 0.0)
-        state = State(first, peak_lr, means=means, within=within, is_over=len(means) == self.blocks)
-        return state, self._judge(state, first, record) if state.is_over else None
+        is_over = len(means) == self.blocks
+        state = State(first, peak_lr, means=means, within=within, is_over=is_over, vals=vals, best=best)
+        return state, self._judge(state, first or 0.0, record) if is_over else None
 
     def _judge(self, state: State, first: float, record: StepRecord) -> Alarm | None:
         count, middle = self.blocks, (self.blocks - 1) / 2

@@ -82,7 +82,8 @@ class LossSpike:
     model which knows all others by heart is no spike).
     Further spikes within `calm_steps` steps belong to the first one.
     It is a warning when it is `grave` times what the loss had fallen, which throws the run back to its start, and its
-    gradient was not clipped; others are told as info, for healthy runs have them and come back.
+    gradient was not clipped; and of those whose gradient was, where a loss that had fallen by half is twice its start.
+    Others are told as info, for healthy runs have them and come back.
     A learning rate that more than doubles in one step (a restart of the schedule) begins a new window.
 
     Args:
@@ -173,7 +174,9 @@ class LossSpike:
         gain = state.start - predicted if state.start is not None else 0.0
         if record.loss - predicted <= max(self.rise * abs(predicted), self.share_of_gain * gain):
             return None
-        is_grave = not record.clipped and record.loss - predicted > self.grave * gain
+        start = state.start or 0.0
+        is_held = record.clipped and not (record.loss > 2 * start and predicted < start / 2)
+        is_grave = not is_held and record.loss - predicted > self.grave * gain
         evidence = with_lr(
             record, loss=record.loss, predicted=predicted, z=above / spread, spread=spread, window=len(values)
         )

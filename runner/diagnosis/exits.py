@@ -16,6 +16,7 @@ _LEVELS = 12
 _BAND = math.log(1.3)
 _NARROW = math.log(1.05)  # with few values
 _JUMP = 2 / 3
+_DIP = 1  # values in a row that may lie low on the way: a batch with a loss of 0 for all weights that are far off
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ def find_exit(series: Series, shape: Shape) -> Exit | None:
     levels = medians(logs, count=_LEVELS) if len(logs) >= FEW else logs
     base, band = min(levels), _NARROW if len(logs) < FEW else max(4 * shape.log_noise, _BAND)
     place = len(logs)
-    while place > 0 and logs[place - 1] > base + band:
+    while place > 0 and max(logs[max(place - _DIP - 1, 0) : place]) > base + band:
         place -= 1
+    while place < len(logs) and logs[place] <= base + band:
+        place += 1
     if place == len(logs):
         return None
     rise = max(logs[max(place, len(logs) - 3) :]) - base

@@ -14,6 +14,7 @@ from runner.diagnosis.spikes import Spike, find_spikes, material
 from runner.records import Action, Alarm
 from runner.trends import FEW, median, ratio
 
+OF_THE_RATE = ("divergence", "blow_up", "grad_explosion")  # detectors that ring where steps are too long
 LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
@@ -66,6 +67,7 @@ class Evals:
         best: lowest.
         best_step: its step.
         last: median of the last three.
+        final: the last one.
         worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
         given_back: (last - best) / (first loss - best), the share of the gain that is lost again; 1 without a gain.
         best_at: where the best one was, as a share of the evaluations.
@@ -75,6 +77,7 @@ class Evals:
     best: float
     best_step: int
     last: float
+    final: float
     worse: float
     given_back: float
     best_at: float
@@ -82,7 +85,12 @@ class Evals:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a curve shows, before anybody says why."""
+    """What a curve shows, before anybody says why.
+
+    Attributes beside those of their own classes:
+        clipped: share of the steps whose gradient was clipped; None when unknown.
+        log_z: step and size of the largest |log sum exp| of the outputs, in nats; None when not measured.
+    """
 
     series: Series
     shape: Shape
@@ -93,6 +101,7 @@ class Features:
     rates: Rates | None
     evals: Evals | None
     clipped: float | None
+    log_z: tuple[int, float] | None
     alarms: Sequence[Alarm]
     actions: Sequence[Action]
     known: Known
@@ -115,6 +124,11 @@ class Features:
         return shape.long_low > prior - LEARNED
 
     @property
+    def warned_of_rate(self) -> bool:
+        """Whether a detector rang that rings where the steps are too long."""
+        return any(alarm.detector in OF_THE_RATE and alarm.severity != "info" for alarm in self.alarms)
+
+    @property
     def rises_late(self) -> bool:
         """Whether the learning rate is highest near the end."""
         return self.rates is not None and self.rates.before < _RISING and self.rates.peak_at > 0.6
@@ -135,7 +149,7 @@ def read_features(curve: Curve) -> Features | None:
     series, ending = read_series(curve)
     if not len(series):
         return None
-    spikes = find_spikes(series)
+    spikes = find_spikes(series, _told(curve))
     shape = read_shape(series, spikes)
     return Features(
         series=series,
@@ -147,6 +161,7 @@ def read_features(curve: Curve) -> Features | None:
         rates=_rates(series),
         evals=_evals(curve),
         clipped=math.fsum(series.clipped) / len(series) if series.clipped else None,
+        log_z=_log_z(curve, ending),
         alarms=curve.alarms,
         actions=curve.actions,
         known=curve.known,
@@ -164,12 +179,30 @@ def before_bad_batch(f: Features) -> Features | None:
     """Return what a curve shows up to its first jump that nothing led to; None where there is no such jump."""
     sudden = material(f.spikes)
     places = [spike.place for spike in sudden if spike.was_unannounced and not spike.is_gradual]
-    if not places or min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
+    if not places or any(s.place < min(places) and s.came_from_data is False for s in sudden):
+        return None
+    if min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
         return None
     series = f.series.until(min(places))
     spikes = [spike for spike in f.spikes if spike.end <= min(places)]
     shape = read_shape(series, spikes)
-    return replace(f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, alarms=())
+    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.step(min(places)) else None
+    return replace(
+        f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, log_z=log_z, alarms=()
+    )  # fmt: skip
+
+
+def _told(curve: Curve) -> dict[int, float]:
+    """Return step -> standard deviations of the spikes that a detector warned of."""
+    found = [alarm for alarm in curve.alarms if alarm.detector == "loss_spike" and alarm.severity == "warn"]
+    return {alarm.step: alarm.evidence.get("z", 0.0) for alarm in found}
+
+
+def _log_z(curve: Curve, ending: Ending | None) -> tuple[int, float] | None:
+    points = [(step, abs(value)) for step, value in curve.signals.get("log_z", ()) if math.isfinite(value)]
+    if ending is not None:
+        points = [(step, value) for step, value in points if step < ending.step]
+    return max(points, key=lambda point: point[1], default=None)
 
 
 def _norms(series: Series) -> Norms | None:
@@ -219,6 +252,7 @@ def _evals(curve: Curve) -> Evals | None:
         best=best,
         best_step=finite[place][0],
         last=last,
+        final=losses[-1],
         worse=ratio(last - best, abs(best)),
         given_back=ratio(last - best, begin - best) if begin > best else float(last > best),
         best_at=place / (len(losses) - 1),

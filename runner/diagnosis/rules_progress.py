@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runner.curves import number
 from runner.diagnosis.features import came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, loss_text, sentences, share_text
+from runner.diagnosis.shape import BEYOND_NOISE
 from runner.diagnosis.verdict import Stretch
 from runner.trends import FEW, noise
 
@@ -27,7 +28,7 @@ def stuck(f: Features) -> Finding | None:
     if not was_wild and shape.late_fall >= 4:
         return None  # on its way
     score = (0.95 if was_wild else 0.62) if f.never_learned else 0.45
-    if came_back_to_prior(f):
+    if came_back_to_prior(f) or (was_wild and f.warned_of_rate):
         score = 0.62  # it had learned something: the learning rate threw it back
     text = (
         f"the loss ends at {loss_text(shape.end)}; a model that knows only how frequent the targets are has "
@@ -135,7 +136,12 @@ def cannot_tell(f: Features) -> Finding:
     if shape.count < 4:
         values = "value" if shape.count == 1 else "values"
         return Finding("cannot_tell", 0.6, f"{shape.count} {values} are too few to say", ())
-    if f.ending is None and abs(shape.moved) < 5 and abs(shape.fall) < max(0.03, 3 * shape.noise):
+    if (
+        f.ending is None
+        and shape.over_usual < BEYOND_NOISE
+        and abs(shape.moved) < 5
+        and abs(shape.fall) < max(0.03, 3 * shape.noise)
+    ):
         text = (
             f"the loss stays at {loss_text(shape.end)}: its change over the whole curve is "
             f"{number(abs(shape.moved), 2)} times the noise of its mean"

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import before_bad_batch, came_back_to_prior
+from runner.diagnosis.features import OF_THE_RATE, before_bad_batch, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, share_text, times_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
@@ -26,6 +26,9 @@ _AGAIN = 0.025  # of the steps: no healthy run of ours was above its first loss 
 _HARMLESS = 0.9  # fall of the loss, share of the first one
 _PAST_START = 0.25  # of the run
 _LOST = 0.1  # of the gain in held-out loss
+LARGE_LOG_Z = 50.0  # nats, as detectors/logit_growth has it
+_FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
+_SLIGHT = 0.35  # score of evidence that a run which is fine may have
 
 
 def lr_too_high(f: Features) -> Finding | None:
@@ -39,9 +42,9 @@ def lr_too_high(f: Features) -> Finding | None:
     if f.rises_late:
         score -= 0.35
     before = before_bad_batch(f)
-    if before is not None and not _evidence(before):
+    if before is not None and max((entry[0] for entry in _evidence(before)), default=0.0) < _SLIGHT:
         score -= 0.5  # all of it comes after the batch
-    if f.never_learned and not came_back_to_prior(f):
+    if f.never_learned and not came_back_to_prior(f) and not f.warned_of_rate:
         score -= 0.2  # then it is called stuck
     if shape.is_noise:
         score *= 0.4
@@ -58,7 +61,8 @@ def _evidence(f: Features) -> list[Evidence]:
         _stays_above(f),
         _many_spikes(f),
         _rests_after_a_rise(f),
-        _was_stopped(f),
+        _was_alarmed(f),
+        _saturates(f),
     ]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry[0])
 
@@ -105,12 +109,12 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
         at = max(round(shape.low_at * (shape.count - 1)), round(0.6 * shape.count))
         at = min(at, shape.count - 1)
         rise = math.log(max(shape.end, 1e-300) / max(shape.low, 1e-300)) if shape.low > 0 else 0.0
-        is_late = shape.late_wander >= _WANDER and shape.wander - shape.late_wander < _WANDER
+        is_late = shape.late_wander >= _WANDER > shape.early_wander
         climbs = shape.late_fall < -4 and shape.given_back > 0.03
         gave_back = shape.low_at > 0.5 and rise > 0.5 and shape.given_back > 0.05
         lost = f.rises_late and f.evals is not None and f.evals.given_back > _LOST and f.evals.best_at > 0.5
         if not (is_late or climbs or gave_back or lost):
-            return None
+            return _held_out_at_end(f)
         at = min(at, _first_late_rise(f))
     score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
     score -= 0.4 * (bad_batch is not None)
@@ -124,6 +128,20 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
     more = f"it ends {factor_text(max(rise, 0.0))} its lowest level" if rise > 0.05 else None
     marks = (Stretch(f.step(at), f.series.steps[-1], "rises late"),)
     return Finding("lr_too_high_at_end", score, text, sentences([text, more, about]), marks)
+
+
+def _held_out_at_end(f: Features) -> Finding | None:
+    """At a rate that has not fallen, the held-out loss ends far above its lowest: the last weights are one throw."""
+    evals, rates = f.evals, f.rates
+    if evals is None or rates is None or evals.final < _FAR_OFF * evals.best or evals.best <= 0:
+        return None
+    text = (
+        f"held-out loss ends at {loss_text(evals.final)}, {number(ratio(evals.final, evals.best), 2)} times its lowest "
+        f"{loss_text(evals.best)} of step {evals.best_step:,}"
+    )
+    about = f"the learning rate still is {share_text(rates.end)} of its peak"
+    marks = (Stretch(evals.best_step, f.series.steps[-1], "held-out loss not settled"),)
+    return Finding("lr_too_high_at_end", 0.7 if f.rises_late else 0.6, text, (text, about), marks)
 
 
 def _runs_away(f: Features) -> Finding | None:
@@ -177,19 +195,20 @@ def _gave_back(f: Features) -> Evidence | None:
     return score, text, Stretch(f.step(at), f.series.steps[-1], "does not come back down")
 
 
+def _recovered(f: Features) -> bool:
+    """Whether the loss fell nearly to 0 and stayed there after whatever happened, and so did that on held-out data."""
+    shape = f.shape
+    fell = shape.fall > _RECOVERED and shape.given_back < 0.01 and shape.late_wander == 0
+    return fell and shape.last_above < _SETTLED and not (f.evals is not None and f.evals.given_back > _LOST)
+
+
 def _wanders(f: Features) -> Evidence | None:
     shape = f.shape
     if shape.wander < _WANDER or shape.count < FEW:
         return None
     score = 0.4 + 0.4 * min((shape.wander - _WANDER) / 0.3, 1.0)
     lost = f.evals is not None and f.evals.given_back > _LOST
-    if (
-        shape.fall > _RECOVERED
-        and shape.given_back < 0.01
-        and shape.last_above < _SETTLED
-        and shape.late_wander == 0
-        and not lost
-    ):
+    if _recovered(f):
         score *= 0.4
     if shape.rises == 1 and shape.given_back < 0.1:
         score *= 0.6  # once, and back again
@@ -227,12 +246,26 @@ def _thrown_up(f: Features) -> Evidence | None:
     return 0.82, text, Stretch(f.step(0), last, "above the first loss")
 
 
-def _was_stopped(f: Features) -> Evidence | None:
-    alarm = next((alarm for alarm in f.alarms if alarm.severity == "stop"), None)
+def _was_alarmed(f: Features) -> Evidence | None:
+    loud = {"stop": 0.6, "warn": 0.4}
+    found = [a for a in f.alarms if a.severity == "stop" or (a.severity == "warn" and a.detector in OF_THE_RATE)]
+    alarm = max(found, key=lambda alarm: loud[alarm.severity], default=None)
     if alarm is None:
         return None
     text = f"the detector {alarm.detector} says at step {alarm.step:,}: {alarm.message}"
-    return 0.6, text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
+    score = loud[alarm.severity] * (0.5 if alarm.severity == "warn" and _recovered(f) else 1.0)
+    return score, text, Stretch(alarm.step, alarm.step, f"alarm of {alarm.detector}")
+
+
+def _saturates(f: Features) -> Evidence | None:
+    """Outputs so large that a softmax sees one entry only: steps too long, or a batch that made them."""
+    if f.log_z is None or f.log_z[1] < LARGE_LOG_Z:
+        return None
+    step, size = f.log_z
+    text = (
+        f"the outputs have grown to a log-sum-exp of {number(size, 2)} nats at step {step:,}, where a softmax saturates"
+    )
+    return 0.68, text, Stretch(step, step, "outputs saturate a softmax")
 
 
 def _rests_after_a_rise(f: Features) -> Evidence | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _LIKE_SHARE = 0.25  # of the fall: a spike that large is no rare one when there are several
 _LIKE = 0.3  # of the largest
+_HUGE = 1.8  # times the prior entropy: weights of a usual size begin next to it
 _ENOUGH = 16  # values before an end that show what was usual
 
 
@@ -115,10 +116,10 @@ def _holes(f: Features) -> Finding | None:
 
 def _begins_huge(f: Features) -> Finding | None:
     """A first loss and a first gradient so large that the initial weights must be."""
-    prior, norms, first = f.known.prior_entropy, f.series.norms, f.shape.first
+    prior, norms, first = f.known.prior_entropy, f.series.norms, f.series.losses[0]
     if not norms or f.ending is None or f.ending.step - f.step(0) > 3 * _ENOUGH:
         return None
-    is_huge = first > 3 * prior and norms[0] > 4 * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
+    is_huge = first > _HUGE * prior if prior is not None else norms[0] > 30 * max(abs(first), 1.0)
     if not is_huge:
         return None
     text = f"it begins with a loss of {loss_text(first)} and a gradient norm of {number(norms[0], 2)}"

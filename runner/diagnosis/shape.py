@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 BLOCKS = 40
 _TAIL = 0.3  # of the run
 _LATE = 0.1
+_TO_THE_END = 0.9  # of the run
 _NOISY = 0.05  # noise, of the first loss: above it that is no level by itself
 _MEDIAN_ERROR = 1.25 * math.sqrt(2.0)  # of the difference of two medians, times noise / sqrt(values)
+BEYOND_NOISE = math.log(100.0)  # over the median of all: whatever the order of the values says, that is no noise
 _NOISE_REACHES = 6.0  # standard deviations
 
 
@@ -46,8 +48,10 @@ class Shape:
         wander: sum of the rises from level to level beyond noise, share of the first loss; without the spikes that
             came from data.
         rises: how many of them there are.
-        late_wander: the part of it in the last 40%.
+        early_wander: the part of it in the first 60%.
+        late_wander: the part in the last 40%, as far as it is beyond the noise there.
         ups: share of steps that raise the loss.
+        over_usual: ln of the highest loss over the median of all; 0 where they are not positive.
         is_noise: whether the order of the values says nothing: neighbours are no more alike than others.
         tail_slope: change of the logarithm over a run at the pace of the last 30%.
         tail_error: its standard error.
@@ -74,8 +78,10 @@ class Shape:
     last_above: float
     wander: float
     rises: int
+    early_wander: float
     late_wander: float
     ups: float
+    over_usual: float
     is_noise: bool
     tail_slope: float
     tail_error: float
@@ -95,11 +101,15 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
     size = abs(first) or 1.0
     calm = _without(losses, [spike for spike in spikes if spike.was_unannounced])
     top = max(range(count), key=calm.__getitem__)
-    over = [loss > first + 3 * around + 0.02 * size for loss in calm]
+    over = _beyond_tails([loss > first + 3 * around + 0.02 * size for loss in calm])
     error = _MEDIAN_ERROR * around / math.sqrt(max(count / len(levels), 1))
-    rises = [max(b - a - 3 * error, 0.0) / size for a, b in pairwise(medians(calm, count=len(levels)))]
+    rises = [ratio(max(b - a - 3 * error, 0.0), size) for a, b in pairwise(medians(calm, count=len(levels)))]
+    turn = int(0.6 * len(rises))
+    late = [ratio(rise, size) for rise in _rises(calm, len(levels))][turn:]
     tail = medians(logs[-max(3, int(_TAIL * count)) :], count=12)
     slope, slope_error = trend(tail)
+    middle = median(losses)
+    usual = math.log(max(calm[top] / middle, 1.0)) if middle > 0 else 0.0
     pace = len(tail) / (_TAIL if count > FEW else 1.0)
     return Shape(
         count=count,
@@ -120,15 +130,41 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         last_above=max((i for i, is_over in enumerate(over) if is_over), default=0) / max(count - 1, 1),
         wander=min(math.fsum(rises), 1e9),
         rises=sum(rise > 0 for rise in rises),
-        late_wander=min(math.fsum(rises[int(0.6 * len(rises)) :]), 1e9),
+        early_wander=min(math.fsum(rises[:turn]), 1e9),
+        late_wander=min(math.fsum(map(min, late, rises[turn:])), 1e9),
         ups=sum(b > a for a, b in pairwise(losses)) / max(count - 1, 1),
-        is_noise=count >= FEW and persistence(losses) < 3 / math.sqrt(count),
+        over_usual=usual,
+        is_noise=count >= FEW and usual < BEYOND_NOISE and persistence(losses) < 3 / math.sqrt(count),
         tail_slope=slope * pace,
         tail_error=slope_error * pace,
         late_fall=_late_fall(levels),
         half_done=_half_done(series, first, end),
         moved=_moved(levels),
     )
+
+
+def _beyond_tails(flags: list[bool]) -> list[bool]:
+    """Return none where they come one by one to the very end: batches with heavy tails, whatever the rate has become.
+
+    Of independent ones, pairs of neighbours number about count^2 / steps.
+    """
+    count, steps = sum(flags), len(flags)
+    pairs = sum(a and b for a, b in pairwise(flags))
+    chance = count * count / max(steps, 1)
+    if any(flags[int(_TO_THE_END * steps) :]) and pairs <= chance + 2 * math.sqrt(chance) + 1:
+        return [False] * steps
+    return flags
+
+
+def _rises(losses: list[float], count: int) -> list[float]:
+    """Return by how much each level is above the one before, beyond 3 standard errors of the noise there."""
+    levels, total = medians(losses, count=count), len(losses)
+    found = []
+    for i, (before, after) in enumerate(pairwise(levels)):
+        here = losses[max(total * (i - 1) // count, 0) : total * (i + 3) // count]
+        error = _MEDIAN_ERROR * noise(here) / math.sqrt(max(total / count, 1))
+        found.append(max(after - before - 3 * error, 0.0))
+    return found
 
 
 def _over(highest: float, first: float, *, around: float) -> float:

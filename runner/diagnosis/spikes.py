@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,10 @@ _MATERIAL = ((3.0, 10.0), (6.5, 2.5), (7.5, 0.4), (8.0, 0.25), (15.0, 0.08))
 _FAR = 10.0  # standard deviations
 AT_ONCE = 0.6  # of the rise
 _TAIL = 0.98  # quantile of the z of all other values; above 2.5 their tails are heavy
+_BURST = 4  # blocks in a row
+_SOON = 8  # blocks from a batch on in which its damage shows
+_EXPLODED = 20.0  # times the usual gradient norm
+_BURST_WINDOW = 48  # blocks before them
 _RATE_JUMP = 1.5  # of the learning rate: it is no wonder then
 
 
@@ -43,6 +47,9 @@ class Spike:
         norm_before: gradient norm of the step before, times the usual one; None without norms.
         norm_at: the same at the peak of the norm within it.
         lr_jumped: whether the learning rate had just risen by half.
+        told: whether a detector warned of it.
+        sure: the standard deviations that do not depend on tails: those of a burst, and of the detector.
+        norm_jump: gradient norm at its first block over the usual one, where that was like none before; else 0.
     """
 
     place: int
@@ -55,11 +62,14 @@ class Spike:
     norm_before: float | None
     norm_at: float | None
     lr_jumped: bool
+    told: bool = False
+    sure: float = 0.0
+    norm_jump: float = 0.0
 
     @property
     def is_gradual(self) -> bool:
         """Whether it grew step by step, as no single batch does: below four times and a third of the rise at first."""
-        return self.first_rise < min(math.log(4.0), BACK * self.rise)
+        return not self.norm_jump and self.first_rise < min(math.log(4.0), BACK * self.rise)
 
     @property
     def was_unannounced(self) -> bool:
@@ -81,16 +91,31 @@ class Spike:
 
 def material(spikes: Iterable[Spike]) -> list[Spike]:
     """Return the spikes that stand out of heavy tails."""
-    return [spike for spike in spikes if any(spike.z > z and spike.share > share for z, share in _MATERIAL)]
+    return [
+        s
+        for s in spikes
+        if s.told
+        or (s.norm_jump and s.share > _MATERIAL[3][1])
+        or any(s.z > z and s.share > share for z, share in _MATERIAL)
+    ]
 
 
-def find_spikes(series: Series) -> list[Spike]:
+def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list[Spike]:
     """Return the sudden rises, in order.
 
     A block is one when the largest loss in it is over 6 standard deviations and 1.3 times above the line through the
     16 blocks before (itself excluded, the slope of their halves taken off); the noise is the larger of that around
     this line and half that of the whole curve. It lasts until the loss is back within a third of its rise.
+
+    It also is one where it and the three after it exceed all of the 48 before, at 3 standard deviations on average:
+    independent values of any distribution do so in 1 of 270,000 places. And where the norm of the gradient is like none
+    before (`_norm_jump`).
+
+    Args:
+        series: the curve.
+        told: step -> standard deviations that a detector found there, which looks further back.
     """
+    told = told or {}
     logs, highs = series.logs, series.high_logs
     least = max(noise(logs) / 2, 0.01)
     found: list[Spike] = []
@@ -98,20 +123,50 @@ def find_spikes(series: Series) -> list[Spike]:
     i = _LEAST
     while i < len(logs):
         expected, around = _line(highs[max(0, i - WINDOW) : i])
-        above = highs[i] - expected
-        z = above / max(around, least)
-        if z <= _Z or above <= _FACTOR:
+        around, jump = max(around, least), _norm_jump(series, i)
+        peak = max(range(i, min(i + _SOON, len(logs))), key=highs.__getitem__) if jump else i
+        above = highs[peak] - expected
+        z, burst = (highs[i] - expected) / around, _of_burst(highs, i, expected, around)
+        low = expected + BACK * max(above, _FACTOR)
+        end = next((j for j in range(peak + 1, len(logs)) if logs[j] < low), len(logs))
+        sure = max(told.get(series.steps[i], 0.0), burst if end - i <= _BURST_WINDOW else 0.0)  # a burst ends
+        if (max(z, sure) <= _Z and not jump) or above <= _FACTOR:
             usual.append(z)
             i += 1
             continue
-        end = next((j for j in range(i + 1, len(logs)) if logs[j] - expected < BACK * above), len(logs))
         peak = max(range(i, end), key=highs.__getitem__)
-        found.append(_spike(series, i, peak, end, expected=expected, z=z))
+        spike = _spike(series, i, peak, end, expected=expected, z=z)
+        found.append(replace(spike, sure=sure, norm_jump=jump, told=series.steps[i] in told))
         i = max(end, i + 1) + 1
     tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
-    heavy = max(tail / 2.5, 1.0)
-    judged = [replace(spike, z=spike.z / heavy) for spike in found]
-    return [spike for spike in judged if spike.z > _Z or (spike.z > _Z / 2 and spike.share > _MATERIAL[0][1])]
+    judged = [replace(spike, z=max(spike.z / max(tail / 2.5, 1.0), spike.sure)) for spike in found]
+    return [s for s in judged if s.z > _Z or s.told or s.norm_jump or (s.z > _Z / 2 and s.share > _MATERIAL[0][1])]
+
+
+def _norm_jump(series: Series, place: int) -> float:
+    """Return how many times the usual gradient norm that of a block is where no block before it was like that, else 0.
+
+    20 times the median of the 48 before and five times all of them, after a usual one; the loss is 1.3 times its own
+    median, and within eight blocks higher than in all of the 48: what a batch of another kind does.
+    """
+    norms, highs, before = series.high_norms, series.high_logs, max(0, place - _BURST_WINDOW)
+    if not norms or place < _BURST_WINDOW or norms[place] < _EXPLODED * min(norms[before:place]):
+        return 0.0
+    usual = median(norms[before:place])
+    jump = ratio(norms[place], usual)
+    if jump < _EXPLODED or norms[place - 1] > QUIET_NORM * usual or 5 * max(norms[before:place]) > norms[place]:
+        return 0.0
+    is_up = highs[place] > median(highs[before:place]) + _FACTOR  # a gradient alone is no batch: it explodes
+    return jump if is_up and max(highs[place : place + _SOON]) > max(highs[before:place]) else 0.0
+
+
+def _of_burst(highs: list[float], place: int, expected: float, around: float) -> float:
+    """Return the standard deviations of four values in a row that exceed all before them, 0 where they do not."""
+    before, burst = highs[max(0, place - _BURST_WINDOW) : place], highs[place : place + _BURST]
+    if len(before) < WINDOW or len(burst) < _BURST or min(burst) <= max(before):
+        return 0.0
+    z = (math.fsum(burst) / _BURST - expected) / around
+    return z * math.sqrt(_BURST) if z > _Z / 2 else 0.0
 
 
 def _line(before: list[float]) -> tuple[float, float]:

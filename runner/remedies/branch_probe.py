@@ -18,11 +18,12 @@ LEAST_STEPS = 10  # of a branch: fewer say nothing
 class BranchProbe:
     """At an alarm of its detectors train copies with the running learning rate and with lower ones, for a stretch.
 
-    All branches begin with the same weights, see the same batches, rise over a short warmup and fall to 0. The losses
-    of some val batches decide (or those of the last steps), on a logarithmic scale: the running rate wins unless it is
-    beaten by more than `sd` standard deviations of the mean of the paired differences. When it wins the training goes
-    on as if nothing had been: weights, optimizer and generators are those of before. This sees what no single curve
-    shows: an Adam whose rate is too high.
+    All branches begin with the same weights, see the same batches, rise over a short warmup and fall to 0. All are made
+    twice, on other batches each time, and a third time where two leave it open. Their val losses decide (or those of
+    the last steps), on a logarithmic scale: the running rate wins unless the best other one is better by more than `sd`
+    standard deviations, see `runner.train.branches.compare`. When it wins the training goes on as if nothing had been:
+    weights, optimizer and generators are those of before. This sees what no single curve shows: an Adam whose rate is
+    too high.
 
     Args:
         detectors: names of the detectors whose alarms it answers, of any severity.
@@ -30,11 +31,13 @@ class BranchProbe:
         stretch: optimizer steps of each branch.
         warmup: optimizer steps in which a branch rises.
         faster: what the learning rates of all branches, the running one's too, are multiplied with; >= 1, unitless.
-            The best rate of a short training is higher than that of a long one.
+            The best rate of a short training is higher than that of a long one: 1 / (share of the run) gives a branch
+            as much learning rate x steps as the whole run has.
+        repeats: how often each branch is made at most, every time on other batches; >= 2.
         judge: the split whose losses decide; "train" where the task has no val split. A rate that is too high may
             fit the training data as well as a good one.
         judged: losses that count: of so many last steps, or of at most so many batches of the val split; >= 2.
-        sd: standard deviations of the mean of the paired differences; >= 0.
+        sd: standard deviations of a difference of means over the repeats; >= 0.
         begin: where the branches begin: the weights of now ("here"), or the initial ones.
         go_on: when a lower rate wins, go on from where the branches began, or from where the winner ended ("branch").
         rewarm: optimizer steps over which the learning rate rises anew when the optimizer begins with an empty state.
@@ -51,9 +54,10 @@ class BranchProbe:
         stretch: Steps = 100,
         warmup: StepsOrZero = 5,
         faster: Annotated[float, Ge(1)] = 1.0,
+        repeats: Annotated[int, Ge(2)] = 3,
         judge: Literal["val", "train"] = "val",
         judged: Annotated[int, Ge(2)] = 20,
-        sd: Annotated[float, Ge(0)] = 3.0,
+        sd: Annotated[float, Ge(0)] = 2.0,
         begin: Literal["here", "initial"] = "here",
         go_on: Literal["begin", "branch"] = "begin",
         rewarm: StepsOrZero = 0,
@@ -67,6 +71,7 @@ class BranchProbe:
             "stretch": stretch,
             "warmup": warmup,
             "faster": faster,
+            "repeats": repeats,
             "judged": judged,
             "on_val": float(judge == "val"),
             "sd": sd,

@@ -30,7 +30,7 @@ def save(figure: Figure, path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -12,20 +11,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules
-from runner.optim.readout import estimate, estimates
 from runner.records import Action, ActionType, Alarm, Record
-from runner.remedies.branch_probe import FACTOR, LEAST_STEPS
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
-from runner.train.branches import Copy, Stretch, grow, winner
-from runner.train.checkpoint import Checkpoints, load_optimizer_state
+from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
-from runner.train.snapshots import Snapshots, copied
+from runner.train.restoring import clip_as, empty
+from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
-from runner.train.step import to_device
 from runner.watch import Watch
 
 
@@ -86,7 +82,7 @@ def is_dropping(action: Action) -> bool:
 
 
 def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step: int) -> Action:
-    """Carry out an action; deliberately the only closed list. A probe is made between two steps: see `probe`.
+    """Carry out an action; deliberately the only closed list. A probe is made between two steps, by `probing`.
 
     Args:
         action: what a remedy asks for.
@@ -115,7 +111,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return _told(action, rewound_steps=before - state.updates_kept)
+        return action.told(rewound_steps=before - state.updates_kept)
     elif action.type == "Probe":
         state.owed = (action, alarm)
     elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
@@ -133,12 +129,6 @@ def _clip(action: Action, clipping: Clipping) -> None:
     if not isinstance(clipping, Fixed):
         raise ValueError(f"remedy {action.remedy}: must find clip=fixed, got {type(clipping).__name__}")
     clipping.set_norm(action.arguments["clip_norm"])
-
-
-def _clip_as(then: Mapping[str, Any], clipping: Clipping, plan: TrainPlan) -> None:
-    """Let clipping follow the norms that it followed then; one that has been set stays."""
-    if not isinstance(clipping, Fixed):
-        clipping.load_state_dict(to_device(then, plan.device))
 
 
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
@@ -163,96 +153,6 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
         groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
-    _clip_as(state.clipping, run.clipping, run.plan)
+    clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
     state.is_fresh = True
-
-
-def empty(optimizer: Optimizer, pristine: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Empty the state of an optimizer; the step sizes that it estimates become those of earlier groups."""
-    then = {group["name"]: dict(estimate(group)) for group in groups}  # of another optimizer, where a run went on
-    load_optimizer_state(optimizer, deepcopy(dict(pristine)))
-    for group in optimizer.param_groups:
-        group.update(then.get(group["name"], {}) if estimates(group) else {})
-
-
-def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
-    """Make the probe that is owed: compare learning rates on copies, and go on with the best.
-
-    Nothing changes where the running one is. Between two steps a checkpoint holds everything, so that an interrupted
-    probe is made again, with the same result, by the run that goes on.
-
-    Args:
-        state, run: what it works on; the action is written to the records.
-        is_over: whether to break off.
-    Returns:
-        whether it was made; otherwise nothing has changed.
-    Raises:
-        CheckpointError: the initial weights cannot be read.
-    """
-    assert state.owed is not None
-    action, alarm = state.owed
-    made = _compared(action, alarm, state, run, is_over)
-    if made is None:
-        return False
-    run.on_record(made)
-    state.owed, state.actions = None, (*state.actions, made)
-    return True
-
-
-def _compared(action: Action, alarm: Alarm, state: TrainState, run: Run, is_over: Callable[[], bool]) -> Action | None:
-    given = action.arguments
-    steps = min(int(given["stretch"]), run.plan.steps - state.step)
-    on_val, judged = bool(given["on_val"]) and "val" in run.task.examples, int(given["judged"])
-    stretch = Stretch(state.step, steps, int(given["warmup"]), judged, on_val)
-    if steps < LEAST_STEPS:
-        return _told(action, f"no probe: only {steps} steps are left", extra_steps=0)
-    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
-    is_anew = bool(given["from_initial"])
-    if is_anew:
-        begun = run.snapshots.content(0)
-        copy.model.load_state_dict(begun["model"])
-        empty(copy.optimizer, run.pristine, begun["groups"])
-        _clip_as(copied(begun["clipping"]), copy.clipping, run.plan)
-    factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
-    lr_scale = state.lr_scale_now * given["faster"]
-    branches = grow(
-        copy, factors, run.task, run.schedules, run.plan, stretch=stretch, lr_scale=lr_scale, is_over=is_over
-    )
-    if branches is None:
-        return None
-    best = winner(branches, on_val=on_val, sd=given["sd"])
-    scores = {f"score_{branch.factor:.4g}": branch.score for branch in branches}
-    scores["extra_steps"] = sum(branch.steps for branch in branches)
-    compared = ", ".join(f"x {branch.factor:.3g}: {branch.score:.4g}" for branch in branches)
-    compared = f"{'val' if on_val else 'training'} losses after {steps:,} steps {compared}"
-    if best.factor == 1.0:
-        return _told(action, f"{compared}; the learning rate stays", **scores)
-    before = state.updates_kept
-    _go_on(best.end if given["with_branch"] else copy, alarm, state, run, is_anew=is_anew)
-    if given["with_branch"]:
-        state.updates_kept += steps
-    elif is_anew and given["rewarm"]:
-        state.rewarm = (state.step, int(given["rewarm"]))
-    state.set_lr_scale(state.lr_scale_now * best.factor)
-    scores |= {"factor": best.factor, "lr_scale": state.lr_scale, "rewound_steps": max(before - state.updates_kept, 0)}
-    where = "the winner" if given["with_branch"] else "the initial weights" if is_anew else "here"
-    text = f"{compared}; goes on from {where}, learning rate x {best.factor:.3g}"
-    return _told(action, text, **scores)
-
-
-def _go_on(copy: Copy, alarm: Alarm, state: TrainState, run: Run, *, is_anew: bool) -> None:
-    """Take over what is in a copy; with initial weights, averages and detectors begin anew."""
-    if is_anew:
-        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
-        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
-        state.is_fresh = True
-    state.carried = {}  # the latest update is not one of these weights
-    run.model.load_state_dict(copy.model.state_dict())
-    load_optimizer_state(run.optimizer, copy.optimizer.state_dict())
-    _clip_as(copy.clipping.state_dict(), run.clipping, run.plan)
-
-
-def _told(action: Action, message: str | None = None, **results: float) -> Action:
-    """Return an action with what became of it."""
-    return replace(action, arguments={**action.arguments, **results}, message=message or action.message)

@@ -19,6 +19,8 @@ from runner.train.plan import TrainPlan
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import autocast, gradients, guard_on_device, to_device, update
 
+NOISE = 0.1  # least standard deviation of log losses between repeats: two or three may agree by chance
+
 
 class Copy(NamedTuple):
     """A training that may be thrown away."""
@@ -36,6 +38,7 @@ class Stretch(NamedTuple):
         begin: step of its first batch and of the schedule.
         steps: length.
         warmup: steps in which the learning rate rises; after them it falls to 0 on a straight line.
+        repeats: how often each rate is tried at most, every time on other batches; >= 2.
         judged: losses that count: of so many last steps, or of at most so many batches of the val split.
         on_val: whether a branch is judged on the val split.
     """
@@ -43,6 +46,7 @@ class Stretch(NamedTuple):
     begin: int
     steps: int
     warmup: int
+    repeats: int
     judged: int
     on_val: bool = False
 
@@ -56,20 +60,25 @@ class Branch(NamedTuple):
 
     Attributes:
         factor: on the learning rate of the run.
-        steps: updates made; fewer than the stretch is long when a loss was not finite.
-        judged: the losses that count; infinite for a branch that did not get to its end.
-        end: model and optimizer then.
+        steps: updates made in all repeats; fewer than planned where a loss was not finite.
+        scores: of every repeat the mean of the losses that count; not finite where it did not get to its end.
+        end: model and optimizer at the end of the first repeat; None before.
     """
 
     factor: float
-    steps: int
-    judged: list[float]
-    end: Copy
+    steps: int = 0
+    scores: tuple[float, ...] = ()
+    end: Copy | None = None
 
     @property
     def score(self) -> float:
-        """Mean of the losses that count."""
-        return fmean(self.judged)
+        """Mean over the repeats."""
+        return fmean(self.scores)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has not got to its end in one of its repeats."""
+        return not all(map(math.isfinite, self.scores))
 
 
 def grow(
@@ -81,37 +90,44 @@ def grow(
     *,
     stretch: Stretch,
     lr_scale: float,
+    sd: float,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[Branch] | None:
-    """Train a copy of a copy with each factor on the learning rate; all global generators end as they began.
+    """Train copies of a copy with each factor on the learning rate; all global generators end as they began.
 
-    lr of step k = that of the run at step begin + k, times factor, times `Stretch.factor(k)`
+    lr of step k = that of the run at step begin + k, times factor, times `Stretch.factor(k)`; its batch in repeat r is
+    that of step begin + r steps + k. From the second repeat on there is another only while `compare` leaves it open.
 
     Args:
         copy: where the branches begin; is left alone.
-        factors: on the learning rate of the run.
+        factors: on the learning rate of the run, that of the running one first.
         task, schedules, plan: of the run.
         stretch: steps and batches.
         lr_scale: product of the interventions so far.
+        sd: see `compare`.
         is_over: asked after every step whether to break off.
     Returns:
         the branches, None where it was broken off.
     """
     before = generator_states()
-    found = []
-    for factor in factors:
-        restore_generators(before)
-        end = deepcopy(copy)
-        losses = _trained(end, factor * lr_scale, task, schedules, plan, stretch, is_over)
-        if losses is None:
+    branches = [Branch(factor) for factor in factors]
+    for repeat in range(stretch.repeats):
+        for index, branch in enumerate(branches):
             restore_generators(before)
-            return None
-        judged = [math.inf] if losses[-1] == math.inf else losses[-stretch.judged :]
-        if stretch.on_val and losses[-1] < math.inf:
-            judged = _val_losses(end.model, task, plan, most=stretch.judged)
-        found.append(Branch(factor, len(losses), judged, end))
+            end = deepcopy(copy)
+            losses = _trained(end, branch.factor * lr_scale, task, schedules, plan, stretch, repeat, is_over)
+            if losses is None:
+                restore_generators(before)
+                return None
+            judged = losses[-stretch.judged :] if losses[-1] < math.inf else [math.inf]
+            if stretch.on_val and losses[-1] < math.inf:
+                judged = _val_losses(end.model, task, plan, most=stretch.judged)
+            scores = (*branch.scores, fmean(judged))
+            branches[index] = Branch(branch.factor, branch.steps + len(losses), scores, branch.end or end)
+        if repeat and not compare(branches, sd=sd).is_open:
+            break
     restore_generators(before)
-    return found
+    return branches
 
 
 def _trained(
@@ -121,6 +137,7 @@ def _trained(
     schedules: Schedules,
     plan: TrainPlan,
     stretch: Stretch,
+    repeat: int,
     is_over: Callable[[], bool],
 ) -> list[float] | None:
     """Train a copy in place; return its losses, the last one infinite when it or the gradient was no number."""
@@ -129,7 +146,7 @@ def _trained(
     for k in range(stretch.steps):
         step = stretch.begin + k
         apply_schedules(optimizer, schedules, step, lr_scale=lr_scale * stretch.factor(k))
-        signals = gradients(task, model, optimizer, plan, scaler, step, clipping)
+        signals = gradients(task, model, optimizer, plan, scaler, step + repeat * stretch.steps, clipping)
         losses.append(float(signals.total) / signals.weight)
         norm_is_bad = not math.isfinite(signals.grad_norm)
         if not math.isfinite(losses[-1]) or (norm_is_bad and not scaler.is_enabled()):
@@ -155,24 +172,37 @@ def _val_losses(model: nn.Module, task: Task, plan: TrainPlan, *, most: int) -> 
     return found
 
 
-def winner(branches: Sequence[Branch], *, on_val: bool, sd: float) -> Branch:
-    """Return the branch to go on with: the first, the running learning rate, unless another is clearly better.
+class Verdict(NamedTuple):
+    """Which branch to go on with.
 
-    Better: mean(d) > sd * stdev(d) / sqrt(n), with d the n paired differences of the judged losses; of their logarithms
-    for training losses above 0, which a branch that is too fast throws about. Among those that are better the one with
-    the lowest mean loss wins.
+    Attributes:
+        winner: it.
+        is_open: whether another did better than the running learning rate, but not clearly.
+    """
+
+    winner: Branch
+    is_open: bool = False
+
+
+def compare(branches: Sequence[Branch], *, sd: float) -> Verdict:
+    """Judge: the first, the running learning rate, wins unless the best other one is clearly better.
+
+    Better: mean(log running) - mean(log best) > sd * s, over n repeats, with s the standard deviation of a difference
+    of two such means: s^2 = 2 / n * max(variance of the log scores of the best one, NOISE^2). Were the running rate as
+    good, it would scatter as the best one does; one that is too high scatters far more, so its own scatter is no
+    measure of what chance does. Scores that are not all above 0 are taken as they are. A branch that is lost is out; so
+    is the running rate, where another is left.
     """
     running, *others = branches
-    judged = [loss for branch in branches for loss in branch.judged]
-    scaled: Callable[[float], float] = float if on_val or min(judged) <= 0 else math.log
-    better = [branch for branch in others if _beats(branch.judged, running.judged, sd, scaled)]
-    return min(better, key=lambda branch: branch.score, default=running)
-
-
-def _beats(losses: Sequence[float], held: Sequence[float], sd: float, scaled: Callable[[float], float]) -> bool:
-    if not all(map(math.isfinite, losses)):
-        return False
-    if not all(map(math.isfinite, held)):
-        return True
-    gains = [scaled(other) - scaled(own) for own, other in zip(losses, held, strict=True)]
-    return fmean(gains) > (sd * stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0)
+    alive = [branch for branch in others if not branch.is_lost]
+    if not alive:
+        return Verdict(running)
+    scores = [score for branch in (running, *alive) for score in branch.scores if math.isfinite(score)]
+    scaled, least = (math.log, NOISE) if min(scores) > 0 else (float, 0.0)
+    logs = {branch.factor: [scaled(score) for score in branch.scores] for branch in alive}
+    best = min(alive, key=lambda branch: fmean(logs[branch.factor]))
+    if running.is_lost:
+        return Verdict(best)
+    gain = fmean(map(scaled, running.scores)) - fmean(logs[best.factor])
+    noise = max(stdev(logs[best.factor]), least) * math.sqrt(2 / len(running.scores))
+    return Verdict(best) if gain > sd * noise else Verdict(running, is_open=gain > 0)

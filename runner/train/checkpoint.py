@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch.optim import Optimizer
 from runner.errors import CheckpointError
 from runner.records import Action, Alarm
 from runner.train.own_average import Average
-from runner.train.saved import BEST, FOLDER, FORMAT, LAST, other_groups, read_checkpoint, write_content
+from runner.train.restoring import load_optimizer_state
+from runner.train.saved import BEST, FOLDER, FORMAT, LAST, read_checkpoint, write_content
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
@@ -154,40 +154,3 @@ class Checkpoints:
 
 def _action(saved: dict[str, Any]) -> Action:
     return Action(**{**saved, "cause": tuple(saved["cause"] or ())})
-
-
-def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load momenta and counters, but keep the hyperparameters that the optimizer has now.
-
-    A key of a group that is no argument of the class (schedule-free keeps its step there) is state, and loaded. State
-    keeps its number format, where torch would round all of it to that of the parameter.
-
-    Raises:
-        ValueError: the groups are others, so that momenta would reach the wrong parameters.
-    """
-    if difference := other_groups(saved, optimizer):
-        raise ValueError(f"its parameter groups are others: {difference}")
-    arguments = {*inspect.signature(type(optimizer)).parameters, "name", "frozen_steps"} - {"params"}
-    groups = [
-        {k: v for k, v in group.items() if k in arguments or k.startswith("initial_")}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(saved)
-    for group, configured in zip(optimizer.param_groups, groups, strict=True):
-        group.update(configured)
-    numbers = [number for group in saved["param_groups"] for number in group["params"]]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=True):
-        if number in saved["state"]:
-            optimizer.state[parameter] = _as_saved(optimizer.state[parameter], saved["state"][number])
-
-
-def _as_saved(loaded: Any, saved: Any) -> Any:
-    """Return loaded state with the number formats of the saved one, where a class has not given it another form."""
-    if isinstance(loaded, torch.Tensor) and isinstance(saved, torch.Tensor):
-        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device, copy=True)
-    if isinstance(loaded, dict) and isinstance(saved, dict):
-        return {key: _as_saved(value, saved.get(key, value)) for key, value in loaded.items()}
-    if isinstance(loaded, list | tuple) and isinstance(saved, list | tuple) and len(loaded) == len(saved):
-        return type(loaded)(_as_saved(one, other) for one, other in zip(loaded, saved, strict=True))
-    return loaded

@@ -16,11 +16,12 @@ from runner.optim.readout import effective_lrs, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
-from runner.train.act import Run, act, history_of, is_dropping, probe
+from runner.train.act import Run, act, history_of, is_dropping
 from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter, Moment, measure, measure_update
 from runner.train.plan import TrainPlan
+from runner.train.probing import probe
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
 from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, to_device, update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from runner.errors import CheckpointError
 from runner.train.average import WeightAverage
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import write_content
-from runner.train.state import TrainState
+
+if TYPE_CHECKING:
+    from runner.train.state import TrainState
 
 FOLDER = "snapshots"
 

@@ -35,8 +35,8 @@ class TrainState:
         updates_kept: updates that the weights are made of: those that a rollback has undone do not count.
         clipping: what clipping follows, as of the latest checkpoint or snapshot.
         rewarm: first step and length of the latest warmup that a remedy has asked for; (0, 0) before any.
-        recovery: first step, length and end of the way back of the product of interventions; (0, 0, 1) without one.
         owed: a probe that is to be made before the next step, with the alarm that it answers; None when there is none.
+        recovery: first step, length and end of the way back of the product of interventions; (0, 0, 1) without one.
     """
 
     watch: dict[str, Any]
@@ -59,8 +59,8 @@ class TrainState:
     updates_kept: int = 0
     clipping: dict[str, Any] = field(default_factory=dict)
     rewarm: tuple[int, int] = (0, 0)
-    recovery: tuple[int, int, float] = (0, 0, 1.0)
     owed: tuple[Action, Alarm] | None = None
+    recovery: tuple[int, int, float] = (0, 0, 1.0)
 
     @property
     def scale(self) -> float:

@@ -9,8 +9,8 @@ import torch
 
 from runner.build import Experiment
 from runner.optim.apply import apply_schedules
-from runner.train.checkpoint import load_optimizer_state
 from runner.train.own_average import Averager
+from runner.train.restoring import load_optimizer_state
 from runner.train.seeding import generator_states, restore_generators
 from tests.contracts.conftest import Make, optimizers
 
