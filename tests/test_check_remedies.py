@@ -40,6 +40,10 @@ HEAL = "remedy=[heal]"
             "remedies.heal.rest: must be shorter than the run of 300 steps, got 500. Set remedies.heal.rest=5.",
         ),
         (
+            [HEAL, "train.duration=4", "remedies.heal.rungs.compare.remedy.rewarm=0"],
+            "remedies.heal.rest: must be shorter than the run of 4 steps, got 5. Set remedies.heal.rest=0.",
+        ),
+        (
             [HEAL, "snapshots.every=1000", "train.duration=300"],
             "snapshots.every: must be shorter than the run of 300 steps, got 1000. Set snapshots.every=5%.",
         ),

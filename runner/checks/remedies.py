@@ -66,7 +66,8 @@ def _check_ladder(key: str, node: Node, found: Findings, total: int) -> None:
         found.add(f"{key}.rungs.{name}", rule, f"Set it as in conf/remedy/heal.yaml, or ~{key}.rungs.{name}")
     rest = node.arguments.get("rest", 0)
     if isinstance(rest, int) and total and rest >= total:
-        found.add(f"{key}.rest", f"must be shorter than the run of {total:,} steps, got {rest}", f"Set {key}.rest=5")
+        rule = f"must be shorter than the run of {total:,} steps, got {rest}"
+        found.add(f"{key}.rest", rule, f"Set {key}.rest={5 if total > 5 else 0}")
 
 
 def _check_heard(key: str, target: Any, node: Node, found: Findings) -> None:
