@@ -45,8 +45,8 @@ def best_lrs() -> dict[str, dict[str, float]]:
 
 def half(case: Case) -> Half:
     """Return the half that a case belongs to."""
-    first, last = declared()["split"]["dev"]
-    return "dev" if first <= case.seed < last else "test"
+    is_dev = any(first <= case.seed < last for first, last, _ in declared()["split"]["dev"])
+    return "dev" if is_dev else "test"
 
 
 def cases(only: Half | None = None, *, small: bool = False) -> list[Case]:
@@ -98,7 +98,11 @@ def _of_group(group: Mapping[str, Any], *, small: bool) -> Iterator[Case]:
 
 def _seeds(counts: Mapping[str, int], *, small: bool) -> Sequence[int]:
     split = declared()["split"]
-    return [split[name][0] + index for name in ("dev", "test") for index in range(1 if small else counts[name])]
+    return [
+        first + index
+        for first, _, name in [*split["dev"], *split["test"]]
+        for index in range(1 if small else counts[name])
+    ]
 
 
 def _is_only_tested(case: Case) -> bool:
