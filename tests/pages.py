@@ -11,7 +11,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import Overrides, create_defaults_list
-from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
@@ -36,7 +35,7 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
     """Have Hydra do once what it would do again for the same pages: read them, list them and merge them.
 
     What a command line says of single keys is put in afterwards, by Hydra as ever. With a page from outside conf/ only
-    the reading is spared. The mode is RUN or, with -m, MULTIRUN, without composing everything to look for hydra.mode.
+    the reading is spared.
     """
     Plugins.instance()  # makes the classes of the readers, once more if they have been imported
     for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):
@@ -44,7 +43,6 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("hydra._internal.config_loader_impl.create_defaults_list", _listed(create_defaults_list))
     merge = "_compose_config_from_defaults_list"
     patch.setattr(ConfigLoaderImpl, merge, _merged(getattr(ConfigLoaderImpl, merge)))
-    patch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
 
 
 class _Kept:
