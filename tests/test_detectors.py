@@ -288,6 +288,23 @@ def test_losses_below_zero_have_spikes_too() -> None:
     assert [alarm.step for alarm in found] == [400]
 
 
+def test_a_jump_that_a_large_gradient_announced_is_info_and_one_of_a_batch_a_warning() -> None:
+    def curve(before: float) -> Curve:
+        return lambda t: Seen(fall(t) * (20 if t == 300 else 1), norm=before if t == 299 else noise(t))
+
+    assert [alarm.severity for alarm in alarms(LossSpike(), records(curve(1.5)))] == ["warn"]
+    assert [alarm.severity for alarm in alarms(LossSpike(), records(curve(5.0)))] == ["info"]
+
+
+def test_an_explosion_hurts_only_a_run_that_has_learned_or_is_far_above_its_start() -> None:
+    def curve(level: float, loss: float) -> Curve:
+        return lambda t: Seen(1.0 if t < 9 else level, norm=noise(t)) if t < 320 else Seen(loss, norm=100.0)
+
+    assert alarms(GradExplosion(), records(curve(0.95, 1.5))) == []
+    assert len(alarms(GradExplosion(), records(curve(0.5, 1.5)))) == 1
+    assert len(alarms(GradExplosion(), records(curve(0.95, 5.0)))) == 1
+
+
 def test_explosion_tells_the_90th_percentile_of_the_norms_before_it() -> None:
     def curve(step: int) -> Seen:
         return Seen(1.0, norm=1 + step % 10 / 10) if step < 320 else Seen(5.0, norm=100.0)
