@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from runner.build import build
+from runner.detectors.blow_up import BlowUp
 from runner.detectors.catapult import Catapult
 from runner.detectors.clip_saturation import ClipSaturation
 from runner.detectors.divergence import Divergence
@@ -294,6 +295,22 @@ def test_a_jump_that_a_large_gradient_announced_is_info_and_one_of_a_batch_a_war
 
     assert [alarm.severity for alarm in alarms(LossSpike(), records(curve(1.5)))] == ["warn"]
     assert [alarm.severity for alarm in alarms(LossSpike(), records(curve(5.0)))] == ["info"]
+
+
+def test_a_loss_that_climbs_with_its_gradient_blows_up_sooner_than_one_that_climbs_alone() -> None:
+    def curve(norm: float) -> Curve:
+        return lambda t: Seen(2.3 * 1.2 ** max(t - 5, 0), norm=norm ** max(t - 5, 0))
+
+    together, alone = (alarms(BlowUp(), records(curve(norm), steps=40))[0].step for norm in (1.2, 1.0))
+    assert together < alone
+
+
+def test_a_val_loss_above_its_lowest_is_overfitting_only_where_much_of_the_gain_is_lost() -> None:
+    def curve(lost: float) -> Curve:
+        return lambda t: Seen(2.3 if t < 5 else 0.001, val=0.1 if t < 200 else 0.1 + lost)
+
+    assert alarms(Overfitting(), records(curve(0.02))) == []
+    assert [alarm.severity for alarm in alarms(Overfitting(), records(curve(0.2)))] == ["warn"]
 
 
 def test_an_explosion_hurts_only_a_run_that_has_learned_or_is_far_above_its_start() -> None:
