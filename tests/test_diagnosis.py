@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runner.diagnosis.confidence import confidence
-from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
@@ -324,16 +324,25 @@ def test_noise_in_any_order_is_never_surely_too_high(seed: int) -> None:
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 10)
 
 
+ROWS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=80)
+FAMILIES: list[Family | None] = ["sgd", "momentum", "adaptive", None]
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(NUMBERS, max_size=80), st.booleans())
-@example([1e308, -1e308, 1e308, 5e-324] * 5, True)
-@example([0.0] * 30, True)
-@example([0.0, 1.1125369292536007e-308, -1.0, 0.0], True)
-@example([-1.0, -2.0, 0.0, 3.0] * 10, False)
-def test_any_numbers_give_a_verdict(losses: Sequence[float], with_columns: bool) -> None:
-    columns = [abs(loss) for loss in losses] if with_columns else None
-    curve = Curve(range(len(losses)), losses, columns, columns, evals=list(enumerate(losses)))
-    found = diagnose(replace(curve, known=Known(prior_entropy=2.3, family="sgd", warmup_steps=0, total_steps=100)))
+@given(ROWS, st.booleans(), st.sampled_from(FAMILIES))
+@example([(loss, abs(loss), abs(loss), loss) for loss in [1e308, -1e308, 1e308, 5e-324] * 5], True, "sgd")
+@example([(0.0, 0.0, 0.0, 0.0)] * 30, True, "sgd")
+@example([(loss, abs(loss), abs(loss), loss) for loss in (0.0, 1.1125369292536007e-308, -1.0, 0.0)], True, "sgd")
+@example([(loss, 1.0, 1.0, loss) for loss in [-1.0, -2.0, 0.0, 3.0] * 10], False, "sgd")
+@example([(2.3 - step / 100, NAN if step == 20 else 0.1, 1.0, 2.3) for step in range(60)], True, "adaptive")
+@example([(2.3 - step / 100, INF, NAN, INF) for step in range(60)], True, "momentum")
+def test_any_numbers_give_a_verdict(
+    rows: Sequence[tuple[float, ...]], with_columns: bool, family: Family | None
+) -> None:
+    losses, lrs, norms, vals = ([row[place] for row in rows] for place in range(4))
+    curve = Curve(range(len(losses)), losses, evals=list(enumerate(vals)))
+    curve = replace(curve, lrs=lrs, grad_norms=norms) if with_columns else curve
+    found = diagnose(replace(curve, known=Known(prior_entropy=2.3, family=family, warmup_steps=0, total_steps=100)))
     assert found.cause in CAUSES
     assert 0.0 <= found.confidence <= 1.0
     assert all(0.0 <= share <= 1.0 for _, share in found.alternatives)
