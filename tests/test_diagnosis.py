@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from runner.diagnosis.confidence import confidence
 from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
+from runner.diagnosis.features import read_features
 from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
 from runner.trends import noise, persistence, spread, trend
@@ -290,6 +291,26 @@ def test_long_curve_says_what_its_picture_says() -> None:
     found = diagnose(Curve(range(200_000), losses, constant(steps=200_000), calm_norms(200_000)))
     assert found.cause == "batch_spike"
     assert abs(found.stretches[0].first - 150_000) <= 200
+
+
+def test_alarm_of_a_spike_is_found_at_any_step_of_a_long_curve() -> None:
+    """Of 5,000 steps three make a block."""
+    curve = Curve(range(5000), noisy(decay, steps=5000), constant(steps=5000))
+
+    def told(step: int) -> list[bool]:
+        alarm = Alarm(step, "loss_spike", "warn", {"z": 9.0}, "")
+        f = read_features(replace(curve, losses=spiked(list(curve.losses), step, 2.0), alarms=[alarm]))
+        assert f is not None
+        return [spike.told for spike in f.spikes if abs(f.step(spike.place) - step) < 3]
+
+    assert [told(step) for step in (3000, 3001, 3002)] == [[True]] * 3
+
+
+@pytest.mark.parametrize("losses", [[1.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0, 40.0], [2.3, 5.0, 1.0], [1.0, 1.0, 1.0]])
+def test_fewer_than_four_numbers_say_nothing(losses: list[float]) -> None:
+    found = diagnose(Curve.of_losses(losses, Known(lr=0.1, family="sgd")))
+    assert (found.cause, found.alternatives) == ("cannot_tell", ())
+    assert "too few to say" in found.summary
 
 
 def test_json_form_is_json() -> None:
