@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-FEW = 12  # values or fewer: too few for statistics
+FEW = 12  # fewer values than that are too few for statistics
 _EXPLODED = 10.0  # times the first loss
 _MATERIAL = 0.01  # of the whole fall
 _NORMAL = 1.4826  # standard deviations a median absolute deviation, for normal noise

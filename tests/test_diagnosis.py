@@ -18,9 +18,11 @@ from runner.diagnosis.confidence import confidence
 from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
+from runner.diagnosis.rules_rate import LARGE_LOG_Z
 from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
 from runner.trends import noise, persistence, spread, trend
+from tests.pages import composed
 
 NAN, INF = math.nan, math.inf
 CLASSIC = [2.5, 2.4, 2.6, 3.1, 4.2, NAN]
@@ -311,6 +313,10 @@ def test_fewer_than_four_numbers_say_nothing(losses: list[float]) -> None:
     found = diagnose(Curve.of_losses(losses, Known(lr=0.1, family="sgd")))
     assert (found.cause, found.alternatives) == ("cannot_tell", ())
     assert "too few to say" in found.summary
+
+
+def test_outputs_that_saturate_a_softmax_are_those_of_the_detector() -> None:
+    assert composed("detector=[logit_growth]")["detectors"]["logit_growth"]["log_z"] == LARGE_LOG_Z
 
 
 def test_json_form_is_json() -> None:

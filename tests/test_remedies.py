@@ -113,7 +113,7 @@ def test_a_warmup_by_a_remedy_is_not_begun_within_another() -> None:
     [
         (alarm(5), ("optimizer.lr=0.05",)),
         (alarm(5, "grad_explosion", "warn", p90=3.21), ("train.clip_norm=3.21",)),
-        (alarm(5, "loss_spike", "warn"), ("remedy=[heal]",)),
+        (alarm(5, "loss_spike", "warn"), ("remedy=[rollback_ladder]",)),
         (alarm(5, "stuck_at_prior", "warn"), ("optimizer.lr=0.05",)),
         (alarm(5, "catapult", "info"), None),
         (alarm(5, "overfitting", "warn"), None),
@@ -228,11 +228,11 @@ def blow_ups(losses: Sequence[float], **options: Any) -> list[int]:
     ("losses", "options", "expected"),
     [
         ([2.0] * 10 + [9.0] + [2.0] * 5, {}, []),
-        ([2.0] * 10 + [9.0] * 9, {}, [11]),
+        ([2.0] * 10 + [9.0] * 9, {}, [12]),
         ([2.0] * 10 + [2.9] * 50, {}, []),
         ([2.0, 9.0, 9.0, 2.0, 2.0], {"smoothing": 0.0}, []),
-        ([2.0] * 10 + [9.0] * 8, {"repeat": 2}, [11, 13, 15, 17]),
-        ([2.0] * 10 + [9.0] * 8, {"patience": 3}, [13]),
+        ([2.0] * 10 + [9.0] * 8, {"repeat": 2}, [12, 14, 16]),
+        ([2.0] * 10 + [9.0] * 8, {"patience": 3}, [14]),
         ([2.0, *([0.01] * 60), 0.7, 0.7, 3.0, 3.0], {"smoothing": 0.0}, [63]),
         ([-2.0] * 10 + [-0.5, 0.5], {"smoothing": 0.0}, [11]),
         ([2.0] * 5 + [float("nan"), 2.0], {}, []),

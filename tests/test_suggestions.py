@@ -11,7 +11,7 @@ from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
 from runner.diagnosis.lines import suggestion_lines
 from runner.diagnosis.suggest import suggestions
-from runner.diagnosis.verdict import CAUSES, to_json
+from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
 from runner.job import checked
 from runner.trends import is_still_falling
 from tests.pages import composed
@@ -38,7 +38,7 @@ STOP = "held-out loss was best at step 100; stop when it no longer gains: python
 CASES: dict[str, tuple[Curve, str]] = {
     "flat at its end": (Curve.of_losses(DECAYED, OURS), AROUND + "optimizer.lr=0.033,0.1,0.3"),
     "falling": (Curve.of_losses(FALLING, OURS), TWICE + "train.duration=40ep"),
-    "exploded": (Curve.of_losses([5.55, 6.0, 1e59], OURS), LOWER + "optimizer.lr=0.01"),
+    "exploded": (Curve.of_losses([5.55, 6.0, 1e9, 1e59], OURS), LOWER + "optimizer.lr=0.01"),
     "ends in nan": (Curve.of_losses([*RISING, NAN], OURS), LOWER + "optimizer.lr=0.01"),
     "a little worse at its end": (
         replace(Curve.of_losses(DECAYED, OURS), evals=VALS),
@@ -72,6 +72,16 @@ def lines(curve: Curve) -> list[str]:
 @pytest.mark.parametrize(("curve", "expected"), CASES.values(), ids=CASES)
 def test_first_suggestion_follows_from_the_curve(curve: Curve, expected: str) -> None:
     assert (lines(curve) or [""])[0] == expected
+
+
+def test_a_spike_needs_no_comparison_of_rates_and_a_rate_that_is_too_high_does() -> None:
+    def remedies(cause: Cause) -> list[Suggestion]:
+        found = diagnose(KINDS[cause]()).suggestions
+        return [suggestion for suggestion in found if suggestion.overrides and "remedy" in suggestion.overrides[0]]
+
+    [spike], [high] = remedies("batch_spike"), remedies("lr_too_high")
+    assert (spike.overrides, high.overrides) == (("remedy=[rollback_ladder]",), ("remedy=[heal]",))
+    assert "compares lower rates" in high.why
 
 
 @pytest.mark.parametrize(("duration", "twice"), [(500, "1000"), ("2.25ep", "4.5ep"), ("64000ex", "128000ex")])

@@ -17,7 +17,7 @@ from runner.trends import FEW, median, ratio
 
 OF_THE_RATE = ("divergence", "blow_up", "grad_explosion")  # detectors that ring where steps are too long
 WANDER = 0.08  # of the first loss: rises from level to level that no healthy run of ours showed
-LOST = 0.1  # of the gain in held-out loss
+LOST = 0.1  # of the gain in held-out loss: what a wild run loses; one that overfits loses it step by step
 LEARNED = 0.15  # nats below the prior entropy: less is nothing learned
 NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
@@ -34,14 +34,10 @@ class Norms:
     Attributes:
         exploded: steps over 10 times the median of the 16 before.
         before_end: the last norm over the median of the 16 before the last three.
-        late: median of the last fifth over that of the first values after the start.
-        level: median of the last fifth, in its own unit.
     """
 
     exploded: list[int]
     before_end: float
-    late: float
-    level: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +219,9 @@ def _norms(series: Series) -> Norms | None:
         if highs[i] > _EXPLODED * usual > 0:
             exploded.append(i)
     before = median(norms[-_LONG - 3 : -3])
-    fifth = max(len(norms) // 5, 1)
-    early, late = median(norms[: max(fifth // 2, 1)]), median(norms[-fifth:])
     return Norms(
         exploded=exploded,
         before_end=ratio(highs[-1], before) if before > 0 else 1.0,
-        late=ratio(late, early) if early > 0 else 1.0,
-        level=late,
     )
 
 

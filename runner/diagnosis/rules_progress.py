@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LEAST = 4  # values fewer than that show nothing, unless one is no number
 _CUT_EARLY = 0.6  # of the run: a schedule that falls smoothly is above a tenth of its peak until later
 _WORSE = 0.1  # held-out loss over its best, relative
-_LOST = 0.03  # share of its gain
+_BEGINS = 0.03  # share of its gain given back: overfitting begins there
 
 
 def stuck(f: Features) -> Finding | None:
@@ -108,7 +108,7 @@ def overfitting(f: Features) -> Finding | None:
         or evals.count < 5
         or f.ending is not None
         or evals.worse < _WORSE
-        or evals.given_back < _LOST
+        or evals.given_back < _BEGINS
         or evals.best_at > 0.85
     ):
         return None
@@ -118,7 +118,7 @@ def overfitting(f: Features) -> Finding | None:
     train_then = sorted(near)[len(near) // 2]
     if shape.end > train_then or shape.end > evals.best:
         return None
-    score = 0.4 + 0.45 * min((evals.given_back - _LOST) / 0.05, 1.0) - 0.4 * (shape.wander > 0.08)
+    score = 0.4 + 0.45 * min((evals.given_back - _BEGINS) / 0.05, 1.0) - 0.4 * (shape.wander > 0.08)
     text = (
         f"held-out loss was lowest at step {evals.best_step:,} ({loss_text(evals.best)}) and is "
         f"{share_text(evals.worse)} higher at the end, while training loss fell from {loss_text(train_then)} "

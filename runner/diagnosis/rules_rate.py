@@ -23,7 +23,7 @@ _SETTLED = 0.45  # of the run: by then the loss is below the first one for good
 _AGAIN = 0.025  # of the steps: no healthy run of ours was above its first loss as often and as late
 _HARMLESS = 0.9  # fall of the loss, share of the first one
 _PAST_START = 0.25  # of the run
-LARGE_LOG_Z = 50.0  # nats, as detectors/logit_growth has it
+LARGE_LOG_Z = 50.0  # nats, that of conf/detector/logit_growth.yaml
 _SLIGHT = 0.35  # score of evidence that a run which is fine may have
 
 

@@ -36,7 +36,6 @@ class Shape:
         low_at: where, as a share of the curve, in [0, 1].
         end: median of the last tenth.
         long_low: lowest of the medians of 16 parts, which a short dip does not reach.
-        highest: highest of the levels after the first.
         given_back: (end - low) / (first - low) beyond the noise, 0 at the lowest, 1 back at the first loss.
         fall: (first - end) / |first|.
         noise: standard deviation of the noise, share of the first loss.
@@ -67,7 +66,6 @@ class Shape:
     low_at: float
     end: float
     long_low: float
-    highest: float
     given_back: float
     fall: float
     noise: float
@@ -119,7 +117,6 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
         low_at=levels.index(low) / max(len(levels) - 1, 1),
         end=end,
         long_low=min(medians(losses, count=16)),
-        highest=max(levels[1:], default=first),
         given_back=ratio(max(end - low - 2 * error, 0.0), first - low),
         fall=ratio(first - end, size),
         noise=ratio(around, size),

@@ -45,7 +45,6 @@ class Spike:
         first_rise: of its first value, on the log scale.
         z: of its first value, in standard deviations of the noise before, fewer where tails are heavy.
         norm_before: gradient norm of the step before, times the usual one; None without norms.
-        norm_at: the same at the peak of the norm within it.
         lr_jumped: whether the learning rate had just risen by half.
         told: whether a detector warned of it.
         sure: the standard deviations that do not depend on tails: those of a burst, and of the detector.
@@ -60,7 +59,6 @@ class Spike:
     first_rise: float
     z: float
     norm_before: float | None
-    norm_at: float | None
     lr_jumped: bool
     told: bool = False
     sure: float = 0.0
@@ -178,7 +176,7 @@ def _line(before: list[float]) -> tuple[float, float]:
 
 
 def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, z: float) -> Spike:
-    norms, highs = series.norms, series.high_norms
+    norms = series.norms
     usual = median(norms[max(0, place - WINDOW) : max(place - 1, 1)]) if norms else 0.0
     base = median(series.losses[max(0, place - WINDOW) : place])
     fall = max(series.losses[0], *series.losses[:5]) - min(series.losses)
@@ -192,7 +190,6 @@ def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, 
         z=min(z, 1e9),
         norm_before=ratio(norms[place - 1], usual) if norms and usual > 0 else None,
         lr_jumped=_lr_jumped(series.lrs, place),
-        norm_at=ratio(max(highs[place : end + 1]), usual) if highs and usual > 0 else None,
     )
 
 

@@ -13,7 +13,7 @@ class Advise:
     """At the first alarm of each detector name the overrides to try. The next remedy is asked all the same.
 
     A tenth of the learning rate for what a rate that is too high does; the 90th percentile of the gradient norms as
-    `train.clip_norm` where the alarm gives it; a rollback for a spike.
+    `train.clip_norm` where the alarm gives it; the ladder of rollbacks for what rises suddenly.
 
     Args:
         base_lr: `optimizer.lr`.
@@ -38,7 +38,7 @@ class Advise:
         if alarm.detector == "grad_explosion" and norm is not None:
             return (f"train.clip_norm={norm:.3g}",)
         if alarm.detector in ("loss_spike", "blow_up", "grad_explosion"):
-            return ("remedy=[heal]",)
+            return ("remedy=[rollback_ladder]",)
         if alarm.detector in ("plateau", "streak"):
             return ("remedy=[reduce_lr,stop]",)
         if alarm.severity == "stop" or alarm.detector == "stuck_at_prior":
