@@ -257,6 +257,30 @@ def test_held_out_loss_far_above_its_lowest_at_a_held_rate_is_late_variance(
     assert [alarm.step for alarm in found] == [STEPS] * rings
 
 
+def test_a_rate_that_fell_was_not_held_whatever_one_loss_says() -> None:
+    """A loss of 0 ends the judging of the swing, not that of the learning rate, which falls to 0 after it."""
+    shown = records(
+        lambda t: Seen(
+            0.0 if t == 450 else fall(t), lr=0.1 * min((STEPS - t) / 100, 1), val=0.2 if t < STEPS - 1 else 0.4
+        )
+    )
+    assert alarms(LateVariance(total_steps=STEPS), shown) == []
+
+
+@pytest.mark.parametrize(("back", "rings"), [(40, True), (100, False)])
+def test_late_variance_judges_what_a_rollback_leaves(back: int, *, rings: bool) -> None:
+    """At step 550 of 600 the state is again that of some steps ago: 12 of 16 blocks of 12 steps are left, or fewer."""
+    detector, found, states = LateVariance(total_steps=STEPS), [], []
+    state = detector.init()
+    for record in records(lambda t: Seen(fall(t) * math.exp(math.sin(t / 15)))):
+        states.append(state)
+        if record.step == 550:
+            state = states[550 - back]
+        state, rung = detector.update(state, record)
+        found += [rung] if rung is not None else []
+    assert len(found) == rings
+
+
 @pytest.mark.parametrize(("sd", "first"), [(0.2, 1.0), (0.5, 1.0), (1.0, 1.0), (0.5, 0.5)])
 def test_noise_of_small_batches_is_no_divergence(sd: float, first: float) -> None:
     for seed in range(20):

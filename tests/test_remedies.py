@@ -215,11 +215,11 @@ def test_what_remedies_did_is_counted_with_what_it_cost() -> None:
     assert tally([], steps=100, planned_steps=100) == {}
 
 
-def blow_ups(losses: Sequence[float], **options: Any) -> list[int]:
+def blow_ups(losses: Sequence[float], *, clipped: bool | None = None, **options: Any) -> list[int]:
     detector, found = BlowUp(**{"grace": 3, **options}), []
     state = detector.init()
     for step, loss in enumerate(losses):
-        state, rung = detector.update(state, StepRecord(step, 0, loss, 0.1, 1.0, 64))
+        state, rung = detector.update(state, StepRecord(step, 0, loss, 0.1, 1.0, 64, clipped=clipped))
         found += [step] if rung is not None else []
     return found
 
@@ -241,6 +241,12 @@ def blow_ups(losses: Sequence[float], **options: Any) -> list[int]:
 )
 def test_blow_up_rings_soon(losses: list[float], options: dict[str, Any], expected: list[int]) -> None:
     assert blow_ups(losses, **options) == expected
+
+
+def test_blow_up_waits_ten_steps_where_every_gradient_is_clipped() -> None:
+    losses = [2.0 * 0.97**step + 0.1 for step in range(100)] + [0.3 * 1.1**step for step in range(60)]
+    [first, *more], [later, *_] = blow_ups(losses), blow_ups(losses, clipped=True)
+    assert (later - first, more) == (10, [first + 20])
 
 
 def test_blow_up_looks_at_steps_only() -> None:

@@ -29,7 +29,7 @@ class State(NamedTuple):
         weight: sum of their weights.
         best: lowest average.
         best_steps: losses that were in it, at most 10.
-        above: steps in a row above a bound.
+        above: steps in a row above a bound; below 0 while it waits for more as the first gradient was clipped.
         latest: logarithm of the loss of the step before.
         falls: running average of how much the logarithm falls from one loss to the next; 0 where it rises.
         quick: sum of the weighted logarithms of the loss, over three steps or so.
@@ -139,9 +139,9 @@ class BlowUp:
             far = far or (steps > self.grace and smooth > self._bound(first, best, j / math.sqrt(best_steps)))
         if smooth < best:
             best, best_steps = smooth, steps if steps < 10 else 10
-        above = above + 1 if far else 0
-        if above == 1 and record.clipped:  # clipping bounds the growth
-            above -= _CLIPPED_STEPS
+        above = (above + 1 or 1) if far else 0
+        if above == 1 and not state.above and record.clipped:  # clipping bounds the growth
+            above = -_CLIPPED_STEPS
         after = made(
             State,
             (steps, first, start, average, weight, best, best_steps, above, level, falls, quick, norm_start, climb),

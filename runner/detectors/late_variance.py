@@ -13,6 +13,8 @@ from runner.detectors.told import at, with_lr
 from runner.durations import TotalSteps
 from runner.records import Alarm, EvalRecord, StepRecord
 
+_ENOUGH = 0.75  # of the blocks; P(S m / W > 2.5) is 0.5% for 12 of 16 (F with 10 degrees)
+
 
 class State(NamedTuple):
     """The highest learning rate, and sums over the last part of the run.
@@ -26,7 +28,7 @@ class State(NamedTuple):
         means: mean logarithm of each block.
         within: sum of squares within the blocks.
         is_over: whether the swing of the loss cannot be judged, or has been.
-        is_low: whether the learning rate has fallen in the last part.
+        is_low: whether the learning rate was low in the last part.
         vals: the latest three held-out losses.
         best: lowest median of three of them.
     """
@@ -53,7 +55,8 @@ class LateVariance:
     the batches), the fall of the line is less than `z` of its standard errors, the learning rate has stayed above
     `lr_share` of its peak, the loss is below `progress` of the first one (one that has learned nothing is stuck), and
     the swing, loss * sqrt(S), is above `least` of the first one (a model that fits all batches has nothing to lose).
-    Swings faster than a block cannot be told from the noise of the batches: silent. It is told as info where there are
+    Swings faster than a block cannot be told from the noise of the batches: silent. A rollback takes steps away: the
+    blocks that are left are judged where they are three quarters of all. It is told as info where there are
     held-out losses, for then these say whether the last weights were a bad throw:
     it is a warning when the last one is `far` times the lowest median of three, at such a learning rate.
 
@@ -110,9 +113,11 @@ class LateVariance:
             return state, None
         if first is None or record.lr > peak_lr:
             state = state._replace(first=record.loss if first is None else first, peak_lr=max(peak_lr, record.lr))
-        if record.step < self.begin or state.is_over:
+        if record.step < self.begin:
             return state, None
-        return self._taken(state, record)
+        if not state.is_low and record.lr < self.lr_share * state.peak_lr:
+            state = state._replace(is_over=True, is_low=True)
+        return (state, None) if state.is_over else self._taken(state, record)
 
     def _evaluated(self, state: State, record: EvalRecord) -> tuple[State, Alarm | None]:
         value = record.metrics.get("loss") if record.split == "val" else None
@@ -133,22 +138,24 @@ class LateVariance:
         return state, Alarm(record.step, "late_variance", "warn", evidence, message)
 
     def _taken(self, state: State, record: StepRecord) -> tuple[State, Alarm | None]:
-        is_low = record.lr < self.lr_share * state.peak_lr
-        if is_low or not 0 < record.loss < math.inf:
-            return state._replace(is_over=True, is_low=is_low), None
+        if not 0 < record.loss < math.inf:
+            return state._replace(is_over=True), None
         first, peak_lr, taken, total, squares, means, within, _, _, vals, best = state
         y = math.log(record.loss)
         taken, total, squares = taken + 1, total + y, squares + y * y
-        if taken < self.length:
+        is_last = record.step >= self.begin + self.blocks * self.length - 1
+        if taken < self.length and not is_last:
             after = (first, peak_lr, taken, total, squares, means, within, False, False, vals, best)
             return made(State, after), None
-        means, within = (*means, total / taken), within + max(squares - total * total / taken, 0.0)
-        is_over = len(means) == self.blocks
+        if taken == self.length:
+            means, within = (*means, total / taken), within + max(squares - total * total / taken, 0.0)
+        is_over = len(means) == self.blocks or is_last
         state = State(first, peak_lr, means=means, within=within, is_over=is_over, vals=vals, best=best)
-        return state, self._judge(state, first or 0.0, record) if is_over else None
+        is_judged = is_over and len(means) >= _ENOUGH * self.blocks
+        return state, self._judge(state, first or 0.0, record) if is_judged else None
 
     def _judge(self, state: State, first: float, record: StepRecord) -> Alarm | None:
-        count, middle = self.blocks, (self.blocks - 1) / 2
+        count, middle = len(state.means), (len(state.means) - 1) / 2
         mean, width = math.fsum(state.means) / count, count * (count * count - 1) / 12
         slope = math.fsum((x - middle) * y for x, y in enumerate(state.means)) / width
         residuals = [y - mean - slope * (x - middle) for x, y in enumerate(state.means)]
