@@ -401,3 +401,8 @@ def test_statistics_of_a_line_with_noise() -> None:
     assert abs(spread([rng.gauss(0, 2.0) for _ in range(2000)]) - 2.0) < 0.2
     assert persistence(values) > 0.9
     assert abs(persistence([rng.random() for _ in range(1000)])) < 0.1
+
+
+def test_a_jump_of_a_single_noisy_step_is_no_spoiled_batch() -> None:
+    losses = spiked(noisy(decay), 250, 1.6)
+    assert diagnose(Curve(range(STEPS), losses, constant(), calm_norms())).cause != "batch_spike"
