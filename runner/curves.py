@@ -246,7 +246,12 @@ def labels(places: Sequence[float]) -> list[str]:
 
 
 def number(value: float, digits: int = 3, plain: float = 1e-3) -> str:
-    """Write a number as people write learning rates: 0.05, 3e-4, 1.2e6; below `plain` it gets an exponent."""
+    """Write a number as people write learning rates: 0.05, 3e-4, 1.2e6; below `plain` it gets an exponent.
+
+    Numbers that are not finite are written inf, -inf and nan.
+    """
+    if not math.isfinite(value):
+        return str(value)
     if value == 0 or plain <= abs(value) < 1e5:
         return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")

@@ -38,9 +38,10 @@ def test_grad_explosion_finds_every_norm_far_above_the_median_of_its_window() ->
         norm = generator.lognormvariate(0, 0.6) * (1 + step % 300 / 100)
         state, _ = detector.update(state, _step(step, grad_norm=norm))
         is_large = len(window) >= 64 and norm > 3.0 * sorted(window)[len(window) // 2]
+        is_large = is_large and sum(max(window[i : i + 16]) >= norm for i in range(0, len(window), 16)) < 2
         assert (state.marks & 1) == is_large
         found += is_large
         chunk.append(norm)
         if len(chunk) == 16:
             window, chunk = (window + chunk)[-128:], []
-    assert found > 20
+    assert found > 10

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from runner.build import build
+from runner.detectors.blow_up import BlowUp
 from runner.detectors.catapult import Catapult
 from runner.detectors.clip_saturation import ClipSaturation
 from runner.detectors.divergence import Divergence
@@ -286,6 +287,39 @@ def test_restart_of_the_schedule_is_no_spike() -> None:
 def test_losses_below_zero_have_spikes_too() -> None:
     found = alarms(LossSpike(), records(lambda t: Seen(-2 + 0.1 * random.Random(t).gauss(0, 1) + 3 * (t == 400))))
     assert [alarm.step for alarm in found] == [400]
+
+
+def test_a_jump_that_a_large_gradient_announced_is_info_and_one_of_a_batch_a_warning() -> None:
+    def curve(before: float) -> Curve:
+        return lambda t: Seen(fall(t) * (20 if t == 300 else 1), norm=before if t == 299 else noise(t))
+
+    assert [alarm.severity for alarm in alarms(LossSpike(), records(curve(1.5)))] == ["warn"]
+    assert [alarm.severity for alarm in alarms(LossSpike(), records(curve(5.0)))] == ["info"]
+
+
+def test_a_loss_that_climbs_with_its_gradient_blows_up_sooner_than_one_that_climbs_alone() -> None:
+    def curve(norm: float) -> Curve:
+        return lambda t: Seen(2.3 * 1.2 ** max(t - 5, 0), norm=norm ** max(t - 5, 0))
+
+    together, alone = (alarms(BlowUp(), records(curve(norm), steps=40))[0].step for norm in (1.2, 1.0))
+    assert together < alone
+
+
+def test_a_val_loss_above_its_lowest_is_overfitting_only_where_much_of_the_gain_is_lost() -> None:
+    def curve(lost: float) -> Curve:
+        return lambda t: Seen(2.3 if t < 5 else 0.001, val=0.1 if t < 200 else 0.1 + lost)
+
+    assert alarms(Overfitting(), records(curve(0.02))) == []
+    assert [alarm.severity for alarm in alarms(Overfitting(), records(curve(0.2)))] == ["warn"]
+
+
+def test_an_explosion_hurts_only_a_run_that_has_learned_or_is_far_above_its_start() -> None:
+    def curve(level: float, loss: float) -> Curve:
+        return lambda t: Seen(1.0 if t < 9 else level, norm=noise(t)) if t < 320 else Seen(loss, norm=100.0)
+
+    assert alarms(GradExplosion(), records(curve(0.95, 1.5))) == []
+    assert len(alarms(GradExplosion(), records(curve(0.5, 1.5)))) == 1
+    assert len(alarms(GradExplosion(), records(curve(0.95, 5.0)))) == 1
 
 
 def test_explosion_tells_the_90th_percentile_of_the_norms_before_it() -> None:

@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runner.diagnosis.confidence import confidence
-from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
+from runner.diagnosis.features import read_features
 from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
 from runner.trends import noise, persistence, spread, trend
@@ -292,6 +293,26 @@ def test_long_curve_says_what_its_picture_says() -> None:
     assert abs(found.stretches[0].first - 150_000) <= 200
 
 
+def test_alarm_of_a_spike_is_found_at_any_step_of_a_long_curve() -> None:
+    """Of 5,000 steps three make a block."""
+    curve = Curve(range(5000), noisy(decay, steps=5000), constant(steps=5000))
+
+    def told(step: int) -> list[bool]:
+        alarm = Alarm(step, "loss_spike", "warn", {"z": 9.0}, "")
+        f = read_features(replace(curve, losses=spiked(list(curve.losses), step, 2.0), alarms=[alarm]))
+        assert f is not None
+        return [spike.told for spike in f.spikes if abs(f.step(spike.place) - step) < 3]
+
+    assert [told(step) for step in (3000, 3001, 3002)] == [[True]] * 3
+
+
+@pytest.mark.parametrize("losses", [[1.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0, 40.0], [2.3, 5.0, 1.0], [1.0, 1.0, 1.0]])
+def test_fewer_than_four_numbers_say_nothing(losses: list[float]) -> None:
+    found = diagnose(Curve.of_losses(losses, Known(lr=0.1, family="sgd")))
+    assert (found.cause, found.alternatives) == ("cannot_tell", ())
+    assert "too few to say" in found.summary
+
+
 def test_json_form_is_json() -> None:
     tree = to_json(diagnose(Curve.of_losses(CLASSIC)))
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
@@ -324,16 +345,25 @@ def test_noise_in_any_order_is_never_surely_too_high(seed: int) -> None:
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 10)
 
 
+ROWS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=80)
+FAMILIES: list[Family | None] = ["sgd", "momentum", "adaptive", None]
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(NUMBERS, max_size=80), st.booleans())
-@example([1e308, -1e308, 1e308, 5e-324] * 5, True)
-@example([0.0] * 30, True)
-@example([0.0, 1.1125369292536007e-308, -1.0, 0.0], True)
-@example([-1.0, -2.0, 0.0, 3.0] * 10, False)
-def test_any_numbers_give_a_verdict(losses: Sequence[float], with_columns: bool) -> None:
-    columns = [abs(loss) for loss in losses] if with_columns else None
-    curve = Curve(range(len(losses)), losses, columns, columns, evals=list(enumerate(losses)))
-    found = diagnose(replace(curve, known=Known(prior_entropy=2.3, family="sgd", warmup_steps=0, total_steps=100)))
+@given(ROWS, st.booleans(), st.sampled_from(FAMILIES))
+@example([(loss, abs(loss), abs(loss), loss) for loss in [1e308, -1e308, 1e308, 5e-324] * 5], True, "sgd")
+@example([(0.0, 0.0, 0.0, 0.0)] * 30, True, "sgd")
+@example([(loss, abs(loss), abs(loss), loss) for loss in (0.0, 1.1125369292536007e-308, -1.0, 0.0)], True, "sgd")
+@example([(loss, 1.0, 1.0, loss) for loss in [-1.0, -2.0, 0.0, 3.0] * 10], False, "sgd")
+@example([(2.3 - step / 100, NAN if step == 20 else 0.1, 1.0, 2.3) for step in range(60)], True, "adaptive")
+@example([(2.3 - step / 100, INF, NAN, INF) for step in range(60)], True, "momentum")
+def test_any_numbers_give_a_verdict(
+    rows: Sequence[tuple[float, ...]], with_columns: bool, family: Family | None
+) -> None:
+    losses, lrs, norms, vals = ([row[place] for row in rows] for place in range(4))
+    curve = Curve(range(len(losses)), losses, evals=list(enumerate(vals)))
+    curve = replace(curve, lrs=lrs, grad_norms=norms) if with_columns else curve
+    found = diagnose(replace(curve, known=Known(prior_entropy=2.3, family=family, warmup_steps=0, total_steps=100)))
     assert found.cause in CAUSES
     assert 0.0 <= found.confidence <= 1.0
     assert all(0.0 <= share <= 1.0 for _, share in found.alternatives)
@@ -365,3 +395,8 @@ def test_statistics_of_a_line_with_noise() -> None:
     assert abs(spread([rng.gauss(0, 2.0) for _ in range(2000)]) - 2.0) < 0.2
     assert persistence(values) > 0.9
     assert abs(persistence([rng.random() for _ in range(1000)])) < 0.1
+
+
+def test_a_jump_of_a_single_noisy_step_is_no_spoiled_batch() -> None:
+    losses = spiked(noisy(decay), 250, 1.6)
+    assert diagnose(Curve(range(STEPS), losses, constant(), calm_norms())).cause != "batch_spike"

@@ -1,6 +1,7 @@
 """A run that a remedy has healed is judged by what followed."""
 
 import math
+from dataclasses import replace
 
 from runner.diagnosis.curve import Curve, Known
 from runner.diagnosis.diagnose import diagnose
@@ -46,3 +47,17 @@ def test_probe_that_left_the_rate_alone_is_no_cure() -> None:
     found = diagnose(probed(extra_steps=60))
     assert found.cause == "healthy"
     assert "probe" not in found.summary
+
+
+def test_what_was_measured_before_the_cure_is_not_held_against_what_followed() -> None:
+    curve = run(*[0.3 + 0.4 * math.exp(-step / 60) for step in range(200)])
+    saturated = {"log_z": [(99, 90.0), (150, 8.0), (250, 9.0)]}
+    found, without = diagnose(replace(curve, signals=saturated)), diagnose(curve)
+    assert (found.cause, found.confidence) == (without.cause, without.confidence)
+
+
+def test_rate_to_try_after_a_cut_that_failed_too_is_below_the_cut_one() -> None:
+    curve = run(*[0.6 * 1.1**step for step in range(100)], math.nan)
+    cut = Action(100, "tenfold", "Rollback", {"lr_scale": 0.1, "to_step": 80}, ("divergence", 100))
+    found = diagnose(replace(curve, actions=[cut], known=Known(lr=0.1, family="sgd", total_steps=201)))
+    assert found.suggestions[0].overrides == ("optimizer.lr=0.001",)

@@ -108,6 +108,9 @@ POST_LN = (
 )  # fmt: skip
 
 
+@pytest.mark.xfail(
+    reason="the gain of the lower rates, a tenth, is below the least scatter that a probe assumes", strict=True
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_transformer_that_is_stuck_at_the_frequencies_of_its_targets_is_healed(tmp_path: Path, seed: int) -> None:

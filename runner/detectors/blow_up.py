@@ -12,8 +12,9 @@ from runner.detectors.protocol import made
 from runner.detectors.told import at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
+_JOINT = 0.2  # share of the newest step in the average of the joint climb, which noise reaches a third of
+_JOINT_NOISE = math.sqrt(_JOINT / (2 - _JOINT))
 _QUICK = 0.5  # share of the newest logarithm of the loss in the quick average
-_CATAPULT = math.log(6)  # how much higher a rise must be within the grace to be no catapult
 _CLIPPED_STEPS = 10  # more steps in a row where the gradient of the first one was clipped
 
 
@@ -32,6 +33,8 @@ class State(NamedTuple):
         latest: logarithm of the loss of the step before.
         falls: running average of how much the logarithm falls from one loss to the next; 0 where it rises.
         quick: sum of the weighted logarithms of the loss, over three steps or so.
+        norm_start: logarithm of the highest gradient norm of the start.
+        climb: running average of how far loss and gradient norm both are above the start, on the log scale.
     """
 
     steps: int = 0
@@ -45,6 +48,8 @@ class State(NamedTuple):
     latest: float = 0.0
     falls: float = 0.0
     quick: float = 0.0
+    norm_start: float = -math.inf
+    climb: float = 0.0
 
 
 class BlowUp:
@@ -52,10 +57,10 @@ class BlowUp:
 
     With s the bias-corrected exponential average of the loss, b its lowest value before and n <= 10 the losses in it,
     s > b exp(noise j / sqrt(n)) + max((factor - 1) |b|, margin |first loss|), from step `grace` on: a rise that comes
-    back within them (a catapult) is none. Or, from the fourth loss on, with q the average of ln(loss) over about two
-    steps and L the highest of the first three, q and the last two values > L + ln(start_factor) + start_noise j.
+    back within them (a catapult) is none. Or, from the fourth loss on, with c the average over about nine steps of the
+    smaller of ln(loss / highest of the first three) and the same of the gradient norm,
+    c > ln(joint_factor) + joint_noise j / 3: where steps are too long both climb, step by step.
     j is the noise, twice the average of how much ln(loss) falls where it falls: a rise does not make it larger.
-    Within the grace it must be six times as high as that.
     It rings when either held for `patience` steps in a row (10 more where the first gradient was clipped), and again
     after every `repeat` steps.
 
@@ -65,8 +70,8 @@ class BlowUp:
         factor: how many times the lowest average is too high; > 1.
         margin: how far above it at least, as a share of the first loss; >= 0, unitless.
         noise: how much of j counts there; >= 0.
-        start_factor: how many times the start is too high; > 1.
-        start_noise: how much of j counts there; >= 0.
+        joint_factor: how many times the start both averages are too high; > 1.
+        joint_noise: how much of j counts there; >= 0.
         smoothing: decay of the average per step; in [0, 1).
         patience: steps in a row; >= 1.
         grace: steps at the start that are not judged against the lowest average; >= 0.
@@ -81,10 +86,10 @@ class BlowUp:
         self,
         *,
         factor: Annotated[float, Gt(1)] = 2.0,
-        margin: Annotated[float, Ge(0)] = 0.4,
+        margin: Annotated[float, Ge(0)] = 1.0,
         noise: Annotated[float, Ge(0)] = 4.0,
-        start_factor: Annotated[float, Gt(1)] = 1.5,
-        start_noise: Annotated[float, Ge(0)] = 2.0,
+        joint_factor: Annotated[float, Gt(1)] = 1.3,
+        joint_noise: Annotated[float, Ge(0)] = 1.0,
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.9,
         patience: Annotated[int, Ge(1)] = 1,
         grace: Annotated[int, Ge(0)] = 20,
@@ -93,12 +98,12 @@ class BlowUp:
         self.factor = factor
         self.margin = margin
         self.noise = noise
-        self.start_noise = start_noise
         self.smoothing = smoothing
         self.patience = patience
         self.grace = grace
         self.repeat = repeat
-        self._log_factor = math.log(start_factor)
+        self._log_joint = math.log(joint_factor)
+        self.joint_noise = joint_noise
         self._new = 1 - smoothing
 
     def init(self) -> State:
@@ -110,13 +115,17 @@ class BlowUp:
         if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
         loss, keep, new = record.loss, self.smoothing, self._new
-        steps, first, start, average, weight, best, best_steps, above, latest, falls, quick = state
+        steps, first, start, average, weight, best, best_steps, above, latest, falls, quick, norm_start, climb = state
         level = math.log(loss) if loss > 0 else latest
         if not steps:
             first, latest, quick = loss, level, level
         steps += 1
+        norm = math.log(record.grad_norm) if 0 < record.grad_norm < math.inf else 0.0
         if steps <= 3:
             start = max(start, level) if steps > 1 else level
+            norm_start = max(norm_start, norm)
+        else:
+            climb += _JOINT * (min(level - start, norm - norm_start) - climb)
         average, weight = keep * average + new * loss, keep * weight + new
         falls *= 0.98
         if level < latest:
@@ -124,17 +133,19 @@ class BlowUp:
         quick += _QUICK * (level - quick)
         smooth = average / weight
         far = False
-        if smooth > best + self.margin * abs(first) or quick > start + self._log_factor:  # else it cannot be far
+        if smooth > best + self.margin * abs(first) or climb > self._log_joint:  # else it cannot be far
             j = min(2 * falls / (1 - 0.98**steps if steps < 300 else 1), 100.0)
-            high = min(quick, level, latest) - start - self._log_factor - self.start_noise * j  # no single batch
-            far = steps > 3 and high > (0 if steps > self.grace else _CATAPULT)
+            far = climb > self._log_joint + self.joint_noise * _JOINT_NOISE * j
             far = far or (steps > self.grace and smooth > self._bound(first, best, j / math.sqrt(best_steps)))
         if smooth < best:
             best, best_steps = smooth, steps if steps < 10 else 10
         above = above + 1 if far else 0
         if above == 1 and record.clipped:  # clipping bounds the growth
             above -= _CLIPPED_STEPS
-        after = made(State, (steps, first, start, average, weight, best, best_steps, above, level, falls, quick))
+        after = made(
+            State,
+            (steps, first, start, average, weight, best, best_steps, above, level, falls, quick, norm_start, climb),
+        )
         if above < self.patience or (above - self.patience) % self.repeat:
             return after, None
         return after, self._alarm(state, record, math.exp(min(quick, 700.0)) if loss > 0 else smooth, above)

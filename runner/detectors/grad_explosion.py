@@ -48,7 +48,9 @@ class GradExplosion:
     of them as large, for where batches are small, norms of ten times the median come again and again. It hurts
     when the loss (average over 5 steps) has risen above its level before (over 50 steps) by `loss_back` of what the
     run had gained since the first loss, and by 5%: the norm also grows tenfold when a run leaves its first plateau,
-    at the edge of stability, and at a batch that a model does not fit which fits all others.
+    at the edge of stability, and at a batch that a model does not fit which fits all others. Before the run has gained
+    `learned` of its first loss it has nothing to lose, for healthy runs are thrown about there, unless it is at twice
+    that loss.
 
     Where the clipping holds that gradient it is told as info.
 
@@ -58,6 +60,7 @@ class GradExplosion:
         count: steps with too large a norm; >= 1.
         within: latest steps among which they are; >= count.
         loss_back: share of the gain; >= 0.
+        learned: share of the first loss that the run has gained; >= 0.
     Source: OPT and GLM-130B report surges of the norm before a collapse; 90th percentile as a clip threshold:
         Google's tuning playbook. The rule is a proposal, measured on noise and on digits.
     """
@@ -73,6 +76,7 @@ class GradExplosion:
         count: Annotated[int, Ge(1)] = 3,
         within: Annotated[int, Ge(1)] = 10,
         loss_back: Annotated[float, Ge(0)] = 0.25,
+        learned: Annotated[float, Ge(0)] = 0.1,
     ) -> None:
         if window % _CHUNK:
             raise ValueError(f"window: must be a multiple of {_CHUNK}, got {window}.")
@@ -83,6 +87,7 @@ class GradExplosion:
         self.count = count
         self.within = within
         self.loss_back = loss_back
+        self.learned = learned
         self._mask = (1 << within) - 1
 
     def init(self) -> State:
@@ -103,7 +108,9 @@ class GradExplosion:
         if is_large or marks:
             marks = (marks << 1 | is_large) & self._mask
             is_told = is_told and marks != 0
-            hurts = loss > level + max(self.loss_back * (first - level), 0.05 * abs(level))
+            gained = first - level
+            has_to_lose = gained > self.learned * abs(first) or loss > first + abs(first)
+            hurts = has_to_lose and loss > level + max(self.loss_back * gained, 0.05 * abs(level))
             if hurts and not is_told and marks.bit_count() >= self.count:
                 alarm, is_told = self._alarm(state, record, marks.bit_count(), loss), True
         if not is_large:

@@ -14,6 +14,7 @@ from runner.detectors.told import CLIPPED, at, with_lr
 from runner.records import Alarm, EvalRecord, StepRecord
 
 _CHUNK = 16  # copying many numbers at each step would cost more than all the rest
+_NEW = 0.1  # share of the newest norm in the usual one
 _PLACES = [place - (_CHUNK - 1) / 2 for place in range(_CHUNK)]
 
 
@@ -30,6 +31,8 @@ class State(NamedTuple):
         start: mean of the first full window, in the unit of the loss.
         calm_left: steps without a spike until another one is an alarm.
         lr: learning rate of the latest step.
+        norm: gradient norm of the latest step.
+        usual: running average of those before it, over ten steps; 0 before there is one.
         is_log: whether the values are logarithms; they are until a loss is below 0.
     """
 
@@ -42,6 +45,8 @@ class State(NamedTuple):
     start: float | None = None
     calm_left: int = 0
     lr: float = 0.0
+    norm: float = 0.0
+    usual: float = 0.0
     is_log: bool = True
 
 
@@ -81,8 +86,10 @@ class LossSpike:
     and `share_of_gain` times what the loss had fallen since the mean of the first window (a batch that is hard for a
     model which knows all others by heart is no spike).
     Further spikes within `calm_steps` steps belong to the first one.
-    It is a warning when it is `grave` times what the loss had fallen, which throws the run back to its start, and its
-    gradient was not clipped; and of those whose gradient was, where a loss that had fallen by half is twice its start.
+    It is a warning when it is `grave` times what the loss had fallen, which throws the run back to its start, came with
+    its batch (the gradient of the step before was at most `announced` times the average over ten steps before that:
+    where steps are long, larger gradients come before a jump, and healthy runs come back from it), and its gradient was
+    not clipped; and of those whose gradient was, where a loss that had fallen by half is twice its start.
     Others are told as info, for healthy runs have them and come back.
     A learning rate that more than doubles in one step (a restart of the schedule) begins a new window.
 
@@ -93,6 +100,7 @@ class LossSpike:
         rise: share of the predicted loss; > 0.
         share_of_gain: share of what the loss had fallen; >= 0.
         grave: share of what the loss had fallen above which it is a warning, info below; >= 0.
+        announced: how many times the usual gradient norm that of the step before is at most; > 1.
         sudden: how many times the second largest of the eight residuals before; >= 1.
         calm_steps: steps without a spike that end an episode; 0 makes every spike an alarm.
     Source: OLMo-core's skip-step rule (window 128, 64 values, 6 deviations, tested value excluded), on the logarithm
@@ -111,6 +119,7 @@ class LossSpike:
         rise: Annotated[float, Gt(0)] = 0.1,
         share_of_gain: Annotated[float, Ge(0)] = 0.15,
         grave: Annotated[float, Ge(0)] = 1.0,
+        announced: Annotated[float, Gt(1)] = 2.5,
         sudden: Annotated[float, Ge(1)] = 3.0,
         calm_steps: Annotated[int, Ge(0)] = 10,
     ) -> None:
@@ -124,6 +133,7 @@ class LossSpike:
         self.rise = rise
         self.share_of_gain = share_of_gain
         self.grave = grave
+        self.announced = announced
         self.sudden = sudden
         self.calm_steps = calm_steps
         self._log_rise = math.log1p(rise)
@@ -136,14 +146,14 @@ class LossSpike:
         """Return the next state, and an alarm at the first spike of an episode."""
         if isinstance(record, EvalRecord) or not abs(record.loss) < math.inf:
             return state, None
-        loss, lr = record.loss, record.lr
+        loss, lr, norm = record.loss, record.lr, record.grad_norm
         if state.is_log and loss <= 0:
             if loss == 0:  # a batch known by heart, in the precision of the loss
                 return state, None
             state = State(is_log=False)
         elif lr > 2 * state.lr > 0:
             state = State(start=state.start, is_log=state.is_log)
-        chunks, moments, chunk, level, slope, limit, start, calm_left, _, is_log = state
+        chunks, moments, chunk, level, slope, limit, start, calm_left, _, before, usual, is_log = state
         y, alarm = math.log(loss) if is_log else loss, None
         if calm_left:
             calm_left -= 1
@@ -151,6 +161,9 @@ class LossSpike:
             alarm = self._judge(state, y, record)
             if alarm is not None:
                 calm_left, alarm = self.calm_steps, None if state.calm_left else alarm
+        usual = usual + _NEW * (before - usual) if usual else before
+        if not norm < math.inf:  # a step that the fp16 scaler drops
+            norm = before
         chunk = (*chunk, y)
         if len(chunk) == _CHUNK:
             most = self.window // _CHUNK
@@ -162,7 +175,9 @@ class LossSpike:
                 if start is None:
                     values = [math.exp(y) if is_log else y for chunk in chunks for y in chunk]
                     start = sum(values) / len(values)
-        return made(State, (chunks, moments, chunk, level, slope, limit, start, calm_left, lr, is_log)), alarm
+        return made(
+            State, (chunks, moments, chunk, level, slope, limit, start, calm_left, lr, norm, usual, is_log)
+        ), alarm
 
     def _judge(self, state: State, y: float, record: StepRecord) -> Alarm | None:
         values = [*(y for chunk in state.chunks for y in chunk), *state.chunk]
@@ -176,7 +191,8 @@ class LossSpike:
             return None
         start = state.start or 0.0
         is_held = record.clipped and not (record.loss > 2 * start and predicted < start / 2)
-        is_grave = not is_held and record.loss - predicted > self.grave * gain
+        is_announced = state.norm > self.announced * state.usual > 0
+        is_grave = not (is_held or is_announced) and record.loss - predicted > self.grave * gain
         evidence = with_lr(
             record, loss=record.loss, predicted=predicted, z=above / spread, spread=spread, window=len(values)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -62,15 +63,15 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Evals:
-    """Loss on held-out data.
+    """Loss on held-out data, without the evaluations that were not finite.
 
     Attributes:
-        count: finite ones.
+        count: how many.
         best: lowest.
         best_step: its step.
         last: median of the last three.
         final: the last one.
-        worse: last / best - 1, on the scale of the loss; inf where an evaluation after the best was not finite.
+        worse: last / best - 1, on the scale of the loss.
         given_back: (last - best) / (first loss - best), the share of the gain that is lost again; 1 without a gain.
         best_at: where the best one was, as a share of the evaluations.
     """
@@ -151,7 +152,7 @@ def read_features(curve: Curve) -> Features | None:
     series, ending = read_series(curve)
     if not len(series):
         return None
-    spikes = find_spikes(series, _told(curve))
+    spikes = find_spikes(series, _told(curve, series, ending))
     shape = read_shape(series, spikes)
     return Features(
         series=series,
@@ -194,10 +195,15 @@ def before_bad_batch(f: Features) -> Features | None:
     )  # fmt: skip
 
 
-def _told(curve: Curve) -> dict[int, float]:
-    """Return step -> standard deviations of the spikes that a detector warned of."""
-    found = [alarm for alarm in curve.alarms if alarm.detector == "loss_spike" and alarm.severity == "warn"]
-    return {alarm.step: alarm.evidence.get("z", 0.0) for alarm in found}
+def _told(curve: Curve, series: Series, ending: Ending | None) -> dict[int, float]:
+    """Return block -> standard deviations of the largest spike in it that a detector warned of."""
+    told: dict[int, float] = {}
+    end = math.inf if ending is None else ending.step
+    for alarm in curve.alarms:
+        if alarm.detector == "loss_spike" and alarm.severity == "warn" and alarm.step < end:
+            place = bisect_right(series.steps, alarm.step) - 1
+            told[place] = max(told.get(place, 0.0), alarm.evidence.get("z", 0.0))
+    return told
 
 
 def _log_z(curve: Curve, ending: Ending | None) -> tuple[int, float] | None:

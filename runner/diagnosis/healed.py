@@ -34,8 +34,16 @@ def after(curve: Curve, cure: Action) -> Curve | None:
     columns = {name: getattr(curve, name) for name in ("steps", "losses", "lrs", "grad_norms", "clipped", "skipped")}
     cut = {name: values[start:] for name, values in columns.items() if values is not None}
     later = [point for point in curve.evals if point[0] > cure.step]
+    signals = {name: [point for point in points if point[0] > cure.step] for name, points in curve.signals.items()}
     alarms = [alarm for alarm in curve.alarms if alarm.step > cure.step]
-    return replace(curve, **cut, evals=later, alarms=alarms, actions=())
+    known = replace(curve.known, lr=_rate_after(curve, cure))
+    return replace(curve, **cut, evals=later, signals=signals, alarms=alarms, actions=(), known=known)
+
+
+def _rate_after(curve: Curve, cure: Action) -> float | None:
+    """Return the base learning rate that an action leaves for good."""
+    lr, scale = curve.known.lr, cure.arguments.get("lr_scale", 1.0)
+    return lr if lr is None or "recovery_steps" in cure.arguments else lr * scale
 
 
 def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnosis:
@@ -47,10 +55,10 @@ def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnos
         summary = f"{did}; after it {found.summary}"
         return replace(found, summary=summary, rests_on=(did, *found.rests_on), stretches=marks)
     summary = f"healed: {did}, and the loss went on from {number(curve.losses[0], 3)} at the start to {number(end, 3)}"
-    scale, lr = cure.arguments.get("lr_scale"), curve.known.lr
+    lr = rest.known.lr
     hints: tuple[Suggestion, ...] = found.suggestions
-    if scale is not None and lr is not None and "recovery_steps" not in cure.arguments:
-        rate = f"{curve.known.lr_key}={number(lr * scale, 2)}"
+    if lr is not None and "lr_scale" in cure.arguments and "recovery_steps" not in cure.arguments:
+        rate = f"{curve.known.lr_key}={number(lr, 2)}"
         hints = (Suggestion((rate,), "start at the learning rate that the remedy ended at"),)
     share = max(found.confidence, 0.5) if found.cause == "healthy" else 0.6
     return replace(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from runner.diagnosis.finding import Finding, Rule
 from runner.diagnosis.rules_late import lr_too_high_at_end
 from runner.diagnosis.rules_low import lr_too_low
-from runner.diagnosis.rules_progress import cannot_tell, healthy, overfitting, plateau, stuck
+from runner.diagnosis.rules_progress import LEAST, cannot_tell, healthy, overfitting, plateau, stuck
 from runner.diagnosis.rules_rate import lr_too_high, unstable_early
 from runner.diagnosis.rules_sudden import batch_spike, gradient_explosion, numeric_fault
 
@@ -31,7 +31,8 @@ _PENALTY = 0.6  # of the best sickness, off the score of health
 
 def rank(f: Features) -> list[Finding]:
     """Return what every rule finds, the likeliest cause first."""
-    sick = [finding for rule in _SICK if (finding := rule(f)) is not None]
+    few = f.ending is None and f.shape.count < LEAST  # of two values one is always higher
+    sick = [finding for rule in ((numeric_fault,) if few else _SICK) if (finding := rule(f)) is not None]
     worst = max((finding.score for finding in sick), default=0.0)
     found = [*sick, cannot_tell(f)]
     fine = healthy(f)

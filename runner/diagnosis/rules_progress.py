@@ -14,6 +14,7 @@ from runner.trends import FEW, noise
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
+LEAST = 4  # values fewer than that show nothing, unless one is no number
 _CUT_EARLY = 0.6  # of the run: a schedule that falls smoothly is above a tenth of its peak until later
 _WORSE = 0.1  # held-out loss over its best, relative
 _LOST = 0.03  # share of its gain
@@ -134,7 +135,7 @@ def healthy(f: Features) -> Finding | None:
         return None
     if shape.count < FEW:
         steady = shape.ups < 0.5 and shape.given_back < 0.15
-        if not steady or shape.count < 4 or shape.fall < 0.02:
+        if not steady or shape.count < LEAST or shape.fall < 0.02:
             return None
         text = f"the loss fell from {loss_text(shape.first)} to {loss_text(shape.end)}"
         return Finding("healthy", 0.45 + 0.02 * shape.count, text, (text,))
@@ -151,7 +152,7 @@ def healthy(f: Features) -> Finding | None:
 def cannot_tell(f: Features) -> Finding:
     """The numbers do not move beyond their noise, or there are too few of them."""
     shape = f.shape
-    if shape.count < 4:
+    if shape.count < LEAST:
         values = "value" if shape.count == 1 else "values"
         return Finding("cannot_tell", 0.6, f"{shape.count} {values} are too few to say", ())
     if (

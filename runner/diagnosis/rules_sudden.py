@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _LIKE_SHARE = 0.25  # of the fall: a spike that large is no rare one when there are several
 _LIKE = 0.3  # of the largest
+_HEALED = 12.0  # standard deviations: below that a jump that is gone at the next value is the noise of healthy runs
 _HUGE = 1.8  # times the prior entropy: weights of a usual size begin next to it
 _ENOUGH = 16  # values before an end that show what was usual
 
@@ -58,6 +59,8 @@ def batch_spike(f: Features) -> Finding | None:
     score *= 0.6 if f.shape.is_noise and worst.z < 20 else 1.0
     score -= 0.1 * sum(f.share(worst.place) < early for early in (0.05, 0.15)) + 0.35 * worst.is_gradual
     score -= 0.3 * (f.rises_late and f.share(worst.place) > 0.5)
+    if worst.end - worst.place == 1 and not worst.told and worst.z < _HEALED:
+        score -= 0.4  # it cost nothing
     like = [spike for spike in f.spikes if spike.share > max(_LIKE_SHARE, _LIKE * worst.share)]
     score -= 0.18 * max(len(like) - 1, 0)
     score -= 0.15 * sum(spike.came_from_data is False for spike in material(f.spikes))

@@ -30,7 +30,7 @@ class Series:
         highs: largest loss of the block.
         logs: losses on a scale on which factors count: ln loss, or asinh(loss / median |loss|) where some are <= 0.
         high_logs: highs on that scale.
-        lrs: median learning rate, None when not recorded.
+        lrs: learning rate in its middle, the last finite one where it is no number; None when none is recorded.
         norms: median gradient norm; None when not recorded.
         high_norms: largest gradient norm.
         clipped: share of clipped steps; None when unknown.
@@ -99,7 +99,7 @@ def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
     starts = range(0, len(places), size)
     losses = _column(curve.losses, places)
     scale = _scale(losses)
-    lrs, norms = _column(curve.lrs, places), _column(curve.grad_norms, places)
+    lrs, norms = _filled(_column(curve.lrs, places)), _column(curve.grad_norms, places)
     clipped = _column(curve.clipped, places)
     middles, highs = _middles(losses, starts, size)
     usual, high_norms = _middles(norms, starts, size)
@@ -126,6 +126,18 @@ def _column(values: Sequence[float] | None, places: Sequence[int]) -> list[float
     if kept and math.isfinite(sum(kept)) and min(kept) >= -_LARGEST and max(kept) <= _LARGEST:
         return kept
     return [min(max(value, -_LARGEST), _LARGEST) if math.isfinite(value) else math.nan for value in kept]
+
+
+def _filled(values: list[float]) -> list[float]:
+    """Return the values with the last finite one in place of nan, the first finite one before it; none of only nan."""
+    latest = next((value for value in values if math.isfinite(value)), None)
+    if latest is None:
+        return []
+    filled = []
+    for value in values:
+        latest = value if math.isfinite(value) else latest
+        filled.append(latest)
+    return filled
 
 
 def _middles(values: list[float], starts: range, size: int) -> tuple[list[float], list[float]]:

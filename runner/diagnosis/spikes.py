@@ -113,7 +113,7 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
 
     Args:
         series: the curve.
-        told: step -> standard deviations that a detector found there, which looks further back.
+        told: block -> standard deviations that a detector found there, which looks further back.
     """
     told = told or {}
     logs, highs = series.logs, series.high_logs
@@ -129,14 +129,14 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
         z, burst = (highs[i] - expected) / around, _of_burst(highs, i, expected, around)
         low = expected + BACK * max(above, _FACTOR)
         end = next((j for j in range(peak + 1, len(logs)) if logs[j] < low), len(logs))
-        sure = max(told.get(series.steps[i], 0.0), burst if end - i <= _BURST_WINDOW else 0.0)  # a burst ends
+        sure = max(told.get(i, 0.0), burst if end - i <= _BURST_WINDOW else 0.0)  # a burst ends
         if (max(z, sure) <= _Z and not jump) or above <= _FACTOR:
             usual.append(z)
             i += 1
             continue
         peak = max(range(i, end), key=highs.__getitem__)
         spike = _spike(series, i, peak, end, expected=expected, z=z)
-        found.append(replace(spike, sure=sure, norm_jump=jump, told=series.steps[i] in told))
+        found.append(replace(spike, sure=sure, norm_jump=jump, told=i in told))
         i = max(end, i + 1) + 1
     tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
     judged = [replace(spike, z=max(spike.z / max(tail / 2.5, 1.0), spike.sure)) for spike in found]
