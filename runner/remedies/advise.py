@@ -38,7 +38,7 @@ class Advise:
         if alarm.detector == "grad_explosion" and norm is not None:
             return (f"train.clip_norm={norm:.3g}",)
         if alarm.detector in ("loss_spike", "blow_up", "grad_explosion"):
-            return ("remedy=[heal]",)
+            return ("remedy=[rollback_ladder]",)
         if alarm.detector in ("plateau", "streak"):
             return ("remedy=[reduce_lr,stop]",)
         if alarm.severity == "stop" or alarm.detector == "stuck_at_prior":

@@ -114,7 +114,7 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         return action.told(rewound_steps=max(before - state.updates_kept, 0))  # best may be of before a restart
     elif action.type == "Probe":
         state.owed = (action, alarm)
-    elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
+    elif action.type not in ("SkipUpdate", "Advise"):
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
     return action
