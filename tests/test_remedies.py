@@ -229,7 +229,7 @@ def test_what_remedies_did_is_counted_with_what_it_cost() -> None:
 
 
 def blow_ups(losses: Sequence[float], **options: Any) -> list[int]:
-    detector, found = BlowUp(**{"grace": 3, "margin": 0.4, **options}), []
+    detector, found = BlowUp(**{"grace": 3, **options}), []
     state = detector.init()
     for step, loss in enumerate(losses):
         state, rung = detector.update(state, StepRecord(step, 0, loss, 0.1, 1.0, 64))
