@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 Severity = Literal["info", "warn", "stop"]
-ActionType = Literal["UpdateWeights", "SkipUpdate", "ScaleLR", "Rollback", "Rewarm", "Clip", "Probe", "Advise", "Stop"]
+ActionType = Literal["SkipUpdate", "ScaleLR", "Rollback", "Rewarm", "Clip", "Probe", "Advise", "Stop"]
 Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -100,7 +100,7 @@ class Action:
             product of interventions. Rollback loads the weights of an earlier step, empties the optimizer's state, sets
             the product of interventions, and keeps the step. Rewarm lets the learning rate rise anew from almost zero.
             Clip sets the largest gradient norm. Probe tries learning rates on copies, and goes on with the best. Advise
-            changes nothing. UpdateWeights goes on as planned.
+            changes nothing.
         arguments: of ScaleLR `lr_scale`, the `factor` that leads to it, perhaps `recovery_steps` in which it comes back
             to what it was; of Rollback these, `to_step`, perhaps `rewarm_steps`, and once carried out `rewound_steps`,
             the updates that are lost; of Rewarm `rewarm_steps`; of Clip `clip_norm`; of Probe, once carried out, those

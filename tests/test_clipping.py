@@ -67,6 +67,17 @@ def test_zclip_is_its_reference_implementation(max_norm: float) -> None:
 def test_a_norm_that_is_no_number_leaves_mean_and_deviation() -> None:
     with_holes, _ = clipped_norms(ZClip(max_norm=None), NORMS)
     assert all(math.isfinite(after) for after, norm in zip(with_holes, NORMS, strict=True) if math.isfinite(norm))
+    zclip = ZClip(max_norm=None)
+    clipped_norms(zclip, NORMS[:40])
+    before = zclip.state_dict()
+    clipped_norms(zclip, [math.inf, math.nan] * 10)
+    assert zclip.state_dict() == before
+
+
+def test_a_calibration_without_a_number_takes_the_first_that_comes() -> None:
+    after, flags = clipped_norms(Percentile(calibration=2), [math.inf, math.nan, math.nan, 2.0, 1.0, 4.0])
+    assert after[3:] == pytest.approx([2.0, 1.0, 2.0], rel=1e-5)
+    assert flags == [*[False] * 5, True]
 
 
 def test_percentile_clips_after_its_calibration() -> None:

@@ -14,7 +14,8 @@ import torch
 from runner.detectors.milestone import Milestone
 from runner.records import Action, StepRecord
 from runner.remedies.branch_probe import BranchProbe
-from runner.train.branches import Branch, Stretch, compare
+from runner.train.branches import Branch, Copy, Stretch, compare, grow
+from runner.train.clipping import Fixed
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
 from runner.watch import Watch
@@ -73,11 +74,12 @@ def probed(
 ) -> Made:
     """Return a run with a probe at step 15; `probe` of the options are its arguments, None leaves it out."""
     given = options.pop("probe", {})
-    remedy = BranchProbe(**{"stretch": 20, "factors": (1 / 30, 1 / 100), **given}) if given is not None else None
+    usual = {"stretch": 20, "factors": (1 / 30, 1 / 100), "begin": "here", "faster": 1.0, "rewarm": 0}
+    remedy = BranchProbe(**{**usual, **given}) if given is not None else None
     watch = Watch({"probe_due": Milestone(at=15)}, {"probe": remedy} if remedy is not None else {})
     kept = SnapshotPlan(None, keeps_initial=True) if "initial" in watch.keeps else None
-    plan = replace(PLAN, snapshots=kept, **options.pop("plan", {}))
-    task = Spoilt(killed_at=killed_at)
+    plan = replace(PLAN, **{"snapshots": kept, **options.pop("plan", {})})
+    task = options.pop("task", None) or Spoilt(killed_at=killed_at)
     return Made(directory, task=task, watch=watch, plan=plan, lr=lr, optimizer=optimizer, **options)
 
 
@@ -162,6 +164,56 @@ def test_a_run_that_goes_on_without_the_probe_does_not_make_it(tmp_path: Path) -
     probed(tmp_path, lr=3.0, interrupted=lambda: "SIGINT" if next(asked) > 30 else None)
     rest = probed(tmp_path, lr=3.0, probe=None, source=newest(tmp_path / "checkpoints"))
     assert not rest.of(Action)
+
+
+@pytest.mark.parametrize("is_owed", [False, True])
+def test_a_run_without_its_initial_weights_goes_on_without_the_probe(tmp_path: Path, is_owed: bool) -> None:
+    """It was trained without remedies until before the probe; or it was within it, and keeps no weights any more."""
+    begin, asked = {"begin": "initial"}, count(1)
+    until = 30 if is_owed else 10
+    probe = begin if is_owed else None
+    cut = probed(tmp_path, lr=3.0, probe=probe, interrupted=lambda: "SIGINT" if next(asked) > until else None)
+    assert cut.state is not None
+    assert (cut.state.owed is not None) == is_owed
+    plan = {"snapshots": None} if is_owed else {}
+    rest = probed(tmp_path, lr=3.0, probe=begin, plan=plan, source=newest(tmp_path / "checkpoints"))
+    assert rest.state is not None
+    assert (rest.state.status, rest.of(Action)) == ("finished", [])
+
+
+class Weightless(Spoilt):
+    """Digits with val batches that weigh nothing: the first ones."""
+
+    def __init__(self, empty: int) -> None:
+        super().__init__()
+        self.empty, self.index = empty, 0
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Any:
+        self.index = step if split == "val" else self.empty
+        return super().batch(step, split, part)
+
+    def weight(self, batch: Any) -> float:
+        return super().weight(batch) if self.index >= self.empty else 0.0
+
+
+@pytest.mark.parametrize(("empty", "is_told"), [(1, True), (1000, False)])
+def test_val_batches_that_weigh_nothing_do_not_count(tmp_path: Path, empty: int, is_told: bool) -> None:
+    [action] = probed(tmp_path, lr=0.1, task=Weightless(empty)).of(Action)
+    assert math.isfinite(action.arguments["score_1"]) == is_told
+
+
+@pytest.mark.parametrize("keeps_ends", [False, True])
+def test_branches_keep_where_they_ended_only_for_a_run_that_goes_on_there(keeps_ends: bool) -> None:
+    task = Spoilt()
+    model = task.model()
+    optimizer = momentum([{"params": list(model.parameters()), "name": "all", "initial_lr": 0.1}], lr=0.1)
+    copy = Copy(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), Fixed())
+    branches = grow(
+        copy, (1.0, 0.1), task, {("all", "lr"): lambda step: 1.0}, PLAN,
+        stretch=STRETCH, lr_scale=1.0, sd=2.0, keeps_ends=keeps_ends,
+    )  # fmt: skip
+    assert branches is not None
+    assert [branch.end is not None for branch in branches] == [keeps_ends] * 2
 
 
 INTERRUPTED = """

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from runner.build import build
 from runner.detectors.blow_up import BlowUp
+from runner.job import checked
 from runner.records import Action, Alarm, EvalRecord, Severity, StepRecord, from_json, to_json
 from runner.remedies.advise import Advise
 from runner.remedies.branch_probe import BranchProbe
@@ -20,6 +22,7 @@ from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
 from runner.remedies.tally import tally
 from runner.watch import Watch
+from tests.pages import composed
 
 
 def alarm(step: int, detector: str = "divergence", severity: Severity = "stop", **evidence: float) -> Alarm:
@@ -93,7 +96,9 @@ def test_clipping_is_only_tightened(
     norm: float | None, evidence: dict[str, float], before: Sequence[float], expected: float | None
 ) -> None:
     history = History(tuple(Action(1, "clip", "Clip", {"clip_norm": value}) for value in before))
-    action = Clip(norm=norm).propose(alarm(9, "grad_explosion", "warn", **evidence), history)
+    action = Clip(detectors=("grad_explosion",), norm=norm).propose(
+        alarm(9, "grad_explosion", "warn", **evidence), history
+    )
     assert (None if action is None else action.arguments["clip_norm"]) == expected
 
 
@@ -133,10 +138,17 @@ def test_advice_does_not_keep_the_next_remedy_from_acting() -> None:
     assert found == [("advise", "Advise"), ("stop", "Stop")]
 
 
+def test_a_ladder_that_rests_hears_that_its_probe_is_due() -> None:
+    watch = build(checked(composed("remedy=[heal]", "train.duration=300", "tracking=off"))).watch
+    history = History((Action(48, "heal/halve", "Rollback"),), snapshots=(0,))
+    due, early = alarm(50, "probe_due", "info"), alarm(50, "divergence")
+    assert watch.audible((due, early), history) == (due,)
+
+
 def ladder(**options: Any) -> Ladder:
     rungs = {
-        "halve": Rung(remedy=Rollback(), attempts=2),
-        "tenth": Rung(remedy=Restart(factor=0.1), attempts=1),
+        "halve": Rung(remedy=Rollback(detectors=("divergence", "blow_up"), max_cuts=None), attempts=2),
+        "tenth": Rung(remedy=Restart(factor=0.1, max_cuts=None), attempts=1),
         "stop": Rung(remedy=Stop(), attempts=1),
     }
     return Ladder(rungs=rungs, **options)
@@ -199,8 +211,9 @@ def test_after_an_action_a_ladder_rests(seen: Alarm, is_heard: bool) -> None:
 )
 def test_a_probe_is_made_again_only_when_it_has_told_nothing(arguments: dict[str, float], expected: bool) -> None:
     remedy = BranchProbe(detectors=("probe_due", "stuck_at_prior"))
-    made = (Action(1, "probe", "Probe", arguments),)
-    assert (remedy.propose(alarm(75, "stuck_at_prior"), History(made)) is not None) == expected
+    made = History((Action(1, "probe", "Probe", arguments),), snapshots=(0,))
+    assert (remedy.propose(alarm(75, "stuck_at_prior"), made) is not None) == expected
+    assert remedy.propose(alarm(75, "stuck_at_prior"), made._replace(snapshots=())) is None, "no initial weights"
 
 
 def test_what_remedies_did_is_counted_with_what_it_cost() -> None:

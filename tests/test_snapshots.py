@@ -101,7 +101,7 @@ def test_what_clipping_follows_goes_back_with_the_weights(
 def test_a_norm_that_a_remedy_has_set_does_not_go_back_with_the_weights(tmp_path: Path) -> None:
     clip, clipping, plan = Clip(detectors=BAD, norm=0.5, max_times=1), Fixed(clip_norm=9.0), {"eval_every": None}
     rungs = {"clip": Rung(remedy=clip, attempts=1), "back": Rung(remedy=Rollback(detectors=BAD), attempts=1)}
-    run = made(tmp_path, Ladder(rungs=rungs), 20, plan=plan, clipping=clipping)
+    run = made(tmp_path, Ladder(rungs=rungs, rest=0), 20, plan=plan, clipping=clipping)
     assert [(action.type, action.step) for action in run.of(Action)] == [("Clip", 20), ("Rollback", 21)]
     assert clipping.most == 0.5
 
@@ -193,10 +193,11 @@ def test_a_clip_holds_from_the_next_step_on(tmp_path: Path) -> None:
 
 LADDER = Ladder(
     rungs={
-        "halve": Rung(remedy=Rollback(detectors=BAD, rewarm=3), attempts=2),
-        "tenth": Rung(remedy=Restart(detectors=BAD, factor=0.1, rewarm=3), attempts=1),
+        "halve": Rung(remedy=Rollback(detectors=BAD, rewarm=3, max_cuts=None), attempts=2),
+        "tenth": Rung(remedy=Restart(detectors=BAD, factor=0.1, rewarm=3, max_cuts=None), attempts=1),
         "skip": Rung(remedy=SkipUpdate(detectors=BAD), attempts=2),
-    }
+    },
+    rest=0,
 )
 
 

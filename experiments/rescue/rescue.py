@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What it is found by: everything that it depends on."""
+        """What it is found by: its overrides and its seed. A change of the program or of conf/ is not seen."""
         return " ".join([*self.overrides, f"seed={self.seed}"])
 
 

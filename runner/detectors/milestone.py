@@ -12,7 +12,7 @@ class Milestone:
     """Tell once that a step has come, for a remedy that is due then; it finds nothing.
 
     Args:
-        at: optimizer step; a duration, 0 is before the first update.
+        at: optimizer step, 0-based; a duration. A probe is made after its update.
     """
 
     needs: frozenset[str] = frozenset()

@@ -51,18 +51,18 @@ class BranchProbe:
     def __init__(
         self,
         *,
-        detectors: tuple[str, ...] = ("probe_due", "stuck_at_prior"),
-        factors: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], MinLen(1)] = (1 / 3, 0.1),
+        detectors: tuple[str, ...] = ("probe_due",),
+        factors: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], MinLen(1)] = (0.333, 0.1),
         stretch: Steps = 100,
         warmup: StepsOrZero = 5,
-        faster: Annotated[float, Ge(1)] = 1.0,
+        faster: Annotated[float, Ge(1)] = 10.0,
         repeats: Annotated[int, Ge(2)] = 3,
         judge: Literal["val", "train"] = "val",
         judged: Annotated[int, Ge(2)] = 20,
         sd: Annotated[float, Ge(0)] = 2.0,
-        begin: Literal["here", "initial"] = "here",
+        begin: Literal["here", "initial"] = "initial",
         go_on: Literal["begin", "branch"] = "begin",
-        rewarm: StepsOrZero = 0,
+        rewarm: StepsOrZero = 5,
         max_times: Annotated[int, Ge(1)] = 1,
     ) -> None:
         self.detectors = detectors
@@ -83,8 +83,8 @@ class BranchProbe:
         }
 
     def propose(self, alarm: Alarm, history: History) -> Action | None:
-        """Return a Probe, or None for an alarm of another detector or when all probes are used up."""
-        if alarm.detector not in self.detectors:
+        """Return a Probe; None for another detector's alarm, when all are used up, or without the initial weights."""
+        if alarm.detector not in self.detectors or (INITIAL in self.needs and 0 not in history.snapshots):
             return None
         if sum(map(_has_told, history.actions)) >= self.max_times:
             return None

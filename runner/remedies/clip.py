@@ -26,8 +26,8 @@ class Clip:
     def __init__(
         self,
         *,
-        detectors: tuple[str, ...] = ("grad_explosion", "divergence"),
-        norm: Annotated[float, Gt(0)] | None = None,
+        detectors: tuple[str, ...] = ("divergence",),
+        norm: Annotated[float, Gt(0)] | None = 1.0,
         max_times: Annotated[int, Ge(1)] = 3,
     ) -> None:
         self.detectors = detectors

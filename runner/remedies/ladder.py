@@ -47,7 +47,7 @@ class Ladder:
         self,
         *,
         rungs: Annotated[Mapping[str, SkipValidation[Rung]], MinLen(1)],
-        rest: StepsOrZero = 0,
+        rest: StepsOrZero = 5,
         urgent: tuple[str, ...] = ("non_finite",),
     ) -> None:
         self.rungs = dict(rungs)

@@ -37,11 +37,11 @@ class Rollback(ReduceLR):
     def __init__(
         self,
         *,
-        detectors: tuple[str, ...] = ("non_finite", "divergence", "blow_up", "grad_explosion"),
+        detectors: tuple[str, ...] = ("non_finite", "divergence"),
         factor: Annotated[float, Gt(0), Lt(1)] = 0.5,
         min_scale: Annotated[float, Ge(0), Le(1)] = 0.0,
         eps: Annotated[float, Ge(0)] = 1e-8,
-        max_cuts: Annotated[int, Ge(1)] | None = None,
+        max_cuts: Annotated[int, Ge(1)] | None = 5,
         rewarm: StepsOrZero = 0,
     ) -> None:
         super().__init__(detectors=detectors, factor=factor, min_scale=min_scale, eps=eps, max_cuts=max_cuts)

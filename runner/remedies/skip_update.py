@@ -28,7 +28,7 @@ class SkipUpdate:
     def __init__(
         self,
         *,
-        detectors: tuple[str, ...] = ("non_finite", "loss_spike", "grad_explosion"),
+        detectors: tuple[str, ...] = ("non_finite",),
         in_a_row: Annotated[int, Ge(1)] = 5,
         max_skips: Annotated[int, Ge(1)] = 100,
     ) -> None:

@@ -187,7 +187,7 @@ def _draw_events(panels: Sequence[Axes], history: Sequence[Record]) -> Handles:
         if isinstance(record, Alarm):
             key = (list(_SEVERITIES).index(record.severity), record.severity, record.detector)
             found.setdefault(key, []).append(record.step)
-        elif isinstance(record, Action) and record.type != "UpdateWeights":
+        elif isinstance(record, Action):
             found.setdefault((len(_SEVERITIES), "action", record.type), []).append(record.step)
     handles: Handles = []
     for nth, ((_, kind, name), at) in enumerate(sorted(found.items())):

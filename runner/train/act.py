@@ -111,10 +111,10 @@ def act(action: Action, alarm: Alarm, state: TrainState, run: Run, *, next_step:
         _scale(given, state, next_step=next_step)
         if "rewarm_steps" in given:
             state.rewarm = (next_step, int(given["rewarm_steps"]))
-        return action.told(rewound_steps=before - state.updates_kept)
+        return action.told(rewound_steps=max(before - state.updates_kept, 0))  # best may be of before a restart
     elif action.type == "Probe":
         state.owed = (action, alarm)
-    elif action.type not in ("UpdateWeights", "SkipUpdate", "Advise"):
+    elif action.type not in ("SkipUpdate", "Advise"):
         types = ", ".join(get_args(ActionType))
         raise ValueError(f"remedy {action.remedy}: must ask for one of {types}, got {action.type!r}")
     return action
@@ -147,12 +147,10 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
         kept = run.snapshots.restore(to_step, run.model, run.average)
         groups, state.updates_kept, state.clipping = kept["groups"], kept["updates_kept"], kept["clipping"]
         state.watch = run.watch.restore(kept["detectors"])
-    elif state.best["step"] == state.step:  # the best weights are at hand, and not saved yet
-        groups = run.optimizer.param_groups
     else:
         groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
     if alarm.severity != "stop":
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
     clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
-    state.is_fresh = True
+    state.is_fresh, state.carried = True, {}  # the latest update is not one of these weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import count
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Branch(NamedTuple):
         factor: on the learning rate of the run.
         steps: updates made in all repeats; fewer than planned where a loss was not finite.
         scores: of every repeat the mean of the losses that count; not finite where it did not get to its end.
-        end: model and optimizer at the end of the first repeat; None before.
+        end: model and optimizer at the end of the first repeat, where it is kept.
     """
 
     factor: float
@@ -91,6 +92,7 @@ def grow(
     stretch: Stretch,
     lr_scale: float,
     sd: float,
+    keeps_ends: bool = False,
     is_over: Callable[[], bool] = lambda: False,
 ) -> list[Branch] | None:
     """Train copies of a copy with each factor on the learning rate; all global generators end as they began.
@@ -105,6 +107,7 @@ def grow(
         stretch: steps and batches.
         lr_scale: product of the interventions so far.
         sd: see `compare`.
+        keeps_ends: whether the branches keep where they ended.
         is_over: asked after every step whether to break off.
     Returns:
         the branches, None where it was broken off.
@@ -123,7 +126,9 @@ def grow(
             if stretch.on_val and losses[-1] < math.inf:
                 judged = _val_losses(end.model, task, plan, most=stretch.judged)
             scores = (*branch.scores, fmean(judged))
-            branches[index] = Branch(branch.factor, branch.steps + len(losses), scores, branch.end or end)
+            branches[index] = Branch(
+                branch.factor, branch.steps + len(losses), scores, branch.end or (end if keeps_ends else None)
+            )
         if repeat and not compare(branches, sd=sd).is_open:
             break
     restore_generators(before)
@@ -161,15 +166,18 @@ def _trained(
 
 @torch.no_grad()
 def _val_losses(model: nn.Module, task: Task, plan: TrainPlan, *, most: int) -> list[float]:
-    """Return the mean loss of each of the first batches of the val split."""
+    """Return the mean loss of each of the first batches of the val split that weigh something; inf where none does."""
     model.eval()
     found: list[float] = []
-    while len(found) < most and (batch := task.batch(len(found), "val")) is not None:
-        weight = task.weight(batch)
+    for index in count():
+        if len(found) == most or (batch := task.batch(index, "val")) is None:
+            break
+        if not (weight := task.weight(batch)):
+            continue
         with autocast(plan):
             found.append(float(task.loss(model, to_device(batch, plan.device), weight).total) / weight)
     model.train()
-    return found
+    return found or [math.inf]
 
 
 class Verdict(NamedTuple):

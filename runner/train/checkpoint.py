@@ -123,7 +123,8 @@ class Checkpoints:
         state = TrainState(watch=watch.restore(content["detectors"]), actions=actions, **content["state"])
         if owed := content.get("owed"):
             action, alarm = _action(owed[0]), Alarm(**owed[1])
-            state.owed = (action, alarm) if action.remedy.partition("/")[0] in watch.remedies else None
+            has_weights = snapshots is None or 0 in snapshots.steps or not action.arguments.get("from_initial")
+            state.owed = (action, alarm) if action.remedy.partition("/")[0] in watch.remedies and has_weights else None
         if not self.continues:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state

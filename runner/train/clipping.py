@@ -90,6 +90,8 @@ class Fixed:
 class Percentile:
     """Clip at a percentile of the norms of a calibration stretch at the start, in which nothing is clipped.
 
+    Norms that are no number do not count; where none was one, the threshold is the first that is.
+
     Args:
         calibration: optimizer steps whose norms are collected.
         share: of them that lies below the threshold; in (0, 1).
@@ -107,12 +109,14 @@ class Percentile:
     def clip(self, parameters: Sequence[Tensor], grads: list[Tensor]) -> Clipped:
         """Collect the norm, or clip the gradients at the threshold."""
         norm = norm_of(grads)
+        finite = torch.where(torch.isfinite(norm), norm, float("nan"))
         if self.most is not None:
+            self.most = torch.where(torch.isnan(self.most), finite, self.most)
             scale_to(grads, norm, self.most)
             return Clipped(norm, norm > self.most)
         if self.norms is None:
             self.norms = torch.full((self.calibration,), float("nan"), dtype=norm.dtype, device=norm.device)
-        self.norms[self.steps] = torch.where(torch.isfinite(norm), norm, float("nan"))
+        self.norms[self.steps] = finite
         self.steps += 1
         if self.steps == self.calibration:
             self.most, self.norms = torch.nanquantile(self.norms.float(), self.share).to(norm.dtype), None
@@ -175,9 +179,10 @@ class ZClip:
                 self.norms = []
         else:
             most = self._most(norm, self.mean, self.var)
-            followed = torch.where(torch.isfinite(norm), torch.minimum(norm, most), self.mean)
-            self.mean = self.decay * self.mean + (1 - self.decay) * followed
-            self.var = self.decay * self.var + (1 - self.decay) * (followed - self.mean) ** 2
+            followed, good = torch.minimum(norm, most), torch.isfinite(norm)
+            mean = self.decay * self.mean + (1 - self.decay) * followed
+            var = self.decay * self.var + (1 - self.decay) * (followed - mean) ** 2
+            self.mean, self.var = torch.where(good, mean, self.mean), torch.where(good, var, self.var)
         scale_to(grads, norm, most)
         return Clipped(norm, norm > most)
 

@@ -5,29 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from runner.optim.apply import Schedules, apply_schedules
-from runner.optim.readout import effective_lrs, estimates, scheduled_values
 from runner.records import OUT_OF_TIME, Action, EvalRecord, Record, StepRecord
 from runner.tasks.closing import in_use
 from runner.tasks.protocol import Task
 from runner.train.act import Run, act, history_of, is_dropping
 from runner.train.checkpoint import Checkpoints
-from runner.train.clipping import Clipping, Fixed
+from runner.train.clipping import Clipping
 from runner.train.meters import Meter, Moment, measure, measure_update
+from runner.train.pending import Pending
 from runner.train.plan import TrainPlan
 from runner.train.probing import probe
 from runner.train.saved import BEST, LAST
 from runner.train.state import TrainState
-from runner.train.step import Signals, compiled, evaluate, gradients, guard_on_device, to_device, update
+from runner.train.step import compiled, evaluate, gradients, guard_on_device, to_device, update
 from runner.watch import Watch
 
-UPDATE_NORM = "prev_update_norm"  # a signal with a field of its own
 OnRecord = Callable[[Record], None]
 Interrupted = Callable[[], str | None]
 
@@ -63,7 +61,7 @@ def fit(
     """
     run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters, clipping)
     state, moment, scaler = _start(run), Moment(task, model, optimizer, plan), run.scaler
-    pending, others = list[_Pending](), [key for key in schedules if key[1] != "lr"]
+    pending, others = list[Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))
     with in_use(task):
         while state.step < plan.steps and state.status == "running":
@@ -73,11 +71,11 @@ def fit(
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
             signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
-            pending.append(_Pending.of(signals, state, run, others, measured))
+            pending.append(Pending.of(signals, state, run, others, measured))
             guard_on_device(optimizer, signals, plan)
             # until one update is made: torch's fused SGD fills its momentum with garbage when it drops the first one
             if plan.looks_at(state.step) or state.is_fresh:
-                _look(pending, state, run)
+                _look(pending, state, run, next_step=state.step + 1)
                 if state.alarm is not None:
                     break
             drop = state.last_skipped and not pending
@@ -117,7 +115,7 @@ def _make_owed_probe(state: TrainState, run: Run, interrupted: Interrupted, dead
 
 def _do_what_is_due(
     apply: Callable[..., object],
-    pending: list[_Pending],
+    pending: list[Pending],
     state: TrainState,
     run: Run,
     interrupted: Interrupted,
@@ -130,9 +128,11 @@ def _do_what_is_due(
     if plan.evaluates_at(state.step) and "val" in run.task.examples:
         _evaluate(apply, state, run)
     if state.step < plan.steps:
-        _end_early(state, interrupted(), is_late=time.monotonic() > deadline)
+        reason, is_late = interrupted(), time.monotonic() > deadline
+        if reason is not None or is_late:
+            _look(pending, state, run, next_step=state.step)
+        _end_early(state, reason, is_late=is_late)
     if plan.saves_at(state.step) or state.status in ("interrupted", "finished"):
-        _look(pending, state, run)
         _save(LAST, state, run)
 
 
@@ -143,72 +143,13 @@ def _end_early(state: TrainState, reason: str | None, *, is_late: bool) -> None:
         state.end("finished", f"{OUT_OF_TIME} at step {state.step}")
 
 
-class _Pending(NamedTuple):
-    """A step whose loss and gradient norm may still be on the device."""
-
-    step: int
-    time_ms: int
-    signals: Signals
-    lrs: dict[str, float | Tensor]
-    scheduled: dict[str, float]
-    lr_nominal: float | None
-    lr_scale: float
-    clip_norm: float | None
-    measured: dict[str, float]
-
-    @classmethod
-    def of(
-        cls,
-        signals: Signals,
-        state: TrainState,
-        run: Run,
-        others: Sequence[tuple[str, str]],
-        measured: dict[str, float],
-    ) -> _Pending:
-        """Return a step as it is before its update; `others` are scheduled beside the learning rate."""
-        first, lrs = run.optimizer.param_groups[0], effective_lrs(run.optimizer)
-        nominal = float(first["lr"]) if estimates(first) else None
-        scheduled = scheduled_values(run.optimizer, others) if others else {}
-        clipped_at, now = run.clipping.most if isinstance(run.clipping, Fixed) else None, time.time_ns() // 1_000_000
-        return cls(state.step, now, signals, lrs, scheduled, nominal, state.scale, clipped_at, measured)
-
-    def on_device(self) -> list[Tensor]:
-        """Return the numbers that are still on the device."""
-        signals = self.signals
-        last = [] if signals.is_clipped is None else [signals.is_clipped]
-        return [signals.total, signals.grad_norm, *last]
-
-    def record(self, state: TrainState, plan: TrainPlan, numbers: Sequence[float]) -> StepRecord:
-        """Return the record of this step, now that its numbers have reached the host: those of `on_device`."""
-        total, grad_norm, *last = numbers
-        clipped = bool(last[0]) if last else None if self.clip_norm is None else grad_norm > self.clip_norm
-        lrs = {name: float(lr) for name, lr in self.lrs.items()}
-        first, *others = lrs.values()
-        return StepRecord(
-            step=self.step,
-            time_ms=self.time_ms,
-            loss=total / self.signals.weight,
-            lr=first,
-            grad_norm=grad_norm,
-            examples=state.examples,
-            lr_scale=self.lr_scale,
-            lrs=lrs if any(lr != first for lr in others) else None,
-            scheduled=self.scheduled or None,
-            lr_nominal=self.lr_nominal,
-            clipped=clipped,
-            skipped=True if plan.precision == "fp16" and not abs(grad_norm) < float("inf") else None,
-            prev_update_norm=self.measured.get(UPDATE_NORM),
-            signals={k: v for k, v in self.measured.items() if k != UPDATE_NORM} or None,
-        )
-
-
 def _save(name: str, state: TrainState, run: Run) -> None:
     state.meters = {meter.name: meter.state_dict() for meter in run.meters}
     state.clipping = run.clipping.state_dict()
     run.checkpoints.save(name, state, run.model, run.optimizer, run.scaler, run.average, run.snapshots)
 
 
-def _look(pending: list[_Pending], state: TrainState, run: Run) -> None:
+def _look(pending: list[Pending], state: TrainState, run: Run, *, next_step: int) -> None:
     """Bring what is pending to the host, show it to the watch, and do what it asks for."""
     if not pending:
         return
@@ -224,12 +165,12 @@ def _look(pending: list[_Pending], state: TrainState, run: Run) -> None:
         if state.status == "diverged" or is_undone:
             run.on_record(record)  # its update was made before the host knew
         else:
-            is_undone = any(map(is_dropping, _observe(record, state, run)))
+            is_undone = any(map(is_dropping, _observe(record, state, run, next_step=next_step)))
         state.last_skipped = is_undone or bool(record.skipped)
     pending.clear()
 
 
-def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Sequence[Action]:
+def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run, *, next_step: int) -> Sequence[Action]:
     """Show a record to the watch; write it, its alarms and the actions that follow, carried out."""
     state.watch, alarms = run.watch.observe(state.watch, record)
     run.on_record(record)
@@ -242,15 +183,25 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run) -> Se
     state.alarms += len(alarms)
     done = list[Action]()
     for proposed, alarm in run.watch.decide(alarms, history):
-        if state.step == run.plan.steps and proposed.type not in ("Stop", "Advise"):
-            continue  # no update is left that it could change
-        action = act(proposed, alarm, state, run, next_step=state.step + isinstance(record, StepRecord))
-        if action.type == "Probe":
-            continue  # it is made, and told, before the next step
+        if next_step == run.plan.steps and proposed.type == "Probe":
+            action = proposed.told("no probe: no step is left", extra_steps=0)
+        elif next_step == run.plan.steps and not _changes_the_end(proposed, is_updated=state.step == next_step):
+            continue
+        else:
+            if proposed.type == "Rollback" and isinstance(record, EvalRecord) and record.best:
+                _save(BEST, state, run)  # while the weights that were evaluated are there
+            action = act(proposed, alarm, state, run, next_step=next_step)
+            if action.type == "Probe":
+                continue  # it is made, and told, before the next step
         run.on_record(action)
         state.actions = (*state.actions, action)
         done.append(action)
     return done
+
+
+def _changes_the_end(action: Action, *, is_updated: bool) -> bool:
+    """Whether an action matters where no further step comes: it may still drop an update that is not made yet."""
+    return action.type in ("Stop", "Advise") or (is_dropping(action) and not is_updated)
 
 
 def _evaluate(apply: Callable[..., object], state: TrainState, run: Run) -> None:
@@ -267,9 +218,10 @@ def _evaluate(apply: Callable[..., object], state: TrainState, run: Run) -> None
     state.evals_without_gain = 0 if improved else state.evals_without_gain + 1
     if improved:
         state.best = {**metrics, "step": state.step}
-    _observe(EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved), state, run)
-    if improved:
-        _save(BEST, state, run)
+    record = EvalRecord(state.step, time.time_ns() // 1_000_000, "val", metrics, best=improved)
+    done = _observe(record, state, run, next_step=state.step)
+    if improved:  # after a rollback the best is saved, and a run that is killed goes on with what it went back to
+        _save(LAST if any(action.type == "Rollback" for action in done) else BEST, state, run)
     if plan.patience is not None and state.evals_without_gain >= plan.patience:
         state.end(
             "finished",

@@ -71,7 +71,8 @@ def _grown(
     factors = (1.0, *(value for name, value in given.items() if name.startswith(FACTOR)))
     return grow(
         copy, factors, run.task, run.schedules, run.plan,
-        stretch=stretch, lr_scale=state.lr_scale_now * given["faster"], sd=given["sd"], is_over=is_over,
+        stretch=stretch, lr_scale=state.lr_scale_now * given["faster"], sd=given["sd"],
+        keeps_ends=bool(given["with_branch"]), is_over=is_over,
     )  # fmt: skip
 
 
