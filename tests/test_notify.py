@@ -24,7 +24,7 @@ def alarm(step: int, detector: str) -> Alarm:
 
 
 def test_alarm_and_end_are_told_in_order(program: Program) -> None:
-    done = program("optimizer.lr=30", f"notify.command='{TELL}; echo heard'")
+    done = program("optimizer.lr=10", f"notify.command='{TELL}; echo heard'")
     assert done.code == 3, done.err
     early, raised, end = told(done.directory)
     assert early[0] == "alarm"
