@@ -17,8 +17,8 @@ from runner.signatures import filled_in, hints_of, locate
 from runner.wording import Findings
 
 DEFAULT = "default"
-STOP = "runner.remedies.stop.Stop"
 """option that stands for the default detectors"""
+STOP = "runner.remedies.stop.Stop"
 
 
 def check_watched(found: Findings, *, splits: Mapping[str, int], goals: Mapping[str, Literal["min", "max"]]) -> None:

@@ -93,7 +93,7 @@ def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainS
         state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
         state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
         state.is_fresh = True
-    end = best.end if with_branch and best.end is not None else copy
+    end = best.end or copy  # branches keep where they ended only for a run that goes on there
     state.carried = {}  # the latest update is not one of these weights
     run.model.load_state_dict(end.model.state_dict())
     load_optimizer_state(run.optimizer, end.optimizer.state_dict())
