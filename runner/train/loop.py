@@ -194,9 +194,10 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run, *, ne
         return ()
     history = history_of(state, run)
     alarms = run.watch.audible(alarms, history)
-    for alarm in alarms:
+    told = run.watch.told(alarms)
+    for alarm in told:
         run.on_record(alarm)
-    state.alarms += len(alarms)
+    state.alarms += len(told)
     done = list[Action]()
     for proposed, alarm in run.watch.decide(alarms, history):
         if next_step == run.plan.steps and proposed.type == "Probe":
