@@ -1,6 +1,7 @@
 """Which alarms and actions have a line of their own while a run goes on."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,24 @@ def test_the_log_of_a_healed_run_has_all_its_actions_and_its_end_counts_them(pro
     assert f"\nremedy  {len(actions)} Rollback\n" in done.out
     hidden = sum(record["kind"] == "alarm" for record in records) - done.out.count("\nalarm  ")
     assert hidden == 0 or f"; {hidden} of them only in records.jsonl" in done.out
+
+
+RINGS = """
+import signal
+from runner.tasks.digits import Digits
+
+class Rings(Digits):
+    def batch(self, step, split, part=(0, 1)):
+        if split == "train" and step == 180:
+            signal.raise_signal(signal.SIGINT)
+        return super().batch(step, split, part)
+"""
+
+
+def test_a_healed_run_that_is_interrupted_says_how_to_go_on(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "ringing.py").write_text(RINGS)
+    task = ["task._target_=ringing.Rings", "task.hidden=[16]", "train.duration=200"]
+    done = program(*task, "optimizer.lr=3", "remedy=[rollback_ladder]")
+    assert done.code == 130, done.err
+    assert ": healed: " in done.out
+    assert f"go on with: python -m runner resume.from={done.out.split()[-1]}\n" in done.out

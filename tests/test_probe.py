@@ -239,7 +239,8 @@ def test_ctrl_c_in_a_probe_saves_the_run_as_it_was_before(program: Program, tmp_
     ]  # fmt: skip
     cut = program(*declared, spawn=True)
     assert cut.code == 130, cut.err
-    assert "interrupted by SIGINT" in cut.out
+    assert "interrupted by SIGINT at step 11, in a probe that the run makes again when it goes on\n" in cut.out
+    assert f"go on with: python -m runner resume.from={cut.out.split()[-1]}\n" in cut.out
     before = json.loads((cut.run / "result.json").read_text())
     assert (before["status"], before["steps"]) == ("interrupted", 11)
     rest = program(f"resume.from={cut.run}")

@@ -126,6 +126,7 @@ def _make_owed_probe(state: TrainState, run: Run, interrupted: Interrupted, dead
     """Make the probe; one that is broken off ends the run with a checkpoint from before it."""
     if not probe(state, run, lambda: interrupted() is not None or time.monotonic() > deadline):
         _end_early(state, interrupted(), is_late=True)
+        state.verdict += ", in a probe that the run makes again when it goes on"
         _save(LAST, state, run)
 
 
