@@ -77,8 +77,8 @@ class Rings(Digits):
 
 def test_a_healed_run_that_is_interrupted_says_how_to_go_on(program: Program, tmp_path: Path) -> None:
     (tmp_path / "ringing.py").write_text(RINGS)
-    task = ["task._target_=ringing.Rings", "task.hidden=[16]", "train.duration=200"]
-    done = program(*task, "optimizer.lr=3", "remedy=[rollback_ladder]")
+    task = ["task._target_=ringing.Rings", "train.duration=200"]
+    done = program(*task, "optimizer.lr=30", "remedy=[rollback_ladder]")
     assert done.code == 130, done.err
     assert ": healed: " in done.out
     assert f"go on with: python -m runner resume.from={done.out.split()[-1]}\n" in done.out
