@@ -295,6 +295,34 @@ def test_long_curve_says_what_its_picture_says() -> None:
     assert abs(found.stretches[0].first - 150_000) <= 200
 
 
+@pytest.mark.parametrize(("first", "width"), [(12_345, 1), (12_345, 7), (12_399, 90)])
+def test_spike_of_a_long_curve_is_found_at_its_own_step(first: int, width: int) -> None:
+    """Of 20,000 steps ten make a block."""
+    losses = spiked(noisy(decay, steps=20_000), first, 40.0, width=width)
+    found = diagnose(Curve(range(0, 200_000, 10), losses, constant(steps=20_000), calm_norms(20_000)))
+    assert found.cause == "batch_spike"
+    assert found.stretches[0].first == 10 * first
+    assert f"at step {10 * first:,}" in found.summary
+    assert found.stretches[0].last in (10 * first, 10 * (first + width - 1))  # a stretch within a block is its begin
+
+
+def test_gradient_that_explodes_in_a_long_curve_is_found_at_its_own_step() -> None:
+    norms = calm_norms(20_000)
+    norms[12_347] = 1e4
+    f = read_features(Curve(range(20_000), noisy(decay, steps=20_000), constant(steps=20_000), norms))
+    assert f is not None
+    assert f.norms is not None
+    assert [f.step(place) for place in f.norms.exploded] == [12_347]
+
+
+def test_blocks_of_a_reader_count_the_values_that_it_left_out() -> None:
+    losses = noisy(decay, steps=6000)
+    for thinned, block in ((1.0, 3), (10.0, 30)):
+        f = read_features(Curve(range(6000), losses, thinned=thinned))
+        assert f is not None
+        assert f.series.block == block
+
+
 def test_alarm_of_a_spike_is_found_at_any_step_of_a_long_curve() -> None:
     """Of 5,000 steps three make a block."""
     curve = Curve(range(5000), noisy(decay, steps=5000), constant(steps=5000))

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.diagnosis.curve import Known
+from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.diagnose import diagnose
 from runner.errors import ConfigError
 from runner.known import family_of, known_of_overrides, known_of_page
-from runner.readers.collect import MOST_ROWS, Blocks
+from runner.readers.collect import MOST_ROWS, Blocks, Collector
 from runner.readers.read import Reading, read_curve
 from runner.readers.roles import Role, find_roles
 from runner.readers.tensorboard import is_event_file
@@ -444,7 +445,24 @@ def test_long_table_is_reduced_to_blocks_that_keep_what_matters(write: Write) ->
     place = list(curve.steps).index(123_456)
     assert curve.losses[place] == 99.0
     assert "300,000 rows are reduced to" in reading.notes[0]
-    assert "keep their first, smallest, largest, last" in reading.notes[0]
+    assert "keep their first, smallest, largest, steepest, last" in reading.notes[0]
+    assert reading.curve.thinned == rows / len(curve.steps)
+
+
+@pytest.mark.parametrize(("first", "width"), [(123_456, 1), (123_457, 3000)])
+def test_spike_of_a_reduced_table_is_diagnosed_at_its_own_step(first: int, width: int) -> None:
+    rows = 600_000
+    shares, rng = np.arange(rows) / rows, np.random.default_rng(0)
+    losses = (0.1 + 2.2 * np.exp(-8 * shares)) * np.exp(rng.normal(0, 0.05, rows))
+    losses[first : first + width] *= 40
+    collector = Collector(["loss"], has_steps=False)
+    for start in range(0, rows, 50_000):
+        collector.add({"loss": losses[start : start + 50_000]}, np.zeros(50_000, dtype=bool))
+    columns = collector.columns()
+    found = diagnose(Curve(columns.steps, columns.values["loss"], thinned=rows / len(columns.steps)))
+    assert found.cause == "batch_spike"
+    assert found.stretches[0].first == first
+    assert 0 <= first + width - 1 - found.stretches[0].last < rows / len(columns.steps) * 5
 
 
 @pytest.mark.parametrize("batch", [1000, 700_000])

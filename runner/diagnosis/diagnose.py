@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import replace
+
 from runner.diagnosis.confidence import confidence, most_healthy
 from runner.diagnosis.curve import Curve
 from runner.diagnosis.features import read_features
 from runner.diagnosis.healed import after, healed, last_cure
 from runner.diagnosis.rules import rank
+from runner.diagnosis.series import Series
 from runner.diagnosis.settle import settle
 from runner.diagnosis.suggest import suggestions
 from runner.diagnosis.verdict import Diagnosis, Stretch
@@ -42,11 +46,18 @@ def diagnose(curve: Curve) -> Diagnosis:
         summary=best.summary,
         confidence=share,
         rests_on=best.rests_on,
-        stretches=best.stretches,
+        stretches=tuple(_to_its_end(stretch, f.series) for stretch in best.stretches),
         alternatives=tuple((finding.cause, (1 - share) * finding.score / total) for finding in named),
         settle=settle(best.cause, f),
         suggestions=suggestions(best.cause, f),
     )
+
+
+def _to_its_end(stretch: Stretch, series: Series) -> Stretch:
+    """Return a stretch of several steps up to the last one of its last block, as rules know blocks."""
+    if stretch.first == stretch.last or not series.steps[0] <= stretch.last <= series.rows.steps[-1]:
+        return stretch
+    return replace(stretch, last=max(stretch.last, series.ends(bisect_right(series.steps, stretch.last) - 1)))
 
 
 def _without_a_number(curve: Curve) -> Diagnosis:

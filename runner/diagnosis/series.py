@@ -16,7 +16,29 @@ MOST = 2000  # blocks
 _SAMPLE = 32  # values of a long block that its median is taken of, evenly spaced; its maximum is that of all
 _LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
 _COLUMNS = ("steps", "losses", "highs", "logs", "high_logs", "lrs", "norms", "high_norms", "clipped")
+_RISE = math.log(1.3)  # above the blocks before: there something begins
+_NORM_RISE = 3.0  # times the gradient norms before
+_BEFORE = 3  # blocks
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What blocks are made of.
+
+    Attributes:
+        size: rows a block.
+        steps: of the rows.
+        losses: of the rows.
+        norms: their gradient norms, nan where not finite; empty where not recorded.
+        scale: 0 for logarithms, else what asinh divides by.
+    """
+
+    size: int
+    steps: list[int]
+    losses: list[float]
+    norms: list[float]
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +46,7 @@ class Series:
     """Blocks of consecutive steps up to where the loss stops being finite; blocks of one unless there are many.
 
     Attributes:
-        block: steps a block.
+        block: values a block, those included that a reader left out.
         steps: first step of each block.
         losses: median loss of the block.
         highs: largest loss of the block.
@@ -48,6 +70,7 @@ class Series:
     high_norms: list[float] | None
     clipped: list[float] | None
     holes: int
+    rows: Rows
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -56,6 +79,39 @@ class Series:
         """Return the blocks before a place."""
         cut = {name: getattr(self, name) for name in _COLUMNS}
         return replace(self, **{name: values[:place] for name, values in cut.items() if values is not None})
+
+    def begins(self, place: int) -> int:
+        """Return the step of a block where what sets it apart from the three before begins.
+
+        That of the first loss over 1.3 times theirs, else of the largest gradient norm over 3 times theirs, else of
+        the largest loss where it is larger than theirs; the first step of the block where nothing sets it apart.
+        """
+        first, end = self._span(place)
+        before = slice(max(place - _BEFORE, 0), place)
+        if end - first <= 1 or not self.high_logs[before]:
+            return self.steps[place]
+        rows, usual = self.rows, max(self.high_logs[before])
+        if self.high_logs[place] > usual + _RISE:
+            logs = _logs(rows.losses[first:end], rows.scale)
+            return rows.steps[first + next(i for i, log in enumerate(logs) if log > usual + _RISE)]
+        if self.high_norms and self.high_norms[place] > _NORM_RISE * max(self.high_norms[before]):
+            return rows.steps[rows.norms.index(self.high_norms[place], first)]
+        if self.high_logs[place] > usual:
+            return rows.steps[rows.losses.index(self.highs[place], first)]
+        return self.steps[place]
+
+    def ends(self, place: int) -> int:
+        """Return the last step of a block, that of its last loss over 1.3 times the next one where it falls to that."""
+        first, end = self._span(place)
+        rows, after = self.rows, self.high_logs[place + 1 : place + 2]
+        if after and self.high_logs[place] > after[0] + _RISE:
+            logs = _logs(rows.losses[first:end], rows.scale)
+            return rows.steps[first + max(i for i, log in enumerate(logs) if log > after[0] + _RISE)]
+        return rows.steps[end - 1]
+
+    def _span(self, place: int) -> tuple[int, int]:
+        first = place * self.rows.size
+        return first, min(first + self.rows.size, len(self.rows.steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +160,7 @@ def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
     middles, highs = _middles(losses, starts, size)
     usual, high_norms = _middles(norms, starts, size)
     return Series(
-        block=size,
+        block=round(size * curve.thinned),
         steps=[curve.steps[places[i]] for i in starts],
         losses=middles,
         highs=highs,
@@ -115,6 +171,7 @@ def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
         high_norms=high_norms or None,
         clipped=[math.fsum(clipped[i : i + size]) / len(clipped[i : i + size]) for i in starts] if clipped else None,
         holes=holes,
+        rows=Rows(size, [curve.steps[i] for i in places], losses, norms, scale),
     )
 
 

@@ -21,8 +21,9 @@ class Blocks:
     """Rows as they come, thinned where there are too many.
 
     Row numbers are cut into blocks of equal length; each keeps its first and last row, those with the smallest and
-    largest finite value, the first with a value that is not finite, and the largest of every further column. The
-    length doubles where that leaves more than `MOST_ROWS`; so the memory is bounded, and the blocks are equal.
+    largest finite value, the one that rises most above the row before, as spikes begin, the first with a value that
+    is not finite, and the largest of every further column. The length doubles where that leaves more than `MOST_ROWS`;
+    so the memory is bounded, and the blocks are equal.
 
     Args:
         columns: names; the first is the value.
@@ -76,6 +77,9 @@ class Blocks:
             numbers = whole[:, column]
             kept[_where_best(np.where(np.isfinite(numbers), -numbers, np.inf), starts)] = True
         kept[_where_best(finite.astype(np.float64), starts)] = True
+        with np.errstate(invalid="ignore", over="ignore"):
+            falls = values[:-1] - values[1:]
+        kept[_where_best(np.r_[np.inf, np.where(np.isfinite(falls), falls, np.inf)], starts)] = True
         self._parts = [whole[kept]]
         self._held = int(kept.sum())
 
@@ -166,7 +170,7 @@ class Collector:
         seen, block = self._losses.seen, self._losses.block
         rows, columns, notes = self._with_empty(rows, columns)
         if seen > MOST_ROWS:
-            kept = "first, smallest, largest, last and first non-finite loss"
+            kept = "first, smallest, largest, steepest, last and first non-finite loss"
             notes.append(f"{seen:,} rows are reduced to {len(rows):,}: blocks of {block:,} rows keep their {kept}")
         counted = not self._has_steps or self._must_count(notes)
 

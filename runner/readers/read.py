@@ -17,7 +17,7 @@ from typing import IO, Any
 from runner.diagnosis.curve import Curve, Known
 from runner.errors import nearest
 from runner.readers import plain
-from runner.readers.collect import Columns
+from runner.readers.collect import MOST_ROWS, Columns
 from runner.readers.folder import find_in_folder
 from runner.readers.mlflow_run import mlflow_address, read_mlflow_run
 from runner.readers.objects import read_document, read_lines
@@ -132,6 +132,7 @@ def _of_columns(
         grad_norms=companion("grad_norm"),
         evals=columns.evals,
         known=known or Known(),
+        thinned=max(columns.rows / max(len(columns.steps), 1), 1.0) if columns.rows > MOST_ROWS else 1.0,
     )
     return Reading(curve, name, kind, roles or {}, (*notes, *columns.notes), columns.rows)
 
