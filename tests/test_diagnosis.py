@@ -19,7 +19,7 @@ from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
 from runner.diagnosis.rules_rate import LARGE_LOG_Z
-from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
+from runner.diagnosis.verdict import CAUSES, Cause, Stretch, Suggestion, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
 from runner.trends import noise, persistence, spread, trend
 from tests.pages import composed
@@ -177,6 +177,78 @@ def test_loss_that_is_no_number_from_the_start_is_not_the_learning_rate() -> Non
     assert "not the learning rate" in found.summary
     at_once = Curve([0], [2.3], [0.1], [INF])
     assert diagnose(at_once).cause == "numeric_fault"
+
+
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        (
+            [INF, 2, 1.5, 1.2, 1.0],
+            "the first loss is inf, no number, at step 0, and the curve goes on with 2 at step 1",
+        ),
+        ([INF, 2, 1.5], "the first loss is inf, no number, at step 0, and the curve goes on with 2 at step 1"),
+        ([NAN, NAN, 2, 1.5], "the first 2 losses are nan, no number, at steps 0 to 1, and the curve goes on with 2 at"),
+        ([-INF, 2], "the first loss is -inf, no number, at step 0"),
+    ],
+)
+def test_curve_that_begins_with_no_number_is_a_fault_and_says_so(losses: list[float], text: str) -> None:
+    found = diagnose(Curve.of_losses(losses))
+    assert found.cause == "numeric_fault"
+    assert found.confidence <= 0.5
+    assert found.summary.startswith(text)
+    assert [stretch.first for stretch in found.stretches] == [0]
+
+
+def test_curve_that_begins_with_no_number_and_ends_with_none_says_both() -> None:
+    found = diagnose(Curve.of_losses([INF, *noisy(decay), NAN]))
+    assert found.cause == "numeric_fault"
+    assert "the loss is nan at step 401" in found.summary
+    assert "the first loss is inf, no number, at step 0" in found.summary
+    assert [stretch.first for stretch in found.stretches] == [0, 401]
+
+
+def test_number_that_is_none_inside_a_curve_is_named_with_its_step_whatever_the_verdict() -> None:
+    losses = noisy(decay)
+    losses[150] = INF
+    found = diagnose(Curve(range(0, 10 * STEPS, 10), losses, constant(), calm_norms()))
+    assert found.cause == "healthy"
+    assert "the loss is inf at step 1,500, and the curve goes on after it" in found.summary
+    assert [(stretch.first, stretch.what) for stretch in found.stretches] == [(1500, "loss inf")]
+    losses[200:204], losses[300:302] = [NAN] * 4, [NAN] * 2
+    for place in (20, 30, 40):
+        losses[place] = NAN
+    found = diagnose(Curve(range(STEPS), losses, constant(), calm_norms()))
+    assert found.cause == "numeric_fault"
+    text = "the loss is nan at step 20, step 30, step 40, step 150 and 6 more, and the curve goes on after it"
+    assert found.summary == text
+    assert (found.stretches[4].first, found.stretches[4].last) == (200, 203)
+
+
+def test_end_is_found_behind_a_number_that_was_none() -> None:
+    losses = runs_away(noisy(decay, steps=200), 2.5)
+    losses[50] = NAN
+    found = diagnose(Curve.of_losses(losses))
+    assert found.cause == "lr_too_high"
+    assert "the loss is nan at step 208" in found.summary
+    assert "the loss is nan at step 50" in found.summary
+
+
+@pytest.mark.parametrize("zero", [0.0, 1.0])
+def test_first_of_the_gradient_norms_that_are_none_is_the_step(zero: float) -> None:
+    """What transformers logs of an overflow in fp16: nan for the norm, and often 0 for the loss."""
+    losses = [loss * zero if place >= 60 else loss for place, loss in enumerate(noisy(decay, steps=100))]
+    norms = [*calm_norms(60), *[NAN] * 40]
+    found = diagnose(Curve(range(10, 1010, 10), losses, constant(steps=100), norms))
+    assert found.cause == "numeric_fault"
+    assert found.stretches == (Stretch(610, 610, "gradient norm nan"),)
+    assert any("all 40 losses from step 610 on are exactly 0" in text for text in found.rests_on) == (zero == 0)
+
+
+def test_losses_that_are_exactly_zero_at_once_are_a_fault_and_those_that_get_there_are_none() -> None:
+    found = diagnose(Curve.of_losses([*noisy(decay, steps=60), *[0.0] * 40]))
+    assert found.cause == "numeric_fault"
+    assert found.stretches[0].first == 60
+    assert diagnose(Curve.of_losses([*(2.0 * 0.9**n for n in range(100)), *[0.0] * 40])).cause == "healthy"
 
 
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5])

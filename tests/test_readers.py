@@ -266,6 +266,29 @@ def test_what_is_no_curve_is_refused_with_all_that_is_wrong(
     assert all(any(problem in line for line in lines) for problem in problems), lines
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "step,loss,grad_norm\n0,2.5,1\n1,2.4,\n2,2.3,nan\n3,2.2,\n"),
+        (
+            "x.jsonl",
+            '{"step":0,"loss":2.5,"grad_norm":1}\n{"step":1,"loss":2.4}\n{"step":2,"loss":2.3,"grad_norm":null}\n'
+            '{"step":3,"loss":2.2}\n',
+        ),
+    ],
+)
+def test_norm_that_a_row_lacks_is_the_one_before_and_not_nan(write: Write, name: str, content: str) -> None:
+    norms = read_curve(write(name, content), {}).curve.grad_norms
+    assert norms is not None
+    assert np.array_equal(norms, [1, 1, nan, nan], equal_nan=True)
+
+
+def test_evaluations_alone_are_refused_with_the_column_to_take(write: Write) -> None:
+    history = [{"step": step, "epoch": 1.0, "eval_loss": 2.0, "eval_runtime": 1.0} for step in (1, 2)]
+    with pytest.raises(ConfigError, match=r"Set source\.columns\.loss=eval_loss to have the loss on held-out data"):
+        read_curve(write("trainer_state.json", json.dumps({"log_history": history})), {})
+
+
 def test_columns_may_be_named_by_hand(write: Write) -> None:
     path = write("x.csv", "t,score,rate\n5,2.5,1\n6,2.4,1\n")
     found = numbers(read_curve(path, {"step": "t", "loss": "score", "lr": "rate"}))

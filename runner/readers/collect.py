@@ -115,8 +115,9 @@ class Columns:
 class Collector:
     """Takes batches of rows, in order, and makes `Columns` of them.
 
-    A row may lack any of its cells. A row with a loss is one of training; learning rates and gradient norms that
-    stand in rows of their own belong to the losses that follow them.
+    A row may lack any of its cells. A row with a loss is one of training. Learning rates and gradient norms that
+    stand in rows of their own belong to the losses that follow them; where a row lacks one, it has that of the row
+    before.
 
     Args:
         companions: further columns, such as "lr".
@@ -135,26 +136,32 @@ class Collector:
         self._empty = Blocks(["step", "step"])
         self._turns = self._repeats = 0
         self._last_step = -np.inf
+        self._latest = dict.fromkeys(self._companions, np.nan)
         self._fractional = False
 
-    def add(self, batch: Mapping[str, Floats], empty: Bools) -> None:
+    def add(self, batch: Mapping[str, Floats], empty: Bools, gaps: Mapping[str, Bools] | None = None) -> None:
         """Take a batch.
 
         Args:
             batch: column -> values, nan where a cell is empty; "loss" is there.
             empty: where the cell of the loss is empty, which is not the same as nan.
+            gaps: companion -> where its cell is empty.
         """
         loss = batch["loss"]
         rows = np.arange(self._row, self._row + len(loss), dtype=np.float64)
         self._row += len(loss)
         steps = batch["step"] if self._has_steps else rows
         if self._has_steps:
-            steps = self._filled(steps)
+            steps = self._with_steps(steps)
         val_loss = batch.get("val_loss")
         has_eval = ~np.isnan(val_loss) if val_loss is not None else np.zeros(len(loss), dtype=bool)
         train = ~empty
         self._note_order(steps[train])
         chosen = {name: batch[name][train] for name in self._companions}
+        for name, missing in (gaps or {}).items():
+            if name in chosen and train.any():
+                chosen[name] = _filled(chosen[name], missing[train], self._latest[name])
+                self._latest[name] = float(chosen[name][-1])
         self._losses.add(rows[train], {"loss": loss[train], "step": steps[train], **chosen})
         for name in self._companions:
             alone = empty & ~np.isnan(batch[name])
@@ -196,15 +203,9 @@ class Collector:
             seen,
         )
 
-    def _filled(self, steps: Floats) -> Floats:
+    def _with_steps(self, steps: Floats) -> Floats:
         """Return steps where a row without one has that of the row before."""
-        missing = ~np.isfinite(steps)
-        if missing.any():
-            places = np.where(missing, 0, np.arange(1, len(steps) + 1))
-            last = np.maximum.accumulate(places)
-            before = self._last_step if np.isfinite(self._last_step) else 0.0
-            steps = np.where(last > 0, steps[last - 1], before)
-        return steps
+        return _filled(steps, ~np.isfinite(steps), self._last_step if np.isfinite(self._last_step) else 0.0)
 
     def _note_order(self, steps: Floats) -> None:
         if len(steps) == 0:
@@ -272,6 +273,14 @@ class Collector:
             rows = "1 row has" if count == 1 else f"{count:,} rows have"
             notes.append(f"{rows} the step of another one; the last of each step is kept")
         return places[is_last]
+
+
+def _filled(values: Floats, gaps: Bools, before: float) -> Floats:
+    """Return values where a gap has the value before it, and one at the beginning that of the rows before these."""
+    if not gaps.any():
+        return values
+    last = np.maximum.accumulate(np.where(gaps, 0, np.arange(1, len(values) + 1)))
+    return np.where(last > 0, values[last - 1], before)
 
 
 def _filled_from(values: Floats, steps: Floats, at: Floats, recorded: Floats) -> Floats:

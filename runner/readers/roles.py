@@ -135,6 +135,9 @@ def _loss(
         rule = f"must name one of the columns that may be the training loss ({listed(best)}), {got}"
         raise ConfigError([Problem(f"{KEY}.loss", rule, f"Set {KEY}.loss={_spelled(best[0])}")])
     rule = f"must name the column with the training loss, as no name says it, {got}"
+    if held_out := [name for name in names if _held_out_rank(name) is not None]:
+        fix = f"Set {KEY}.loss={_spelled(held_out[0])} to have the loss on held-out data diagnosed in its place"
+        raise ConfigError([Problem(f"{KEY}.loss", rule, fix)])
     raise ConfigError([Problem(f"{KEY}.loss", rule, f"Set {KEY}.loss to one of them")])
 
 

@@ -128,8 +128,8 @@ def read_table(stream: IO[bytes], head: str, given: Mapping[Role, str], *, encod
     collector = Collector(list(roles.columns), has_steps=roles.step is not None, empty_may_be_nan=True)
     faults = _Faults(len(layout.names))
     batches = _by_lines if layout.separator == " " else _by_arrow
-    for batch, empty in batches(stream, layout, roles, encoding, faults):
-        collector.add(batch, empty)
+    for batch, gaps in batches(stream, layout, roles, encoding, faults):
+        collector.add(batch, gaps["loss"], gaps)
     if problems := [*faults.cells.problems(), *faults.rows.problems()]:
         raise ConfigError(problems)
     columns = collector.columns()
@@ -172,7 +172,8 @@ def _counts(rows: Sequence[Sequence[str]]) -> bool:
     return all(a < b for a, b in pairwise(values))
 
 
-Batches = Iterator[tuple[Mapping[str, Any], Any]]
+Batches = Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""role -> values, and role -> where its cells are empty"""
 
 
 def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, faults: _Faults) -> Batches:
@@ -215,7 +216,7 @@ def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, fa
                 for role, name in roles.columns.items()
             }
             row += batch.num_rows
-            yield {role: values for role, (values, _) in found.items()}, found["loss"][1]
+            yield {role: values for role, (values, _) in found.items()}, {role: gap for role, (_, gap) in found.items()}
         is_last = bool(invalid) and invalid[0].number == row + faults.rows.count
         if is_last and invalid[0].actual_columns < invalid[0].expected_columns:
             faults.notes.append("the unfinished last row is left out")
@@ -256,6 +257,7 @@ def _by_lines(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, fa
     """Yield batches of a table whose cells are separated by any stretch of blanks."""
     places = {role: layout.names.index(name) for role, name in roles.columns.items()}
     batch: dict[str, list[float]] = {role: [] for role in places}
+    gaps: dict[str, list[bool]] = {role: [] for role in places}
     lines = codecs.getreader(encoding)(stream)
     for row, line in enumerate(lines, start=1):
         if row <= layout.skipped + layout.has_header or not line.strip():
@@ -271,12 +273,15 @@ def _by_lines(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, fa
                 faults.cells.add(f"{found[place][:40]!r} in row {row:,}, column {layout.names[place]!r}")
                 value = None
             batch[role].append(np.nan if value is None else value)
+            gaps[role].append(value is None)
         if len(batch["loss"]) >= 50_000:
-            yield _arrays(batch)
-            batch = {role: [] for role in places}
-    yield _arrays(batch)
+            yield _arrays(batch, gaps)
+            batch, gaps = {role: [] for role in places}, {role: [] for role in places}
+    yield _arrays(batch, gaps)
 
 
-def _arrays(batch: Mapping[str, Sequence[float]]) -> tuple[dict[str, Any], Any]:
+def _arrays(
+    batch: Mapping[str, Sequence[float]], gaps: Mapping[str, Sequence[bool]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     columns = {role: np.array(values, dtype=np.float64) for role, values in batch.items()}
-    return columns, np.zeros(len(columns["loss"]), dtype=bool)
+    return columns, {role: np.array(found, dtype=bool) for role, found in gaps.items()}
