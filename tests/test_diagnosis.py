@@ -19,8 +19,9 @@ from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
 from runner.diagnosis.rules_rate import LARGE_LOG_Z
-from runner.diagnosis.verdict import CAUSES, Cause, Stretch, Suggestion, to_json
+from runner.diagnosis.verdict import CAUSES, Cause, Stretch, Suggestion, in_words, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
+from runner.report.diagnosis_panel import headline
 from runner.trends import noise, persistence, spread, trend
 from tests.pages import composed
 
@@ -423,6 +424,17 @@ def test_json_form_is_json() -> None:
     tree = to_json(diagnose(Curve.of_losses(CLASSIC)))
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
     assert tree["alternatives"] == sorted(tree["alternatives"], key=lambda entry: -entry["confidence"])
+
+
+def test_what_cannot_be_told_has_no_confidence_to_show() -> None:
+    found = diagnose(KINDS["cannot_tell"]())
+    tree = to_json(found)
+    assert tree["confidence"] is None
+    assert headline(found) == "cannot tell"
+    assert in_words(tree) == f"cannot tell: {found.summary}"
+    sure = diagnose(Curve.of_losses(CLASSIC))
+    assert headline(sure) == f"learning rate too high (confidence {sure.confidence:.0%})"
+    assert in_words(to_json(sure)).startswith(f"learning rate too high ({sure.confidence:.0%}): ")
 
 
 def test_list_of_values_is_a_multirun_and_brackets_are_not() -> None:
