@@ -75,6 +75,28 @@ RESUMED = "".join(f"{step},{step / 8}\n" for step in (0, 1, 2, 3, 4, 5, 3, 4, 5,
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
+        ("log.txt", "loss: 2.5\nloss: nan\n", {"steps": [0, 1], "losses": [2.5, nan]}),
+        (
+            "log_of_transformers.txt",
+            "{'loss': 2.5, 'grad_norm': 1.0, 'learning_rate': 5e-05, 'epoch': 0.1}\n{'eval_loss': 2.2, 'epoch': 0.1}\n"
+            "{'loss': 2.4, 'grad_norm': nan, 'learning_rate': 4e-05, 'epoch': 0.2}\n",
+            {"steps": [0, 1], "losses": [2.5, 2.4], "lrs": [5e-5, 4e-5], "norms": [1.0, nan], "evals": [1, 2.2]},
+        ),
+        (
+            "log_with_more.txt",
+            "starting\n[2024-01-01 12:00:00,123] INFO step 5: train loss 2.5, val loss 2.6, grad norm 1, 3ms/step\n"
+            "[2024-01-01 12:00:01,123] INFO step 6: train loss 2.4, val loss 2.5, grad norm 2, 3ms/step\n",
+            {"steps": [5, 6], "losses": [2.5, 2.4], "norms": [1, 2], "evals": [5, 2.6, 6, 2.5]},
+        ),
+        (
+            "bar.txt",
+            " 1%| 1/99 [0:01, loss=2.5]\r 2%| 2/99 [0:02, loss=2.4]\r",
+            {"steps": [0, 1], "losses": [2.5, 2.4]},
+        ),
+        ("array.txt", "losses = np.array([2.5, None,\n 2.4])", {"steps": [0, 1, 2], "losses": [2.5, nan, 2.4]}),
+        ("bars.txt", "2.5|2.4", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        ("decimal_commas.txt", "2,5 2,4; 2,6", {"steps": [0, 1, 2], "losses": [2.5, 2.4, 2.6]}),
+        ("pairs.txt", "0,2\n1,3\n2,4\n", {"steps": [0, 1, 2], "losses": [2, 3, 4]}),
         ("bare.csv", "loss\n2.5\nnan\n-inf\nInfinity\n", {"steps": [0, 1, 2, 3], "losses": [2.5, nan, -inf, inf]}),
         (
             "all.csv",
@@ -150,6 +172,8 @@ def test_format_is_found_in_the_content(
         ("epoch,loss\n0.1,4\n0.2,3\n", "as the recorded ones are not whole numbers"),
         ("step,loss,lr\n0,4,1\n1,,1\n", "1 empty cell is read as a loss of nan"),
         ("step,loss\n0,2.5\n1,2.4\n2", "the unfinished last row is left out"),
+        ("2,5 2,4", "commas are read as decimal points, as there is one in each number"),
+        ("begin\nloss 2.5\nloss 2.4\n", "1 line without a named number is left out"),
         ("step,objective\n0,2.5\n1,2.4\n", "column 'objective' is taken for the loss, as it is the only one"),
     ],
 )
@@ -204,6 +228,8 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
         ("x.csv", "", ["source: must hold a curve, got nothing in x.csv. Give a file with at least two losses."]),
         ("x.csv", " \n\n", ["source: must hold a curve, got nothing in x.csv."]),
         ("x.csv", "step,loss\n", [TOO_FEW + "nothing."]),
+        ("x.csv", "step,loss", [TOO_FEW + "nothing."]),
+        ("x.txt", "loss=2.5", [TOO_FEW + "one loss, 2.5."]),
         ("x.csv", "loss\n2.5\n", [TOO_FEW + "one loss, 2.5. Give a longer curve."]),
         ("x.txt", "2.5", [TOO_FEW + "one loss, 2.5."]),
         ("x.csv", "loss\nnan\ninf\n", ["source: must hold a loss that is finite, got 2 that are not. What broke"]),
@@ -544,3 +570,12 @@ def test_standard_input_is_read_as_a_stream(monkeypatch: pytest.MonkeyPatch) -> 
     given: dict[Role, str] = {}
     reading = read_curve("-", given)
     assert (reading.name, len(reading.curve.losses)) == ("standard input", 20_000)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n"])
+def test_standard_input_with_nothing_is_refused_as_such(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    problem = "source: must hold a curve, got nothing in standard input. Pipe in at least two losses."
+    with pytest.raises(ConfigError) as refused:
+        read_curve("-", {})
+    assert list(map(str, refused.value.problems)) == [problem]

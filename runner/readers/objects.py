@@ -46,7 +46,7 @@ def read_lines(lines: Iterable[str], given: Mapping[Role, str]) -> tuple[Columns
                 continue
             yield row, found
 
-    columns, roles = _read_objects(objects(), given, bad)
+    columns, roles = read_objects(objects(), given, bad)
     columns.notes.extend(torn)
     return columns, roles
 
@@ -82,7 +82,7 @@ def read_document(text: str, given: Mapping[Role, str]) -> tuple[Columns, Roles,
 
 def _of_objects(items: Iterable[Any], given: Mapping[Role, str]) -> tuple[Columns, Roles]:
     numbered = ((row, item) for row, item in enumerate(items, start=1) if isinstance(item, dict))
-    return _read_objects(numbered, given, Bad("JSON objects", "Mend these"))
+    return read_objects(numbered, given, Bad("JSON objects", "Mend these"))
 
 
 def _of_lists(lists: Mapping[str, list[Any]], given: Mapping[Role, str]) -> tuple[Columns, Roles]:
@@ -118,7 +118,7 @@ def _of_lists(lists: Mapping[str, list[Any]], given: Mapping[Role, str]) -> tupl
     return columns, roles
 
 
-def _read_objects(rows: Iterator[Numbered], given: Mapping[Role, str], bad: Bad) -> tuple[Columns, Roles]:
+def read_objects(rows: Iterator[Numbered], given: Mapping[Role, str], bad: Bad) -> tuple[Columns, Roles]:
     """Collect objects batch by batch; a column may appear late, as those of evaluations do."""
     names: dict[str, int] = {}
     roles: Roles | None = None

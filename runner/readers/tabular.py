@@ -128,6 +128,8 @@ def read_table(stream: IO[bytes], head: str, given: Mapping[Role, str], *, encod
     collector = Collector(list(roles.columns), has_steps=roles.step is not None, empty_may_be_nan=True)
     faults = _Faults(len(layout.names))
     batches = _by_lines if layout.separator == " " else _by_arrow
+    if len(head.splitlines()) <= layout.skipped + layout.has_header:
+        batches = _none  # pyarrow takes a header alone for a fault
     for batch, gaps in batches(stream, layout, roles, encoding, faults):
         collector.add(batch, gaps["loss"], gaps)
     if problems := [*faults.cells.problems(), *faults.rows.problems()]:
@@ -174,6 +176,11 @@ def _counts(rows: Sequence[Sequence[str]]) -> bool:
 
 Batches = Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]
 """role -> values, and role -> where its cells are empty"""
+
+
+def _none(*_: Any) -> Batches:
+    """Yield no batches."""
+    return iter(())
 
 
 def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, faults: _Faults) -> Batches:
