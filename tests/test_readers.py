@@ -149,6 +149,35 @@ RESUMED = "".join(f"{step},{step / 8}\n" for step in (0, 1, 2, 3, 4, 5, 3, 4, 5,
             '{"loss": [2.5, 2.4], "val_loss": [2.6, 2.5]}',
             {"steps": [0, 1], "losses": [2.5, 2.4], "evals": [0, 2.6, 1, 2.5]},
         ),
+        (
+            "lightning_alone.csv",  # without learning rates; the last rows of an epoch have no loss of a step
+            "epoch,step,loss_epoch,loss_step,val_acc\n0,9,,2.5,\n0,19,,2.4,\n0,24,,,0.5\n0,24,2.45,,\n1,29,,2.3,\n",
+            {"steps": [9, 19, 29], "losses": [2.5, 2.4, 2.3]},
+        ),
+        (
+            "thousands.csv",
+            'step,loss\n0,"2,500.5"\n"1,000","2,400.5"\n',
+            {"steps": [0, 1000], "losses": [2500.5, 2400.5]},
+        ),
+        ("points.csv", "step;loss\n0;2.500,5\n1.000;2.400,5\n", {"steps": [0, 1000], "losses": [2500.5, 2400.5]}),
+        ("units.csv", "step,loss\n[it],[nats]\n0,2.5\n1,2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        ("joined.csv", "step,loss\n0,2.5\nstep,loss\n1,2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        ("title.csv", "My run\n\nstep,loss\n0,2.5\n1,2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        (
+            "markdown.txt",
+            "| step | loss |\n|---|---|\n| 0 | 2.5 |\n| 1 | 2.4 |\n",
+            {"steps": [0, 1], "losses": [2.5, 2.4]},
+        ),
+        (
+            "tensorboard.csv",
+            "Wall time,Step,Value\n1.7e9,0,2.5\n1.7e9,9,2.4\n",
+            {"steps": [0, 9], "losses": [2.5, 2.4]},
+        ),
+        (
+            "batches.csv",
+            "epoch,batch,loss\n0,0,5\n0,1,4\n1,0,3\n1,1,2\n2,0,1\n",
+            {"steps": [0, 1, 2, 3, 4], "losses": [5, 4, 3, 2, 1]},
+        ),
         ("resumed.csv", "step,loss\n" + RESUMED, {"steps": [*range(7)], "losses": [step / 8 for step in range(7)]}),
         ("unordered.csv", "step,loss\n0,1\n10,2\n2,3\n", {"steps": [0, 2, 10], "losses": [1, 3, 2]}),
         ("epochs.csv", "epoch,loss\n0,4\n0,3\n0,2\n1,1\n", {"steps": [0, 1, 2, 3], "losses": [4, 3, 2, 1]}),
@@ -174,7 +203,18 @@ def test_format_is_found_in_the_content(
         ("step,loss\n0,2.5\n1,2.4\n2", "the unfinished last row is left out"),
         ("2,5 2,4", "commas are read as decimal points, as there is one in each number"),
         ("begin\nloss 2.5\nloss 2.4\n", "1 line without a named number is left out"),
-        ("step,objective\n0,2.5\n1,2.4\n", "column 'objective' is taken for the loss, as it is the only one"),
+        ('step,loss\n0,1\n"1,000",2\n', "commas in numbers are read as marks of thousands"),
+        (
+            "step,loss\n[it],[nats]\n0,1\n1,2\n",
+            "the line with '[it]', '[nats]' is taken for a second one of the header",
+        ),
+        ("step,loss\n0,1\nstep,loss\n1,2\n", "1 row repeats the header and is left out"),
+        ("My run\nstep,loss\n0,1\n1,2\n", "1 line before the table is left out"),
+        ("batch,loss\n0,4\n1,3\n0,2\n1,1\n0,1\n", "rows are counted as steps, as the recorded ones begin anew 2 times"),
+        (
+            "step,objective\n0,2.5\n1,2.4\n",
+            "column 'objective' is taken for the loss, as it is the only one that may be",
+        ),
     ],
 )
 def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: str) -> None:
@@ -279,6 +319,11 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             "x.jsonl",
             '{"loss": 1}\n{"loss": "x"}\nnonsense\n[1]\n',
             ["source: must hold JSON objects, one a line, got 'nonsense' in row 3; '[1]' in row 4. Mend these lines."],
+        ),
+        (
+            "x.csv",
+            'step,loss\n0,"tensor(2., 3)"\n1,"tensor(3.)"\n',
+            ["got 'tensor(2., 3)' in row 2, column 'loss'; 'tensor(3"],
         ),
         ("x.jsonl", '{"loss": 1}\n{"loss": "x"}\n', ["source: must hold numbers, got 'x' in row 2, column 'loss'."]),
     ],

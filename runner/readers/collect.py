@@ -134,7 +134,8 @@ class Collector:
         self._beside = {name: Blocks([name, "step"]) for name in self._companions}
         self._evals = Blocks(["val_loss", "step"])
         self._empty = Blocks(["step", "step"])
-        self._turns = self._repeats = 0
+        self._repeats = self._anew = 0
+        self._first_step = np.nan
         self._last_step = -np.inf
         self._latest = dict.fromkeys(self._companions, np.nan)
         self._fractional = False
@@ -211,7 +212,8 @@ class Collector:
         if len(steps) == 0:
             return
         change = np.diff(steps, prepend=self._last_step)
-        self._turns += int((change < 0).sum())
+        self._first_step = steps[0] if np.isnan(self._first_step) else self._first_step
+        self._anew += int(((change < 0) & (steps == self._first_step)).sum())
         self._repeats += int((change == 0).sum())
         self._fractional = self._fractional or bool((steps != np.floor(steps)).any())
         self._last_step = float(steps[-1])
@@ -241,6 +243,9 @@ class Collector:
         """Whether the rows are counted, as what is recorded as steps does not tell them apart."""
         if self._fractional:
             notes.append("rows are counted as steps, as the recorded ones are not whole numbers")
+            return True
+        if self._anew > 1:
+            notes.append(f"rows are counted as steps, as the recorded ones begin anew {self._anew:,} times")
             return True
         if self._repeats > 0.5 * max(1, self._losses.seen - 1):
             notes.append("rows are counted as steps, as most of the recorded ones repeat that of the row before")

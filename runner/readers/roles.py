@@ -127,9 +127,10 @@ def _loss(
     best = [name for name, rank in ranked.items() if rank == min(ranked.values())]
     if len(best) == 1:
         return best[0]
-    if not best and len(others) == 1 and not _is_something_else(others[0]):
-        notes.append(f"column {others[0]!r} is taken for the loss, as it is the only one")
-        return others[0]
+    unknown = [name for name in others if not _is_something_else(name)]
+    if not best and len(unknown) == 1:
+        notes.append(f"column {unknown[0]!r} is taken for the loss, as it is the only one that may be")
+        return unknown[0]
     got = f"got {where + ' with ' if where else ''}{listed(names) or 'none'}"
     if best:
         rule = f"must name one of the columns that may be the training loss ({listed(best)}), {got}"
