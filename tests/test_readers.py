@@ -226,6 +226,7 @@ def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: s
     [
         (["loss", "aux_loss"], "loss"),
         (["train/loss", "train/loss_ema"], "train/loss"),
+        (["train/loss_ce", "train/loss"], "train/loss"),
         (["train_loss_epoch", "train_loss_step"], "train_loss_step"),
         (["val_loss", "Loss/train"], "Loss/train"),
         (["trainLoss", "testLoss"], "trainLoss"),
@@ -450,6 +451,7 @@ def test_tensorboard_events_are_read_without_tensorboard(write: Write, as_tensor
     for step, loss in enumerate([2.5, 2.25, nan]):
         content += event(step * 1000, "train/loss", loss, as_tensor=as_tensor)
         content += event(step * 1000, "train/learning_rate", 0.5, as_tensor=as_tensor)
+        content += event(step * 1000, "epoch", step / 10, as_tensor=as_tensor)
     content += event(2000, "eval/loss", 3.0, as_tensor=as_tensor)
     expected: dict[str, list[float]] = {
         "steps": [0, 1000, 2000],
@@ -458,7 +460,9 @@ def test_tensorboard_events_are_read_without_tensorboard(write: Write, as_tensor
         "evals": [2000, 3.0],
     }
     path = write("logs/events.out.tfevents.1.host.0", content + event(3000, "train/loss", 1.0)[:-5])
-    assert same(numbers(read_curve(path, {})), expected)
+    reading = read_curve(path, {})
+    assert same(numbers(reading), expected)
+    assert "step" not in reading.columns
     assert same(numbers(read_curve(str(Path(path).parent), {})), expected)
     assert same(numbers(read_curve(str(Path(path).parent.parent), {})), expected)
 
@@ -470,6 +474,14 @@ def test_event_files_of_one_folder_are_one_run_and_of_several_are_several(write:
     write("b/events.out.tfevents.1", VERSION + event(0, "loss", 2.0) + event(1, "loss", 1.5))
     with pytest.raises(ConfigError, match=r"source: must be one run, got '.*' with 2 \(.*a, .*b\)\. Set source=.*b\."):
         read_curve(str(tmp_path), {})
+
+
+def test_training_and_validation_of_keras_are_one_run(write: Write, tmp_path: Path) -> None:
+    for split, loss in (("validation", 3.0), ("train", 2.0)):
+        content = VERSION + event(0, "epoch_loss", loss) + event(1, "epoch_loss", loss / 2)
+        write(f"logs/{split}/events.out.tfevents.1", content)
+    found = numbers(read_curve(str(tmp_path / "logs"), {}))
+    assert same(found, {"steps": [0, 1], "losses": [2.0, 1.0], "evals": [0, 3.0, 1, 1.5]})
 
 
 def test_damaged_event_file_is_refused(write: Write) -> None:

@@ -181,7 +181,8 @@ def _loss_rank(name: str) -> tuple[int, int] | None:
     rest = [word for word in words if word not in _LOSS | _TRAIN]
     if "epoch" in rest:
         return 2, len(rest)
-    return (0 if not rest else 1 if set(rest) <= _PLAIN else 3), 0
+    level = 0 if not rest else 1 if set(rest) <= _PLAIN else 3
+    return level, len(_LOSS & set(words)) - 1 if level == 0 else 0  # "loss" before its part "loss_ce"
 
 
 def _held_out_rank(name: str) -> tuple[int, int] | None:
