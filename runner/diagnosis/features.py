@@ -147,14 +147,17 @@ class Features:
         return learned and (lost or shape.given_back > _GIVEN_BACK)
 
     def step(self, place: int) -> int:
-        """Return the step of a block."""
-        return self.series.steps[min(max(place, 0), len(self.series) - 1)]
+        """Return the step where what a block shows begins."""
+        return self.series.begins(self._within(place))
 
     def share(self, place: int) -> float:
         """Return where a block is, as a share of the run: planned where that is known, else recorded."""
         first, last = self.series.steps[0], self.series.steps[-1]
         total = max(last - first, (self.known.total_steps or 0) - 1 - first, 1)
-        return (self.step(place) - first) / total
+        return (self.series.steps[self._within(place)] - first) / total
+
+    def _within(self, place: int) -> int:
+        return min(max(place, 0), len(self.series) - 1)
 
 
 def read_features(curve: Curve) -> Features | None:
@@ -200,7 +203,7 @@ def before_bad_batch(f: Features) -> Features | None:
     series = f.series.until(place)
     spikes = [spike for spike in f.spikes if spike.end <= place]
     shape = read_shape(series, spikes)
-    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.step(place) else None
+    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.series.steps[place] else None
     return replace(
         f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, log_z=log_z, alarms=()
     )  # fmt: skip
