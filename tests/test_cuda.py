@@ -224,7 +224,7 @@ def test_the_host_waits_for_the_device_only_where_it_looks(tmp_path: Path, decla
     experiment = build(checked(page))
     waits: list[list[str]] = [[]]
 
-    def told(message: Warning | str, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    def told(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
         if "synchronizing" in str(message):
             waits[-1].append(f"{filename}:{lineno}")
 
