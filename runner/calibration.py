@@ -11,6 +11,8 @@ from runner.curves import number
 
 TOLERANCE = 0.02  # a loss higher by this share is worse
 TOO_OFTEN = 0.5  # of the updates: clipping more of them is a lower learning rate in disguise
+AIM = 0.1  # of the updates are clipped at the 90th percentile
+ALARM_TIMES = 3.0  # as many as that are worth an alarm; the fullest 100 steps of five calibrated runs had 0.9 of it
 FEWEST_STEPS = 100  # of a run worth calibrating
 _TAIL = 0.1  # of a trial, at its end, is what trials are compared by
 _NOISE = 2.0  # standard errors that are no difference
@@ -126,8 +128,15 @@ class Calibration(NamedTuple):
         """Whether clipping would be a lower learning rate in disguise."""
         return self.clipped is not None and self.clipped > TOO_OFTEN
 
-    def overrides(self, *, lr: float, lr_key: str) -> list[str]:
-        """Return what to put on the command line."""
+    @property
+    def clip_alarm(self) -> float | None:
+        """Share of clipped updates worth an alarm: 3 max(share when tried, 10%), at most 50%; None without a norm."""
+        if self.clip_norm is None or self.clipped is None or self.clips_too_often:
+            return None
+        return round(min(ALARM_TIMES * max(self.clipped, AIM), TOO_OFTEN), 2)
+
+    def overrides(self, *, lr: float, lr_key: str, alarm_key: str) -> list[str]:
+        """Return what to put on the command line; `alarm_key` is that of the share of clipped updates."""
         if self.warmup_steps is None:
             return [f"{lr_key}={number(lr / 10, 3)}"]
         warmup = ["warmup=linear", f"warmup.duration={self.warmup_steps}"] if self.warmup_steps else ["warmup=none"]
@@ -135,7 +144,8 @@ class Calibration(NamedTuple):
             return warmup
         if self.clips_too_often:
             return [*warmup, f"{lr_key}={number(lr / 3, 3)}"]
-        return [*warmup, f"train.clip_norm={self.clip_norm:g}"]
+        alarm = [f"{alarm_key}={self.clip_alarm:g}"] if self.clip_alarm is not None else []
+        return [*warmup, f"train.clip_norm={self.clip_norm:g}", *alarm]
 
     def in_words(self) -> list[str]:
         """Return a sentence for each thing found."""
@@ -153,12 +163,15 @@ class Calibration(NamedTuple):
         )
         if self.clips_too_often:
             said.append(f"that is over {TOO_OFTEN:.0%}, a lower learning rate in disguise: lower the rate itself")
+        if self.clip_alarm is not None:
+            said.append(f"alarm: when more than {self.clip_alarm:.0%} of the latest updates are clipped")
         return said
 
     def as_json(self, trials: Mapping[str, Sequence[Trial]]) -> dict[str, object]:
         """Return it with the trials that it rests on."""
         return {
             **self._asdict(),
+            "clip_alarm": self.clip_alarm,
             "trials": {name: [trial._asdict() for trial in some] for name, some in trials.items()},
         }
 

@@ -2,9 +2,11 @@
 
 import json
 import random
+import shlex
 from collections.abc import Callable, Sequence
 
 import pytest
+import yaml
 
 from runner.calibration import (
     Calibration,
@@ -63,15 +65,19 @@ def test_threshold_is_the_90th_percentile_of_the_norms_after_the_warmup() -> Non
 @pytest.mark.parametrize(
     ("found", "overrides"),
     [
-        (Calibration(0, 1.5, 0.12, 0.1, 100), ["warmup=none", "train.clip_norm=1.5"]),
-        (Calibration(30, 1.5, 0.12, 0.1, 100), ["warmup=linear", "warmup.duration=30", "train.clip_norm=1.5"]),
+        (Calibration(0, 1.5, 0.12, 0.1, 100), ["warmup=none", "train.clip_norm=1.5", "alarm=0.36"]),
+        (Calibration(0, 1.5, 0.01, 0.1, 100), ["warmup=none", "train.clip_norm=1.5", "alarm=0.3"]),
+        (
+            Calibration(30, 1.5, 0.3, 0.1, 100),
+            ["warmup=linear", "warmup.duration=30", "train.clip_norm=1.5", "alarm=0.5"],
+        ),
         (Calibration(30, 1.5, 0.6, 0.1, 100), ["warmup=linear", "warmup.duration=30", "optimizer.lr=0.1"]),
         (Calibration(None, None, None, None, 100), ["optimizer.lr=0.03"]),
     ],
-    ids=["no warmup", "a warmup", "clips too often", "nothing safe"],
+    ids=["no warmup", "clips rarely", "a warmup", "clips too often", "nothing safe"],
 )
 def test_what_was_found_is_written_as_overrides(found: Calibration, overrides: list[str]) -> None:
-    assert found.overrides(lr=0.3, lr_key="optimizer.lr") == overrides
+    assert found.overrides(lr=0.3, lr_key="optimizer.lr", alarm_key="alarm") == overrides
     assert all(sentence for sentence in found.in_words())
 
 
@@ -88,7 +94,31 @@ def test_calibration_is_printed_as_overrides_that_the_program_takes(program: Pro
     assert report["steps"] == 3 * 30
     assert f"cost: {report['steps']} steps, 0.9 times the run" in done.out
     assert (done.run / "calibration.png").stat().st_size > 10_000
-    again = program("mode=check", "task.hidden=[8]", "train.duration=100", *overrides)
+    again = program("task.hidden=[8]", "train.duration=100", *overrides)
+    assert again.code == 0, again.err
+    page = yaml.safe_load((again.run / "config.yaml").read_text())
+    assert page["detectors"]["clip_saturation"]["fraction"] == report["clip_alarm"] == 0.3
+    assert page["train"]["clip_norm"] == report["clip_norm"]
+
+
+@pytest.mark.parametrize(
+    ("watched", "listed"),
+    [
+        (["detector=[non_finite]"], "[non_finite,clip_saturation]"),
+        (["detector=[]", "remedy=[]"], "[clip_saturation]"),
+        (["~detectors.clip_saturation", "remedy=[heal]"], None),
+    ],
+)
+def test_the_alarm_of_clipping_comes_with_its_detector(
+    program: Program, watched: list[str], listed: str | None
+) -> None:
+    declared = ["task.hidden=[8]", "train.duration=100", *watched]
+    done = program("mode=calibrate", "quiet=true", *declared)
+    overrides = shlex.split(done.out.splitlines()[0])
+    assert overrides[-1] == "detectors.clip_saturation.fraction=0.3", done.out
+    assert listed is None or overrides[-2] == f"detector={listed}"
+    words = [word for word in declared if not word.startswith(("detector=", "~"))]
+    again = program("mode=check", *words, *overrides)
     assert again.code == 0, again.err
 
 

@@ -103,6 +103,9 @@ class Updates:
     def after(self, moment: Moment) -> Mapping[str, float]:
         return {"prev_update_norm": 1.0}
 
+    def forget(self) -> None:
+        pass
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

@@ -18,6 +18,7 @@ from runner.train.branches import Branch, Copy, Stretch, compare, grow
 from runner.train.clipping import Fixed
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
+from runner.train.signals import GradientCosines
 from runner.watch import Watch
 from tests.conftest import Program
 from tests.test_resume import same, steps, weights
@@ -256,6 +257,12 @@ def test_where_every_branch_is_lost_the_rate_stays(tmp_path: Path) -> None:
     [action] = run.of(Action)
     assert (action.arguments["score_1"], action.arguments["score_0.5"]) == (math.inf, math.inf)
     assert "lr_scale" not in action.arguments
+
+
+def test_a_probe_that_replaces_the_weights_leaves_no_gradient_to_compare_with(tmp_path: Path) -> None:
+    run = probed(tmp_path, lr=HIGH["initial"], probe={"begin": "initial"}, meters=[GradientCosines(1)])
+    assert "factor" in run.of(Action)[0].arguments
+    assert [r.step for r in run.of(StepRecord) if "grad_cosine" not in (r.signals or {})] == [0, 16]
 
 
 def test_the_cue_of_a_probe_is_no_alarm(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from runner.train.loop import fit
 from runner.train.plan import TrainPlan
 from runner.train.saved import newest
 from runner.train.seeding import seed_everything
+from runner.train.signals import GradientCosines
 from runner.train.state import TrainState
 from runner.watch import Watch
 
@@ -129,6 +130,14 @@ def test_weights_go_back_and_the_step_goes_on(tmp_path: Path) -> None:
     assert (rates[at - 1], rates[at]) == (1.0, pytest.approx(0.1))
     # updates at a tenth of the rate from the best weights end near them, not where the spoilt stretch ended
     assert evals[at + 5] < evals[at]
+
+
+def test_a_gradient_is_not_compared_with_one_of_the_weights_that_were_given_up(tmp_path: Path) -> None:
+    made = Made(tmp_path, meters=[GradientCosines(1)])
+    steps = {action.step for action in made.of(Action) if action.type == "Rollback"}
+    without = {r.step for r in made.of(StepRecord) if "grad_cosine" not in (r.signals or {})}
+    assert steps
+    assert without == {0, *steps}
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.5])

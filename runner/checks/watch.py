@@ -74,7 +74,7 @@ def deaf_remedy(config: Config) -> str:
         if missing:
             return (
                 f"remedies.{name}.detectors: {', '.join(missing)} is not active, so {name} never answers it. "
-                f"Set detector=[{','.join(_in_short([*active, *missing]))}]."
+                f"Set detector=[{','.join(in_short([*active, *missing]))}]."
             )
     return ""
 
@@ -93,7 +93,7 @@ def after_stop(config: Config) -> str:
     )
 
 
-def _in_short(names: list[str]) -> list[str]:
+def in_short(names: list[str]) -> list[str]:
     """Return names of detectors with the word for the default list in place of it."""
     default = default_detectors()
     if not set(default) <= set(names):

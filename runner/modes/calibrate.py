@@ -15,10 +15,11 @@ from runner import calibration
 from runner.build import build
 from runner.calibration import Calibration, Trial
 from runner.checks.remedies import FIXED
+from runner.checks.watch import in_short
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.estimate import WeighedCheckpoints, trial_plan
-from runner.nodes import Node
+from runner.nodes import Node, option_names
 from runner.rates import plan_of
 from runner.records import Alarm, Record, StepRecord, spell_non_finite
 from runner.remedies.stop import Stop
@@ -29,6 +30,7 @@ from runner.train.loop import fit
 from runner.watch import Watch
 
 REPORT, PICTURE = "calibration.json", "calibration.png"
+_ALARM, _SATURATION = "clip_saturation", "runner.detectors.clip_saturation.ClipSaturation"
 _WITHOUT, _LINEAR = "runner.schedules.warmups.none", "runner.schedules.warmups.linear"
 
 
@@ -151,10 +153,17 @@ def _show(config: Config, found: Calibration, trials: Sequence[Trial], *, total:
 
 
 def _overrides(config: Config, found: Calibration) -> list[str]:
-    d_coef = config.optimizer.d_coef
+    d_coef, lr, lr_key = config.optimizer.d_coef, config.optimizer.lr, "optimizer.lr"
     if d_coef is not None:
-        return found.overrides(lr=d_coef, lr_key="optimizer.d_coef")
-    return found.overrides(lr=config.optimizer.lr, lr_key="optimizer.lr")
+        lr, lr_key = d_coef, "optimizer.d_coef"
+    active = [name for name, node in config.detectors.items() if node.target == _SATURATION]
+    alarm_key = f"detectors.{active[0] if active else _ALARM}.fraction"
+    overrides = found.overrides(lr=lr, lr_key=lr_key, alarm_key=alarm_key)
+    if active or found.clip_alarm is None:
+        return overrides
+    options = option_names("detector")
+    listed = in_short([*(name for name in config.detectors if name in options), _ALARM])
+    return [*overrides[:-1], f"detector=[{','.join(listed)}]", overrides[-1]]
 
 
 def _write(

@@ -71,6 +71,9 @@ class Logits:
         """Return {}."""
         return {}
 
+    def forget(self) -> None:
+        """Do nothing: nothing is kept from one step to the next."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return {}: nothing is kept from one step to the next."""
         return {}

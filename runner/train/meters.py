@@ -57,6 +57,10 @@ class Meter(Protocol):
         """Return what the update that was just made tells; the record of the next step carries it; {} for nothing."""
         ...
 
+    def forget(self) -> None:
+        """Forget what it keeps of the latest update: a remedy has replaced the weights."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return what it must keep for a run that goes on to measure the same numbers: tensors and plain values."""
         ...

@@ -95,6 +95,8 @@ def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainS
         state.is_fresh = True
     end = best.end or copy  # branches keep where they ended only for a run that goes on there
     state.carried = {}  # the latest update is not one of these weights
+    for meter in run.meters:
+        meter.forget()
     run.model.load_state_dict(end.model.state_dict())
     load_optimizer_state(run.optimizer, end.optimizer.state_dict())
     clip_as(end.clipping.state_dict(), run.clipping, run.plan)

@@ -166,6 +166,9 @@ class Sharpness:
             taken += self.batch_size / slices
             step, index = (step, index + 1) if index + 1 < slices else (step + 1, 0)
 
+    def forget(self) -> None:
+        """Do nothing: the vector is only where a measurement starts."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the vector to start from, and what was counted."""
         return {"vector": self._vector, "measurements": self.measurements, "seconds": self.seconds}

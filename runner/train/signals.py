@@ -63,6 +63,9 @@ class UpdateRatios:
         with torch.no_grad():  # a context at every step would cost more than the measurements
             return _update_signals(kept, self._is_sound)
 
+    def forget(self) -> None:
+        """Do nothing: nothing is kept from one step to the next."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return {}: nothing is kept from one step to the next."""
         return {}
@@ -114,6 +117,9 @@ class SecondMoments:
         """Return {}."""
         return {}
 
+    def forget(self) -> None:
+        """Do nothing: nothing is kept from one step to the next."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return {}: nothing is kept from one step to the next."""
         return {}
@@ -155,6 +161,10 @@ class GradientCosines:
         """Remember that the update was made; return {}."""
         self._last, self._now = self._now, None
         return {}
+
+    def forget(self) -> None:
+        """Forget the gradients: the next ones are those of other weights."""
+        self._last = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the gradients that the next step is compared with."""
