@@ -225,6 +225,18 @@ def test_number_that_is_none_inside_a_curve_is_named_with_its_step_whatever_the_
     assert (found.stretches[4].first, found.stretches[4].last) == (200, 203)
 
 
+def test_held_out_loss_that_is_no_number_is_named_with_its_step() -> None:
+    curve = replace(KINDS["healthy"](), evals=[(100, 1.0), (200, NAN), (300, NAN)])
+    found = diagnose(curve)
+    assert "the held-out loss is nan at step 200 and at 1 more" in found.summary
+    assert Stretch(200, 200, "held-out loss nan") in found.stretches
+
+
+def test_end_of_a_curve_is_said_whatever_the_verdict() -> None:
+    found = diagnose(Curve.of_losses([1.0, NAN]))
+    assert "the loss is nan at step 1" in found.summary
+
+
 def test_end_is_found_behind_a_number_that_was_none() -> None:
     losses = runs_away(noisy(decay, steps=200), 2.5)
     losses[50] = NAN

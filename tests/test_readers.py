@@ -355,6 +355,20 @@ def test_norm_that_a_row_lacks_is_the_one_before_and_not_nan(write: Write, name:
     assert np.array_equal(norms, [1, 1, nan, nan], equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "step,loss,val_loss\n0,2.5,\n1,2.4,nan\n2,2.3,2.6\n"),
+        ("x.jsonl", '{"loss":2.5}\n{"loss":2.4,"val_loss":null}\n{"loss":2.3,"val_loss":2.6}\n'),
+    ],
+)
+def test_held_out_loss_that_is_nan_is_kept_and_one_that_is_not_there_is_none(
+    write: Write, name: str, content: str | bytes
+) -> None:
+    evals = read_curve(write(name, content), {}).curve.evals
+    assert np.array_equal(evals, [(1, nan), (2, 2.6)], equal_nan=True)
+
+
 def test_evaluations_alone_are_refused_with_the_column_to_take(write: Write) -> None:
     history = [{"step": step, "epoch": 1.0, "eval_loss": 2.0, "eval_runtime": 1.0} for step in (1, 2)]
     with pytest.raises(ConfigError, match=r"Set source\.columns\.loss=eval_loss to have the loss on held-out data"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from dataclasses import replace
 
@@ -43,10 +44,12 @@ def diagnose(curve: Curve) -> Diagnosis:
     named = [finding for finding in others if finding.score >= _LEAST and finding.cause != "cannot_tell"][:3]
     total = sum(finding.score for finding in others) or 1.0
     marks = [_to_its_end(stretch, f.series) for stretch in best.stretches]
-    holes, zeros = holes_text(f.series), _zeros_text(curve, f.ending)
-    if holes and holes not in best.rests_on:
-        best = replace(best, summary=f"{best.summary}; {holes}", rests_on=(*best.rests_on, holes))
-        marks = sorted((*hole_marks(f.series), *marks), key=lambda stretch: stretch.first)
+    zeros = _zeros_text(curve, f.ending)
+    facts = [(holes_text(f.series), hole_marks(f.series)), _end_said(f.ending), _broken_evals(curve, f.ending)]
+    for text, stretches in facts:
+        if text and not any(text in said for said in (best.summary, *best.rests_on)):
+            best = replace(best, summary=f"{best.summary}; {text}", rests_on=(*best.rests_on, text))
+            marks = sorted((*stretches, *marks), key=lambda stretch: stretch.first)
     return Diagnosis(
         cause=best.cause,
         summary=best.summary,
@@ -64,6 +67,25 @@ def _to_its_end(stretch: Stretch, series: Series) -> Stretch:
     if stretch.first == stretch.last or not series.steps[0] <= stretch.last <= series.rows.steps[-1]:
         return stretch
     return replace(stretch, last=max(stretch.last, series.ends(bisect_right(series.steps, stretch.last) - 1)))
+
+
+def _end_said(ending: Ending | None) -> tuple[str, tuple[Stretch, ...]]:
+    """Return where a curve ends, which any verdict shall say."""
+    if ending is None:
+        return "", ()
+    mark = Stretch(ending.step, ending.step, f"{ending.what} {ending.value}")
+    return f"the {ending.what} is {ending.value} at step {ending.step:,}", (mark,)
+
+
+def _broken_evals(curve: Curve, ending: Ending | None) -> tuple[str, tuple[Stretch, ...]]:
+    """Return where losses on held-out data are no numbers while those in training are."""
+    broken = [(step, loss) for step, loss in curve.evals if not math.isfinite(loss)]
+    broken = [(step, loss) for step, loss in broken if ending is None or step < ending.step]
+    if not broken:
+        return "", ()
+    step, loss = broken[0]
+    more = f" and at {len(broken) - 1:,} more" if len(broken) > 1 else ""
+    return f"the held-out loss is {loss} at step {step:,}{more}", (Stretch(step, step, f"held-out loss {loss}"),)
 
 
 def _zeros_text(curve: Curve, ending: Ending | None) -> str:

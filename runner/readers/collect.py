@@ -146,7 +146,7 @@ class Collector:
         Args:
             batch: column -> values, nan where a cell is empty; "loss" is there.
             empty: where the cell of the loss is empty, which is not the same as nan.
-            gaps: companion -> where its cell is empty.
+            gaps: companion or "val_loss" -> where its cell is empty, which is not the same as nan.
         """
         loss = batch["loss"]
         rows = np.arange(self._row, self._row + len(loss), dtype=np.float64)
@@ -154,8 +154,8 @@ class Collector:
         steps = batch["step"] if self._has_steps else rows
         if self._has_steps:
             steps = self._with_steps(steps)
-        val_loss = batch.get("val_loss")
-        has_eval = ~np.isnan(val_loss) if val_loss is not None else np.zeros(len(loss), dtype=bool)
+        val_loss = batch.get("val_loss", np.full(len(loss), np.nan))
+        has_eval = ~(gaps or {}).get("val_loss", np.isnan(val_loss))
         train = ~empty
         self._note_order(steps[train])
         chosen = {name: batch[name][train] for name in self._companions}
@@ -167,8 +167,7 @@ class Collector:
         for name in self._companions:
             alone = empty & ~np.isnan(batch[name])
             self._beside[name].add(rows[alone], {name: batch[name][alone], "step": steps[alone]})
-        if val_loss is not None:
-            self._evals.add(rows[has_eval], {"val_loss": val_loss[has_eval], "step": steps[has_eval]})
+        self._evals.add(rows[has_eval], {"val_loss": val_loss[has_eval], "step": steps[has_eval]})
         bare = empty & ~has_eval
         self._empty.add(rows[bare], {"step": steps[bare]})
 
