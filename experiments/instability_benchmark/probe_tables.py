@@ -42,9 +42,9 @@ def _silent(rows: Sequence[Row]) -> str:
         "| stays, the best branch is right but not clearly | ended as good as tuned | compute of the probe |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for cause in (*sorted({row.cause for row in rows if row.silent}), "all"):
+    for cause in sorted({row.cause for row in rows if row.silent}):  # not all together: they are drawn by cause
         for asked, where in WHEN.items():
-            group = [row for row in rows if row.silent and cause in (row.cause, "all") and row.asked == asked]
+            group = [row for row in rows if row.silent and row.cause == cause and row.asked == asked]
             if not group:
                 continue
             found = [row for row in group if is_found(row, row.factor)]
@@ -62,8 +62,8 @@ def _silent(rows: Sequence[Row]) -> str:
 def _healthy(rows: Sequence[Row]) -> str:
     lines = [
         "| candidates | asked at | healthy runs | moved | 95 % interval | lowered | raised | running branch lost "
-        "| moved, and ended worse | too high ones found | compute of the probe |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| moved, ended worse | no longer as good as tuned | too high ones found | compute of the probe |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (factor_of, compute_of) in CANDIDATES.items():
         for asked, where in WHEN.items():
@@ -81,6 +81,7 @@ def _healthy(rows: Sequence[Row]) -> str:
                 name, where, str(len(group)), share(len(moved), len(group)), f"{low:.1%} to {high:.1%}",
                 str(len(moved) - raised), str(raised), str(lost),
                 f"{sum(not row.harmless for row in ended)} of {len(ended)}",
+                str(sum(not row.good for row in ended)),
                 share(sum(is_found(row, factor_of(row)) for row in too_high), len(too_high)),
                 f"{fmean(map(compute_of, here)):.2f}",
             ]  # fmt: skip
