@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from runner.build_schedules import made_for
+from runner.checks.remedies import behind_ladder
 from runner.checks.scaling import far_from_reference, unscaled_warmup, unusual_rule
 from runner.checks.watch import after_stop, deaf_remedy, early_stop_first, never_judged
 from runner.config import Config
@@ -25,7 +26,7 @@ def warnings(config: Config, clock: Clock) -> list[str]:
     """
     of_page = (
         _unusual_lr, _deaf_optimizer, _own_schedule, _decay_of_average, _wrong_regime, _schedule_of_zero,
-        deaf_remedy, after_stop, early_stop_first, never_judged,
+        deaf_remedy, after_stop, behind_ladder, early_stop_first, never_judged,
         unusual_rule, far_from_reference, unscaled_warmup,
     )  # fmt: skip
     of_clock = (_epochs_as_steps, _scheduler_in_epochs, _coinciding)

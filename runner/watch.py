@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from runner.detectors.milestone import Milestone
 from runner.detectors.protocol import Detector
 from runner.records import Action, Alarm, EvalRecord, StepRecord
 from runner.remedies.protocol import History, Remedy, Resting
@@ -31,6 +32,7 @@ class Watch:
     def __init__(self, detectors: Mapping[str, Detector], remedies: Mapping[str, Remedy]) -> None:
         self.detectors = dict(detectors)
         self.remedies = dict(remedies)
+        self._milestones = frozenset(name for name, found in self.detectors.items() if isinstance(found, Milestone))
         self._updates = [(name, detector.update) for name, detector in self.detectors.items()]
         self.needs = frozenset[str]().union(*(detector.needs for detector in self.detectors.values()))
         self.keeps = frozenset[str]().union(*(getattr(remedy, "needs", ()) for remedy in self.remedies.values()))
@@ -68,6 +70,10 @@ class Watch:
             for alarm in alarms
             if not any(remedy.rests(alarm, history._replace(name=name)) for name, remedy in resting)
         )
+
+    def told(self, alarms: tuple[Alarm, ...]) -> tuple[Alarm, ...]:
+        """Return the alarms that a person is told of: that a step has come is a cue for a remedy and no alarm."""
+        return tuple(alarm for alarm in alarms if alarm.detector not in self._milestones)
 
     def decide(self, alarms: tuple[Alarm, ...], history: History) -> tuple[tuple[Action, Alarm], ...]:
         """Return what to do, each with the alarm that it answers; at most the last of them changes anything.

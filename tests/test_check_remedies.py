@@ -32,6 +32,11 @@ HEAL = "remedy=[heal]"
             "Set detector=[non_finite,probe_due,blow_up,stuck_at_prior,plateau], or leave the rung out.",
         ),
         (
+            ["detector=[]", "remedy=[advise,rollback]"],
+            "remedies.rollback.detectors: must name an active detector (none is), got ['non_finite', 'divergence']. "
+            "Set detector=[non_finite,divergence], or leave the remedy out.",
+        ),
+        (
             [HEAL, "remedies.heal.rungs.halve.remedy.factor=1.5"],
             "remedies.heal.rungs.halve.remedy.factor: must be a finite number > 0 and < 1, got 1.5. ",
         ),

@@ -15,6 +15,8 @@ from runner.detectors.divergence import Divergence
 from runner.detectors.non_finite import NonFinite
 from runner.errors import CheckpointError, TaskError
 from runner.records import Action, Alarm, EvalRecord, Record, StepRecord
+from runner.remedies.rollback import Rollback
+from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
 from runner.tasks.digits import Digits
 from runner.tasks.protocol import LossSum
@@ -22,7 +24,7 @@ from runner.tasks.quadratic import Quadratic
 from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Fixed
 from runner.train.loop import fit
-from runner.train.plan import TrainPlan
+from runner.train.plan import SnapshotPlan, TrainPlan
 from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
 from runner.train.step import compiled
@@ -146,8 +148,34 @@ def test_finite_numbers_beyond_float32_are_not_dropped_on_the_device(tmp_path: P
 def test_alarm_without_a_remedy_lets_the_run_go_on(tmp_path: Path) -> None:
     watch = Watch({"non_finite": NonFinite()}, {})
     state, _, records = train(Poisoned(18), tmp_path, TrainPlan(steps=20), watch=watch)
-    assert state.status == "finished"
+    assert (state.status, state.step) == ("diverged", 20)
     assert [r.step for r in records if isinstance(r, Alarm)] == [18, 19]
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "stays_bad", "remedies", "plan", "status"),
+    [
+        (10, False, {"skip_update": SkipUpdate()}, {}, "finished"),
+        (19, False, {"skip_update": SkipUpdate()}, {}, "finished"),
+        (15, True, {"skip_update": SkipUpdate()}, {}, "diverged"),
+        (10, True, {"skip_update": SkipUpdate(in_a_row=3)}, {}, "diverged"),
+        (10, False, {}, {}, "diverged"),
+        (19, False, {}, {}, "diverged"),
+        (10, True, {}, {"watch_every": 4}, "diverged"),
+        (10, True, {}, {"max_seconds": 1e-9}, "finished"),
+        (0, True, {}, {"max_seconds": 1e-9}, "diverged"),
+        (3, True, {}, {"eval_every": 1, "patience": 4}, "diverged"),
+        (19, False, {"rollback": Rollback(detectors=("non_finite",))}, {"snapshots": SnapshotPlan(5)}, "finished"),
+    ],
+)
+def test_a_run_that_ends_without_numbers_is_not_finished(
+    tmp_path: Path, bad_step: int, stays_bad: bool, remedies: Any, plan: dict[str, Any], status: str
+) -> None:
+    """A bad batch whose update was dropped ends nothing; losses or weights that stay nan do, whoever ended the run."""
+    watch, task = Watch({"non_finite": NonFinite()}, remedies), Poisoned(bad_step, stays_bad=stays_bad)
+    state, _, _ = train(task, tmp_path, TrainPlan(**{"steps": 20, **plan}), watch=watch)
+    assert state.status == status, state.verdict
+    assert state.verdict.startswith("diverged: ") == (status == "diverged")
 
 
 def test_looking_every_n_steps_gives_the_same_records(tmp_path: Path) -> None:

@@ -332,6 +332,15 @@ def test_changes_count_what_became_of_the_learning_rate() -> None:
             "Set remedy=[advise,restart,stop].",
         ),
         (
+            ["detector=[]", "remedy=[advise,stop]"],
+            "detectors: none is active, so nothing sets off advise, stop. Set detector=[default], or remedy=[].",
+        ),
+        (
+            ["remedy=[advise,tenfold,restart]", "remedies.tenfold.rest=0"],
+            "remedies.restart: comes after tenfold, which answers non_finite, divergence first and ends the run when "
+            "that has not helped. Set remedy=[tenfold] or remedy=[restart].",
+        ),
+        (
             [*PLATEAU, "train.early_stop.patience=10"],
             "train.early_stop.patience: 10 ends the run before detector plateau with its patience of 10 finds anything."
             " Set train.early_stop.patience=22 or more.",
@@ -349,5 +358,5 @@ def test_what_can_never_act_is_a_warning(program: Program, overrides: list[str],
 
 
 def test_presets_warn_of_nothing(program: Program) -> None:
-    done = program(*PLATEAU, "train.duration=3", "train.early_stop.patience=11")
-    assert done.err == ""
+    for words in ([*PLATEAU, "train.early_stop.patience=11"], ["detector=[]", "remedy=[]"]):
+        assert program(*words, "train.duration=3").err == ""

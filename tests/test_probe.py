@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from runner.detectors.milestone import Milestone
-from runner.records import Action, StepRecord
+from runner.records import Action, Alarm, StepRecord
 from runner.remedies.branch_probe import BranchProbe
 from runner.train.branches import Branch, Copy, Stretch, compare, grow
 from runner.train.clipping import Fixed
@@ -239,7 +239,8 @@ def test_ctrl_c_in_a_probe_saves_the_run_as_it_was_before(program: Program, tmp_
     ]  # fmt: skip
     cut = program(*declared, spawn=True)
     assert cut.code == 130, cut.err
-    assert "interrupted by SIGINT" in cut.out
+    assert "interrupted by SIGINT at step 11, in a probe that the run makes again when it goes on\n" in cut.out
+    assert f"go on with: python -m runner resume.from={cut.out.split()[-1]}\n" in cut.out
     before = json.loads((cut.run / "result.json").read_text())
     assert (before["status"], before["steps"]) == ("interrupted", 11)
     rest = program(f"resume.from={cut.run}")
@@ -255,6 +256,13 @@ def test_where_every_branch_is_lost_the_rate_stays(tmp_path: Path) -> None:
     [action] = run.of(Action)
     assert (action.arguments["score_1"], action.arguments["score_0.5"]) == (math.inf, math.inf)
     assert "lr_scale" not in action.arguments
+
+
+def test_the_cue_of_a_probe_is_no_alarm(tmp_path: Path) -> None:
+    run = probed(tmp_path, lr=0.1)
+    [action] = run.of(Action)
+    assert run.state is not None
+    assert (action.cause, run.of(Alarm), run.state.alarms) == (("probe_due", 15), [], 0)
 
 
 def test_a_probe_needs_room(tmp_path: Path) -> None:

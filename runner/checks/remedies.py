@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from runner.config import Config
 from runner.durations import Clock, to_steps
 from runner.nodes import Node
 from runner.remedies.branch_probe import LEAST_STEPS, BranchProbe
@@ -12,6 +13,7 @@ from runner.remedies.clip import Clip
 from runner.remedies.ladder import Ladder
 from runner.remedies.protocol import SNAPSHOTS
 from runner.remedies.skip_update import SkipUpdate
+from runner.remedies.stop import Stop
 from runner.signatures import locate, parameters_of
 from runner.wording import Findings, shown
 
@@ -37,7 +39,7 @@ def check_remedies(found: Findings, clock: Clock) -> None:
                 _check_looks(key, found)
             elif target is BranchProbe:
                 _check_probe(key, part, found, clock)
-            if key != f"remedies.{name}":
+            if key != f"remedies.{name}" or found.sections.get("detectors") == {}:
                 _check_heard(key, target, part, found)
             _check_shorter(key, "rewarm", part, found, clock)
     if keeps_snapshots:
@@ -70,16 +72,37 @@ def _check_ladder(key: str, node: Node, found: Findings, total: int) -> None:
         found.add(f"{key}.rest", rule, f"Set {key}.rest={5 if total > 5 else 0}")
 
 
-def _check_heard(key: str, target: Any, node: Node, found: Findings) -> None:
-    """A rung that no active detector reaches would be passed over for good."""
+def _answered(target: Any, node: Node) -> list[str] | None:
+    """Return the detectors that a remedy, without its rungs, answers; None where it is not told."""
     parameter = parameters_of(target).get("detectors")
     default = list(parameter.default) if parameter is not None and isinstance(parameter.default, tuple) else None
     asked = node.arguments.get("detectors", default)
-    active = list(found.sections.get("detectors", {}))
-    if isinstance(asked, list) and not set(asked) & set(active):
+    return asked if isinstance(asked, list) else None
+
+
+def behind_ladder(config: Config) -> str:
+    """Say that a remedy answers what a ladder before it answers, whose last rung ends the run."""
+    first, taken = "", list[str]()
+    for name, node in config.remedies.items():
+        parts = list(remedies_in(f"remedies.{name}", node))
+        asked = {detector for _, target, part in parts for detector in _answered(target, part) or ()}
+        if first and (shared := [detector for detector in taken if detector in asked]):
+            return (
+                f"remedies.{name}: comes after {first}, which answers {', '.join(shared)} first and ends the run when "
+                f"that has not helped. Set remedy=[{first}] or remedy=[{name}]."
+            )
+        if not first and len(parts) > 1 and any(target is Stop for _, target, _ in parts):
+            first, taken = name, [detector for detector in config.detectors if detector in asked]
+    return ""
+
+
+def _check_heard(key: str, target: Any, node: Node, found: Findings) -> None:
+    """A rung that no active detector reaches would be passed over for good, as any remedy is where nothing watches."""
+    asked, active = _answered(target, node), list(found.sections.get("detectors", {}))
+    if asked is not None and not set(asked) & set(active):
         rule = f"must name an active detector ({', '.join(active) or 'none is'}), got {shown(asked)}"
-        wanted = ",".join([*active, *asked])
-        found.add(f"{key}.detectors", rule, f"Set detector=[{wanted}], or leave the rung out")
+        wanted, what = ",".join([*active, *asked]), "rung" if ".rungs." in key else "remedy"
+        found.add(f"{key}.detectors", rule, f"Set detector=[{wanted}], or leave the {what} out")
 
 
 def _check_looks(key: str, found: Findings) -> None:

@@ -65,6 +65,9 @@ def _metrics(node: Node) -> Iterator[tuple[str, str]]:
 def deaf_remedy(config: Config) -> str:
     """Say that a remedy waits for a detector that is not active."""
     active = list(config.detectors)
+    if not active and config.remedies:
+        names = ", ".join(config.remedies)
+        return f"detectors: none is active, so nothing sets off {names}. Set detector=[{DEFAULT}], or remedy=[]."
     for name, node in config.remedies.items():
         asked = node.arguments.get("detectors")
         missing = [detector for detector in asked if detector not in active] if isinstance(asked, list) else []

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+
 from runner.diagnosis.confidence import confidence, most_healthy
 from runner.diagnosis.curve import Curve
 from runner.diagnosis.features import read_features
 from runner.diagnosis.healed import after, healed, last_cure
+from runner.diagnosis.holes import hole_marks, holes_text
 from runner.diagnosis.rules import rank
+from runner.diagnosis.series import Ending, Series
 from runner.diagnosis.settle import settle
 from runner.diagnosis.suggest import suggestions
 from runner.diagnosis.verdict import Diagnosis, Stretch
@@ -37,16 +42,36 @@ def diagnose(curve: Curve) -> Diagnosis:
         share = min(share, most_healthy(family, is_bare=is_bare))
     named = [finding for finding in others if finding.score >= _LEAST and finding.cause != "cannot_tell"][:3]
     total = sum(finding.score for finding in others) or 1.0
+    marks = [_to_its_end(stretch, f.series) for stretch in best.stretches]
+    holes, zeros = holes_text(f.series), _zeros_text(curve, f.ending)
+    if holes and holes not in best.rests_on:
+        best = replace(best, summary=f"{best.summary}; {holes}", rests_on=(*best.rests_on, holes))
+        marks = sorted((*hole_marks(f.series), *marks), key=lambda stretch: stretch.first)
     return Diagnosis(
         cause=best.cause,
         summary=best.summary,
         confidence=share,
-        rests_on=best.rests_on,
-        stretches=best.stretches,
+        rests_on=(*best.rests_on, zeros) if zeros else best.rests_on,
+        stretches=tuple(marks),
         alternatives=tuple((finding.cause, (1 - share) * finding.score / total) for finding in named),
         settle=settle(best.cause, f),
         suggestions=suggestions(best.cause, f),
     )
+
+
+def _to_its_end(stretch: Stretch, series: Series) -> Stretch:
+    """Return a stretch of several steps up to the last one of its last block, as rules know blocks."""
+    if stretch.first == stretch.last or not series.steps[0] <= stretch.last <= series.rows.steps[-1]:
+        return stretch
+    return replace(stretch, last=max(stretch.last, series.ends(bisect_right(series.steps, stretch.last) - 1)))
+
+
+def _zeros_text(curve: Curve, ending: Ending | None) -> str:
+    """Return what is said of losses that are exactly 0 from the end of a curve on, "" where they are not."""
+    rest = curve.losses[bisect_left(curve.steps, ending.step) :] if ending is not None else ()
+    if ending is None or len(rest) < 2 or any(loss != 0 for loss in rest):
+        return ""
+    return f"all {len(rest):,} losses from step {ending.step:,} on are exactly 0, to which no training falls at once"
 
 
 def _without_a_number(curve: Curve) -> Diagnosis:

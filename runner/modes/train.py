@@ -16,7 +16,7 @@ from typing import Any
 from runner import lint
 from runner.bracket import cost, meter_of, upper_bracket
 from runner.build import Experiment, build, checkpoint_source, hardware
-from runner.commands import PROGRAM
+from runner.commands import PROGRAM, changed
 from runner.compose import save_tree
 from runner.config import Config, Invocation
 from runner.continue_run import as_saved_today, same_run, saved_tree
@@ -245,6 +245,9 @@ def _finish(
             later = shlex.join([*PROGRAM, "mode=upload", f"source={pasteable(directory)}", *where])
             notes.append(f"not all sent to MLflow; later: {later}")
     advice = suggestion_lines(result.diagnosis, result.command) if result.diagnosis else []
+    go_on = f"go on with: {changed(result.command, known.go_on)}"
+    if known.go_on and go_on not in advice:  # a healed run has other advice, and a long list is cut
+        advice.append(go_on)
     terminal.end(result, [*advice, *notes], losses=losses)
     print(pasteable(directory), flush=True)
     return result

@@ -18,13 +18,13 @@ from rich.text import Text
 from runner.curves import sparkline
 from runner.diagnosis.verdict import IN_WORDS, in_words
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
+from runner.tracking.events import Events, count_by_type, not_shown
 from runner.tracking.pace import Pace
 from runner.tracking.tables import clock, rounded
 
 SECONDS_BETWEEN_REFRESHES = 0.25
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BEFORE_FIRST_LINE = 1.0
-SECONDS_BETWEEN_LIKE_ALARMS = 1.0
 _BAR_CELLS = 40
 _WORTH_NAMING = 0.1  # confidence of an alternative
 _SPARKLINE_CELLS = 32
@@ -58,7 +58,7 @@ class Terminal:
         self._alarms = 0
         self._pace = Pace()
         self._next_refresh = self._next_line = float("inf")
-        self._next_of_its_kind: dict[str, float] = {}
+        self._events = Events()
 
     def start(self, headline: str) -> None:
         """Print what is about to run, and begin the bar where there is one."""
@@ -90,12 +90,11 @@ class Terminal:
                 self._print_line()
         elif isinstance(record, Alarm):
             self._alarms += 1
-            if record.severity == "stop" or self._is_due(f"alarm {record.detector}"):
-                label = ("info", "cyan") if record.severity == "info" else ("alarm", "yellow")
-                self._say(Text.assemble(label, f"  {record.message}"))
-        elif record.type == "Stop" or self._is_due(f"action {record.remedy}"):
-            what = f": {record.message}" if record.message is not None else ""
-            self._say(Text.assemble(("action", "yellow"), f" {record.type} at step {record.step}{what}"))
+            for line in self._events.alarm(record):
+                self._say(line)
+        else:
+            for line in self._events.action(record, lr=self._step.lr if self._step is not None else None):
+                self._say(line)
 
     def end(self, result: RunResult, notes: Iterable[str], *, losses: Sequence[float] = ()) -> None:
         """Print the verdict, the numbers at the end and what to do next.
@@ -109,7 +108,7 @@ class Terminal:
         if self._quiet:
             return
         symbols = "_.-=*#" if self._console.options.ascii_only else "▁▂▃▄▅▆▇"
-        rows = _summary(result, losses, symbols)
+        rows = _summary(result, losses, symbols, self._events.hidden)
         verdict = Text(result.verdict, f"bold {_COLOURS.get(result.status, 'default')}")
         if self._console.is_terminal:
             table = Table.grid(padding=(0, 2))
@@ -206,14 +205,6 @@ class Terminal:
         planned = f"{self._planned_steps:,}"
         return f"{self._steps():>{len(planned)},}/{planned}"
 
-    def _is_due(self, kind: str) -> bool:
-        """Whether a line of this kind may be printed again: a detector may find something at every step."""
-        now = time.monotonic()
-        if now < self._next_of_its_kind.get(kind, 0.0):
-            return False
-        self._next_of_its_kind[kind] = now + SECONDS_BETWEEN_LIKE_ALARMS
-        return True
-
     def _say(self, line: Text, console: Console | None = None) -> None:
         """Print a line at once, above the bar if that is where it would end up."""
         console = console or (self._errors if self._quiet else self._console)
@@ -228,8 +219,10 @@ class Terminal:
         self._console.file.flush()
 
 
-def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[tuple[str, str]]:
-    """Return what is said of a run at its end: (label, text)."""
+def _summary(
+    result: RunResult, losses: Sequence[float], symbols: str, hidden: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """Return what is said of a run at its end, with the events that had no line: (label, text)."""
     best = {f"val/{name}": value for name, value in result.best.items() if name != "step"}
     rows = []
     if best:
@@ -245,7 +238,9 @@ def _summary(result: RunResult, losses: Sequence[float], symbols: str) -> list[t
         named = [f"{words} ({share:.0%})" for words, share in others if share >= _WORTH_NAMING]
         rows += [("or", ", ".join(named))] if named and result.diagnosis["cause"] != "healthy" else []
     if result.alarms:
-        rows.append(("alarms", f"{result.alarms:,}"))
+        rows.append(("alarms", f"{result.alarms:,}{not_shown(hidden['alarms'])}"))
+    if did := count_by_type(result.interventions):
+        rows.append(("remedy", f"{did}{not_shown(hidden['actions'])}"))
     if "lr_scale" in result.learning_rate:
         rows.append(("lr", _changes(result.learning_rate)))
     made = f"{result.steps:,} of {result.planned_steps:,} in {_spent(result.seconds)}"

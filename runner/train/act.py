@@ -153,4 +153,4 @@ def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> No
         state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
     clip_as(state.clipping, run.clipping, run.plan)
     empty(run.optimizer, run.pristine, groups)
-    state.is_fresh, state.carried = True, {}  # the latest update is not one of these weights
+    state.is_fresh, state.carried, state.lost_steps = True, {}, 0  # the latest update is not one of these weights

@@ -57,7 +57,8 @@ def fit(
         clipping: scales gradients down; None clips at `plan.clip_norm`.
         interrupted: returns a reason to stop after the current step, or None.
     Returns:
-        the state at the end; its status is never "running".
+        the state at the end; its status is never "running", and "diverged" also where its last losses or its weights
+        are no numbers.
     """
     run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters, clipping)
     state, moment, scaler = _start(run), Moment(task, model, optimizer, plan), run.scaler
@@ -84,7 +85,22 @@ def fit(
             state.count(drop=drop)
             _do_what_is_due(apply, pending, state, run, interrupted, deadline)
     state.end("finished", "finished")
+    if state.status == "finished" and (lost := _what_is_lost(state, model)):
+        state.status, state.verdict = "diverged", f"diverged: {lost}"
     return state
+
+
+def _what_is_lost(state: TrainState, model: nn.Module) -> str:
+    """Say which numbers of a run that nobody has stopped are none at its end; "" where all are.
+
+    One loss that is no number may be that of a bad batch whose update was dropped; two in a row are not taken for that.
+    """
+    if state.lost_steps > 1:
+        return f"the loss is {state.last_loss} in each of the last {state.lost_steps:,} steps"
+    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+    if trained and not torch.stack([weights.isfinite().all() for weights in trained]).all():
+        return "weights are not finite at the end"
+    return ""
 
 
 def _start(run: Run) -> TrainState:
@@ -110,6 +126,7 @@ def _make_owed_probe(state: TrainState, run: Run, interrupted: Interrupted, dead
     """Make the probe; one that is broken off ends the run with a checkpoint from before it."""
     if not probe(state, run, lambda: interrupted() is not None or time.monotonic() > deadline):
         _end_early(state, interrupted(), is_late=True)
+        state.verdict += ", in a probe that the run makes again when it goes on"
         _save(LAST, state, run)
 
 
@@ -161,7 +178,7 @@ def _look(pending: list[Pending], state: TrainState, run: Run, *, next_step: int
     for index, step in enumerate(pending):
         state.examples += step.signals.examples
         record = step.record(state, run.plan, numbers[each * index : each * (index + 1)])
-        state.last_loss = record.loss
+        state.note_loss(record.loss)
         if state.status == "diverged" or is_undone:
             run.on_record(record)  # its update was made before the host knew
         else:
@@ -178,9 +195,10 @@ def _observe(record: StepRecord | EvalRecord, state: TrainState, run: Run, *, ne
         return ()
     history = history_of(state, run)
     alarms = run.watch.audible(alarms, history)
-    for alarm in alarms:
+    told = run.watch.told(alarms)
+    for alarm in told:
         run.on_record(alarm)
-    state.alarms += len(alarms)
+    state.alarms += len(told)
     done = list[Action]()
     for proposed, alarm in run.watch.decide(alarms, history):
         if next_step == run.plan.steps and proposed.type == "Probe":

@@ -22,6 +22,7 @@ class TrainState:
         evals_without_gain: evaluations since then.
         last_eval: metrics of the latest evaluation.
         last_loss: training loss of the latest step.
+        lost_steps: latest steps in a row whose loss was no number; a rollback begins anew.
         last_skipped: whether the update of the latest step is dropped: by the fp16 scaler, or since its gradient is
             that of weights that a rollback has replaced.
         is_fresh: whether no update has been made in this launch since the optimizer's state was empty.
@@ -47,6 +48,7 @@ class TrainState:
     evals_without_gain: int = 0
     last_eval: dict[str, float] = field(default_factory=dict)
     last_loss: float = float("nan")
+    lost_steps: int = 0
     last_skipped: bool = False
     is_fresh: bool = True
     alarms: int = 0
@@ -87,6 +89,10 @@ class TrainState:
     def set_lr_scale(self, lr_scale: float, *, begin: int = 0, recovery_steps: int = 0) -> None:
         """Set the product of the interventions; from `begin` on it comes back to what it was in so many steps."""
         self.lr_scale, self.recovery = lr_scale, (begin, recovery_steps, self.lr_scale_now)
+
+    def note_loss(self, loss: float) -> None:
+        """Take note of the training loss of a step."""
+        self.last_loss, self.lost_steps = loss, 0 if math.isfinite(loss) else self.lost_steps + 1
 
     def count(self, *, drop: bool) -> None:
         """Count an update, made or dropped."""
