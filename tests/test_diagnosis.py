@@ -228,7 +228,7 @@ def test_number_that_is_none_inside_a_curve_is_named_with_its_step_whatever_the_
 def test_held_out_loss_that_is_no_number_is_named_with_its_step() -> None:
     curve = replace(KINDS["healthy"](), evals=[(100, 1.0), (200, NAN), (300, NAN)])
     found = diagnose(curve)
-    assert "the held-out loss is nan at step 200 and at 1 more" in found.summary
+    assert "the held-out loss is nan at step 200 and in 1 evaluation after it" in found.summary
     assert Stretch(200, 200, "held-out loss nan") in found.stretches
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from runner.diagnosis.confidence import confidence, most_healthy
 from runner.diagnosis.curve import Curve
 from runner.diagnosis.features import read_features
+from runner.diagnosis.finding import times_text
 from runner.diagnosis.healed import after, healed, last_cure
 from runner.diagnosis.holes import hole_marks, holes_text
 from runner.diagnosis.rules import rank
@@ -84,7 +85,7 @@ def _broken_evals(curve: Curve, ending: Ending | None) -> tuple[str, tuple[Stret
     if not broken:
         return "", ()
     step, loss = broken[0]
-    more = f" and at {len(broken) - 1:,} more" if len(broken) > 1 else ""
+    more = f" and in {times_text(len(broken) - 1, 'evaluation')} after it" if len(broken) > 1 else ""
     return f"the held-out loss is {loss} at step {step:,}{more}", (Stretch(step, step, f"held-out loss {loss}"),)
 
 
