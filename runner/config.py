@@ -160,7 +160,7 @@ class SharpnessMeter(Section):
 class Monitor(Section):
     """What is measured beside loss, learning rate and gradient norm, and how often."""
 
-    signals_every: Count = 100
+    signals_every: Count = 20
     sharpness: SharpnessMeter = SharpnessMeter()
 
 

@@ -16,7 +16,7 @@ SAFE: Mapping[str, Any] = {
         "values": None,
         "columns": {"step": None, "loss": None, "lr": None, "grad_norm": None, "val_loss": None},
     },
-    "monitor": {"signals_every": 100, "sharpness": {"every": None, "examples": 128, "iterations": 3}},
+    "monitor": {"signals_every": 20, "sharpness": {"every": None, "examples": 128, "iterations": 3}},
     "train": {
         "duration": 1,
         "batch_size": 1,

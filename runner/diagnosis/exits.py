@@ -48,6 +48,8 @@ def find_exit(series: Series, shape: Shape) -> Exit | None:
     logs = series.logs
     levels = medians(logs, count=_LEVELS) if len(logs) >= FEW else logs
     base, band = min(levels), _NARROW if len(logs) < FEW else max(4 * shape.log_noise, _BAND)
+    if logs[-1] <= base + band:
+        return None
     place = len(logs)
     while place > 0 and max(logs[max(place - _DIP - 1, 0) : place]) > base + band:
         place -= 1

@@ -154,7 +154,7 @@ def cannot_tell(f: Features) -> Finding:
     shape = f.shape
     if shape.count < LEAST:
         values = "value" if shape.count == 1 else "values"
-        return Finding("cannot_tell", 0.6, f"{shape.count} {values} are too few to say", ())
+        return Finding("cannot_tell", 0.6, f"{times_text(shape.count, 'value')} {verb} too few to say", ())
     if (
         f.ending is None
         and shape.over_usual < BEYOND_NOISE

@@ -158,14 +158,16 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
 
 
 def _from_steepest(series: Series, spike: Spike, expected: float, around: float) -> Spike:
-    """Return a spike that seems gradual as it begins where it is steepest, if only noise was up before that."""
+    """Return a spike that seems gradual as it begins where most of it comes at once, if only noise was up before."""
     highs = series.high_logs
     if not spike.is_gradual or spike.place == spike.peak:
         return spike
     place = max(range(spike.place + 1, spike.peak + 1), key=lambda i: highs[i] - highs[i - 1])
+    if highs[place] - highs[place - 1] < AT_ONCE * spike.rise:
+        return spike
     z = (highs[place] - expected) / around
     moved = _spike(series, place, spike.peak, spike.end, expected=expected, z=z)
-    return spike if moved.came_from_data is False or moved.is_gradual else moved
+    return spike if moved.came_from_data is False else moved
 
 
 def _norm_jump(series: Series, place: int) -> float:

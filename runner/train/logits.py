@@ -42,11 +42,12 @@ class ShowsAttention(Protocol):
 
 
 class Logits:
-    """Measures logits in one more forward pass, in evaluation mode, over the last micro-batch of a step that is due.
+    """Measures logits over the last micro-batch of a step that is due, before its update.
 
-    attention_logit/max: the largest absolute attention logit of all modules that show theirs (`ShowsAttention`).
     log_z: mean over examples, or tokens, of log sum exp of the output logits, where the task has some (`HasLogits`).
-    Both before the update. Generators and buffers are put back.
+        They are those that the loss of the step was taken of.
+    attention_logit/max: the largest absolute attention logit of all modules that show theirs (`ShowsAttention`), in
+        one more forward pass, in evaluation mode. Generators and buffers are put back.
 
     Args:
         every: optimizer steps between two measurements.
@@ -62,10 +63,10 @@ class Logits:
 
     def before(self, moment: Moment) -> Mapping[str, float]:
         """Return what the model and the task show, if it is due."""
-        if moment.step % self._every or not (shows_attention(moment.model) or isinstance(moment.task, HasLogits)):
+        if moment.step % self._every:
             return {}
-        batch = _last_part(moment)
-        return {} if batch is None else _measure(moment, batch)
+        found = {**_log_z(moment), **_attention(moment)}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def after(self, moment: Moment) -> Mapping[str, float]:
         """Return {}."""
@@ -95,15 +96,24 @@ def _last_part(moment: Moment) -> Batch | None:
 
 
 @torch.no_grad()
-def _measure(moment: Moment, batch: Batch) -> dict[str, float]:
-    task, weight = moment.task, moment.task.weight(batch)
+def _log_z(moment: Moment) -> dict[str, float]:
+    if not isinstance(moment.task, HasLogits) or moment.outputs is None:
+        return {}
+    logits = moment.task.logits(moment.outputs)
+    if logits is None or logits.shape[-1] < 2:
+        return {}
+    return {LOG_Z: float(logits.detach().float().logsumexp(dim=-1).mean())}
+
+
+@torch.no_grad()
+def _attention(moment: Moment) -> dict[str, float]:
+    batch = _last_part(moment) if shows_attention(moment.model) else None
+    if batch is None:
+        return {}
+    weight = moment.task.weight(batch)
     with _unchanged(moment.model), _largest_logits(moment.model) as largest, autocast(moment.plan):
-        outputs = task.loss(moment.model, to_device(batch, moment.plan.device), weight).outputs
-    logits = task.logits(outputs) if isinstance(task, HasLogits) else None
-    found = {ATTENTION: float(torch.stack(largest).amax())} if largest else {}
-    if logits is not None and logits.shape[-1] > 1:
-        found[LOG_Z] = float(logits.float().logsumexp(dim=-1).mean())
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+        moment.task.loss(moment.model, to_device(batch, moment.plan.device), weight)
+    return {ATTENTION: float(torch.stack(largest).amax())} if largest else {}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class Moment:
         optimizer: its state is that before the update of the step, in `before` and not yet changed by it.
         plan: the run.
         step: index of the update.
+        outputs: what the model returned for the last micro-batch of the step, in `before`; None later.
     """
 
     task: Task
@@ -30,6 +31,7 @@ class Moment:
     optimizer: Optimizer
     plan: TrainPlan
     step: int = 0
+    outputs: Any = None
 
     def at(self, step: int) -> Moment:
         """Return itself, at another step."""
@@ -72,7 +74,9 @@ class Meter(Protocol):
 
 def measure(meters: Sequence[Meter], moment: Moment) -> dict[str, float]:
     """Return what all meters tell of the gradients of a step."""
-    return {name: value for meter in meters for name, value in meter.before(moment).items()}
+    found = {name: value for meter in meters for name, value in meter.before(moment).items()}
+    moment.outputs = None  # as large as a batch of logits
+    return found
 
 
 def measure_update(meters: Sequence[Meter], moment: Moment) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from runner.errors import TaskError
 from runner.tasks.protocol import Task
+from runner.train.meters import Moment
 from runner.train.plan import TrainPlan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,6 +68,8 @@ def gradients(
     scaler: torch.amp.GradScaler,
     step: int,
     clipping: Clips,
+    *,
+    moment: Moment | None = None,
 ) -> Signals:
     """Leave the gradient of the mean loss of a step, unscaled and clipped, in the parameters.
 
@@ -78,6 +81,7 @@ def gradients(
         scaler: of the loss.
         step: index of the update.
         clipping: scales the gradient down.
+        moment: takes what the model returned for the last micro-batch, for meters that read it.
     Raises:
         TaskError: the whole batch is empty or weighs nothing, or its loss reaches no parameter.
     """
@@ -97,6 +101,8 @@ def gradients(
         examples += part.examples
         if counted == 0:
             continue
+        if moment is not None:
+            moment.outputs = part.outputs
         # the total weight is known only after the last part: scale by a guess, correct at the end
         reference = reference or counted * plan.accumulate
         # the gradient of total / reference, without a division to go back through
