@@ -19,8 +19,9 @@ from runner.diagnosis.curve import Curve, Family, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
 from runner.diagnosis.rules_rate import LARGE_LOG_Z
-from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
+from runner.diagnosis.verdict import CAUSES, Cause, Stretch, Suggestion, in_words, to_json
 from runner.records import Alarm, EvalRecord, StepRecord
+from runner.report.diagnosis_panel import headline
 from runner.trends import noise, persistence, spread, trend
 from tests.pages import composed
 
@@ -179,6 +180,90 @@ def test_loss_that_is_no_number_from_the_start_is_not_the_learning_rate() -> Non
     assert diagnose(at_once).cause == "numeric_fault"
 
 
+@pytest.mark.parametrize(
+    ("losses", "text"),
+    [
+        (
+            [INF, 2, 1.5, 1.2, 1.0],
+            "the first loss is inf, no number, at step 0, and the curve goes on with 2 at step 1",
+        ),
+        ([INF, 2, 1.5], "the first loss is inf, no number, at step 0, and the curve goes on with 2 at step 1"),
+        ([NAN, NAN, 2, 1.5], "the first 2 losses are nan, no number, at steps 0 to 1, and the curve goes on with 2 at"),
+        ([-INF, 2], "the first loss is -inf, no number, at step 0"),
+    ],
+)
+def test_curve_that_begins_with_no_number_is_a_fault_and_says_so(losses: list[float], text: str) -> None:
+    found = diagnose(Curve.of_losses(losses))
+    assert found.cause == "numeric_fault"
+    assert found.confidence <= 0.5
+    assert found.summary.startswith(text)
+    assert [stretch.first for stretch in found.stretches] == [0]
+
+
+def test_curve_that_begins_with_no_number_and_ends_with_none_says_both() -> None:
+    found = diagnose(Curve.of_losses([INF, *noisy(decay), NAN]))
+    assert found.cause == "numeric_fault"
+    assert "the loss is nan at step 401" in found.summary
+    assert "the first loss is inf, no number, at step 0" in found.summary
+    assert [stretch.first for stretch in found.stretches] == [0, 401]
+
+
+def test_number_that_is_none_inside_a_curve_is_named_with_its_step_whatever_the_verdict() -> None:
+    losses = noisy(decay)
+    losses[150] = INF
+    found = diagnose(Curve(range(0, 10 * STEPS, 10), losses, constant(), calm_norms()))
+    assert found.cause == "healthy"
+    assert "the loss is inf at step 1,500, and the curve goes on after it" in found.summary
+    assert [(stretch.first, stretch.what) for stretch in found.stretches] == [(1500, "loss inf")]
+    losses[200:204], losses[300:302] = [NAN] * 4, [NAN] * 2
+    for place in (20, 30, 40):
+        losses[place] = NAN
+    found = diagnose(Curve(range(STEPS), losses, constant(), calm_norms()))
+    assert found.cause == "numeric_fault"
+    text = "the loss is nan at step 20, step 30, step 40, step 150 and 6 more, and the curve goes on after it"
+    assert found.summary == text
+    assert (found.stretches[4].first, found.stretches[4].last) == (200, 203)
+
+
+def test_held_out_loss_that_is_no_number_is_named_with_its_step() -> None:
+    curve = replace(KINDS["healthy"](), evals=[(100, 1.0), (200, NAN), (300, NAN)])
+    found = diagnose(curve)
+    assert "the held-out loss is nan at step 200 and at 1 more" in found.summary
+    assert Stretch(200, 200, "held-out loss nan") in found.stretches
+
+
+def test_end_of_a_curve_is_said_whatever_the_verdict() -> None:
+    found = diagnose(Curve.of_losses([1.0, NAN]))
+    assert "the loss is nan at step 1" in found.summary
+
+
+def test_end_is_found_behind_a_number_that_was_none() -> None:
+    losses = runs_away(noisy(decay, steps=200), 2.5)
+    losses[50] = NAN
+    found = diagnose(Curve.of_losses(losses))
+    assert found.cause == "lr_too_high"
+    assert "the loss is nan at step 208" in found.summary
+    assert "the loss is nan at step 50" in found.summary
+
+
+@pytest.mark.parametrize("zero", [0.0, 1.0])
+def test_first_of_the_gradient_norms_that_are_none_is_the_step(zero: float) -> None:
+    """What transformers logs of an overflow in fp16: nan for the norm, and often 0 for the loss."""
+    losses = [loss * zero if place >= 60 else loss for place, loss in enumerate(noisy(decay, steps=100))]
+    norms = [*calm_norms(60), *[NAN] * 40]
+    found = diagnose(Curve(range(10, 1010, 10), losses, constant(steps=100), norms))
+    assert found.cause == "numeric_fault"
+    assert found.stretches == (Stretch(610, 610, "gradient norm nan"),)
+    assert any("all 40 losses from step 610 on are exactly 0" in text for text in found.rests_on) == (zero == 0)
+
+
+def test_losses_that_are_exactly_zero_at_once_are_a_fault_and_those_that_get_there_are_none() -> None:
+    found = diagnose(Curve.of_losses([*noisy(decay, steps=60), *[0.0] * 40]))
+    assert found.cause == "numeric_fault"
+    assert found.stretches[0].first == 60
+    assert diagnose(Curve.of_losses([*(2.0 * 0.9**n for n in range(100)), *[0.0] * 40])).cause == "healthy"
+
+
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5])
 def test_edge_of_stability_is_healthy(share: float) -> None:
     rng = random.Random(0)
@@ -295,6 +380,34 @@ def test_long_curve_says_what_its_picture_says() -> None:
     assert abs(found.stretches[0].first - 150_000) <= 200
 
 
+@pytest.mark.parametrize(("first", "width"), [(12_345, 1), (12_345, 7), (12_399, 90)])
+def test_spike_of_a_long_curve_is_found_at_its_own_step(first: int, width: int) -> None:
+    """Of 20,000 steps ten make a block."""
+    losses = spiked(noisy(decay, steps=20_000), first, 40.0, width=width)
+    found = diagnose(Curve(range(0, 200_000, 10), losses, constant(steps=20_000), calm_norms(20_000)))
+    assert found.cause == "batch_spike"
+    assert found.stretches[0].first == 10 * first
+    assert f"at step {10 * first:,}" in found.summary
+    assert found.stretches[0].last in (10 * first, 10 * (first + width - 1))  # a stretch within a block is its begin
+
+
+def test_gradient_that_explodes_in_a_long_curve_is_found_at_its_own_step() -> None:
+    norms = calm_norms(20_000)
+    norms[12_347] = 1e4
+    f = read_features(Curve(range(20_000), noisy(decay, steps=20_000), constant(steps=20_000), norms))
+    assert f is not None
+    assert f.norms is not None
+    assert [f.step(place) for place in f.norms.exploded] == [12_347]
+
+
+def test_blocks_of_a_reader_count_the_values_that_it_left_out() -> None:
+    losses = noisy(decay, steps=6000)
+    for thinned, block in ((1.0, 3), (10.0, 30)):
+        f = read_features(Curve(range(6000), losses, thinned=thinned))
+        assert f is not None
+        assert f.series.block == block
+
+
 def test_alarm_of_a_spike_is_found_at_any_step_of_a_long_curve() -> None:
     """Of 5,000 steps three make a block."""
     curve = Curve(range(5000), noisy(decay, steps=5000), constant(steps=5000))
@@ -323,6 +436,17 @@ def test_json_form_is_json() -> None:
     tree = to_json(diagnose(Curve.of_losses(CLASSIC)))
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
     assert tree["alternatives"] == sorted(tree["alternatives"], key=lambda entry: -entry["confidence"])
+
+
+def test_what_cannot_be_told_has_no_confidence_to_show() -> None:
+    found = diagnose(KINDS["cannot_tell"]())
+    tree = to_json(found)
+    assert tree["confidence"] is None
+    assert headline(found) == "cannot tell"
+    assert in_words(tree) == f"cannot tell: {found.summary}"
+    sure = diagnose(Curve.of_losses(CLASSIC))
+    assert headline(sure) == f"learning rate too high (confidence {sure.confidence:.0%})"
+    assert in_words(to_json(sure)).startswith(f"learning rate too high ({sure.confidence:.0%}): ")
 
 
 def test_list_of_values_is_a_multirun_and_brackets_are_not() -> None:

@@ -117,3 +117,51 @@ def test_gradual_is_what_left_for_good_ten_steps_before_its_end(
     parts: Any, loss: list[float], *, gradual: bool
 ) -> None:
     assert parts("labels").is_gradual(curve(parts, loss)) is gradual
+
+
+PROBED = {"cause": "lr_too_low", "silent": True}
+
+
+@pytest.fixture(scope="module")
+def probed(parts: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Rows of a rate that is too low, asked at the start and later, and of one that is right."""
+    making, root = parts("making"), tmp_path_factory.mktemp("probed")
+    low = making.Case("lr", "cancer", "sgd", 0, multiple=0.1, steps=120)
+    right = making.Case("lr", "cancer", "sgd", 0, steps=120)
+    for case in (low, right):
+        making.write(parts("generate").path_of(case, root), making.make(case, parts("cases").best_lrs()))
+    healthy = {"cause": "healthy", "silent": False}
+    row_of = parts("probe").row_of
+    return [
+        row_of(low, "start", PROBED, root),
+        row_of(low, "quarter", PROBED, root),
+        row_of(right, "start", healthy, root),
+    ]
+
+
+def test_probe_row_says_what_the_loop_decided_and_why(parts: Any, probed: Any) -> None:
+    for row in probed:
+        assert row.same
+        assert {len(found) for found in row.losses.values()} == {round(row.compute / 0.5)}  # repeats of five branches
+        assert (row.factor != 1.0) == (row.gain > 2.0 * row.sd)
+        assert row.lower == 1.0
+        assert (row.after == row.before) == (row.factor == 1.0)
+    low, later, _ = probed
+    assert (low.factor, later.factor) == (10.0, 10.0)
+    assert max(low.after, later.after) < 0.5 * low.before
+
+
+def test_tables_of_probes_count_what_was_found_and_what_was_moved(parts: Any, probed: Any) -> None:
+    moved = "100.0% (1 of 1)" if probed[2].factor != 1.0 else "0.0% (0 of 1)"
+    found = parts("probe_tables").tables(probed)
+    assert "| lr_too_low | the start | 1 | 100.0% (1 of 1) |" in found
+    assert f"| lower and higher | the start | 1 | {moved} |" in found
+    assert "0 of them on a run that began otherwise" in found
+
+
+def test_probe_draws_as_many_healthy_runs_as_silent_ones(parts: Any) -> None:
+    there = [parts("making").Case("lr", "cancer", "adamw", seed) for seed in range(30)]
+    labels = {c.name: PROBED if c.seed < 10 else {"cause": "healthy", "silent": False} for c in there}
+    drawn = parts("probe").draw(there, labels, limit=4)
+    assert drawn == parts("probe").draw(there[::-1], labels, limit=4)
+    assert [labels[case.name]["silent"] for case in drawn].count(True) == 4 == len(drawn) / 2

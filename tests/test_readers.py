@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.diagnosis.curve import Known
+from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.diagnose import diagnose
 from runner.errors import ConfigError
 from runner.known import family_of, known_of_overrides, known_of_page
-from runner.readers.collect import MOST_ROWS, Blocks
+from runner.readers.collect import MOST_ROWS, Blocks, Collector
 from runner.readers.read import Reading, read_curve
 from runner.readers.roles import Role, find_roles
 from runner.readers.tensorboard import is_event_file
@@ -74,6 +75,28 @@ RESUMED = "".join(f"{step},{step / 8}\n" for step in (0, 1, 2, 3, 4, 5, 3, 4, 5,
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
+        ("log.txt", "loss: 2.5\nloss: nan\n", {"steps": [0, 1], "losses": [2.5, nan]}),
+        (
+            "log_of_transformers.txt",
+            "{'loss': 2.5, 'grad_norm': 1.0, 'learning_rate': 5e-05, 'epoch': 0.1}\n{'eval_loss': 2.2, 'epoch': 0.1}\n"
+            "{'loss': 2.4, 'grad_norm': nan, 'learning_rate': 4e-05, 'epoch': 0.2}\n",
+            {"steps": [0, 1], "losses": [2.5, 2.4], "lrs": [5e-5, 4e-5], "norms": [1.0, nan], "evals": [1, 2.2]},
+        ),
+        (
+            "log_with_more.txt",
+            "starting\n[2024-01-01 12:00:00,123] INFO step 5: train loss 2.5, val loss 2.6, grad norm 1, 3ms/step\n"
+            "[2024-01-01 12:00:01,123] INFO step 6: train loss 2.4, val loss 2.5, grad norm 2, 3ms/step\n",
+            {"steps": [5, 6], "losses": [2.5, 2.4], "norms": [1, 2], "evals": [5, 2.6, 6, 2.5]},
+        ),
+        (
+            "bar.txt",
+            " 1%| 1/99 [0:01, loss=2.5]\r 2%| 2/99 [0:02, loss=2.4]\r",
+            {"steps": [0, 1], "losses": [2.5, 2.4]},
+        ),
+        ("array.txt", "losses = np.array([2.5, None,\n 2.4])", {"steps": [0, 1, 2], "losses": [2.5, nan, 2.4]}),
+        ("bars.txt", "2.5|2.4", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        ("decimal_commas.txt", "2,5 2,4; 2,6", {"steps": [0, 1, 2], "losses": [2.5, 2.4, 2.6]}),
+        ("pairs.txt", "0,2\n1,3\n2,4\n", {"steps": [0, 1, 2], "losses": [2, 3, 4]}),
         ("bare.csv", "loss\n2.5\nnan\n-inf\nInfinity\n", {"steps": [0, 1, 2, 3], "losses": [2.5, nan, -inf, inf]}),
         (
             "all.csv",
@@ -126,6 +149,35 @@ RESUMED = "".join(f"{step},{step / 8}\n" for step in (0, 1, 2, 3, 4, 5, 3, 4, 5,
             '{"loss": [2.5, 2.4], "val_loss": [2.6, 2.5]}',
             {"steps": [0, 1], "losses": [2.5, 2.4], "evals": [0, 2.6, 1, 2.5]},
         ),
+        (
+            "lightning_alone.csv",  # without learning rates; the last rows of an epoch have no loss of a step
+            "epoch,step,loss_epoch,loss_step,val_acc\n0,9,,2.5,\n0,19,,2.4,\n0,24,,,0.5\n0,24,2.45,,\n1,29,,2.3,\n",
+            {"steps": [9, 19, 29], "losses": [2.5, 2.4, 2.3]},
+        ),
+        (
+            "thousands.csv",
+            'step,loss\n0,"2,500.5"\n"1,000","2,400.5"\n',
+            {"steps": [0, 1000], "losses": [2500.5, 2400.5]},
+        ),
+        ("points.csv", "step;loss\n0;2.500,5\n1.000;2.400,5\n", {"steps": [0, 1000], "losses": [2500.5, 2400.5]}),
+        ("units.csv", "step,loss\n[it],[nats]\n0,2.5\n1,2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        ("joined.csv", "step,loss\n0,2.5\nstep,loss\n1,2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        ("title.csv", "My run\n\nstep,loss\n0,2.5\n1,2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        (
+            "markdown.txt",
+            "| step | loss |\n|---|---|\n| 0 | 2.5 |\n| 1 | 2.4 |\n",
+            {"steps": [0, 1], "losses": [2.5, 2.4]},
+        ),
+        (
+            "tensorboard.csv",
+            "Wall time,Step,Value\n1.7e9,0,2.5\n1.7e9,9,2.4\n",
+            {"steps": [0, 9], "losses": [2.5, 2.4]},
+        ),
+        (
+            "batches.csv",
+            "epoch,batch,loss\n0,0,5\n0,1,4\n1,0,3\n1,1,2\n2,0,1\n",
+            {"steps": [0, 1, 2, 3, 4], "losses": [5, 4, 3, 2, 1]},
+        ),
         ("resumed.csv", "step,loss\n" + RESUMED, {"steps": [*range(7)], "losses": [step / 8 for step in range(7)]}),
         ("unordered.csv", "step,loss\n0,1\n10,2\n2,3\n", {"steps": [0, 2, 10], "losses": [1, 3, 2]}),
         ("epochs.csv", "epoch,loss\n0,4\n0,3\n0,2\n1,1\n", {"steps": [0, 1, 2, 3], "losses": [4, 3, 2, 1]}),
@@ -149,7 +201,20 @@ def test_format_is_found_in_the_content(
         ("epoch,loss\n0.1,4\n0.2,3\n", "as the recorded ones are not whole numbers"),
         ("step,loss,lr\n0,4,1\n1,,1\n", "1 empty cell is read as a loss of nan"),
         ("step,loss\n0,2.5\n1,2.4\n2", "the unfinished last row is left out"),
-        ("step,objective\n0,2.5\n1,2.4\n", "column 'objective' is taken for the loss, as it is the only one"),
+        ("2,5 2,4", "commas are read as decimal points, as there is one in each number"),
+        ("begin\nloss 2.5\nloss 2.4\n", "1 line without a named number is left out"),
+        ('step,loss\n0,1\n"1,000",2\n', "commas in numbers are read as marks of thousands"),
+        (
+            "step,loss\n[it],[nats]\n0,1\n1,2\n",
+            "the line with '[it]', '[nats]' is taken for a second one of the header",
+        ),
+        ("step,loss\n0,1\nstep,loss\n1,2\n", "1 row repeats the header and is left out"),
+        ("My run\nstep,loss\n0,1\n1,2\n", "1 line before the table is left out"),
+        ("batch,loss\n0,4\n1,3\n0,2\n1,1\n0,1\n", "rows are counted as steps, as the recorded ones begin anew 2 times"),
+        (
+            "step,objective\n0,2.5\n1,2.4\n",
+            "column 'objective' is taken for the loss, as it is the only one that may be",
+        ),
     ],
 )
 def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: str) -> None:
@@ -161,6 +226,7 @@ def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: s
     [
         (["loss", "aux_loss"], "loss"),
         (["train/loss", "train/loss_ema"], "train/loss"),
+        (["train/loss_ce", "train/loss"], "train/loss"),
         (["train_loss_epoch", "train_loss_step"], "train_loss_step"),
         (["val_loss", "Loss/train"], "Loss/train"),
         (["trainLoss", "testLoss"], "trainLoss"),
@@ -203,6 +269,8 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
         ("x.csv", "", ["source: must hold a curve, got nothing in x.csv. Give a file with at least two losses."]),
         ("x.csv", " \n\n", ["source: must hold a curve, got nothing in x.csv."]),
         ("x.csv", "step,loss\n", [TOO_FEW + "nothing."]),
+        ("x.csv", "step,loss", [TOO_FEW + "nothing."]),
+        ("x.txt", "loss=2.5", [TOO_FEW + "one loss, 2.5."]),
         ("x.csv", "loss\n2.5\n", [TOO_FEW + "one loss, 2.5. Give a longer curve."]),
         ("x.txt", "2.5", [TOO_FEW + "one loss, 2.5."]),
         ("x.csv", "loss\nnan\ninf\n", ["source: must hold a loss that is finite, got 2 that are not. What broke"]),
@@ -253,6 +321,11 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             '{"loss": 1}\n{"loss": "x"}\nnonsense\n[1]\n',
             ["source: must hold JSON objects, one a line, got 'nonsense' in row 3; '[1]' in row 4. Mend these lines."],
         ),
+        (
+            "x.csv",
+            'step,loss\n0,"tensor(2., 3)"\n1,"tensor(3.)"\n',
+            ["got 'tensor(2., 3)' in row 2, column 'loss'; 'tensor(3"],
+        ),
         ("x.jsonl", '{"loss": 1}\n{"loss": "x"}\n', ["source: must hold numbers, got 'x' in row 2, column 'loss'."]),
     ],
 )
@@ -263,6 +336,43 @@ def test_what_is_no_curve_is_refused_with_all_that_is_wrong(
         read_curve(write(name, content), {})
     lines = list(map(str, refused.value.problems))
     assert all(any(problem in line for line in lines) for problem in problems), lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "step,loss,grad_norm\n0,2.5,1\n1,2.4,\n2,2.3,nan\n3,2.2,\n"),
+        (
+            "x.jsonl",
+            '{"step":0,"loss":2.5,"grad_norm":1}\n{"step":1,"loss":2.4}\n{"step":2,"loss":2.3,"grad_norm":null}\n'
+            '{"step":3,"loss":2.2}\n',
+        ),
+    ],
+)
+def test_norm_that_a_row_lacks_is_the_one_before_and_not_nan(write: Write, name: str, content: str) -> None:
+    norms = read_curve(write(name, content), {}).curve.grad_norms
+    assert norms is not None
+    assert np.array_equal(norms, [1, 1, nan, nan], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "step,loss,val_loss\n0,2.5,\n1,2.4,nan\n2,2.3,2.6\n"),
+        ("x.jsonl", '{"loss":2.5}\n{"loss":2.4,"val_loss":null}\n{"loss":2.3,"val_loss":2.6}\n'),
+    ],
+)
+def test_held_out_loss_that_is_nan_is_kept_and_one_that_is_not_there_is_none(
+    write: Write, name: str, content: str | bytes
+) -> None:
+    evals = read_curve(write(name, content), {}).curve.evals
+    assert np.array_equal(evals, [(1, nan), (2, 2.6)], equal_nan=True)
+
+
+def test_evaluations_alone_are_refused_with_the_column_to_take(write: Write) -> None:
+    history = [{"step": step, "epoch": 1.0, "eval_loss": 2.0, "eval_runtime": 1.0} for step in (1, 2)]
+    with pytest.raises(ConfigError, match=r"Set source\.columns\.loss=eval_loss to have the loss on held-out data"):
+        read_curve(write("trainer_state.json", json.dumps({"log_history": history})), {})
 
 
 def test_columns_may_be_named_by_hand(write: Write) -> None:
@@ -355,6 +465,7 @@ def test_tensorboard_events_are_read_without_tensorboard(write: Write, as_tensor
     for step, loss in enumerate([2.5, 2.25, nan]):
         content += event(step * 1000, "train/loss", loss, as_tensor=as_tensor)
         content += event(step * 1000, "train/learning_rate", 0.5, as_tensor=as_tensor)
+        content += event(step * 1000, "epoch", step / 10, as_tensor=as_tensor)
     content += event(2000, "eval/loss", 3.0, as_tensor=as_tensor)
     expected: dict[str, list[float]] = {
         "steps": [0, 1000, 2000],
@@ -363,7 +474,9 @@ def test_tensorboard_events_are_read_without_tensorboard(write: Write, as_tensor
         "evals": [2000, 3.0],
     }
     path = write("logs/events.out.tfevents.1.host.0", content + event(3000, "train/loss", 1.0)[:-5])
-    assert same(numbers(read_curve(path, {})), expected)
+    reading = read_curve(path, {})
+    assert same(numbers(reading), expected)
+    assert "step" not in reading.columns
     assert same(numbers(read_curve(str(Path(path).parent), {})), expected)
     assert same(numbers(read_curve(str(Path(path).parent.parent), {})), expected)
 
@@ -375,6 +488,14 @@ def test_event_files_of_one_folder_are_one_run_and_of_several_are_several(write:
     write("b/events.out.tfevents.1", VERSION + event(0, "loss", 2.0) + event(1, "loss", 1.5))
     with pytest.raises(ConfigError, match=r"source: must be one run, got '.*' with 2 \(.*a, .*b\)\. Set source=.*b\."):
         read_curve(str(tmp_path), {})
+
+
+def test_training_and_validation_of_keras_are_one_run(write: Write, tmp_path: Path) -> None:
+    for split, loss in (("validation", 3.0), ("train", 2.0)):
+        content = VERSION + event(0, "epoch_loss", loss) + event(1, "epoch_loss", loss / 2)
+        write(f"logs/{split}/events.out.tfevents.1", content)
+    found = numbers(read_curve(str(tmp_path / "logs"), {}))
+    assert same(found, {"steps": [0, 1], "losses": [2.0, 1.0], "evals": [0, 3.0, 1, 1.5]})
 
 
 def test_damaged_event_file_is_refused(write: Write) -> None:
@@ -444,7 +565,24 @@ def test_long_table_is_reduced_to_blocks_that_keep_what_matters(write: Write) ->
     place = list(curve.steps).index(123_456)
     assert curve.losses[place] == 99.0
     assert "300,000 rows are reduced to" in reading.notes[0]
-    assert "keep their first, smallest, largest, last" in reading.notes[0]
+    assert "keep their first, smallest, largest, steepest, last" in reading.notes[0]
+    assert reading.curve.thinned == rows / len(curve.steps)
+
+
+@pytest.mark.parametrize(("first", "width"), [(123_456, 1), (123_457, 3000)])
+def test_spike_of_a_reduced_table_is_diagnosed_at_its_own_step(first: int, width: int) -> None:
+    rows = 600_000
+    shares, rng = np.arange(rows) / rows, np.random.default_rng(0)
+    losses = (0.1 + 2.2 * np.exp(-8 * shares)) * np.exp(rng.normal(0, 0.05, rows))
+    losses[first : first + width] *= 40
+    collector = Collector(["loss"], has_steps=False)
+    for start in range(0, rows, 50_000):
+        collector.add({"loss": losses[start : start + 50_000]}, np.zeros(50_000, dtype=bool))
+    columns = collector.columns()
+    found = diagnose(Curve(columns.steps, columns.values["loss"], thinned=rows / len(columns.steps)))
+    assert found.cause == "batch_spike"
+    assert found.stretches[0].first == first
+    assert 0 <= first + width - 1 - found.stretches[0].last < rows / len(columns.steps) * 5
 
 
 @pytest.mark.parametrize("batch", [1000, 700_000])
@@ -503,3 +641,12 @@ def test_standard_input_is_read_as_a_stream(monkeypatch: pytest.MonkeyPatch) -> 
     given: dict[Role, str] = {}
     reading = read_curve("-", given)
     assert (reading.name, len(reading.curve.losses)) == ("standard input", 20_000)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\t\n"])
+def test_standard_input_with_nothing_is_refused_as_such(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    problem = "source: must hold a curve, got nothing in standard input. Pipe in at least two losses."
+    with pytest.raises(ConfigError) as refused:
+        read_curve("-", {})
+    assert list(map(str, refused.value.problems)) == [problem]

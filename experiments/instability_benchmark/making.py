@@ -16,12 +16,14 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from runner.diagnosis.curve import Family
 from runner.records import EvalRecord, Record, StepRecord, read_non_finite, spell_non_finite
+from runner.remedies.protocol import INITIAL
 from runner.schedules import decays, warmups
 from runner.schedules.shape import Schedule
 from runner.train.checkpoint import Checkpoints
 from runner.train.logits import Logits
 from runner.train.loop import fit
-from runner.train.plan import TrainPlan
+from runner.train.meters import Meter
+from runner.train.plan import SnapshotPlan, TrainPlan
 from runner.train.seeding import seed_everything
 from runner.train.signals import GradientCosines, SecondMoments, UpdateRatios
 from runner.watch import Watch
@@ -167,31 +169,52 @@ class NoCheckpoints(Checkpoints):
 
 def make(case: Case, best_lrs: Mapping[str, Mapping[str, float]]) -> Curve:
     """Train a case to its end, or until its losses have been no numbers for some steps."""
-    lr = case.multiple * best_lrs[case.task][case.optimizer]
     task = Rigged(case.task, case.fault, seed=case.seed)
+    lr = case.multiple * best_lrs[case.task][case.optimizer]
+    return curve_of(train(case, lr, task, meters=[meter(SIGNALS_EVERY) for meter in METERS]), lr, task.prior_entropy)
+
+
+def train(
+    case: Case,
+    lr: float,
+    task: Rigged,
+    *,
+    meters: Sequence[Meter] = (),
+    watch: Watch | None = None,
+    on_record: Callable[[Record], None] = lambda record: None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> list[Record]:
+    """Return the records of a case trained at a learning rate, with the remedies of a watch where one is given."""
     seed_everything(case.seed)
     model = task.model()
     groups = [{"params": list(model.parameters()), "name": "all", "initial_lr": lr}]
+    watch = watch if watch is not None else Watch({}, {})
     plan = TrainPlan(
         steps=case.length,
         clip_norm=case.clip_norm,
         precision="fp16" if case.precision == "fp16" else "fp32",
         eval_every=max(1, case.length // EVALUATIONS),
+        snapshots=SnapshotPlan(None, keeps_initial=True) if INITIAL in watch.keeps else None,
     )
     records: list[Record] = []
+
+    def keep(record: Record) -> None:
+        records.append(record)
+        on_record(record)
+
     fit(
         task,
         model,
         _optimizer(case.optimizer, groups, lr),
         {("all", "lr"): schedule(case)},
         plan=plan,
-        watch=Watch({}, {}),
+        watch=watch,
         checkpoints=NoCheckpoints(Path()),
-        on_record=records.append,
-        meters=[meter(SIGNALS_EVERY) for meter in METERS],
-        interrupted=lambda: "the end of its numbers" if _is_dead(records) else None,
+        on_record=keep,
+        meters=meters,
+        interrupted=lambda: "the end of its numbers" if _is_dead(records) or is_over() else None,
     )
-    return _curve(records, lr, task.prior_entropy)
+    return records
 
 
 def schedule(case: Case) -> Schedule:
@@ -240,7 +263,8 @@ def _is_dead(records: Sequence[Record]) -> bool:
     return len(last) >= DEAD_STEPS and not any(map(math.isfinite, last[-DEAD_STEPS:]))
 
 
-def _curve(records: Sequence[Record], lr: float, prior: float | None) -> Curve:
+def curve_of(records: Sequence[Record], lr: float, prior: float | None) -> Curve:
+    """Return what is kept of a run."""
     steps = [record for record in records if isinstance(record, StepRecord)]
     evals = [record for record in records if isinstance(record, EvalRecord)]
     signals: dict[str, list[tuple[int, float]]] = {}

@@ -44,17 +44,34 @@ class Timing(NamedTuple):
     peak_mib: float | None = None
 
 
+class Place(NamedTuple):
+    """Where a loop runs.
+
+    Attributes:
+        device: cpu or cuda.
+        precision: number format of the forward pass, fp32, bf16 or fp16.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+
+
 TASKS: dict[str, tuple[str, dict[str, int]]] = {
     "mlp": ("digits.Digits", {}),
     "char_lm": ("char_lm.CharLM", {"context": 32, "width": 64, "depth": 2, "heads": 4}),
+    "gpt": ("char_lm.CharLM", {"context": 256, "width": 512, "depth": 6, "heads": 8}),
 }
 """job -> task of the runner and its arguments"""
 
-BATCH_SIZES = {"mlp": 64, "char_lm": 32}
+BATCH_SIZES = {"mlp": 64, "char_lm": 32, "gpt": 64}
+LRS = {"mlp": LR, "char_lm": LR, "gpt": 3e-4}
 
 
 def make(name: str) -> Job:
-    """Return a job: "mlp" is the MLP 64-128-128-10 on digits, "char_lm" a transformer on Python's help topics."""
+    """Return a job: "mlp" is the MLP 64-128-128-10 on digits, "char_lm" a transformer on Python's help topics.
+
+    "gpt" is a transformer that keeps a GPU busy, on the same text.
+    """
     (module, _, cls), arguments = TASKS[name][0].partition("."), TASKS[name][1]
     batch_size = BATCH_SIZES[name]
     task = getattr(import_module(f"runner.tasks.{module}"), cls)(batch_size=batch_size, seed=0, **arguments)

@@ -71,6 +71,7 @@ class Curve:
         alarms: what detectors found while it ran.
         actions: what remedies did while it ran.
         known: what is known beside the curve.
+        thinned: losses that were recorded for each that is kept, above 1 where a reader reduced them to blocks.
     Raises:
         ValueError: columns differ in length.
     """
@@ -86,6 +87,7 @@ class Curve:
     alarms: Sequence[Alarm] = ()
     actions: Sequence[Action] = ()
     known: Known = field(default_factory=Known)
+    thinned: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("losses", "lrs", "grad_norms", "clipped", "skipped"):

@@ -23,6 +23,10 @@ NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
 _FEW_SPIKES = 3  # more are no single batches
 _LEFT = 0.02  # of the first loss
+FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
+_GIVEN_BACK = 0.25  # of the fall of the loss
+_HELD = 0.9  # of the peak
+_WELL = 0.2  # of the first loss
 _RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
 _EXPLODED = 10.0  # times the usual gradient norm
 
@@ -132,15 +136,28 @@ class Features:
         """Whether the learning rate is highest near the end."""
         return self.rates is not None and self.rates.before < _RISING and self.rates.peak_at > 0.6
 
+    @property
+    def gave_up_late(self) -> bool:
+        """Whether a loss that was learned well and calmly is lost again at a learning rate that is held to the end."""
+        shape, evals = self.shape, self.evals
+        if self.rates is None or self.rates.end < _HELD or self.ending is not None:
+            return False
+        learned = shape.long_low < _WELL * shape.first and shape.early_wander < 2 * WANDER
+        lost = evals is not None and evals.best > 0 and evals.final > FAR_OFF * evals.best
+        return learned and (lost or shape.given_back > _GIVEN_BACK)
+
     def step(self, place: int) -> int:
-        """Return the step of a block."""
-        return self.series.steps[min(max(place, 0), len(self.series) - 1)]
+        """Return the step where what a block shows begins."""
+        return self.series.begins(self._within(place))
 
     def share(self, place: int) -> float:
         """Return where a block is, as a share of the run: planned where that is known, else recorded."""
         first, last = self.series.steps[0], self.series.steps[-1]
         total = max(last - first, (self.known.total_steps or 0) - 1 - first, 1)
-        return (self.step(place) - first) / total
+        return (self.series.steps[self._within(place)] - first) / total
+
+    def _within(self, place: int) -> int:
+        return min(max(place, 0), len(self.series) - 1)
 
 
 def read_features(curve: Curve) -> Features | None:
@@ -175,17 +192,18 @@ def came_back_to_prior(f: Features) -> bool:
 
 
 def before_bad_batch(f: Features) -> Features | None:
-    """Return what a curve shows up to its first jump that nothing led to; None where there is no such jump."""
+    """Return what a curve shows up to its largest jump that nothing led to; None where there is no such jump."""
     sudden = material(f.spikes)
-    places = [spike.place for spike in sudden if spike.was_unannounced and not spike.is_gradual]
-    if not places or any(s.place < min(places) and s.came_from_data is False for s in sudden):
+    batches = [s for s in sudden if s.was_unannounced and not s.is_gradual and s.place >= _LONG]
+    if not batches or len(sudden) > _FEW_SPIKES or f.rises_late:
         return None
-    if min(places) < _LONG or len(sudden) > _FEW_SPIKES or f.rises_late:
+    place = max(batches, key=lambda spike: spike.rise).place
+    if any(spike.place < place and spike.came_from_data is False for spike in sudden):
         return None
-    series = f.series.until(min(places))
-    spikes = [spike for spike in f.spikes if spike.end <= min(places)]
+    series = f.series.until(place)
+    spikes = [spike for spike in f.spikes if spike.end <= place]
     shape = read_shape(series, spikes)
-    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.step(min(places)) else None
+    log_z = f.log_z if f.log_z is not None and f.log_z[0] < f.series.steps[place] else None
     return replace(
         f, series=series, shape=shape, spikes=spikes, ending=None, way_out=None, evals=None, log_z=log_z, alarms=()
     )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import LOST, WANDER, before_bad_batch
+from runner.diagnosis.features import FAR_OFF, LOST, WANDER, before_bad_batch
 from runner.diagnosis.finding import Finding, factor_text, loss_text, sentences, share_text
 from runner.diagnosis.verdict import Stretch
 from runner.trends import ratio
@@ -14,8 +14,8 @@ from runner.trends import ratio
 if TYPE_CHECKING:
     from runner.diagnosis.features import Features
 
+_SURE = 0.85
 _LONG = 60  # values: a run of unknown length that breaks before that may have broken early
-_FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
 
 
 def lr_too_high_at_end(f: Features) -> Finding | None:
@@ -41,7 +41,7 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
         if not (is_late or climbs or gave_back or lost):
             return _held_out_at_end(f)
         at = min(at, _first_late_rise(f))
-    score = 0.85 if f.rises_late else 0.5 if f.rates is not None else 0.4
+    score = _SURE if f.rises_late or f.gave_up_late else 0.5 if f.rates is not None else 0.4
     score -= 0.4 * (bad_batch is not None)
     about = None
     if f.rates is not None and f.series.lrs is not None:
@@ -58,7 +58,7 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
 def _held_out_at_end(f: Features) -> Finding | None:
     """At a rate that has not fallen, the held-out loss ends far above its lowest: the last weights are one throw."""
     evals, rates = f.evals, f.rates
-    if evals is None or rates is None or evals.final < _FAR_OFF * evals.best or evals.best <= 0:
+    if evals is None or rates is None or evals.final < FAR_OFF * evals.best or evals.best <= 0:
         return None
     text = (
         f"held-out loss ends at {loss_text(evals.final)}, {number(ratio(evals.final, evals.best), 2)} times its lowest "
@@ -66,7 +66,8 @@ def _held_out_at_end(f: Features) -> Finding | None:
     )
     about = f"the learning rate still is {share_text(rates.end)} of its peak"
     marks = (Stretch(evals.best_step, f.series.steps[-1], "held-out loss not settled"),)
-    return Finding("lr_too_high_at_end", 0.7 if f.rises_late else 0.6, text, (text, about), marks)
+    score = _SURE if f.gave_up_late else 0.7 if f.rises_late else 0.6
+    return Finding("lr_too_high_at_end", score, text, (text, about), marks)
 
 
 def _first_late_rise(f: Features) -> int:

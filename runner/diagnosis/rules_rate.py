@@ -35,7 +35,7 @@ def lr_too_high(f: Features) -> Finding | None:
     if not seen:
         return None
     score = seen[0][0] + 0.06 * (len(seen) - 1)
-    if f.rises_late:
+    if f.rises_late or f.gave_up_late:
         score -= 0.35
     before = before_bad_batch(f)
     if before is not None and max((entry[0] for entry in _evidence(before)), default=0.0) < _SLIGHT:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, times_text
+from runner.diagnosis.holes import begins_with_hole, hole_marks, holes_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
 
@@ -109,12 +110,14 @@ def gradient_explosion(f: Features) -> Finding | None:
 
 def _holes(f: Features) -> Finding | None:
     """Losses that are no numbers, which the curve came back from; dropped gradients of fp16 are no fault."""
-    holes = f.series.holes
+    holes = sum(hole.count for hole in f.series.holes)
     if not holes:
         return None
-    what = f"{times_text(holes, 'loss')} that are no numbers, and the curve goes on after them"
+    what = holes_text(f.series)
     score = 0.8 if f.known.precision == "fp16" else min(0.3 + 0.05 * holes, 0.6)  # its forward pass overflows
-    return Finding("numeric_fault", score, what, (what,))
+    if begins_with_hole(f.series):
+        score = max(score, 0.75)  # whatever comes after it
+    return Finding("numeric_fault", score, what, (what,), hole_marks(f.series))
 
 
 def _begins_huge(f: Features) -> Finding | None:

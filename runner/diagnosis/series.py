@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,48 @@ MOST = 2000  # blocks
 _SAMPLE = 32  # values of a long block that its median is taken of, evenly spaced; its maximum is that of all
 _LARGEST = 1e100  # larger numbers count as this, so that sums and squares stay finite
 _COLUMNS = ("steps", "losses", "highs", "logs", "high_logs", "lrs", "norms", "high_norms", "clipped")
+_RISE = math.log(1.3)  # above the blocks before: there something begins
+_NORM_RISE = 3.0  # times the gradient norms before
+_BEFORE = 3  # blocks
+_ZEROS = 3  # losses of exactly 0 at the end of a curve that had none: no training falls to that at once
+_FALLS = 0.02  # of the first loss: from below that it may
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Losses in a row that are no numbers, before which or after which the curve has some.
+
+    Attributes:
+        first: step of the first.
+        last: step of the last.
+        count: how many.
+        value: of the first.
+    """
+
+    first: int
+    last: int
+    count: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What blocks are made of.
+
+    Attributes:
+        size: rows a block.
+        steps: of the rows.
+        losses: of the rows.
+        norms: their gradient norms, nan where not finite; empty where not recorded.
+        scale: 0 for logarithms, else what asinh divides by.
+    """
+
+    size: int
+    steps: list[int]
+    losses: list[float]
+    norms: list[float]
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +65,7 @@ class Series:
     """Blocks of consecutive steps up to where the loss stops being finite; blocks of one unless there are many.
 
     Attributes:
-        block: steps a block.
+        block: values a block, those included that a reader left out.
         steps: first step of each block.
         losses: median loss of the block.
         highs: largest loss of the block.
@@ -35,6 +76,7 @@ class Series:
         high_norms: largest gradient norm.
         clipped: share of clipped steps; None when unknown.
         holes: non-finite losses that the curve came back from; the scale of fp16 makes gradients overflow, no loss.
+        rows: what the blocks are made of.
     """
 
     block: int
@@ -47,7 +89,8 @@ class Series:
     norms: list[float] | None
     high_norms: list[float] | None
     clipped: list[float] | None
-    holes: int
+    holes: list[Hole]
+    rows: Rows
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -57,10 +100,43 @@ class Series:
         cut = {name: getattr(self, name) for name in _COLUMNS}
         return replace(self, **{name: values[:place] for name, values in cut.items() if values is not None})
 
+    def begins(self, place: int) -> int:
+        """Return the step of a block where what sets it apart from the three before begins.
+
+        That of the first loss over 1.3 times theirs, else of the largest gradient norm over 3 times theirs, else of
+        the largest loss where it is larger than theirs; the first step of the block where nothing sets it apart.
+        """
+        first, end = self._span(place)
+        before = slice(max(place - _BEFORE, 0), place)
+        if end - first <= 1 or not self.high_logs[before]:
+            return self.steps[place]
+        rows, usual = self.rows, max(self.high_logs[before])
+        if self.high_logs[place] > usual + _RISE:
+            logs = _logs(rows.losses[first:end], rows.scale)
+            return rows.steps[first + next(i for i, log in enumerate(logs) if log > usual + _RISE)]
+        if self.high_norms and self.high_norms[place] > _NORM_RISE * max(self.high_norms[before]):
+            return rows.steps[rows.norms.index(self.high_norms[place], first)]
+        if self.high_logs[place] > usual:
+            return rows.steps[rows.losses.index(self.highs[place], first)]
+        return self.steps[place]
+
+    def ends(self, place: int) -> int:
+        """Return the last step of a block, that of its last loss over 1.3 times the next one where it falls to that."""
+        first, end = self._span(place)
+        rows, after = self.rows, self.high_logs[place + 1 : place + 2]
+        if after and self.high_logs[place] > after[0] + _RISE:
+            logs = _logs(rows.losses[first:end], rows.scale)
+            return rows.steps[first + max(i for i, log in enumerate(logs) if log > after[0] + _RISE)]
+        return rows.steps[end - 1]
+
+    def _span(self, place: int) -> tuple[int, int]:
+        first = place * self.rows.size
+        return first, min(first + self.rows.size, len(self.rows.steps))
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Where a curve stops being finite for good.
+    """Where a curve stops being finite for good, or turns into zeros at once.
 
     Attributes:
         place: values before it.
@@ -76,25 +152,69 @@ class Ending:
 
 
 def read_series(curve: Curve) -> tuple[Series, Ending | None]:
-    """Return the finite part of a curve, and where it ends when it does not reach the last step."""
-    places: Sequence[int] = range(len(curve.losses))
-    if not math.isfinite(sum(curve.losses)):
-        places = [i for i, loss in enumerate(curve.losses) if math.isfinite(loss)]
-    ending, holes = None, 0
-    if len(places) < len(curve.losses):
-        first = next((i for i, place in enumerate(places) if i != place), len(places))
-        after = len(curve.losses) - first
-        if len(places) - first >= _SPORADIC * after and places[-1] == len(curve.losses) - 1:
-            holes = len(curve.losses) - len(places)
-        else:
-            places = places[:first]
-            ending = Ending(first, curve.steps[first], "loss", curve.losses[first])
-    elif places and curve.grad_norms is not None and not math.isfinite(curve.grad_norms[-1]):
-        ending = Ending(len(places), curve.steps[-1], "gradient norm", curve.grad_norms[-1])
+    """Return the finite part of a curve, and where it ends when it does not reach the last step.
+
+    Losses that are no numbers are holes where the curve begins with them, or comes back from them for good; else the
+    first of them is the end.
+    """
+    count, losses = len(curve.losses), curve.losses
+    places: Sequence[int] = range(count)
+    cut, holes = count, []
+    if not math.isfinite(sum(losses)):
+        places = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
+        begin = places[0] if places else count
+        first = begin + next((i for i, place in enumerate(places) if place != begin + i), len(places))
+        cut = places[-1] + 1 if places else 0
+        if len(places) - (first - begin) < _SPORADIC * (cut - first):
+            cut, places = first, places[: first - begin]
+        holes = _holes(curve, [i for i in range(cut) if not math.isfinite(losses[i])])
+    ending = None
+    if cut < count:
+        ending = Ending(len(places), curve.steps[cut], "loss", losses[cut])
+    elif places:
+        places, ending = _broken_end(curve, places)
     return _reduced(curve, places, holes), ending
 
 
-def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
+def _holes(curve: Curve, places: Sequence[int]) -> list[Hole]:
+    found: list[Hole] = []
+    latest = -2
+    for i in places:
+        if i == latest + 1:
+            found[-1] = replace(found[-1], last=curve.steps[i], count=found[-1].count + 1)
+        else:
+            found.append(Hole(curve.steps[i], curve.steps[i], 1, curve.losses[i]))
+        latest = i
+    return found
+
+
+def _broken_end(curve: Curve, places: Sequence[int]) -> tuple[Sequence[int], Ending | None]:
+    """Return the values before gradient norms that stay no numbers, or losses that fall to exactly 0 at once and stay.
+
+    A single norm at the end is that of the update after its loss, which counts.
+    """
+    norms, losses = curve.grad_norms, curve.losses
+    if norms is not None and not math.isfinite(norms[-1]):
+        first = _begin_of_tail(norms, lambda norm: not math.isfinite(norm))
+        before = [place for place in places if place < first] if first < len(norms) - 1 else places
+        return (before or places), Ending(len(before or places), curve.steps[first], "gradient norm", norms[first])
+    if losses[-1] == 0:
+        first = _begin_of_tail(losses, lambda loss: loss == 0)
+        before = [place for place in places if place < first]
+        is_sudden = bool(before) and losses[before[-1]] > _FALLS * abs(losses[before[0]])
+        if len(losses) - first >= _ZEROS and is_sudden and all(losses[place] != 0 for place in before):
+            return before, Ending(len(before), curve.steps[first], "loss", losses[first])
+    return places, None
+
+
+def _begin_of_tail(values: Sequence[float], is_broken: Callable[[float], bool]) -> int:
+    place = len(values)
+    while place and is_broken(values[place - 1]):
+        place -= 1
+    return place
+
+
+def _reduced(curve: Curve, places: Sequence[int], holes: list[Hole]) -> Series:
     size = -(-len(places) // MOST) or 1
     starts = range(0, len(places), size)
     losses = _column(curve.losses, places)
@@ -104,7 +224,7 @@ def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
     middles, highs = _middles(losses, starts, size)
     usual, high_norms = _middles(norms, starts, size)
     return Series(
-        block=size,
+        block=round(size * curve.thinned),
         steps=[curve.steps[places[i]] for i in starts],
         losses=middles,
         highs=highs,
@@ -115,6 +235,7 @@ def _reduced(curve: Curve, places: Sequence[int], holes: int) -> Series:
         high_norms=high_norms or None,
         clipped=[math.fsum(clipped[i : i + size]) / len(clipped[i : i + size]) for i in starts] if clipped else None,
         holes=holes,
+        rows=Rows(size, [curve.steps[i] for i in places], losses, norms, scale),
     )
 
 

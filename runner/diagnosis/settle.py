@@ -18,7 +18,7 @@ _BY_CAUSE: dict[Cause, str] = {
     "lr_too_low": "a short run at three times the learning rate",
     "stuck": "short runs at a tenth and at ten times the learning rate",
     "batch_spike": "the same stretch again without that batch",
-    "numeric_fault": "the same steps in fp32, or the batch of the last one",
+    "numeric_fault": "the same steps in fp32, or a look at the batch of the step where it broke",
     "gradient_explosion": "the same run with clipping",
     "plateau": "a short run at a third of the learning rate from there on",
     "overfitting": "",

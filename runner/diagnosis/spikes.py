@@ -45,10 +45,12 @@ class Spike:
         first_rise: of its first value, on the log scale.
         z: of its first value, in standard deviations of the noise before, fewer where tails are heavy.
         norm_before: gradient norm of the step before, times the usual one; None without norms.
+        norm_at: that of its first block.
         lr_jumped: whether the learning rate had just risen by half.
         told: whether a detector warned of it.
         sure: the standard deviations that do not depend on tails: those of a burst, and of the detector.
         norm_jump: gradient norm at its first block over the usual one, where that was like none before; else 0.
+        is_block: whether four losses or more in a row stand above all before them, from the first to the last.
     """
 
     place: int
@@ -59,10 +61,17 @@ class Spike:
     first_rise: float
     z: float
     norm_before: float | None
+    norm_at: float | None
     lr_jumped: bool
     told: bool = False
     sure: float = 0.0
     norm_jump: float = 0.0
+    is_block: bool = False
+
+    @property
+    def is_burst(self) -> bool:
+        """Whether it stands high from its first loss to its last after no wild gradient, as spoiled batches do."""
+        return self.is_block and self.norm_before is not None and self.norm_before < CALM_NORM
 
     @property
     def is_gradual(self) -> bool:
@@ -73,11 +82,15 @@ class Spike:
     def was_unannounced(self) -> bool:
         """Whether nothing at all led to it: usual gradients, the same learning rate.
 
-        Without norms: whether it is far out and most of it comes at once.
+        A larger gradient did not lead to one that is 20 times larger still. Without norms: whether it is far out and
+        most of it comes at once.
         """
-        if self.norm_before is None:
-            return not self.lr_jumped and self.z > _FAR and self.first_rise > AT_ONCE * self.rise
-        return not self.lr_jumped and self.norm_before < QUIET_NORM
+        if self.lr_jumped:
+            return False
+        if self.norm_before is None or self.norm_at is None:
+            return self.z > _FAR and self.first_rise > AT_ONCE * self.rise
+        is_new = self.norm_before < CALM_NORM and self.norm_at > _EXPLODED * self.norm_before
+        return self.norm_before < QUIET_NORM or is_new or self.is_burst
 
     @property
     def came_from_data(self) -> bool | None:
@@ -133,12 +146,26 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
             i += 1
             continue
         peak = max(range(i, end), key=highs.__getitem__)
-        spike = _spike(series, i, peak, end, expected=expected, z=z)
-        found.append(replace(spike, sure=sure, norm_jump=jump, told=i in told))
+        spike = _from_steepest(series, _spike(series, i, peak, end, expected=expected, z=z), expected, around)
+        is_told = any(place in told for place in range(i, spike.place + 1))
+        at_once = spike.first_rise > AT_ONCE * spike.rise and min(highs[i:end]) > expected + BACK * spike.rise
+        is_block = at_once and burst > 0 and end - i <= _BURST_WINDOW
+        found.append(replace(spike, sure=sure, norm_jump=jump, told=is_told, is_block=is_block))
         i = max(end, i + 1) + 1
     tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
     judged = [replace(spike, z=max(spike.z / max(tail / 2.5, 1.0), spike.sure)) for spike in found]
     return [s for s in judged if s.z > _Z or s.told or s.norm_jump or (s.z > _Z / 2 and s.share > _MATERIAL[0][1])]
+
+
+def _from_steepest(series: Series, spike: Spike, expected: float, around: float) -> Spike:
+    """Return a spike that seems gradual as it begins where it is steepest, if only noise was up before that."""
+    highs = series.high_logs
+    if not spike.is_gradual or spike.place == spike.peak:
+        return spike
+    place = max(range(spike.place + 1, spike.peak + 1), key=lambda i: highs[i] - highs[i - 1])
+    z = (highs[place] - expected) / around
+    moved = _spike(series, place, spike.peak, spike.end, expected=expected, z=z)
+    return spike if moved.came_from_data is False or moved.is_gradual else moved
 
 
 def _norm_jump(series: Series, place: int) -> float:
@@ -189,6 +216,7 @@ def _spike(series: Series, place: int, peak: int, end: int, *, expected: float, 
         first_rise=series.high_logs[place] - expected,
         z=min(z, 1e9),
         norm_before=ratio(norms[place - 1], usual) if norms and usual > 0 else None,
+        norm_at=ratio(norms[place], usual) if norms and usual > 0 else None,
         lr_jumped=_lr_jumped(series.lrs, place),
     )
 

@@ -162,7 +162,8 @@ def _fault(f: Features) -> Iterable[Suggestion | None]:
         if f.known.precision == "fp16":
             yield Suggestion(("train.precision=bf16",), "try bf16, which has the range of fp32")
         yield Suggestion(("train.precision=fp32",), "try full precision")
-    where = f"step {f.ending.step:,}" if f.ending is not None else "the steps that are no numbers"
+    broken = f.ending.step if f.ending is not None else f.series.holes[0].first if f.series.holes else None
+    where = f"step {broken:,}" if broken is not None else "the steps that are no numbers"
     yield Suggestion((), f"look at the batch of {where}: nan or inf in it, logarithms of 0, divisions by 0")
     if f.known.precision is None:
         yield Suggestion(("train.precision=fp32",), "try full precision, where it was fp16")

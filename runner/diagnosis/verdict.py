@@ -81,7 +81,8 @@ class Diagnosis:
     Attributes:
         cause: one of `CAUSES`.
         summary: one sentence with the numbers, for a person.
-        confidence: estimated probability that the cause is right, in [0, 1].
+        confidence: estimated probability that the cause is right, in [0, 1]; of "cannot_tell", which can be neither
+            right nor wrong, it is what the alternatives leave, and is not shown.
         rests_on: what the verdict rests on, a sentence each, with the numbers.
         stretches: the steps that show it, in order.
         alternatives: other causes that the curve leaves open, with their confidence, the likeliest first.
@@ -100,17 +101,21 @@ class Diagnosis:
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the diagnosis as a tree of JSON: tuples as lists, an alternative as {cause, confidence}."""
+    """Return the diagnosis as a tree of JSON: tuples as lists, an alternative as {cause, confidence}.
+
+    The confidence of "cannot_tell" is null.
+    """
     tree = asdict(diagnosis)
-    tree["confidence"] = round(diagnosis.confidence, 3)
+    tree["confidence"] = round(diagnosis.confidence, 3) if diagnosis.cause != "cannot_tell" else None
     tree["alternatives"] = [{"cause": cause, "confidence": round(share, 3)} for cause, share in diagnosis.alternatives]
     found: dict[str, Any] = spell_non_finite(tree)
     return found
 
 
 def in_words(tree: Mapping[str, Any]) -> str:
-    """Return one line on a diagnosis in its JSON form: cause, confidence, summary."""
-    return f"{IN_WORDS[tree['cause']]} ({tree['confidence']:.0%}): {tree['summary']}"
+    """Return one line on a diagnosis in its JSON form: cause, confidence where there is one, summary."""
+    sure = f" ({tree['confidence']:.0%})" if tree["confidence"] is not None else ""
+    return f"{IN_WORDS[tree['cause']]}{sure}: {tree['summary']}"
 
 
 def first_overrides(tree: Mapping[str, Any]) -> str:

@@ -90,7 +90,8 @@ def _what_was_read(reading: Reading) -> list[str]:
     curve = reading.curve
     first, last = curve.steps[0], curve.steps[-1]
     columns = ", ".join(f"{role} from {name!r}" for role, name in reading.columns.items())
-    evals = f", {len(curve.evals):,} validation losses" if curve.evals else ""
+    count = len(curve.evals)
+    evals = f", {count:,} validation loss{'es' if count > 1 else ''}" if count else ""
     head = f"{reading.name}: {reading.format}, {reading.rows:,} losses, steps {first:,} to {last:,}{evals}"
     return [head, *([columns] if columns else []), *(f"note {text}" for text in reading.notes)]
 

@@ -21,8 +21,9 @@ class Blocks:
     """Rows as they come, thinned where there are too many.
 
     Row numbers are cut into blocks of equal length; each keeps its first and last row, those with the smallest and
-    largest finite value, the first with a value that is not finite, and the largest of every further column. The
-    length doubles where that leaves more than `MOST_ROWS`; so the memory is bounded, and the blocks are equal.
+    largest finite value, the one that rises most above the row before, as spikes begin, the first with a value that
+    is not finite, and the largest of every further column. The length doubles where that leaves more than `MOST_ROWS`;
+    so the memory is bounded, and the blocks are equal.
 
     Args:
         columns: names; the first is the value.
@@ -76,6 +77,9 @@ class Blocks:
             numbers = whole[:, column]
             kept[_where_best(np.where(np.isfinite(numbers), -numbers, np.inf), starts)] = True
         kept[_where_best(finite.astype(np.float64), starts)] = True
+        with np.errstate(invalid="ignore", over="ignore"):
+            falls = values[:-1] - values[1:]
+        kept[_where_best(np.r_[np.inf, np.where(np.isfinite(falls), falls, np.inf)], starts)] = True
         self._parts = [whole[kept]]
         self._held = int(kept.sum())
 
@@ -111,8 +115,9 @@ class Columns:
 class Collector:
     """Takes batches of rows, in order, and makes `Columns` of them.
 
-    A row may lack any of its cells. A row with a loss is one of training; learning rates and gradient norms that
-    stand in rows of their own belong to the losses that follow them.
+    A row may lack any of its cells. A row with a loss is one of training. Learning rates and gradient norms that
+    stand in rows of their own belong to the losses that follow them; where a row lacks one, it has that of the row
+    before.
 
     Args:
         companions: further columns, such as "lr".
@@ -129,34 +134,40 @@ class Collector:
         self._beside = {name: Blocks([name, "step"]) for name in self._companions}
         self._evals = Blocks(["val_loss", "step"])
         self._empty = Blocks(["step", "step"])
-        self._turns = self._repeats = 0
+        self._repeats = self._anew = 0
+        self._first_step = np.nan
         self._last_step = -np.inf
+        self._latest = dict.fromkeys(self._companions, np.nan)
         self._fractional = False
 
-    def add(self, batch: Mapping[str, Floats], empty: Bools) -> None:
+    def add(self, batch: Mapping[str, Floats], empty: Bools, gaps: Mapping[str, Bools] | None = None) -> None:
         """Take a batch.
 
         Args:
             batch: column -> values, nan where a cell is empty; "loss" is there.
             empty: where the cell of the loss is empty, which is not the same as nan.
+            gaps: companion or "val_loss" -> where its cell is empty, which is not the same as nan.
         """
         loss = batch["loss"]
         rows = np.arange(self._row, self._row + len(loss), dtype=np.float64)
         self._row += len(loss)
         steps = batch["step"] if self._has_steps else rows
         if self._has_steps:
-            steps = self._filled(steps)
-        val_loss = batch.get("val_loss")
-        has_eval = ~np.isnan(val_loss) if val_loss is not None else np.zeros(len(loss), dtype=bool)
+            steps = self._with_steps(steps)
+        val_loss = batch.get("val_loss", np.full(len(loss), np.nan))
+        has_eval = ~(gaps or {}).get("val_loss", np.isnan(val_loss))
         train = ~empty
         self._note_order(steps[train])
         chosen = {name: batch[name][train] for name in self._companions}
+        for name, missing in (gaps or {}).items():
+            if name in chosen and train.any():
+                chosen[name] = _filled(chosen[name], missing[train], self._latest[name])
+                self._latest[name] = float(chosen[name][-1])
         self._losses.add(rows[train], {"loss": loss[train], "step": steps[train], **chosen})
         for name in self._companions:
             alone = empty & ~np.isnan(batch[name])
             self._beside[name].add(rows[alone], {name: batch[name][alone], "step": steps[alone]})
-        if val_loss is not None:
-            self._evals.add(rows[has_eval], {"val_loss": val_loss[has_eval], "step": steps[has_eval]})
+        self._evals.add(rows[has_eval], {"val_loss": val_loss[has_eval], "step": steps[has_eval]})
         bare = empty & ~has_eval
         self._empty.add(rows[bare], {"step": steps[bare]})
 
@@ -166,7 +177,7 @@ class Collector:
         seen, block = self._losses.seen, self._losses.block
         rows, columns, notes = self._with_empty(rows, columns)
         if seen > MOST_ROWS:
-            kept = "first, smallest, largest, last and first non-finite loss"
+            kept = "first, smallest, largest, steepest, last and first non-finite loss"
             notes.append(f"{seen:,} rows are reduced to {len(rows):,}: blocks of {block:,} rows keep their {kept}")
         counted = not self._has_steps or self._must_count(notes)
 
@@ -192,21 +203,16 @@ class Collector:
             seen,
         )
 
-    def _filled(self, steps: Floats) -> Floats:
+    def _with_steps(self, steps: Floats) -> Floats:
         """Return steps where a row without one has that of the row before."""
-        missing = ~np.isfinite(steps)
-        if missing.any():
-            places = np.where(missing, 0, np.arange(1, len(steps) + 1))
-            last = np.maximum.accumulate(places)
-            before = self._last_step if np.isfinite(self._last_step) else 0.0
-            steps = np.where(last > 0, steps[last - 1], before)
-        return steps
+        return _filled(steps, ~np.isfinite(steps), self._last_step if np.isfinite(self._last_step) else 0.0)
 
     def _note_order(self, steps: Floats) -> None:
         if len(steps) == 0:
             return
         change = np.diff(steps, prepend=self._last_step)
-        self._turns += int((change < 0).sum())
+        self._first_step = steps[0] if np.isnan(self._first_step) else self._first_step
+        self._anew += int(((change < 0) & (steps == self._first_step)).sum())
         self._repeats += int((change == 0).sum())
         self._fractional = self._fractional or bool((steps != np.floor(steps)).any())
         self._last_step = float(steps[-1])
@@ -236,6 +242,9 @@ class Collector:
         """Whether the rows are counted, as what is recorded as steps does not tell them apart."""
         if self._fractional:
             notes.append("rows are counted as steps, as the recorded ones are not whole numbers")
+            return True
+        if self._anew > 1:
+            notes.append(f"rows are counted as steps, as the recorded ones begin anew {self._anew:,} times")
             return True
         if self._repeats > 0.5 * max(1, self._losses.seen - 1):
             notes.append("rows are counted as steps, as most of the recorded ones repeat that of the row before")
@@ -268,6 +277,14 @@ class Collector:
             rows = "1 row has" if count == 1 else f"{count:,} rows have"
             notes.append(f"{rows} the step of another one; the last of each step is kept")
         return places[is_last]
+
+
+def _filled(values: Floats, gaps: Bools, before: float) -> Floats:
+    """Return values where a gap has the value before it, and one at the beginning that of the rows before these."""
+    if not gaps.any():
+        return values
+    last = np.maximum.accumulate(np.where(gaps, 0, np.arange(1, len(values) + 1)))
+    return np.where(last > 0, values[last - 1], before)
 
 
 def _filled_from(values: Floats, steps: Floats, at: Floats, recorded: Floats) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.readers.problems import refused
+from runner.readers.roles import is_held_out
 from runner.tracking.directory import RECORDS, SWEEP
 
 EVENTS = "*tfevents*"
@@ -33,9 +34,13 @@ def find_in_folder(directory: Path) -> tuple[Path, list[Path]]:
     for pattern in (RECORDS, EVENTS, "metrics.csv"):
         found = sorted({path for depth in ("", "*/", "*/*/") for path in directory.glob(depth + pattern)})
         folders = sorted({path.parent for path in found})
-        if len(folders) > 1:
+        training = [folder for folder in folders if not is_held_out(folder.name)]
+        if pattern == EVENTS and len(training) == 1 and len({folder.parent for folder in folders}) == 1:
+            found.sort(key=lambda path: path.parent != training[0])  # one run that has its splits beside each other
+        elif len(folders) > 1:
             names = ", ".join(str(folder) for folder in folders[:5]) + (" ..." if len(folders) > 5 else "")
-            raise refused(f"must be one run, {given} with {len(folders)} ({names})", f"Set source={folders[-1]}")
+            fix = f"Set source={(training or folders)[-1]}"
+            raise refused(f"must be one run, {given} with {len(folders)} ({names})", fix)
         if found:
             return found[0], found[1:]
     inside = sorted(path.name for path in directory.iterdir())

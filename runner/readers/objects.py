@@ -46,7 +46,7 @@ def read_lines(lines: Iterable[str], given: Mapping[Role, str]) -> tuple[Columns
                 continue
             yield row, found
 
-    columns, roles = _read_objects(objects(), given, bad)
+    columns, roles = read_objects(objects(), given, bad)
     columns.notes.extend(torn)
     return columns, roles
 
@@ -82,7 +82,7 @@ def read_document(text: str, given: Mapping[Role, str]) -> tuple[Columns, Roles,
 
 def _of_objects(items: Iterable[Any], given: Mapping[Role, str]) -> tuple[Columns, Roles]:
     numbered = ((row, item) for row, item in enumerate(items, start=1) if isinstance(item, dict))
-    return _read_objects(numbered, given, Bad("JSON objects", "Mend these"))
+    return read_objects(numbered, given, Bad("JSON objects", "Mend these"))
 
 
 def _of_lists(lists: Mapping[str, list[Any]], given: Mapping[Role, str]) -> tuple[Columns, Roles]:
@@ -118,7 +118,7 @@ def _of_lists(lists: Mapping[str, list[Any]], given: Mapping[Role, str]) -> tupl
     return columns, roles
 
 
-def _read_objects(rows: Iterator[Numbered], given: Mapping[Role, str], bad: Bad) -> tuple[Columns, Roles]:
+def read_objects(rows: Iterator[Numbered], given: Mapping[Role, str], bad: Bad) -> tuple[Columns, Roles]:
     """Collect objects batch by batch; a column may appear late, as those of evaluations do."""
     names: dict[str, int] = {}
     roles: Roles | None = None
@@ -142,9 +142,10 @@ def _read_objects(rows: Iterator[Numbered], given: Mapping[Role, str], bad: Bad)
     return collector.columns(), roles
 
 
-def _arrays(batch: Sequence[Numbered], roles: Roles, bad: Bad) -> tuple[dict[str, Any], Any]:
+def _arrays(batch: Sequence[Numbered], roles: Roles, bad: Bad) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """Return the numbers of the columns that are used, and where they are not there; null is how many write nan."""
     columns = {role: np.full(len(batch), np.nan) for role in ("step", "loss", "lr", "grad_norm", "val_loss")}
-    empty = np.ones(len(batch), dtype=bool)
+    gaps = {role: np.ones(len(batch), dtype=bool) for role in columns}
     for role, name in roles.columns.items():
         for place, (row, item) in enumerate(batch):
             if name not in item:
@@ -155,11 +156,10 @@ def _arrays(batch: Sequence[Numbered], roles: Roles, bad: Bad) -> tuple[dict[str
             except ValueError:
                 bad.add(f"{str(item[name])[:40]!r} in row {row:,}, column {name!r}")
                 continue
-            if role == "loss":
-                empty[place] = False  # null is how many write nan
+            gaps[role][place] = False
             if value is not None:
                 columns[role][place] = value
-    return columns, empty
+    return columns, gaps["loss"], gaps
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

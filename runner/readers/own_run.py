@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ def read_own_run(directory: Path) -> tuple[Curve, list[str], int]:
     notes = []
     count = sum(isinstance(record, StepRecord) for record in kept)
     if count < seen:
-        notes.append(
-            f"{seen:,} steps are reduced to {count:,}: blocks keep their first, smallest, largest and last loss"
-        )
-    return Curve.of_records(kept, _known(directory)), notes, seen
+        what = "first, smallest, largest, steepest, last and first non-finite loss"
+        notes.append(f"{seen:,} steps are reduced to {count:,}: blocks keep their {what}")
+    curve = Curve.of_records(kept, _known(directory))
+    return replace(curve, thinned=seen / count) if count < seen else curve, notes, seen
 
 
 def _known(directory: Path) -> Known:

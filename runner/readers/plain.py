@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 from runner.readers.collect import Columns
 from runner.readers.problems import refused
 
 _ENOUGH = 5  # lines that do not rise by chance
-_MARKS = re.compile(r"[\s,;\[\](){}]+")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+NUMBER = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)"
+_MARKS = re.compile(r"[\s,;|\[\](){}]+")
+_NUMBER = re.compile(rf"{NUMBER}|null|none", re.IGNORECASE)
+_BEFORE = re.compile(r"\s*(?:\w+\s*=\s*)?(?:(?:\w+\.)?(?:tensor|array)\s*\(\s*)?(?=\[)")  # losses = np.array([
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 def numbers_in(text: str) -> list[str]:
@@ -18,9 +23,21 @@ def numbers_in(text: str) -> list[str]:
     return [word for word in _MARKS.split(text) if word]
 
 
+def _bare(text: str) -> str:
+    """Return a list without what is assigned or called around it."""
+    before = _BEFORE.match(text)
+    return text[before.end() :] if before else text
+
+
+def _has_decimal_commas(text: str) -> bool:
+    """Whether every number has one comma in it and something else stands between them, as in "2,5 2,4" or "2,5;2,4"."""
+    words = re.split(r"[\s;|]+", text.strip("[](){} \t\r\n"))
+    return len(words) > 1 and all(_DECIMAL_COMMA.fullmatch(word) for word in words)
+
+
 def is_plain(text: str) -> bool:
     """Whether a text is one list of numbers: on one line or on many, but no table whose first column is steps."""
-    stripped = text.strip()
+    stripped = _bare(text).strip()
     words = numbers_in(stripped)
     lines = [line for line in stripped.splitlines() if line.strip()]
     if not words or not all(_NUMBER.fullmatch(word) for word in words):
@@ -44,6 +61,11 @@ def read_plain(text: str) -> Columns:
     Raises:
         ConfigError: there is something else in it.
     """
+    notes = []
+    text = _bare(text)
+    if _has_decimal_commas(text):
+        text = text.replace(",", ".")
+        notes.append("commas are read as decimal points, as there is one in each number")
     words = numbers_in(text)
     wrong = [f"{word[:40]!r} in place {place:,}" for place, word in enumerate(words, 1) if not _NUMBER.fullmatch(word)]
     if wrong:
@@ -51,4 +73,6 @@ def read_plain(text: str) -> Columns:
         raise refused(
             f"must hold numbers, got {'; '.join(wrong[:5])}{more}", "Write nan for a loss that was not finite"
         )
-    return of_values([float(word) for word in words])
+    return replace(
+        of_values([math.nan if word.lower() in ("null", "none") else float(word) for word in words]), notes=notes
+    )

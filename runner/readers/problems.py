@@ -5,7 +5,10 @@ from __future__ import annotations
 from runner.errors import ConfigError, Problem
 
 MOST_SAID = 5
-TRIED = "CSV, JSONL, JSON with log_history or lists, TensorBoard events, plain numbers, a run directory, an MLflow run"
+TRIED = (
+    "CSV, JSONL, JSON with log_history or lists, TensorBoard events, plain numbers, lines of a log as 'loss: 2.5', "
+    "a run directory, an MLflow run"
+)
 
 
 class Bad:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from typing import IO, Any
 from runner.diagnosis.curve import Curve, Known
 from runner.errors import nearest
 from runner.readers import plain
-from runner.readers.collect import Columns
+from runner.readers.collect import MOST_ROWS, Columns
 from runner.readers.folder import find_in_folder
+from runner.readers.log import is_log, read_log
 from runner.readers.mlflow_run import mlflow_address, read_mlflow_run
 from runner.readers.objects import read_document, read_lines
 from runner.readers.own_run import is_own_record, read_own_run
@@ -32,6 +34,7 @@ from runner.tracking.directory import RECORDS
 from runner.tracking.jsonl import find_result
 
 STANDARD_INPUT = "-"
+_PIPED = "standard input"
 FEWEST = 2  # losses that make a curve
 _MOST_BYTES = 1 << 28  # of a document that is read whole
 
@@ -74,7 +77,7 @@ def read_curve(source: str | Sequence[float], given: Mapping[Role, str], *, uri:
     if not isinstance(source, str):
         reading = _of_columns(plain.of_values(list(source)), "values", "losses")
     elif source == STANDARD_INPUT:
-        reading = _read_stream(_standard_input(), "standard input", given)
+        reading = _read_stream(_standard_input(), _PIPED, given)
     else:
         try:
             reading = _read_named(source, given, uri=uri)
@@ -132,6 +135,7 @@ def _of_columns(
         grad_norms=companion("grad_norm"),
         evals=columns.evals,
         known=known or Known(),
+        thinned=max(columns.rows / max(len(columns.steps), 1), 1.0) if columns.rows > MOST_ROWS else 1.0,
     )
     return Reading(curve, name, kind, roles or {}, (*notes, *columns.notes), columns.rows)
 
@@ -192,7 +196,8 @@ def _read_stream(stream: IO[bytes], name: str, given: Mapping[Role, str]) -> Rea
     encoding = encoding_of(head, name)
     text = codecs.getincrementaldecoder(encoding)().decode(head)
     if not text.strip():
-        raise refused(f"must hold a curve, got nothing in {name}", "Give a file with at least two losses")
+        fix = "Pipe in at least two losses" if name == _PIPED else "Give a file with at least two losses"
+        raise refused(f"must hold a curve, got nothing in {name}", fix)
     whole = Whole(head, stream)
     begin = text.lstrip()
     if begin[0] == "{" and _is_objects(begin):
@@ -201,6 +206,10 @@ def _read_stream(stream: IO[bytes], name: str, given: Mapping[Role, str]) -> Rea
             return _own_records(lines, name)
         columns, roles = read_lines(lines, given)
         return _of_columns(columns, name, "JSONL", roles.columns, roles.notes)
+    if begin[0] != "[" and not _is_json(begin) and is_log(_whole_lines(text, len(head))):
+        lines = io.TextIOWrapper(io.BufferedReader(whole), encoding=encoding, errors="replace")
+        columns, roles = read_log(lines, given)
+        return _of_columns(columns, name, "lines of a log", roles.columns, roles.notes)
     is_list = begin[0] == "[" and plain.is_plain(begin.splitlines()[0])
     if begin[0] in "{[" and not is_list:
         columns, roles, known, kind = read_document(_all_of(whole, encoding, name), given)
@@ -222,6 +231,11 @@ def _is_objects(begin: str) -> bool:
     except ValueError:
         return False
     return next((line for line in rest if line.strip()), "").lstrip().startswith("{")
+
+
+def _is_json(begin: str) -> bool:
+    """Whether a text begins as a JSON object does."""
+    return re.match(r"\{\s*(\"|\})", begin) is not None
 
 
 def _whole_lines(text: str, size: int) -> str:

@@ -127,14 +127,18 @@ def _loss(
     best = [name for name, rank in ranked.items() if rank == min(ranked.values())]
     if len(best) == 1:
         return best[0]
-    if not best and len(others) == 1 and not _is_something_else(others[0]):
-        notes.append(f"column {others[0]!r} is taken for the loss, as it is the only one")
-        return others[0]
+    unknown = [name for name in others if not _is_something_else(name)]
+    if not best and len(unknown) == 1:
+        notes.append(f"column {unknown[0]!r} is taken for the loss, as it is the only one that may be")
+        return unknown[0]
     got = f"got {where + ' with ' if where else ''}{listed(names) or 'none'}"
     if best:
         rule = f"must name one of the columns that may be the training loss ({listed(best)}), {got}"
         raise ConfigError([Problem(f"{KEY}.loss", rule, f"Set {KEY}.loss={_spelled(best[0])}")])
     rule = f"must name the column with the training loss, as no name says it, {got}"
+    if held_out := [name for name in names if _held_out_rank(name) is not None]:
+        fix = f"Set {KEY}.loss={_spelled(held_out[0])} to have the loss on held-out data diagnosed in its place"
+        raise ConfigError([Problem(f"{KEY}.loss", rule, fix)])
     raise ConfigError([Problem(f"{KEY}.loss", rule, f"Set {KEY}.loss to one of them")])
 
 
@@ -177,7 +181,8 @@ def _loss_rank(name: str) -> tuple[int, int] | None:
     rest = [word for word in words if word not in _LOSS | _TRAIN]
     if "epoch" in rest:
         return 2, len(rest)
-    return (0 if not rest else 1 if set(rest) <= _PLAIN else 3), 0
+    level = 0 if not rest else 1 if set(rest) <= _PLAIN else 3
+    return level, len(_LOSS & set(words)) - 1 if level == 0 else 0  # "loss" before its part "loss_ce"
 
 
 def _held_out_rank(name: str) -> tuple[int, int] | None:

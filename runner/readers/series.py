@@ -32,5 +32,6 @@ def join_series(series: Series, given: Mapping[Role, str], *, where: str) -> tup
             continue
         steps, values = (np.array(column, dtype=np.float64) for column in series[chosen[role]])
         batch: dict[str, Floats] = {name: np.full(len(steps), np.nan) for name in ("loss", "val_loss", *companions)}
-        collector.add({**batch, "step": steps, role: values}, np.full(len(steps), role != "loss"))
-    return collector.columns(), roles
+        gaps = {"val_loss": np.full(len(steps), role != "val_loss")}
+        collector.add({**batch, "step": steps, role: values}, np.full(len(steps), role != "loss"), gaps)
+    return collector.columns(), roles._replace(step=None)  # each brings its own

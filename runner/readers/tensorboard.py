@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from runner.readers.problems import refused
+from runner.readers.roles import is_held_out
 
 _HEADER = 12
 _FLOAT, _DOUBLE = 1, 2  # dtypes of a tensor
@@ -51,13 +52,17 @@ def read_events(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 def read_event_files(paths: list[Path]) -> dict[str, tuple[list[float], list[float]]]:
     """Return tag -> steps and values of several files of one run, in the order in which they were begun.
 
+    Where they lie in several folders, as Keras writes them, those of held-out data give their name to the tags.
+
     Raises:
         ConfigError: a file is damaged.
     """
     joined: dict[str, tuple[list[float], list[float]]] = {}
+    has_splits = len({path.parent for path in paths}) > 1
     for path in paths:
+        split = f"{path.parent.name}/" if has_splits and is_held_out(path.parent.name) else ""
         for tag, (steps, values) in read_events(path).items():
-            into = joined.setdefault(tag, ([], []))
+            into = joined.setdefault(split + tag, ([], []))
             into[0].extend(steps)
             into[1].extend(values)
     return joined

@@ -43,7 +43,9 @@ def show_diagnosis(diagnosis: Diagnosis, *, title: str, command: str = "") -> No
 
 
 def headline(diagnosis: Diagnosis) -> str:
-    """Return the verdict with its confidence, in a few words."""
+    """Return the verdict with its confidence, in a few words; that nothing can be told has none."""
+    if diagnosis.cause == "cannot_tell":
+        return IN_WORDS[diagnosis.cause]
     return f"{IN_WORDS[diagnosis.cause]} (confidence {diagnosis.confidence:.0%})"
 
 
