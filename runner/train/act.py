@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple, get_args
+from dataclasses import InitVar, dataclass, field
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -19,55 +20,47 @@ from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
 from runner.train.plan import TrainPlan
-from runner.train.restoring import clip_as, empty
+from runner.train.restoring import go_back
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
 from runner.watch import Watch
 
 
-class Run(NamedTuple):
-    """What the loop works with.
+@dataclass(slots=True)
+class Run:
+    """What the loop works with: the arguments of `fit`, and what they make; the optimizer is as it was made.
 
     Attributes:
+        clipping: scales gradients down; `plan.clip_norm` where none was given.
+        scaler: of the loss, in fp16.
+        average: of the weights, where one is kept.
         pristine: state of the optimizer before its first update.
+        snapshots: weights of the latest steps.
     """
 
     task: Task
     model: nn.Module
     optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    average: Average | None
+    schedules: Schedules
     plan: TrainPlan
     watch: Watch
     checkpoints: Checkpoints
     on_record: Callable[[Record], None]
-    pristine: dict[str, Any]
     meters: Sequence[Meter]
-    snapshots: Snapshots
-    schedules: Schedules
-    clipping: Clipping
+    given_clipping: InitVar[Clipping | None]
+    clipping: Clipping = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
+    average: Average | None = field(init=False)
+    pristine: dict[str, Any] = field(init=False)
+    snapshots: Snapshots = field(init=False)
 
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        model: nn.Module,
-        optimizer: Optimizer,
-        schedules: Schedules,
-        plan: TrainPlan,
-        watch: Watch,
-        checkpoints: Checkpoints,
-        on_record: Callable[[Record], None],
-        meters: Sequence[Meter],
-        clipping: Clipping | None,
-    ) -> Run:
-        """Return what the arguments of `fit` make; the optimizer is as it was made."""
-        scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
-        average, pristine = averaging(task, model, optimizer, plan), deepcopy(optimizer.state_dict())
-        kept = Snapshots(plan.snapshots, checkpoints.directory)
-        clipping = clipping if clipping is not None else Fixed(clip_norm=plan.clip_norm)
-        given = (plan, watch, checkpoints, on_record, pristine, meters, kept, schedules, clipping)
-        return cls(task, model, optimizer, scaler, average, *given)
+    def __post_init__(self, given_clipping: Clipping | None) -> None:
+        plan = self.plan
+        self.clipping = given_clipping if given_clipping is not None else Fixed(clip_norm=plan.clip_norm)
+        self.scaler = torch.amp.GradScaler(plan.device.type, enabled=plan.precision == "fp16")
+        self.average = averaging(self.task, self.model, self.optimizer, plan)
+        self.pristine = deepcopy(self.optimizer.state_dict())
+        self.snapshots = Snapshots(plan.snapshots, self.checkpoints.directory)
 
 
 def history_of(state: TrainState, run: Run) -> History:
@@ -132,27 +125,8 @@ def _clip(action: Action, clipping: Clipping) -> None:
 
 
 def _roll_back(alarm: Alarm, state: TrainState, run: Run, *, to_step: int) -> None:
-    """Go on from earlier weights with an empty optimizer state; step, generators and fp16 scale stay.
-
-    A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
-    would have to grow again by as much as it did over the whole run.
-
-    What clipping follows goes back too; a norm that a remedy has set stays, as the learning rate does.
-
-    Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
-    lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
-    """
-    after, state.clipping = state.watch, run.clipping.state_dict()
     if to_step in run.snapshots.steps:
-        kept = run.snapshots.restore(to_step, run.model, run.average)
-        groups, state.updates_kept, state.clipping = kept["groups"], kept["updates_kept"], kept["clipping"]
-        state.watch = run.watch.restore(kept["detectors"])
+        earlier = run.snapshots.restore(to_step, run.model, run.average)
     else:
-        groups = run.checkpoints.restore_best(state, run.watch, run.model, run.average)
-    if alarm.severity != "stop":
-        state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
-    clip_as(state.clipping, run.clipping, run.plan)
-    empty(run.optimizer, run.pristine, groups)
-    for meter in run.meters:
-        meter.forget()
-    state.is_fresh, state.carried, state.lost_steps = True, {}, 0  # the latest update is not one of these weights
+        earlier = run.checkpoints.restore_best(int(state.best["step"]), run.model, run.average)
+    go_back(earlier, alarm, state, run)

@@ -18,7 +18,7 @@ from runner.train.restoring import load_optimizer_state
 from runner.train.saved import BEST, FOLDER, FORMAT, LAST, read_checkpoint, write_content
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.snapshots import Snapshots
-from runner.train.state import TrainState
+from runner.train.state import Earlier, TrainState
 from runner.watch import Watch
 
 _NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict", "is_fresh", "owed"}
@@ -129,28 +129,33 @@ class Checkpoints:
             state.best, state.last_eval, state.evals_without_gain = {}, {}, 0
         return state
 
-    def restore_best(
-        self, state: TrainState, watch: Watch, model: nn.Module, average: Average | None = None
-    ) -> list[dict[str, Any]]:
-        """Give the model, its average, clipping and the detectors what they had at the best evaluation of this run.
+    def restore_best(self, best_step: int, model: nn.Module, average: Average | None = None) -> Earlier:
+        """Give the model and its average what they had at the best evaluation of this run.
 
+        Args:
+            best_step: the updates that it stood for.
+            model, average: are changed in place.
         Returns:
-            the parameter groups of the optimizer then.
+            what else the training was then.
         Raises:
-            CheckpointError: the checkpoint cannot be read, or is not that of `state.best`.
+            CheckpointError: the checkpoint cannot be read, or is that of another step.
         """
         path = self.folder / BEST
         content = read_checkpoint(path, mmap=True)
-        if content["state"]["step"] != state.best["step"]:
-            made, wanted = content["state"]["step"], state.best["step"]
-            raise CheckpointError(f"{path}: must hold the weights of step {wanted}, got those of step {made}.")
+        saved = content["state"]
+        if saved["step"] != best_step:
+            raise CheckpointError(
+                f"{path}: must hold the weights of step {best_step}, got those of step {saved['step']}."
+            )
         model.load_state_dict(content["model"])
         if average is not None:
             average.restore(content)
-        state.watch = watch.restore(content["detectors"])
-        state.updates_kept = content["state"].get("updates_kept", content["state"]["step"])
-        state.clipping = content["state"].get("clipping", {})
-        return list(content["optimizer"]["param_groups"])
+        return Earlier(
+            content["detectors"],
+            content["optimizer"]["param_groups"],
+            saved.get("updates_kept", saved["step"]),
+            saved.get("clipping", {}),
+        )
 
 
 def _action(saved: dict[str, Any]) -> Action:

@@ -60,7 +60,7 @@ def fit(
         the state at the end; its status is never "running", and "diverged" also where its last losses or its weights
         are no numbers.
     """
-    run = Run.of(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters, clipping)
+    run = Run(task, model, optimizer, schedules, plan, watch, checkpoints, on_record, meters, clipping)
     state, moment, scaler = _start(run), Moment(task, model, optimizer, plan), run.scaler
     pending, others = list[Pending](), [key for key in schedules if key[1] != "lr"]
     apply, deadline = compiled(model.train(), plan), time.monotonic() + (plan.max_seconds or float("inf"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from runner.records import Action, Alarm
 from runner.remedies.branch_probe import FACTOR, LEAST_STEPS, SCORE
 from runner.train.branches import Branch, Copy, Stretch, compare, grow
-from runner.train.restoring import clip_as, empty, load_optimizer_state
+from runner.train.restoring import clip_as, empty, forget_update, go_back, load_optimizer_state
 from runner.train.snapshots import copied
 from runner.train.state import TrainState
 
@@ -90,13 +90,10 @@ def _taken(action: Action, alarm: Alarm, best: Branch, copy: Copy, state: TrainS
     given, before = action.arguments, state.updates_kept
     is_anew, with_branch = bool(given["from_initial"]), bool(given["with_branch"])
     if is_anew:  # averages and detectors begin anew as well
-        state.updates_kept = run.snapshots.restore(0, run.model, run.average)["updates_kept"]
-        state.watch = {**run.watch.start(), alarm.detector: state.watch[alarm.detector]}
-        state.is_fresh = True
+        go_back(run.snapshots.restore(0, run.model, run.average), alarm, state, run)
+    else:
+        forget_update(state, run)
     end = best.end or copy  # branches keep where they ended only for a run that goes on there
-    state.carried = {}  # the latest update is not one of these weights
-    for meter in run.meters:
-        meter.forget()
     run.model.load_state_dict(end.model.state_dict())
     load_optimizer_state(run.optimizer, end.optimizer.state_dict())
     clip_as(end.clipping.state_dict(), run.clipping, run.plan)

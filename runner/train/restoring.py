@@ -1,20 +1,52 @@
-"""Give an optimizer and clipping back what they knew."""
+"""Give a training back what it was: detectors, optimizer, clipping."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
 
 from runner.optim.readout import estimate, estimates
+from runner.records import Alarm
 from runner.train.clipping import Clipping, Fixed
 from runner.train.plan import TrainPlan
 from runner.train.saved import other_groups
+from runner.train.state import Earlier, TrainState
 from runner.train.step import to_device
+
+if TYPE_CHECKING:
+    from runner.train.act import Run
+
+
+def go_back(earlier: Earlier, alarm: Alarm, state: TrainState, run: Run) -> None:
+    """Go on from weights that have been put back, with an empty optimizer state; step, generators and fp16 scale stay.
+
+    A step size that the optimizer estimates by itself goes back to that of those weights: from its first value it
+    would have to grow again by as much as it did over the whole run.
+
+    What clipping follows goes back too; a norm that a remedy has set stays, as the learning rate does.
+
+    Detectors go back with the weights, but for one that has only warned: it has started over by itself, and would
+    lose its cooldown. One that wants the run stopped goes on ringing until it is set back.
+    """
+    after, state.watch = state.watch, run.watch.restore(earlier.detectors)
+    if alarm.severity != "stop":
+        state.watch = {**state.watch, alarm.detector: after[alarm.detector]}
+    state.updates_kept, state.lost_steps, state.is_fresh = earlier.updates_kept, 0, True
+    clip_as(earlier.clipping, run.clipping, run.plan)
+    empty(run.optimizer, run.pristine, earlier.groups)
+    forget_update(state, run)
+
+
+def forget_update(state: TrainState, run: Run) -> None:
+    """Forget what was measured of the latest update: it is not one of the weights that there are now."""
+    state.carried = {}
+    for meter in run.meters:
+        meter.forget()
 
 
 def load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from runner.errors import CheckpointError
 from runner.train.average import WeightAverage
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import write_content
-
-if TYPE_CHECKING:
-    from runner.train.state import TrainState
+from runner.train.state import Earlier, TrainState
 
 FOLDER = "snapshots"
 
@@ -67,13 +65,11 @@ class Snapshots:
         ring = [step for step in self._kept if step > 0 or not self._plan.keeps_initial]
         self._forget(ring[: -self._plan.keep])
 
-    def restore(self, step: int, model: nn.Module, average: object = None) -> dict[str, Any]:
+    def restore(self, step: int, model: nn.Module, average: object = None) -> Earlier:
         """Give the model and its average what they had after `step` updates; forget what was kept since.
 
         Returns:
-            the states of the detectors ("detectors") and of clipping ("clipping") then, the parameter groups of the
-            optimizer without their parameters ("groups"), and the updates that the weights are made of
-            ("updates_kept").
+            what else the training was then.
         Raises:
             CheckpointError: it is on the disk and cannot be read.
         """
@@ -82,7 +78,7 @@ class Snapshots:
         if isinstance(average, WeightAverage):
             average.restore(content)
         self._forget([kept for kept in self._kept if kept > step])
-        return {name: copied(content[name]) for name in ("detectors", "clipping", "groups", "updates_kept")}
+        return Earlier(*(copied(content[name]) for name in Earlier._fields))
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """Return what a checkpoint keeps: the content of those in memory, the steps of those on the disk."""

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.records import Action, Alarm, Status
+
+
+class Earlier(NamedTuple):
+    """What a training was at an earlier step, beside the weights and their average.
+
+    Attributes:
+        detectors: their states, as plain tuples.
+        groups: parameter groups of the optimizer.
+        updates_kept: updates that the weights are made of.
+        clipping: what clipping followed.
+    """
+
+    detectors: Mapping[str, Any]
+    groups: Sequence[Mapping[str, Any]]
+    updates_kept: int
+    clipping: Mapping[str, Any]
 
 
 @dataclass(slots=True)
