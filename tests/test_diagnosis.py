@@ -208,11 +208,11 @@ def test_curve_that_begins_with_no_number_and_ends_with_none_says_both() -> None
     assert [stretch.first for stretch in found.stretches] == [0, 401]
 
 
-def test_number_that_is_none_inside_a_curve_is_named_with_its_step_whatever_the_verdict() -> None:
+def test_number_that_is_none_inside_a_curve_is_a_fault_and_named_with_its_step() -> None:
     losses = noisy(decay)
     losses[150] = INF
     found = diagnose(Curve(range(0, 10 * STEPS, 10), losses, constant(), calm_norms()))
-    assert found.cause == "healthy"
+    assert found.cause == "numeric_fault"
     assert "the loss is inf at step 1,500, and the curve goes on after it" in found.summary
     assert [(stretch.first, stretch.what) for stretch in found.stretches] == [(1500, "loss inf")]
     losses[200:204], losses[300:302] = [NAN] * 4, [NAN] * 2

@@ -92,7 +92,7 @@ class BlowUp:
         joint_noise: Annotated[float, Ge(0)] = 1.0,
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.9,
         patience: Annotated[int, Ge(1)] = 1,
-        grace: Annotated[int, Ge(0)] = 20,
+        grace: Annotated[int, Ge(0)] = 30,
         repeat: Annotated[int, Ge(1)] = 20,
     ) -> None:
         self.factor = factor

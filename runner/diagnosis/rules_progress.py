@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.diagnosis.features import LEARNED, came_back_to_prior
-from runner.diagnosis.finding import Finding, clamp, loss_text, sentences, share_text
+from runner.diagnosis.finding import Finding, clamp, loss_text, sentences, share_text, times_text
 from runner.diagnosis.shape import BEYOND_NOISE
 from runner.diagnosis.verdict import Stretch
 from runner.trends import FEW, noise
@@ -153,7 +153,7 @@ def cannot_tell(f: Features) -> Finding:
     """The numbers do not move beyond their noise, or there are too few of them."""
     shape = f.shape
     if shape.count < LEAST:
-        values = "value" if shape.count == 1 else "values"
+        verb = "is" if shape.count == 1 else "are"
         return Finding("cannot_tell", 0.6, f"{times_text(shape.count, 'value')} {verb} too few to say", ())
     if (
         f.ending is None

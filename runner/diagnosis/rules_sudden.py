@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.diagnosis.finding import Finding, clamp, factor_text, loss_text, sentences, times_text
-from runner.diagnosis.holes import begins_with_hole, hole_marks, holes_text
+from runner.diagnosis.holes import hole_marks, holes_text
 from runner.diagnosis.spikes import CALM_NORM, WILD_NORM, material
 from runner.diagnosis.verdict import Stretch
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _LIKE_SHARE = 0.25  # of the fall: a spike that large is no rare one when there are several
 _LIKE = 0.3  # of the largest
 _HEALED = 12.0  # standard deviations: below that a jump that is gone at the next value is the noise of healthy runs
+_HOLE = 0.76  # a run that is fine has none, however well it goes on
 _HUGE = 1.8  # times the prior entropy: weights of a usual size begin next to it
 _ENOUGH = 16  # values before an end that show what was usual
 
@@ -110,13 +111,10 @@ def gradient_explosion(f: Features) -> Finding | None:
 
 def _holes(f: Features) -> Finding | None:
     """Losses that are no numbers, which the curve came back from; dropped gradients of fp16 are no fault."""
-    holes = sum(hole.count for hole in f.series.holes)
-    if not holes:
+    if not f.series.holes:
         return None
     what = holes_text(f.series)
-    score = 0.8 if f.known.precision == "fp16" else min(0.3 + 0.05 * holes, 0.6)  # its forward pass overflows
-    if begins_with_hole(f.series):
-        score = max(score, 0.75)  # whatever comes after it
+    score = 0.8 if f.known.precision == "fp16" else _HOLE  # its forward pass overflows
     return Finding("numeric_fault", score, what, (what,), hole_marks(f.series))
 
 

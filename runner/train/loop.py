@@ -70,8 +70,8 @@ def fit(
                 _make_owed_probe(state, run, interrupted, deadline)
                 continue
             apply_schedules(optimizer, schedules, state.step, lr_scale=state.scale)
-            seen = moment if meters else None
-            signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping, moment=seen)
+            gives = moment if meters else None
+            signals = gradients(task, apply, optimizer, plan, scaler, state.step, run.clipping, moment=gives)
             measured = {**state.carried, **measure(meters, moment.at(state.step))}
             pending.append(Pending.of(signals, state, run, others, measured))
             guard_on_device(optimizer, signals, plan)
