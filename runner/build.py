@@ -17,7 +17,7 @@ from runner.build_optimizer import build_optimizer
 from runner.build_schedules import RunSchedules, build_schedules
 from runner.build_snapshots import build_snapshots
 from runner.build_task import build_task, task_facts
-from runner.checks.watch import silent_detectors
+from runner.checks.watch import asked_for, silent_detectors
 from runner.config import Config, Resume, TaskNode, Train
 from runner.durations import Clock, to_steps
 from runner.errors import CheckpointError, ConfigError, Problem
@@ -191,8 +191,9 @@ def build(config: Config) -> Experiment:
 def _remarks(config: Config, task: Task, model: nn.Module, optimizer: Optimizer, watch: Watch) -> Iterator[str]:
     """Yield what the user should know of the objects that were made."""
     yield from (*task.remarks, *_continued(checkpoint_source(config.resume), optimizer))
-    yield from unmeasured(watch, task, model, optimizer)
-    yield from silent_detectors(config, watch.detectors, splits=task.examples, prior_entropy=task.prior_entropy)
+    asked = asked_for(watch.detectors)
+    yield from unmeasured(asked, task, model, optimizer)
+    yield from silent_detectors(config, asked, splits=task.examples, prior_entropy=task.prior_entropy)
 
 
 def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:

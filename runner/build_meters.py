@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from torch import nn
 from torch.optim import Optimizer
 
 from runner.config import Config
+from runner.detectors.protocol import Detector
 from runner.durations import Clock, to_steps
 from runner.tasks.logits import HasLogits
 from runner.tasks.protocol import Task
@@ -24,7 +25,6 @@ from runner.train.signals import (
     UpdateRatios,
     keeps_second_moments,
 )
-from runner.watch import Watch
 
 _METERS: tuple[tuple[frozenset[str], Callable[[int], Meter]], ...] = (
     (UPDATE_SIGNALS, UpdateRatios),
@@ -51,14 +51,14 @@ def build_meters(config: Config, needs: Collection[str], clock: Clock) -> list[M
     return meters
 
 
-def unmeasured(watch: Watch, task: Task, model: nn.Module, optimizer: Optimizer) -> Iterator[str]:
+def unmeasured(detectors: Mapping[str, Detector], task: Task, model: nn.Module, optimizer: Optimizer) -> Iterator[str]:
     """Yield, a sentence each, which detectors find nothing since what they read cannot be measured in this run."""
     blind = {
         RMS: not keeps_second_moments(optimizer) and f"{type(optimizer).__name__} keeps no second moment that tells it",
         LOG_Z: not (isinstance(task, HasLogits) or shows_attention(model))
         and "neither task nor model shows its logits: give the attention of the model a method attention_logits",
     }
-    for name, detector in watch.detectors.items():
+    for name, detector in detectors.items():
         for signal in detector.needs & blind.keys():
             if reason := blind[signal]:
                 yield f"detectors.{name}: finds nothing, as {reason}."

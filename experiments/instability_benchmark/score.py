@@ -27,7 +27,7 @@ from runner.checks.watch import default_detectors
 
 HERE = Path(__file__).parent
 AFTERWARDS = 20  # steps after a fault at a known step in which an alarm is about it
-SURE = 0.9  # confidence from which on a verdict of a failure is an alarm, too
+SURE = 0.94  # confidence from which on a verdict of a failure is an alarm, too
 AT_STEPS = ("inputs", "targets", "nan", "half")
 
 

@@ -129,24 +129,29 @@ def _never_evaluated(detector: str) -> str:
     return f"train.eval_every: null evaluates at the end only, so detector {detector} finds nothing. Set it to 5%."
 
 
-def silent_detectors(
-    config: Config, detectors: Mapping[str, Detector], *, splits: Collection[str], prior_entropy: float | None
-) -> Iterator[str]:
-    """Yield why a detector can never speak in this run, for those that were asked for.
+def asked_for(detectors: Mapping[str, Detector]) -> dict[str, Detector]:
+    """Return the detectors that somebody asked for: all but the default ones where the whole default list is active.
 
     One of the default list is silent where it has nothing to watch; who writes a list that lacks others of it, or adds
     to it, asks for what it adds.
+    """
+    default = frozenset(default_detectors())
+    left_out = default if default <= detectors.keys() else frozenset()
+    return {name: detector for name, detector in detectors.items() if name not in left_out}
+
+
+def silent_detectors(
+    config: Config, detectors: Mapping[str, Detector], *, splits: Collection[str], prior_entropy: float | None
+) -> Iterator[str]:
+    """Yield why a detector can never speak in this run.
 
     Args:
         config: checked.
-        detectors: made, by name.
+        detectors: that were asked for, made, by name.
         splits: of the task.
         prior_entropy: of the task.
     """
-    default = frozenset(default_detectors())
     for name, detector in detectors.items():
-        if name in default and default <= detectors.keys():
-            continue
         if "clipped" in detector.needs and config.clip.target.endswith(".Fixed") and config.train.clip_norm is None:
             yield f"detectors.{name}: without train.clip_norm it is silent. Set train.clip_norm=1.0, or leave it out."
         elif "eval" in detector.needs and "val" not in splits:

@@ -88,7 +88,7 @@ class BlowUp:
         factor: Annotated[float, Gt(1)] = 2.0,
         margin: Annotated[float, Ge(0)] = 1.0,
         noise: Annotated[float, Ge(0)] = 4.0,
-        joint_factor: Annotated[float, Gt(1)] = 1.3,
+        joint_factor: Annotated[float, Gt(1)] = 1.5,
         joint_noise: Annotated[float, Ge(0)] = 1.0,
         smoothing: Annotated[float, Ge(0), Lt(1)] = 0.9,
         patience: Annotated[int, Ge(1)] = 1,

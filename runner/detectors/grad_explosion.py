@@ -71,7 +71,7 @@ class GradExplosion:
     def __init__(
         self,
         *,
-        factor: Annotated[float, Gt(1)] = 10.0,
+        factor: Annotated[float, Gt(1)] = 20.0,
         window: Annotated[int, Ge(32)] = 128,
         count: Annotated[int, Ge(1)] = 3,
         within: Annotated[int, Ge(1)] = 10,

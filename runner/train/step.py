@@ -68,7 +68,6 @@ def gradients(
     scaler: torch.amp.GradScaler,
     step: int,
     clipping: Clips,
-    *,
     moment: Moment | None = None,
 ) -> Signals:
     """Leave the gradient of the mean loss of a step, unscaled and clipped, in the parameters.
@@ -99,10 +98,10 @@ def gradients(
         with autocast(plan):
             part = task.loss(apply, to_device(batch, plan.device), counted)
         examples += part.examples
-        if counted == 0:
-            continue
         if moment is not None:
             moment.outputs = part.outputs
+        if counted == 0:
+            continue
         # the total weight is known only after the last part: scale by a guess, correct at the end
         reference = reference or counted * plan.accumulate
         # the gradient of total / reference, without a division to go back through
