@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runner.train.saved import INSIDE, weights_of
+INSIDE = "module."  # where torch's AveragedModel keeps the averaged copy, and so does a checkpoint
 
 
 class WeightAverage:
@@ -68,9 +68,16 @@ class WeightAverage:
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint; one without an average starts it from its weights."""
-        self._averaged.load_state_dict(weights_of(content))
-        if content.get("average"):
-            self._updates = int(content["average"]["n_averaged"])
+        if not content.get("average"):
+            self._averaged.load_state_dict(content["model"])
+            return
+        self._averaged.load_state_dict(averaged_in(content))
+        self._updates = int(content["average"]["n_averaged"])
+
+
+def averaged_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the averaged weights of a checkpoint that has them, by the names that the model gives them."""
+    return {name.removeprefix(INSIDE): value for name, value in content["average"].items() if name.startswith(INSIDE)}
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -12,9 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from runner.tasks.protocol import Task
-from runner.train.average import WeightAverage
+from runner.train.average import INSIDE, WeightAverage
 from runner.train.plan import TrainPlan
-from runner.train.saved import INSIDE
 from runner.train.step import autocast, to_device
 
 

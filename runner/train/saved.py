@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError, MisfitError
 from runner.tasks.described import listed
+from runner.train.average import averaged_in
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
 FORMAT = 1
-INSIDE = "module."  # where torch's AveragedModel keeps the averaged copy, and so does a checkpoint
 _KNOWN = {"torchao": "torchao.optim"}  # package of tensors in optimizer states -> module that declares them to torch
 Weights = Literal["averaged", "raw"]
 """averaged: those of the weight average where a run keeps one, else raw; raw: those that the optimizer changes"""
@@ -70,7 +70,7 @@ def weights_of(content: dict[str, Any], weights: Weights = "averaged") -> dict[s
     """Return the weights of a checkpoint by the names that the model gives them."""
     if weights == "raw" or not content.get("average"):
         return dict(content["model"])
-    return {name.removeprefix(INSIDE): value for name, value in content["average"].items() if name.startswith(INSIDE)}
+    return averaged_in(content)
 
 
 def load_weights(path: Path, model: nn.Module, *, weights: Weights = "averaged") -> int:
