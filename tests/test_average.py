@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from runner.load import load_model
 from runner.records import EvalRecord, StepRecord
@@ -59,6 +60,26 @@ def test_statistics_are_averaged_and_other_buffers_copied() -> None:
         assert model.normal.num_batches_tracked == 20
         assert torch.equal(model.get_buffer("positions"), torch.arange(100))
         assert model.get_buffer("mask").tolist() == [True, False]
+
+
+def test_bits_and_checkpoints_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Linear(5, 3).to(torch.bfloat16))
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.97), use_buffers=True)  # type: ignore[no-untyped-call]
+    ours = WeightAverage(model, 0.97)
+    for step in range(20):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+            model[1].running_mean.add_(1.0)  # type: ignore[operator]
+        theirs.update_parameters(model)
+        ours.update()
+        if step == 10:  # goes on from a checkpoint that torch's class has made
+            ours = WeightAverage(model, 0.97)
+            ours.restore({"average": theirs.state_dict(), "model": model.state_dict()})
+        expected, found = theirs.state_dict(), ours.state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_training_is_the_same_and_evaluation_is_that_of_the_average(tmp_path: Path) -> None:

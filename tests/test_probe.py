@@ -217,6 +217,20 @@ def test_branches_keep_where_they_ended_only_for_a_run_that_goes_on_there(keeps_
     assert [branch.end is not None for branch in branches] == [keeps_ends] * 2
 
 
+def test_updates_that_the_scaler_drops_while_it_looks_for_its_scale_are_not_those_of_a_branch() -> None:
+    task, plan = Spoilt(), replace(PLAN, precision="fp16")
+    model = task.model()
+    optimizer = momentum([{"params": list(model.parameters()), "name": "all", "initial_lr": 0.1}], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**50)
+    found = grow(
+        Copy(model, optimizer, scaler, Fixed()), (1.0, 0.1), task, {("all", "lr"): lambda step: 1.0}, plan,
+        stretch=STRETCH._replace(steps=12), lr_scale=1.0, sd=2.0,
+    )  # fmt: skip
+    assert found is not None
+    assert found[0].score < 0.9 * found[1].score
+    assert scaler.get_scale() == 2.0**50, "the run's own scaler is left alone"
+
+
 INTERRUPTED = """
 import os, pathlib, signal
 from runner.tasks.digits import Digits

@@ -25,7 +25,7 @@ DECLARED = [
 
 
 def weights(run: Path, name: str = "last.pt") -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(run / "checkpoints" / name, weights_only=True)
+    content: dict[str, Any] = torch.load(run / "checkpoints" / name, map_location="cpu", weights_only=True)
     return content
 
 

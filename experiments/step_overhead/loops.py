@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
@@ -20,10 +20,20 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SELDOM = 20  # steps between two looks at the loss, where not every step is looked at
 
 
-def by_hand(name: str, steps: int, place: Place = Place(), *, look_every: int = 1) -> Timing:  # noqa: B008
+def by_hand(
+    name: str,
+    steps: int,
+    place: Place = Place(),  # noqa: B008
+    *,
+    look_every: int = 1,
+    compiles: bool = False,
+) -> Timing:
     """The hand-tuned loop: data indexed as tensors, fused AdamW, learning rate set by hand, loss read every step."""
     job, device = make(name), torch.device(place.device)
     model = job.model.to(device)
+    if compiles:
+        torch.compiler.reset()  # as the runner does
+    apply: Callable[..., Tensor] = torch.compile(model) if compiles else model
     tensors = tuple(tensor.to(device) for tensor in job.tensors)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LRS[name], fused=True)
@@ -40,7 +50,7 @@ def by_hand(name: str, steps: int, place: Place = Place(), *, look_every: int = 
         index = order[position : position + job.batch_size]
         position += len(index)
         with _autocast(place):
-            loss = job.loss(model, tuple(tensor[index] for tensor in tensors))
+            loss = job.loss(apply, tuple(tensor[index] for tensor in tensors))
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
@@ -56,6 +66,11 @@ def by_hand(name: str, steps: int, place: Place = Place(), *, look_every: int = 
 def by_hand_seldom(name: str, steps: int, place: Place = Place()) -> Timing:  # noqa: B008
     """The same, with the loss read every 20 steps."""
     return by_hand(name, steps, place, look_every=SELDOM)
+
+
+def by_hand_compiled(name: str, steps: int, place: Place = Place()) -> Timing:  # noqa: B008
+    """The same, through torch.compile."""
+    return by_hand(name, steps, place, compiles=True)
 
 
 def _now(device: torch.device) -> float:
@@ -100,9 +115,9 @@ def ours_seldom(name: str, steps: int, place: Place = Place()) -> Timing:  # noq
     return _runner(name, steps, place, "tracking=off", f"train.watch_every={SELDOM}")
 
 
-def ours_hardly_watched(name: str, steps: int, place: Place = Place()) -> Timing:  # noqa: B008
-    """The same as `ours`, with one detector in place of twelve."""
-    return _runner(name, steps, place, "tracking=off", "detector=[non_finite]")
+def ours_compiled(name: str, steps: int, place: Place = Place()) -> Timing:  # noqa: B008
+    """The same as `ours`, through torch.compile."""
+    return _runner(name, steps, place, "tracking=off", "train.compile=true")
 
 
 def ours_followed(name: str, steps: int, place: Place = Place()) -> Timing:  # noqa: B008

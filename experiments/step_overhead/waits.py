@@ -41,10 +41,11 @@ VARIANTS = [
     f"{SELDOM} train.ema_decay=0.99",
     f"{SELDOM} remedy=[rollback_ladder] snapshots.every={EVERY}",
     f"{SELDOM} optimizer=sgd",
-    f"{SELDOM} optimizer=muon param_groups=muon",
+    "optimizer=muon param_groups=muon",
     f"{SIGNALS}={EVERY}",
     f"{SELDOM} {SIGNALS}={EVERY}",
     f"{SELDOM} monitor.sharpness.every={EVERY} optimizer=sgd",
+    f"{SELDOM} train.precision=bf16 train.compile=true",
 ]
 """what is declared beside `LONG`"""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+
+INSIDE = "module."  # where torch's AveragedModel keeps the averaged copy, and so does a checkpoint
 
 
 class WeightAverage:
@@ -17,6 +20,9 @@ class WeightAverage:
     Floating-point buffers (the statistics of BatchNorm) are averaged too, others (its counters, masks) are copied.
     Where `train.watch_every` > 1 lets the device drop an update by itself, that step averages unchanged weights.
 
+    The same bits and the same checkpoints as torch.optim.swa_utils.AveragedModel, whose counter is a tensor: to read it
+    makes the host wait for a GPU after every update.
+
     Args:
         model: whose weights are averaged.
         decay: share of the average that an update keeps, in (0, 1).
@@ -24,21 +30,32 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._model = model
-        self._averaged = AveragedModel(model, multi_avg_fn=_floating(decay), use_buffers=True)
+        self._model, self._decay = model, decay
+        self._averaged, self._updates = deepcopy(model), 0
 
+    @torch.no_grad()
     def update(self) -> None:
         """Take in the weights as they are now."""
-        self._averaged.update_parameters(self._model)
+        groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for mean, now in zip(_tensors(self._averaged), _tensors(self._model), strict=True):
+            means, nows = groups.setdefault(mean.dtype, ([], []))
+            means.append(mean)
+            nows.append(now)
+        for dtype, (means, nows) in groups.items():
+            if self._updates and (dtype.is_floating_point or dtype.is_complex):
+                torch._foreach_lerp_(means, nows, 1 - self._decay)
+            else:
+                torch._foreach_copy_(means, nows)
+        self._updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights while inside, in place, so that a compiled model stays compiled."""
-        if self._averaged.n_averaged == 0:
+        if not self._updates:
             yield
             return
         trained = {name: value.clone() for name, value in self._model.state_dict().items()}
-        self._model.load_state_dict(self._averaged.module.state_dict())
+        self._model.load_state_dict(self._averaged.state_dict())
         try:
             yield
         finally:
@@ -46,24 +63,23 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return self._averaged.state_dict()
+        averaged = {f"{INSIDE}{name}": value for name, value in self._averaged.state_dict().items()}
+        return {"n_averaged": torch.tensor(self._updates), **averaged}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint; one without an average starts it from its weights."""
-        if content.get("average"):
-            self._averaged.load_state_dict(content["average"])
-        else:
-            self._averaged.module.load_state_dict(content["model"])
+        if not content.get("average"):
+            self._averaged.load_state_dict(content["model"])
+            return
+        self._averaged.load_state_dict(averaged_in(content))
+        self._updates = int(content["average"]["n_averaged"])
 
 
-def _floating(decay: float) -> Any:
-    """Return torch's average, for what can be averaged."""
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+def averaged_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the averaged weights of a checkpoint that has them, by the names that the model gives them."""
+    return {name.removeprefix(INSIDE): value for name, value in content["average"].items() if name.startswith(INSIDE)}
 
-    def update(averaged: PARAM_LIST, current: PARAM_LIST, count: Tensor | int) -> None:
-        if averaged[0].is_floating_point() or averaged[0].is_complex():
-            average(averaged, current, count)
-        else:
-            torch._foreach_copy_(averaged, current)
 
-    return update
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Return parameters and buffers."""
+    return chain(model.parameters(), model.buffers())

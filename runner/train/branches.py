@@ -99,6 +99,8 @@ def grow(
 
     lr of step k = that of the run at step begin + k, times factor, times `Stretch.factor(k)`; its batch in repeat r is
     that of step begin + r steps + k. From the second repeat on there is another only while `compare` leaves it open.
+    In fp16 all begin with a loss scale that the first gradient survives: updates that are dropped because the scaler is
+    still looking for its scale would make all rates alike.
 
     Args:
         copy: where the branches begin; is left alone.
@@ -113,6 +115,7 @@ def grow(
         the branches, None where it was broken off.
     """
     before = generator_states()
+    copy = _with_settled_scale(copy, task, plan, stretch.begin)
     branches = [Branch(factor) for factor in factors]
     for repeat in range(stretch.repeats):
         for index, branch in enumerate(branches):
@@ -133,6 +136,22 @@ def grow(
             break
     restore_generators(before)
     return branches
+
+
+def _with_settled_scale(copy: Copy, task: Task, plan: TrainPlan, step: int) -> Copy:
+    """Return the copy with the loss scale halved until the gradient of a step is finite, or 1."""
+    if not copy.scaler.is_enabled():
+        return copy
+    model, optimizer, scaler, clipping = deepcopy(copy)
+    while True:
+        scale = scaler.get_scale()
+        signals = gradients(task, model, optimizer, plan, scaler, step, clipping)
+        if math.isfinite(signals.grad_norm) or not math.isfinite(signals.total) or scale <= 1.0:
+            break
+        update(optimizer, scaler, drop=True)
+    settled = deepcopy(copy.scaler)
+    settled.load_state_dict({**settled.state_dict(), "scale": scale})
+    return copy._replace(scaler=settled)
 
 
 def _trained(

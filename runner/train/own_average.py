@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from runner.tasks.protocol import Task
-from runner.train.average import WeightAverage
+from runner.train.average import INSIDE, WeightAverage
 from runner.train.plan import TrainPlan
 from runner.train.step import autocast, to_device
 
@@ -81,7 +81,7 @@ class OwnAverage:
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged weights as a checkpoint keeps those of `WeightAverage`."""
         with self.applied():
-            averaged = {f"module.{name}": value.clone() for name, value in self._model.state_dict().items()}
+            averaged = {f"{INSIDE}{name}": value.clone() for name, value in self._model.state_dict().items()}
         return {"n_averaged": torch.tensor(1), **averaged}
 
     def restore(self, content: dict[str, Any]) -> None:

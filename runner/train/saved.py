@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from runner.errors import CheckpointError, MisfitError
 from runner.tasks.described import listed
+from runner.train.average import averaged_in
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.pt", "best.pt"
@@ -69,8 +70,7 @@ def weights_of(content: dict[str, Any], weights: Weights = "averaged") -> dict[s
     """Return the weights of a checkpoint by the names that the model gives them."""
     if weights == "raw" or not content.get("average"):
         return dict(content["model"])
-    inside = "module."  # where torch's AveragedModel keeps the averaged copy
-    return {name.removeprefix(inside): value for name, value in content["average"].items() if name.startswith(inside)}
+    return averaged_in(content)
 
 
 def load_weights(path: Path, model: nn.Module, *, weights: Weights = "averaged") -> int:

@@ -141,12 +141,13 @@ def update(optimizer: Optimizer, scaler: torch.amp.GradScaler, average: Averagin
 def guard_on_device(optimizer: Optimizer, signals: Signals, plan: TrainPlan) -> None:
     """Make a fused optimizer drop a bad update by itself, without a host sync, where the host does not look at each.
 
-    Bad is a loss or a gradient norm that is not finite.
+    Bad is a loss or a gradient norm that is not finite. x 0 is 0 for what is finite, else NaN: four kernels in place of
+    the eleven of `isfinite`, which no small model would hide.
     """
     if plan.watch_every == 1:
         return
-    good = torch.isfinite(signals.total) & torch.isfinite(signals.grad_norm)
-    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+    nothing = signals.total * 0 + signals.grad_norm * 0
+    optimizer.found_inf = nothing.float().nan_to_num(nan=1.0)  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 

@@ -12,6 +12,7 @@ from runner.optim.apply import apply_schedules
 from runner.train.own_average import Averager
 from runner.train.restoring import load_optimizer_state
 from runner.train.seeding import generator_states, restore_generators
+from runner.train.step import to_device
 from tests.contracts.conftest import Make, optimizers
 
 DECLARED = ["train.duration=60", "warmup=none", "schedule=constant"]
@@ -28,7 +29,7 @@ def advance(experiment: Experiment, steps: range) -> list[float]:
     for step in steps:
         apply_schedules(optimizer, experiment.schedules, step)
         optimizer.zero_grad()
-        batch = task.batch(step, "train")
+        batch = to_device(task.batch(step, "train"), experiment.plan.device)
         weight = task.weight(batch)
         loss = task.loss(model, batch, weight)
         (loss.total / weight).backward()  # type: ignore[no-untyped-call]
