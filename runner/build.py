@@ -191,9 +191,8 @@ def build(config: Config) -> Experiment:
 def _remarks(config: Config, task: Task, model: nn.Module, optimizer: Optimizer, watch: Watch) -> Iterator[str]:
     """Yield what the user should know of the objects that were made."""
     yield from (*task.remarks, *_continued(checkpoint_source(config.resume), optimizer))
-    asked = asked_for(watch.detectors)
-    yield from unmeasured(asked, task, model, optimizer)
-    yield from silent_detectors(config, asked, splits=task.examples, prior_entropy=task.prior_entropy)
+    yield from unmeasured(asked_for(watch.detectors), task, model, optimizer)
+    yield from silent_detectors(config, watch.detectors, splits=task.examples, prior_entropy=task.prior_entropy)
 
 
 def _continued(source: Path | None, optimizer: Optimizer) -> Iterator[str]:

@@ -143,15 +143,15 @@ def asked_for(detectors: Mapping[str, Detector]) -> dict[str, Detector]:
 def silent_detectors(
     config: Config, detectors: Mapping[str, Detector], *, splits: Collection[str], prior_entropy: float | None
 ) -> Iterator[str]:
-    """Yield why a detector can never speak in this run.
+    """Yield why a detector that was asked for can never speak in this run.
 
     Args:
         config: checked.
-        detectors: that were asked for, made, by name.
+        detectors: made, by name.
         splits: of the task.
         prior_entropy: of the task.
     """
-    for name, detector in detectors.items():
+    for name, detector in asked_for(detectors).items():
         if "clipped" in detector.needs and config.clip.target.endswith(".Fixed") and config.train.clip_norm is None:
             yield f"detectors.{name}: without train.clip_norm it is silent. Set train.clip_norm=1.0, or leave it out."
         elif "eval" in detector.needs and "val" not in splits:

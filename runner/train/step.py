@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from runner.errors import TaskError
 from runner.tasks.protocol import Task
-from runner.train.meters import Moment
 from runner.train.plan import TrainPlan
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +32,16 @@ class Clips(Protocol):
     def clip(self, parameters: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Scale them down, in place; return their norm before, and whether that was done where the norm tells not."""
         ...
+
+
+class Shown(Protocol):
+    """What meters look at.
+
+    Attributes:
+        outputs: what the model returned for the last micro-batch.
+    """
+
+    outputs: Any
 
 
 class Signals(NamedTuple):
@@ -68,7 +77,7 @@ def gradients(
     scaler: torch.amp.GradScaler,
     step: int,
     clipping: Clips,
-    moment: Moment | None = None,
+    moment: Shown | None = None,
 ) -> Signals:
     """Leave the gradient of the mean loss of a step, unscaled and clipped, in the parameters.
 
