@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,7 @@ def best_lrs() -> dict[str, dict[str, float]]:
 
 def half(case: Case) -> Half:
     """Return the half that a case belongs to."""
-    is_dev = any(first <= case.seed < last for first, last, _ in declared()["split"]["dev"])
+    is_dev = any(first <= case.seed < last for first, last, *_ in declared()["split"]["dev"])
     return "dev" if is_dev else "test"
 
 
@@ -88,21 +88,20 @@ def _of_group(group: Mapping[str, Any], *, small: bool) -> Iterator[Case]:
         group.get("multiples", [1]),
         group.get("options", [{}]),
         group.get("faults", [{"kind": "none"}]),
-        _seeds(group["seeds"], small=small),
     )
-    for task, optimizer, multiple, options, fault, seed in grid:
-        case = Case(group["family"], task, optimizer, seed, float(multiple), **options)
-        if optimizer in tuned().get(task, {}) and not (half(case) == "dev" and _is_only_tested(case)):
-            yield case._replace(fault=_fault(fault, case))
+    for task, optimizer, multiple, options, fault in grid:
+        for seed in _seeds(group["seeds"], f"{task} {optimizer} {multiple} {options} {fault}", small=small):
+            case = Case(group["family"], task, optimizer, seed, float(multiple), **options)
+            if optimizer in tuned().get(task, {}) and not (half(case) == "dev" and _is_only_tested(case)):
+                yield case._replace(fault=_fault(fault, case))
 
 
-def _seeds(counts: Mapping[str, int], *, small: bool) -> Sequence[int]:
+def _seeds(counts: Mapping[str, int], spelled: str, *, small: bool) -> Iterator[int]:
     split = declared()["split"]
-    return [
-        first + index
-        for first, _, name in [*split["dev"], *split["test"]]
-        for index in range(1 if small else counts[name])
-    ]
+    for first, last, name, *how in [*split["dev"], *split["test"]]:
+        begin = crc32(spelled.encode()) if how == ["spread"] else 0
+        for index in range(1 if small else counts[name]):
+            yield first + (begin + index) % (last - first)
 
 
 def _is_only_tested(case: Case) -> bool:

@@ -118,7 +118,7 @@ class LossSpike:
         z: Annotated[float, Gt(0)] = 6.0,
         rise: Annotated[float, Gt(0)] = 0.1,
         share_of_gain: Annotated[float, Ge(0)] = 0.15,
-        grave: Annotated[float, Ge(0)] = 1.0,
+        grave: Annotated[float, Ge(0)] = 1.5,
         announced: Annotated[float, Gt(1)] = 2.5,
         sudden: Annotated[float, Ge(1)] = 3.0,
         calm_steps: Annotated[int, Ge(0)] = 10,
