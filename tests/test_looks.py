@@ -147,3 +147,18 @@ def test_a_probe_that_is_due_at_the_end_says_why_it_is_not_made(tmp_path: Path, 
     assert [action.message for action in run.of(Action)] == ["no probe: no step is left"]
     assert run.state is not None
     assert run.state.owed is None
+
+
+@pytest.mark.parametrize(
+    ("watch_every", "every", "due"),
+    [
+        (1, 20, [0, 20, 40]),
+        (10, 20, [19, 39, 59]),
+        (7, 20, [13, 27, 41, 55]),
+        (50, 20, [49]),
+    ],
+)
+def test_signals_are_measured_where_the_host_looks_anyway(watch_every: int, every: int, due: list[int]) -> None:
+    plan = TrainPlan(steps=60, watch_every=watch_every)
+    assert [step for step in range(60) if plan.measures_at(step, every)] == due
+    assert watch_every == 1 or all(map(plan.looks_at, due))

@@ -19,6 +19,7 @@ from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import autocast, to_device
 
 ATTENTION, LOG_Z = "attention_logit/max", "log_z"
+_RARER = 5
 LOGIT_SIGNALS = frozenset({ATTENTION, LOG_Z})
 
 
@@ -47,7 +48,7 @@ class Logits:
     log_z: mean over examples, or tokens, of log sum exp of the output logits, where the task has some (`HasLogits`).
         They are those that the loss of the step was taken of.
     attention_logit/max: the largest absolute attention logit of all modules that show theirs (`ShowsAttention`), in
-        one more forward pass, in evaluation mode. Generators and buffers are put back.
+        one more forward pass, in evaluation mode, every fifth time. Generators and buffers are put back.
 
     Args:
         every: optimizer steps between two measurements.
@@ -63,9 +64,11 @@ class Logits:
 
     def before(self, moment: Moment) -> Mapping[str, float]:
         """Return what the model and the task show, if it is due."""
-        if moment.step % self._every:
+        if not moment.plan.measures_at(moment.step, self._every):
             return {}
-        found = {**_log_z(moment), **_attention(moment)}
+        found = _log_z(moment)
+        if moment.plan.measures_at(moment.step, _RARER * self._every):
+            found |= _attention(moment)
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def after(self, moment: Moment) -> Mapping[str, float]:

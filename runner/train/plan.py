@@ -87,3 +87,10 @@ class TrainPlan:
         after = step + 1
         is_due = self.evaluates_at(after) or self.saves_at(after) or self.snaps_at(after)
         return after % self.watch_every == 0 or is_due
+
+    def measures_at(self, step: int, every: int) -> bool:
+        """Whether what is measured every so many steps is due at an update: where the host looks at it anyway."""
+        if self.watch_every == 1:
+            return step % every == 0
+        look, rest = divmod(step + 1, self.watch_every)
+        return rest == 0 and look % max(every // self.watch_every, 1) == 0
