@@ -36,6 +36,7 @@ from runner.tasks.digits import Digits
 from runner.tasks.order import EpochOrder
 from runner.tracking.jsonl import RecordWriter
 from runner.train.clipping import Adaptive, Clipping, Fixed, Percentile, ZClip
+from runner.train.logits import Logits
 from runner.train.meters import Meter, Moment
 from runner.train.plan import TrainPlan
 from runner.train.sharpness import Sharpness
@@ -163,12 +164,15 @@ def _clip(clipping: Clipping, parameters: list[nn.Parameter]) -> Callable[[], ob
 def _meters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Callable[[], object]]:
     """Return what measuring a step costs on the MLP, and what asking a meter costs at the steps between."""
     task = Digits(batch_size=BATCH_SIZES["mlp"], seed=0)
-    moment = Moment(task, model, optimizer, TrainPlan(steps=10**6), step=100)
+    batch = task.batch(100, "train")
+    assert batch is not None
+    moment = Moment(task, model, optimizer, TrainPlan(steps=10**6), step=100, outputs=model(batch[0]))
 
     def looked(meter: Meter) -> Callable[[], object]:
         return lambda: (meter.before(moment), meter.after(moment))
 
     meters: dict[str, Meter] = {
+        "log Z of the logits": Logits(1),
         "update ratios": UpdateRatios(1),
         "RMS of second moments": SecondMoments(1),
         "gradient cosine": GradientCosines(1),

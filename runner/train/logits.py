@@ -61,13 +61,16 @@ class Logits:
 
     def __init__(self, every: int) -> None:
         self._every = every
+        self._has: tuple[bool, bool] | None = None  # logits of the task and of attention: asking takes longer than both
 
     def before(self, moment: Moment) -> Mapping[str, float]:
         """Return what the model and the task show, if it is due."""
         if not moment.plan.measures_at(moment.step, self._every):
             return {}
-        found = _log_z(moment)
-        if moment.plan.measures_at(moment.step, _RARER * self._every):
+        if self._has is None:
+            self._has = isinstance(moment.task, HasLogits), shows_attention(moment.model)
+        found = _log_z(moment) if self._has[0] else {}
+        if self._has[1] and moment.plan.measures_at(moment.step, _RARER * self._every):
             found |= _attention(moment)
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
@@ -100,9 +103,7 @@ def _last_part(moment: Moment) -> Batch | None:
 
 @torch.no_grad()
 def _log_z(moment: Moment) -> dict[str, float]:
-    if not isinstance(moment.task, HasLogits) or moment.outputs is None:
-        return {}
-    logits = moment.task.logits(moment.outputs)
+    logits = moment.task.logits(moment.outputs)  # type: ignore[attr-defined]
     if logits is None or logits.shape[-1] < 2:
         return {}
     return {LOG_Z: float(logits.detach().float().logsumexp(dim=-1).mean())}
@@ -110,7 +111,7 @@ def _log_z(moment: Moment) -> dict[str, float]:
 
 @torch.no_grad()
 def _attention(moment: Moment) -> dict[str, float]:
-    batch = _last_part(moment) if shows_attention(moment.model) else None
+    batch = _last_part(moment)
     if batch is None:
         return {}
     weight = moment.task.weight(batch)
