@@ -176,7 +176,6 @@ def test_a_probe_lowers_a_rate_that_is_far_too_high(program: Program) -> None:
     declared = [*TASKS["char_lm"], f"train.precision={HALF}", "train.duration=120", "optimizer.lr=0.3"]
     run = trained(program, *declared, "remedy=[heal]")
     probe = actions(run)[0]
-    print(probe["message"])
     assert probe["type"] == "Probe"
     assert probe["arguments"].get("factor", 1) < 1, probe["message"]
     assert_usable(run)

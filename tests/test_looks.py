@@ -155,6 +155,7 @@ def test_a_probe_that_is_due_at_the_end_says_why_it_is_not_made(tmp_path: Path, 
         (1, 20, [0, 20, 40]),
         (10, 20, [19, 39, 59]),
         (7, 20, [13, 27, 41, 55]),
+        (3, 20, [17, 35, 53]),
         (50, 20, [49]),
     ],
 )
@@ -162,3 +163,6 @@ def test_signals_are_measured_where_the_host_looks_anyway(watch_every: int, ever
     plan = TrainPlan(steps=60, watch_every=watch_every)
     assert [step for step in range(60) if plan.measures_at(step, every)] == due
     assert watch_every == 1 or all(map(plan.looks_at, due))
+    long = [step for step in range(3000) if plan.measures_at(step, every)]
+    rare = [step for step in range(3000) if plan.measures_at(step, every, times=5)]
+    assert rare == (long[::5] if watch_every == 1 else long[4::5])

@@ -35,7 +35,7 @@ class Events:
     def alarm(self, alarm: Alarm) -> Iterator[Text]:
         """Yield the line of an alarm, if it is time for one."""
         self._waiting = [other for other in self._waiting if other.step == alarm.step]
-        if self._is_due(f"alarm {alarm.detector}"):
+        if self._is_due(f"alarm {alarm.detector} {alarm.severity}"):
             yield _alarm_line(alarm)
         else:
             self.hidden["alarms"] += 1

@@ -70,6 +70,7 @@ class WeightAverage:
         """Go on from a checkpoint; one without an average starts it from its weights."""
         if not content.get("average"):
             self._averaged.load_state_dict(content["model"])
+            self._updates = 0
             return
         self._averaged.load_state_dict(averaged_in(content))
         self._updates = int(content["average"]["n_averaged"])

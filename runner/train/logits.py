@@ -19,7 +19,7 @@ from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import autocast, to_device
 
 ATTENTION, LOG_Z = "attention_logit/max", "log_z"
-_RARER = 5
+_OF_ATTENTION = 5  # measurements to one of attention, which costs one more forward pass
 LOGIT_SIGNALS = frozenset({ATTENTION, LOG_Z})
 
 
@@ -70,7 +70,7 @@ class Logits:
         if self._has is None:
             self._has = isinstance(moment.task, HasLogits), shows_attention(moment.model)
         found = _log_z(moment) if self._has[0] else {}
-        if self._has[1] and moment.plan.measures_at(moment.step, _RARER * self._every):
+        if self._has[1] and moment.plan.measures_at(moment.step, self._every, times=_OF_ATTENTION):
             found |= _attention(moment)
         return {name: value for name, value in found.items() if not math.isnan(value)}
 

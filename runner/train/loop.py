@@ -86,7 +86,7 @@ def fit(
             state.count(drop=drop)
             _do_what_is_due(apply, pending, state, run, interrupted, deadline)
     state.end("finished", "finished")
-    if state.status == "finished" and (lost := _what_is_lost(state, model)):
+    if state.status == "finished" and state.owed is None and (lost := _what_is_lost(state, model)):
         state.status, state.verdict = "diverged", f"diverged: {lost}"
     return state
 

@@ -88,9 +88,17 @@ class TrainPlan:
         is_due = self.evaluates_at(after) or self.saves_at(after) or self.snaps_at(after)
         return after % self.watch_every == 0 or is_due
 
-    def measures_at(self, step: int, every: int) -> bool:
-        """Whether what is measured every so many steps is due at an update: where the host looks at it anyway."""
+    def measures_at(self, step: int, every: int, *, times: int = 1) -> bool:
+        """Whether what every run measures is due at an update: every so many steps, where the host looks at it anyway.
+
+        Meters of signals that somebody asks for keep to their own steps, and wait.
+
+        Args:
+            step: index of the update.
+            every: steps between two measurements; between looks it is as many looks as fit into them, at least one.
+            times: only every so many measurements.
+        """
         if self.watch_every == 1:
-            return step % every == 0
+            return step % (every * times) == 0
         look, rest = divmod(step + 1, self.watch_every)
-        return rest == 0 and look % max(every // self.watch_every, 1) == 0
+        return rest == 0 and look % (max(every // self.watch_every, 1) * times) == 0
