@@ -50,7 +50,7 @@ class Spike:
         told: whether a detector warned of it.
         sure: the standard deviations that do not depend on tails: those of a burst, and of the detector.
         norm_jump: gradient norm at its first block over the usual one, where that was like none before; else 0.
-        is_block: whether four losses or more in a row stand above all before them, from the first to the last.
+        stands_high: whether four losses or more in a row stand above all before them, from the first to the last.
     """
 
     place: int
@@ -66,12 +66,12 @@ class Spike:
     told: bool = False
     sure: float = 0.0
     norm_jump: float = 0.0
-    is_block: bool = False
+    stands_high: bool = False
 
     @property
     def is_burst(self) -> bool:
         """Whether it stands high from its first loss to its last after no wild gradient, as spoiled batches do."""
-        return self.is_block and self.norm_before is not None and self.norm_before < CALM_NORM
+        return self.stands_high and self.norm_before is not None and self.norm_before < CALM_NORM
 
     @property
     def is_gradual(self) -> bool:
@@ -149,8 +149,8 @@ def find_spikes(series: Series, told: Mapping[int, float] | None = None) -> list
         spike = _from_steepest(series, _spike(series, i, peak, end, expected=expected, z=z), expected, around)
         is_told = any(place in told for place in range(i, spike.place + 1))
         at_once = spike.first_rise > AT_ONCE * spike.rise and min(highs[i:end]) > expected + BACK * spike.rise
-        is_block = at_once and burst > 0 and end - i <= _BURST_WINDOW
-        found.append(replace(spike, sure=sure, norm_jump=jump, told=is_told, is_block=is_block))
+        stands_high = at_once and burst > 0 and end - i <= _BURST_WINDOW
+        found.append(replace(spike, sure=sure, norm_jump=jump, told=is_told, stands_high=stands_high))
         i = max(end, i + 1) + 1
     tail = sorted(usual)[int(_TAIL * len(usual))] if usual else 0.0
     judged = [replace(spike, z=max(spike.z / max(tail / 2.5, 1.0), spike.sure)) for spike in found]
