@@ -86,7 +86,7 @@ class LossSpike:
     and `share_of_gain` times what the loss had fallen since the mean of the first window (a batch that is hard for a
     model which knows all others by heart is no spike).
     Further spikes within `calm_steps` steps belong to the first one.
-    It is a warning when it is `grave` times what the loss had fallen, so that it is above where the run began, came with
+    It is a warning when it is `grave` times what the loss had fallen, which is above where the run began, came with
     its batch (the gradient of the step before was at most `announced` times the average over ten steps before that:
     where steps are long, larger gradients come before a jump, and healthy runs come back from it), and its gradient was
     not clipped; and of those whose gradient was, where a loss that had fallen by half is twice its start.
