@@ -246,15 +246,68 @@ def test_end_is_found_behind_a_number_that_was_none() -> None:
     assert "the loss is nan at step 50" in found.summary
 
 
-@pytest.mark.parametrize("zero", [0.0, 1.0])
-def test_first_of_the_gradient_norms_that_are_none_is_the_step(zero: float) -> None:
-    """What transformers logs of an overflow in fp16: nan for the norm, and often 0 for the loss."""
-    losses = [loss * zero if place >= 60 else loss for place, loss in enumerate(noisy(decay, steps=100))]
+@pytest.mark.parametrize("first_zero", [60, 61])
+def test_first_of_the_gradient_norms_that_are_none_is_the_step(first_zero: int) -> None:
+    """What transformers logs of an overflow in fp16: nan for the norm, and 0 for the loss."""
+    losses = [loss if place < first_zero else 0.0 for place, loss in enumerate(noisy(decay, steps=100))]
     norms = [*calm_norms(60), *[NAN] * 40]
     found = diagnose(Curve(range(10, 1010, 10), losses, constant(steps=100), norms))
     assert found.cause == "numeric_fault"
     assert found.stretches == (Stretch(610, 610, "gradient norm nan"),)
-    assert any("all 40 losses from step 610 on are exactly 0" in text for text in found.rests_on) == (zero == 0)
+    assert any("all 40 losses from step 610 on are exactly 0" in text for text in found.rests_on) == (first_zero == 60)
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "is_skipped", "why"),
+    [
+        (NAN, 30, False, "no longer recorded"),
+        (INF, 2, False, "these updates are dropped, or the norm is too large"),
+        (INF, 30, False, "these updates are dropped, or the norm is too large"),
+        (INF, 2, True, "2 updates that the scaler of fp16 dropped"),
+    ],
+)
+def test_losses_that_go_on_are_judged_whatever_stands_for_their_norms(
+    value: float, count: int, is_skipped: bool, why: str
+) -> None:
+    losses, norms = noisy(decay, steps=100), [*calm_norms(100 - count), *[value] * count]
+    skipped = [is_skipped and not math.isfinite(norm) for norm in norms]
+    found = diagnose(Curve(range(100), losses, constant(steps=100), norms, skipped=skipped))
+    assert found.cause == "healthy"
+    assert why in found.summary
+    assert found.stretches[-1] == Stretch(100 - count, 99, f"gradient norm {value}")
+
+
+@pytest.mark.parametrize("is_skipped", [True, False])
+def test_updates_that_are_dropped_to_the_end_are_a_fault(is_skipped: bool) -> None:
+    losses = [*noisy(decay, steps=100)[:70], *noisy(lambda share: 0.12, steps=30)]
+    skipped = [is_skipped and place >= 70 for place in range(100)]
+    found = diagnose(Curve(range(100), losses, constant(steps=100), [*calm_norms(70), *[INF] * 30], skipped=skipped))
+    assert found.cause == "numeric_fault"
+    assert found.stretches[0].first == 70
+    assert any("the 30 updates from there to the end are dropped" in text for text in found.rests_on)
+
+
+@pytest.mark.parametrize("end", [[50.0] * 2, [40.0, 60.0, 50.0]])
+def test_losses_that_do_not_go_on_after_a_norm_that_is_none_are_cut_there(end: list[float]) -> None:
+    norms = [*calm_norms(60), *[NAN] * (len(end) + 1)]
+    found = diagnose(Curve(range(61 + len(end)), [*noisy(decay, steps=100)[:61], *end], None, norms))
+    assert found.cause == "numeric_fault"
+    assert found.stretches == (Stretch(60, 60, "gradient norm nan"),)
+
+
+def test_norms_that_are_infinite_from_the_first_step_on_have_no_losses_before_them() -> None:
+    found = diagnose(Curve(range(16), noisy(lambda share: 2.3, steps=16), None, [INF] * 16))
+    assert found.cause == "numeric_fault"
+    assert found.summary.startswith("the gradient norm is inf at step 0, before any update was made")
+    assert not any("losses before it" in text for text in found.rests_on)
+
+
+def test_norms_that_were_recorded_now_and_then_or_never_end_nothing() -> None:
+    losses = noisy(decay, steps=100)
+    norms = [norm if place % 10 == 0 else NAN for place, norm in enumerate(calm_norms(100))]
+    alone = diagnose(Curve(range(100), losses, constant(steps=100)))
+    assert diagnose(Curve(range(100), losses, constant(steps=100), [NAN] * 100)) == alone
+    assert diagnose(Curve(range(100), losses, constant(steps=100), norms)).summary == alone.summary
 
 
 def test_losses_that_are_exactly_zero_at_once_are_a_fault_and_those_that_get_there_are_none() -> None:

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from runner.diagnosis.confidence import confidence, most_healthy
 from runner.diagnosis.curve import Curve
+from runner.diagnosis.ends import Ending
 from runner.diagnosis.features import read_features
 from runner.diagnosis.finding import times_text
 from runner.diagnosis.healed import after, healed, last_cure
 from runner.diagnosis.holes import hole_marks, holes_text
+from runner.diagnosis.lost_norms import dropped_text, lost_norms_text
 from runner.diagnosis.rules import rank
-from runner.diagnosis.series import Ending, Series
+from runner.diagnosis.series import Series
 from runner.diagnosis.settle import settle
 from runner.diagnosis.suggest import suggestions
 from runner.diagnosis.verdict import Diagnosis, Stretch
@@ -45,8 +47,13 @@ def diagnose(curve: Curve) -> Diagnosis:
     named = [finding for finding in others if finding.score >= _LEAST and finding.cause != "cannot_tell"][:3]
     total = sum(finding.score for finding in others) or 1.0
     marks = [_to_its_end(stretch, f.series) for stretch in best.stretches]
-    zeros = _zeros_text(curve, f.ending)
-    facts = [(holes_text(f.series), hole_marks(f.series)), _end_said(f.ending), _broken_evals(curve, f.ending)]
+    after_end = _zeros_text(curve, f.ending) or dropped_text(curve, f.ending)
+    facts = [
+        (holes_text(f.series), hole_marks(f.series)),
+        _end_said(f.ending),
+        _broken_evals(curve, f.ending),
+        lost_norms_text(curve, f.ending),
+    ]
     for text, stretches in facts:
         if text and not any(text in said for said in (best.summary, *best.rests_on)):
             best = replace(best, summary=f"{best.summary}; {text}", rests_on=(*best.rests_on, text))
@@ -55,7 +62,7 @@ def diagnose(curve: Curve) -> Diagnosis:
         cause=best.cause,
         summary=best.summary,
         confidence=share,
-        rests_on=(*best.rests_on, zeros) if zeros else best.rests_on,
+        rests_on=(*best.rests_on, after_end) if after_end else best.rests_on,
         stretches=tuple(marks),
         alternatives=tuple((finding.cause, (1 - share) * finding.score / total) for finding in named),
         settle=settle(best.cause, f),

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.diagnosis.curve import Curve, Known
+from runner.diagnosis.ends import Ending
 from runner.diagnosis.exits import Exit, find_exit
-from runner.diagnosis.series import Ending, Series, read_series
+from runner.diagnosis.series import Series, read_series
 from runner.diagnosis.shape import Shape, read_shape
 from runner.diagnosis.spikes import Spike, find_spikes, material
 from runner.records import Action, Alarm

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from runner.diagnosis.ends import Ending, broken_end
 from runner.trends import median
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ _COLUMNS = ("steps", "losses", "highs", "logs", "high_logs", "lrs", "norms", "hi
 _RISE = math.log(1.3)  # above the blocks before: there something begins
 _NORM_RISE = 3.0  # times the gradient norms before
 _BEFORE = 3  # blocks
-_ZEROS = 3  # losses of exactly 0 at the end of a curve that had none: no training falls to that at once
-_FALLS = 0.02  # of the first loss: from below that it may
 _SPORADIC = 0.8  # finite values after the first that is not: from this share on it is a hole, not the end
 
 
@@ -134,23 +133,6 @@ class Series:
         return first, min(first + self.rows.size, len(self.rows.steps))
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Where a curve stops being finite for good, or turns into zeros at once.
-
-    Attributes:
-        place: values before it.
-        step: its step.
-        what: "loss" or "gradient norm".
-        value: what stands there.
-    """
-
-    place: int
-    step: int
-    what: str
-    value: float
-
-
 def read_series(curve: Curve) -> tuple[Series, Ending | None]:
     """Return the finite part of a curve, and where it ends when it does not reach the last step.
 
@@ -172,7 +154,7 @@ def read_series(curve: Curve) -> tuple[Series, Ending | None]:
     if cut < count:
         ending = Ending(len(places), curve.steps[cut], "loss", losses[cut])
     elif places:
-        places, ending = _broken_end(curve, places)
+        places, ending = broken_end(curve, places)
     return _reduced(curve, places, holes), ending
 
 
@@ -186,32 +168,6 @@ def _holes(curve: Curve, places: Sequence[int]) -> list[Hole]:
             found.append(Hole(curve.steps[i], curve.steps[i], 1, curve.losses[i]))
         latest = i
     return found
-
-
-def _broken_end(curve: Curve, places: Sequence[int]) -> tuple[Sequence[int], Ending | None]:
-    """Return the values before gradient norms that stay no numbers, or losses that fall to exactly 0 at once and stay.
-
-    A single norm at the end is that of the update after its loss, which counts.
-    """
-    norms, losses = curve.grad_norms, curve.losses
-    if norms is not None and not math.isfinite(norms[-1]):
-        first = _begin_of_tail(norms, lambda norm: not math.isfinite(norm))
-        before = [place for place in places if place < first] if first < len(norms) - 1 else places
-        return (before or places), Ending(len(before or places), curve.steps[first], "gradient norm", norms[first])
-    if losses[-1] == 0:
-        first = _begin_of_tail(losses, lambda loss: loss == 0)
-        before = [place for place in places if place < first]
-        is_sudden = bool(before) and losses[before[-1]] > _FALLS * abs(losses[before[0]])
-        if len(losses) - first >= _ZEROS and is_sudden and all(losses[place] != 0 for place in before):
-            return before, Ending(len(before), curve.steps[first], "loss", losses[first])
-    return places, None
-
-
-def _begin_of_tail(values: Sequence[float], is_broken: Callable[[float], bool]) -> int:
-    place = len(values)
-    while place and is_broken(values[place - 1]):
-        place -= 1
-    return place
 
 
 def _reduced(curve: Curve, places: Sequence[int], holes: list[Hole]) -> Series:
