@@ -100,6 +100,12 @@ RESUMED = "".join(f"{step},{step / 8}\n" for step in (0, 1, 2, 3, 4, 5, 3, 4, 5,
             {"steps": [1, 2], "losses": [2.98, 2.875], "lrs": [0.1, 0.1]},
         ),
         (
+            "log_with_times.txt",
+            "[2024-01-01 12:00:00] step 1 loss 2.5\n[2024-01-01 12:00:01] step 2 loss 2.4\n",
+            {"steps": [1, 2], "losses": [2.5, 2.4]},
+        ),
+        ("log_with_places.txt", "[10/100] loss=2.5\n[20/100] loss=2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        (
             "bar.txt",
             " 1%| 1/99 [0:01, loss=2.5]\r 2%| 2/99 [0:02, loss=2.4]\r",
             {"steps": [0, 1], "losses": [2.5, 2.4]},
@@ -311,9 +317,7 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
         (
             "x.txt",
             "lr: 0.1 loss: 2,98\nlr: 0.1 loss: 2.97\n",
-            [
-                "source: must hold numbers spelled alike: commas before decimals, or points, got '2,98' in row 1, name 'loss"
-            ],
+            ["numbers spelled alike: commas before decimals, or points, got '2,98' in row 1, name 'loss'."],
         ),
         ("x.txt", "hello world\nthis is text\n", ["source: must be one of CSV, JSONL, JSON with log_history or lists"]),
         ("x.bin", bytes(range(256)), ["source: must be one of CSV, JSONL", "got x.bin with bytes that are no text."]),
@@ -328,6 +332,7 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             ["source: must be what can be read, got"],
         ),
         ("x.json", '{"a": 1}', ['an object with \'a\'. Write a line {"step": 0, "loss": 2.5} for every step.']),
+        ("x.json", '[{"loss": 1},\n{"loss": 2}', ["source: must be JSON, as it begins like it, but"]),
         ("x.json", '{"a": [1,', ["source: must be JSON, as it begins like it, but"]),
         (
             "x.json",
