@@ -227,6 +227,8 @@ def test_format_is_found_in_the_content(
             "the line with '[it]', '[nats]' is taken for a second one of the header",
         ),
         ("step,loss\n0,1\nstep,loss\n1,2\n", "1 row repeats the header and is left out"),
+        ("step  loss\n0  2.5\n1  2.4\n2", "the unfinished last row is left out"),
+        ("step  loss\n0 1\nstep loss\n1 2\n", "1 row repeats the header and is left out"),
         ("My run\nstep,loss\n0,1\n1,2\n", "1 line before the table is left out"),
         ("batch,loss\n0,4\n1,3\n0,2\n1,1\n0,1\n", "rows are counted as steps, as the recorded ones begin anew 2 times"),
         (
@@ -318,6 +320,11 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             "x.txt",
             "lr: 0.1 loss: 2,98\nlr: 0.1 loss: 2.97\n",
             ["numbers spelled alike: commas before decimals, or points, got '2,98' in row 1, name 'loss'."],
+        ),
+        (
+            "x.txt",
+            "step  loss\n0  2.5\n1\n2  x\n3  2.2\n",
+            ["rows of 2 cells, as its first has, got 1 in row 3.", "numbers, got 'x' in row 4, column 'loss'."],
         ),
         ("x.txt", "hello world\nthis is text\n", ["source: must be one of CSV, JSONL, JSON with log_history or lists"]),
         ("x.bin", bytes(range(256)), ["source: must be one of CSV, JSONL", "got x.bin with bytes that are no text."]),
