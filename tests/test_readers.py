@@ -89,6 +89,23 @@ RESUMED = "".join(f"{step},{step / 8}\n" for step in (0, 1, 2, 3, 4, 5, 3, 4, 5,
             {"steps": [5, 6], "losses": [2.5, 2.4], "norms": [1, 2], "evals": [5, 2.6, 6, 2.5]},
         ),
         (
+            "log_with_thousands.txt",
+            "step 1,000/10,000 loss 2.5\nstep 1,001/10,000 loss 1,234.5\n",
+            {"steps": [1000, 1001], "losses": [2.5, 1234.5]},
+        ),
+        ("log_without_blanks.txt", "step:1,loss:2.5,3\nstep:2,loss:2.4,3\n", {"steps": [1, 2], "losses": [2.5, 2.4]}),
+        (
+            "log_with_decimal_commas.txt",
+            "step: 1, loss: 2,98, lr: 0,1\nstep: 2, loss: 2,875, lr: 0,1\n",
+            {"steps": [1, 2], "losses": [2.98, 2.875], "lrs": [0.1, 0.1]},
+        ),
+        (
+            "log_with_times.txt",
+            "[2024-01-01 12:00:00] step 1 loss 2.5\n[2024-01-01 12:00:01] step 2 loss 2.4\n",
+            {"steps": [1, 2], "losses": [2.5, 2.4]},
+        ),
+        ("log_with_places.txt", "[10/100] loss=2.5\n[20/100] loss=2.4\n", {"steps": [0, 1], "losses": [2.5, 2.4]}),
+        (
             "bar.txt",
             " 1%| 1/99 [0:01, loss=2.5]\r 2%| 2/99 [0:02, loss=2.4]\r",
             {"steps": [0, 1], "losses": [2.5, 2.4]},
@@ -202,6 +219,7 @@ def test_format_is_found_in_the_content(
         ("step,loss,lr\n0,4,1\n1,,1\n", "1 empty cell is read as a loss of nan"),
         ("step,loss\n0,2.5\n1,2.4\n2", "the unfinished last row is left out"),
         ("2,5 2,4", "commas are read as decimal points, as there is one in each number"),
+        ("loss 0,250\nloss 0,125\n", "commas in numbers are read as decimal points"),
         ("begin\nloss 2.5\nloss 2.4\n", "1 line without a named number is left out"),
         ('step,loss\n0,1\n"1,000",2\n', "commas in numbers are read as marks of thousands"),
         (
@@ -209,6 +227,8 @@ def test_format_is_found_in_the_content(
             "the line with '[it]', '[nats]' is taken for a second one of the header",
         ),
         ("step,loss\n0,1\nstep,loss\n1,2\n", "1 row repeats the header and is left out"),
+        ("step  loss\n0  2.5\n1  2.4\n2", "the unfinished last row is left out"),
+        ("step  loss\n0 1\nstep loss\n1 2\n", "1 row repeats the header and is left out"),
         ("My run\nstep,loss\n0,1\n1,2\n", "1 line before the table is left out"),
         ("batch,loss\n0,4\n1,3\n0,2\n1,1\n0,1\n", "rows are counted as steps, as the recorded ones begin anew 2 times"),
         (
@@ -296,6 +316,16 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             "step,a_loss,b_loss\n0,2,3\n1,2,3\n",
             [MAY_BE + "('a_loss', 'b_loss'), got 'step', 'a_loss', 'b_loss'. Set source.columns.loss=a_loss."],
         ),
+        (
+            "x.txt",
+            "lr: 0.1 loss: 2,98\nlr: 0.1 loss: 2.97\n",
+            ["numbers spelled alike: commas before decimals, or points, got '2,98' in row 1, name 'loss'."],
+        ),
+        (
+            "x.txt",
+            "step  loss\n0  2.5\n1\n2  x\n3  2.2\n",
+            ["rows of 2 cells, as its first has, got 1 in row 3.", "numbers, got 'x' in row 4, column 'loss'."],
+        ),
         ("x.txt", "hello world\nthis is text\n", ["source: must be one of CSV, JSONL, JSON with log_history or lists"]),
         ("x.bin", bytes(range(256)), ["source: must be one of CSV, JSONL", "got x.bin with bytes that are no text."]),
         (
@@ -309,6 +339,7 @@ OOPS = "".join(f"{row},{'oops' if row % 3 == 0 else 2}\n" for row in range(30))
             ["source: must be what can be read, got"],
         ),
         ("x.json", '{"a": 1}', ['an object with \'a\'. Write a line {"step": 0, "loss": 2.5} for every step.']),
+        ("x.json", '[{"loss": 1},\n{"loss": 2}', ["source: must be JSON, as it begins like it, but"]),
         ("x.json", '{"a": [1,', ["source: must be JSON, as it begins like it, but"]),
         (
             "x.json",

@@ -206,11 +206,11 @@ def _read_stream(stream: IO[bytes], name: str, given: Mapping[Role, str]) -> Rea
             return _own_records(lines, name)
         columns, roles = read_lines(lines, given)
         return _of_columns(columns, name, "JSONL", roles.columns, roles.notes)
-    if begin[0] != "[" and not _is_json(begin) and is_log(_whole_lines(text, len(head))):
+    is_list = begin[0] == "[" and plain.is_plain(begin.splitlines()[0])
+    if not is_list and not _is_json(begin) and is_log(_whole_lines(text, len(head))):
         lines = io.TextIOWrapper(io.BufferedReader(whole), encoding=encoding, errors="replace")
         columns, roles = read_log(lines, given)
         return _of_columns(columns, name, "lines of a log", roles.columns, roles.notes)
-    is_list = begin[0] == "[" and plain.is_plain(begin.splitlines()[0])
     if begin[0] in "{[" and not is_list:
         columns, roles, known, kind = read_document(_all_of(whole, encoding, name), given)
         return _of_columns(columns, name, kind, roles.columns, roles.notes, known)
@@ -234,8 +234,8 @@ def _is_objects(begin: str) -> bool:
 
 
 def _is_json(begin: str) -> bool:
-    """Whether a text begins as a JSON object does."""
-    return re.match(r"\{\s*(\"|\})", begin) is not None
+    """Whether a text begins as a JSON object does, or a list of objects, of lists or of texts."""
+    return re.match(r"\{\s*[\"}]|\[\s*([{\"\]]|\[\s*[-\d\"]|$)", begin) is not None
 
 
 def _whole_lines(text: str, size: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,9 @@ class _Faults:
             self.rows.add(f"{row.actual_columns} in row {row.number:,}")
 
 
-def read_table(stream: IO[bytes], head: str, given: Mapping[Role, str], *, encoding: str) -> tuple[Columns, Roles]:
+def read_table(
+    stream: io.BufferedReader, head: str, given: Mapping[Role, str], *, encoding: str
+) -> tuple[Columns, Roles]:
     """Read a table in bounded memory.
 
     Args:
@@ -63,8 +66,7 @@ def read_table(stream: IO[bytes], head: str, given: Mapping[Role, str], *, encod
     collector = Collector(list(roles.columns), has_steps=roles.step is not None, empty_may_be_nan=True)
     faults = _Faults(len(layout.names))
     if len(head.splitlines()) > layout.begin:  # pyarrow takes a header alone for a fault
-        batches = _by_lines if layout.separator == " " else _by_arrow
-        for batch, gaps in batches(stream, layout, roles, encoding, faults):
+        for batch, gaps in _batches(stream, layout, roles, encoding, faults):
             collector.add(batch, gaps["loss"], gaps)
     if problems := [*faults.cells.problems(), *faults.rows.problems()]:
         raise ConfigError(problems)
@@ -106,11 +108,33 @@ def _counts(rows: Sequence[Sequence[str]]) -> bool:
     return all(a < b for a, b in pairwise(values))
 
 
+class _Tabbed(io.RawIOBase):
+    """Lines whose cells any stretch of blanks separates, with a tab in its place."""
+
+    def __init__(self, stream: io.BufferedReader, encoding: str) -> None:
+        self._lines = io.TextIOWrapper(stream, encoding=encoding)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        """Whether it can be read: yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as there is something."""
+        if not self._rest:
+            lines = self._lines.readlines(len(buffer))
+            self._rest = "".join("\t".join(line.split()) + "\n" for line in lines).encode()
+        chunk = self._rest[: len(buffer)]
+        self._rest = self._rest[len(chunk) :]
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
 Batches = Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]
 """role -> values, and role -> where its cells are empty"""
 
 
-def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, faults: _Faults) -> Batches:
+def _batches(stream: io.BufferedReader, layout: Layout, roles: Roles, encoding: str, faults: _Faults) -> Batches:
     """Yield batches with the numbers of the columns that are used.
 
     Raises:
@@ -119,10 +143,18 @@ def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, fa
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    row = 1 + layout.begin
+    if layout.separator == " ":
+        stream, layout, encoding = (
+            io.BufferedReader(_Tabbed(stream, encoding)),
+            replace(layout, separator="\t"),
+            "utf-8",
+        )
+    row = last = 1 + layout.begin
     invalid: list[Any] = []
+    gone: list[int] = []
 
     def skip(found: Any) -> str:
+        gone.append(found.number)
         faults.add_row(invalid)
         invalid[:] = [found]
         return "skip"
@@ -134,6 +166,8 @@ def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, fa
         for batch in reader:
             rows = np.arange(row, row + batch.num_rows)
             row += batch.num_rows
+            rows += np.searchsorted(np.array(gone, dtype=int) - np.arange(len(gone)), rows, side="right")
+            last = int(rows[-1]) if len(rows) else last
             if layout.headers and (is_header := _is_header(batch, wanted)).any():
                 faults.headers += int(is_header.sum())
                 batch, rows = batch.filter(pa.array(~is_header)), rows[~is_header]
@@ -148,7 +182,7 @@ def _by_arrow(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, fa
                 {role: values[~elsewhere] for role, (values, _) in found.items()},
                 {role: gap[~elsewhere] for role, gap in gaps.items()},
             )
-        is_last = bool(invalid) and invalid[0].number == row + faults.rows.count
+        is_last = bool(invalid) and invalid[0].number > last
         if is_last and invalid[0].actual_columns < invalid[0].expected_columns:
             faults.notes.append("the unfinished last row is left out")
         else:
@@ -234,37 +268,3 @@ def _numbers(column: Any, layout: Layout, name: str, rows: Any, bad: Bad) -> tup
         if value is not None:
             found[place] = value
     return found, missing
-
-
-def _by_lines(stream: IO[bytes], layout: Layout, roles: Roles, encoding: str, faults: _Faults) -> Batches:
-    """Yield batches of a table whose cells are separated by any stretch of blanks."""
-    places = {role: layout.names.index(name) for role, name in roles.columns.items()}
-    batch: dict[str, list[float]] = {role: [] for role in places}
-    gaps: dict[str, list[bool]] = {role: [] for role in places}
-    lines = codecs.getreader(encoding)(stream)
-    for row, line in enumerate(lines, start=1):
-        if row <= layout.begin or not line.strip():
-            continue
-        found = line.split()
-        if len(found) != len(layout.names):
-            faults.rows.add(f"{len(found)} in row {row:,}")
-            continue
-        for role, place in places.items():
-            try:
-                value = number(layout.spelled(found[place]))
-            except ValueError:
-                faults.cells.add(f"{found[place][:40]!r} in row {row:,}, column {layout.names[place]!r}")
-                value = None
-            batch[role].append(np.nan if value is None else value)
-            gaps[role].append(value is None)
-        if len(batch["loss"]) >= 50_000:
-            yield _arrays(batch, gaps)
-            batch, gaps = {role: [] for role in places}, {role: [] for role in places}
-    yield _arrays(batch, gaps)
-
-
-def _arrays(
-    batch: Mapping[str, Sequence[float]], gaps: Mapping[str, Sequence[bool]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    columns = {role: np.array(values, dtype=np.float64) for role, values in batch.items()}
-    return columns, {role: np.array(found, dtype=bool) for role, found in gaps.items()}
