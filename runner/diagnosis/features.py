@@ -26,6 +26,7 @@ _FEW_SPIKES = 3  # more are no single batches
 _LEFT = 0.02  # of the first loss
 FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
 _GIVEN_BACK = 0.25  # of the fall of the loss
+_FAR_ABOVE = 1.5  # times the prior entropy
 _HELD = 0.9  # of the peak
 _WELL = 0.2  # of the first loss
 _RISING = 0.7  # of the peak: a learning rate that was below that for the first 60% rises late
@@ -128,14 +129,32 @@ class Features:
         return shape.long_low > prior - LEARNED
 
     @property
+    def is_far_above_prior(self) -> bool:
+        """Whether the loss ends well above what a model has that has learned only how frequent the targets are."""
+        prior = self.known.prior_entropy
+        return prior is not None and self.shape.end > _FAR_ABOVE * prior > 0
+
+    @property
+    def was_wild(self) -> bool:
+        """Whether the loss was clearly above the first one, for a moment or often."""
+        return self.shape.over_first > 0.05 or self.shape.above_first > 0.1
+
+    @property
     def warned_of_rate(self) -> bool:
         """Whether a detector rang that rings where the steps are too long."""
         return any(alarm.detector in OF_THE_RATE and alarm.severity != "info" for alarm in self.alarms)
 
     @property
     def rises_late(self) -> bool:
-        """Whether the learning rate is highest near the end."""
-        return self.rates is not None and self.rates.before < _RISING and self.rates.peak_at > 0.6
+        """Whether the learning rate is highest near the end of a run that is mostly done."""
+        if self.rates is None or not self.is_mostly_done:
+            return False
+        return self.rates.before < _RISING and self.rates.peak_at > 0.6
+
+    @property
+    def is_mostly_done(self) -> bool:
+        """Whether more than half of the planned steps are there, as far as that is known."""
+        return self.share(len(self.series) - 1) > 0.5
 
     @property
     def gave_up_late(self) -> bool:

@@ -19,8 +19,8 @@ _FLAT_FALL = 0.06
 def lr_too_low(f: Features) -> Finding | None:
     """Smooth and slow: as much progress per unit of learning rate at the end as at the start, or none at all."""
     shape = f.shape
-    if f.ending is not None or shape.count < FEW:
-        return None
+    if f.ending is not None or shape.count < FEW or not f.is_mostly_done:
+        return None  # the rate may still rise, and the loss fall
     reach = _reach(f)
     if reach is not None:
         text, is_short = reach

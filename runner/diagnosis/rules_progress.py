@@ -27,12 +27,13 @@ def stuck(f: Features) -> Finding | None:
         return None
     if not (f.rests_at_prior or f.never_learned):
         return _hardly_learned(f, prior)
-    was_wild = shape.over_first > 0.05 or shape.above_first > 0.1
-    if not was_wild and shape.late_fall >= 4:
+    if not f.was_wild and shape.late_fall >= 4:
         return None  # on its way
-    score = (0.95 if was_wild else 0.62) if f.never_learned else 0.45
-    if came_back_to_prior(f) or (was_wild and f.warned_of_rate):
+    score = (0.95 if f.was_wild else 0.62) if f.never_learned else 0.45
+    if came_back_to_prior(f) or (f.was_wild and f.warned_of_rate):
         score = 0.62  # it had learned something: the learning rate threw it back
+    if f.is_far_above_prior:
+        score = 0.4  # it does not rest there
     text = (
         f"the loss ends at {loss_text(shape.end)}; a model that knows only how frequent the targets are has "
         f"{loss_text(prior)}"

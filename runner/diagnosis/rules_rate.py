@@ -40,7 +40,7 @@ def lr_too_high(f: Features) -> Finding | None:
     before = before_bad_batch(f)
     if before is not None and max((entry[0] for entry in _evidence(before)), default=0.0) < _SLIGHT:
         score -= 0.5  # all of it comes after the batch
-    if f.never_learned and not came_back_to_prior(f) and not f.warned_of_rate:
+    if f.never_learned and not (came_back_to_prior(f) or f.warned_of_rate or f.is_far_above_prior):
         score -= 0.2  # then it is called stuck
     if shape.is_noise:
         score *= 0.4
@@ -171,9 +171,17 @@ def _stays_above(f: Features) -> Evidence | None:
     score = 0.55 + 0.25 * min(level / 0.4, 1.0) if level >= 0.1 else 0.6 + 0.2 * min(shape.over_first / 0.3, 1.0)
     if shape.count < FEW:
         score -= 0.1
-    what = f"{share_text(shape.above_first)} of the steps are above the first loss, {loss_text(shape.first)}"
-    text = f"{what}; it ends at {loss_text(shape.end)}"
-    return score, text, Stretch(f.step(0), f.step(round(shape.last_above * (shape.count - 1))), "above the first loss")
+    share, stretch = _above_first(f)
+    above = f"{share_text(share)} of the losses are above the first one, {loss_text(shape.first)}"
+    text = f"{above}; it ends at {loss_text(shape.end)}"
+    return score, text, stretch
+
+
+def _above_first(f: Features) -> tuple[float, Stretch]:
+    """Return which share of the losses is above the first one, and from where to where they are."""
+    places = [i for i, loss in enumerate(f.series.losses) if loss > f.shape.first]
+    first, last = (places[0], places[-1]) if places else (0, 0)
+    return len(places) / len(f.series), Stretch(f.step(first), f.step(last), "above the first loss")
 
 
 def _thrown_up(f: Features) -> Evidence | None:
@@ -183,12 +191,12 @@ def _thrown_up(f: Features) -> Evidence | None:
         return None
     if shape.last_above < _SETTLED and shape.fall > _HARMLESS:
         return None
-    last = f.step(round(shape.last_above * (shape.count - 1)))
+    share, stretch = _above_first(f)
     text = (
-        f"the loss is thrown up to {factor_text(shape.over_first)} the first one; {share_text(shape.above_first)} of "
-        f"the steps are above that, the last one is {last:,}"
+        f"the loss is thrown up to {factor_text(shape.over_first)} the first one; {share_text(share)} of "
+        f"the losses are above that, the last one at step {stretch.last:,}"
     )
-    return 0.82, text, Stretch(f.step(0), last, "above the first loss")
+    return 0.82, text, stretch
 
 
 def _was_alarmed(f: Features) -> Evidence | None:

@@ -35,7 +35,7 @@ def numeric_fault(f: Features) -> Finding | None:
         text = f"{what}, before any update was made: it is not the learning rate"
         return Finding("numeric_fault", 0.95, text, (text,), stretch)
     score = 0.8 if count >= _ENOUGH else 0.3 + 0.03 * count
-    quiet = f"the {times_text(min(count, _ENOUGH), 'loss') if count > 1 else 'loss'} before it are within the noise"
+    quiet = f"none of the {times_text(count, 'loss')} before it rises beyond the noise" if count > 1 else None
     about_norms = None
     if norms is not None and f.ending.what == "loss":
         calm = norms.before_end < CALM_NORM

@@ -145,7 +145,8 @@ def _stuck(f: Features) -> Iterable[Suggestion | None]:
     yield _tenth(f)
     if f.known.family != "sgd" and f.known.family != "momentum":
         yield _warmup(f)
-    yield Suggestion((lr_times(f, 10),), "try a learning rate ten times higher, in case it never moved")
+    if not f.was_wild:
+        yield Suggestion((lr_times(f, 10),), "try a learning rate ten times higher, in case it never moved")
 
 
 def _spike(f: Features) -> Iterable[Suggestion | None]:
