@@ -242,6 +242,24 @@ def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: s
 
 
 @pytest.mark.parametrize(
+    ("second", "count"),
+    [
+        ([2.0 - step / 100 for step in range(50)], 100),  # a second epoch
+        ([2.0 - step / 100 for step in range(20)] + [nan], 71),  # one that has not ended
+        ([3.0 - step / 50 for step in range(50)], 50),  # begun again from the same weights
+        ([2.4 - step / 100 for step in range(60)], 60),  # which got further
+    ],
+)
+def test_counter_that_begins_anew_once_is_that_of_a_second_epoch_where_the_loss_goes_on(
+    write: Write, second: list[float], count: int
+) -> None:
+    rows = [*((step, 3.0 - step / 50) for step in range(50)), *enumerate(second)]
+    found = read_curve(write("x.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in rows)), {})
+    assert found.rows == len(found.curve.losses) == count
+    assert any("begin anew once" in note for note in found.notes) == (count > 60)
+
+
+@pytest.mark.parametrize(
     ("names", "loss"),
     [
         (["loss", "aux_loss"], "loss"),

@@ -14,6 +14,7 @@ Bools = NDArray[np.bool_]
 MOST_ROWS = 200_000
 _HELD_ROWS = 5 * MOST_ROWS
 _GAPS = 0.1  # a loss missing more often than this between others was not logged there
+_FEW_LOSSES = 5  # whose median is where losses begin or end
 _FEW_TURNS = 20  # steps that go back more often are in no order
 
 
@@ -102,7 +103,7 @@ class Columns:
         values: "loss" and what else was recorded with it, one a step; nan where a companion is not known.
         evals: (step, loss) on held-out data.
         notes: what was done to the rows.
-        rows: number of losses before blocks were made.
+        rows: number of losses that were kept, before blocks were made.
     """
 
     steps: list[int]
@@ -179,7 +180,7 @@ class Collector:
         if seen > MOST_ROWS:
             kept = "first, smallest, largest, steepest, last and first non-finite loss"
             notes.append(f"{seen:,} rows are reduced to {len(rows):,}: blocks of {block:,} rows keep their {kept}")
-        counted = not self._has_steps or self._must_count(notes)
+        counted = not self._has_steps or self._must_count(columns, notes)
 
         def steps_of(some: Floats, recorded: Floats) -> Floats:
             if not counted:
@@ -200,7 +201,7 @@ class Collector:
             {name: column.tolist() for name, column in values.items()},
             [(int(step), points[step]) for step in sorted(points)],
             notes,
-            seen,
+            seen if seen > MOST_ROWS else len(steps),
         )
 
     def _with_steps(self, steps: Floats) -> Floats:
@@ -238,13 +239,14 @@ class Collector:
         cells = "1 empty cell is" if count == 1 else f"{count:,} empty cells are"
         return np.r_[rows, empty_rows][order], joined, [f"{cells} read as a loss of nan"]
 
-    def _must_count(self, notes: list[str]) -> bool:
+    def _must_count(self, columns: Mapping[str, Floats], notes: list[str]) -> bool:
         """Whether the rows are counted, as what is recorded as steps does not tell them apart."""
         if self._fractional:
             notes.append("rows are counted as steps, as the recorded ones are not whole numbers")
             return True
-        if self._anew > 1:
-            notes.append(f"rows are counted as steps, as the recorded ones begin anew {self._anew:,} times")
+        if self._anew > 1 or (self._anew == 1 and _is_second_epoch(columns["step"], columns["loss"])):
+            often = "once" if self._anew == 1 else f"{self._anew:,} times"
+            notes.append(f"rows are counted as steps, as the recorded ones begin anew {often}")
             return True
         if self._repeats > 0.5 * max(1, self._losses.seen - 1):
             notes.append("rows are counted as steps, as most of the recorded ones repeat that of the row before")
@@ -277,6 +279,23 @@ class Collector:
             rows = "1 row has" if count == 1 else f"{count:,} rows have"
             notes.append(f"{rows} the step of another one; the last of each step is kept")
         return places[is_last]
+
+
+def _is_second_epoch(steps: Floats, losses: Floats) -> bool:
+    """Whether steps that begin anew once count those of a second epoch, and no run that was begun again.
+
+    They get no further than the first time, and the losses go on where they were: nearer to the last ones before than
+    to the first ones.
+    """
+    turns = np.flatnonzero(np.diff(steps) < 0)
+    if len(turns) != 1 or steps[-1] > steps[turns[0]]:
+        return False
+    before, after = (part[np.isfinite(part)] for part in np.split(losses, turns + 1))
+    if not len(before) or not len(after):
+        return False
+    few = max(1, min(_FEW_LOSSES, len(before) // 2, len(after)))
+    first, last, begin = np.median(before[:few]), np.median(before[-few:]), np.median(after[:few])
+    return bool(abs(begin - last) < abs(begin - first))
 
 
 def _filled(values: Floats, gaps: Bools, before: float) -> Floats:
