@@ -220,7 +220,7 @@ def test_number_that_is_none_inside_a_curve_is_a_fault_and_named_with_its_step()
         losses[place] = NAN
     found = diagnose(Curve(range(STEPS), losses, constant(), calm_norms()))
     assert found.cause == "numeric_fault"
-    text = "the loss is nan at step 20, step 30, step 40, step 150 and 6 more, and the curve goes on after it"
+    text = "the loss is nan at step 20, step 30, step 40, step 150 and 6 more losses, and the curve goes on after it"
     assert found.summary == text
     assert (found.stretches[4].first, found.stretches[4].last) == (200, 203)
 
