@@ -241,6 +241,18 @@ def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: s
     assert [text for text in read_curve(write("x.csv", content), {}).notes if note in text]
 
 
+@pytest.mark.parametrize("columns", [1, 40])
+def test_rows_of_other_columns_are_no_losses_however_many_there_are(write: Write, columns: int) -> None:
+    """What a tracker exports with a column a metric: its row is of that metric alone."""
+    names = [f"metric_{i}" for i in range(columns)]
+    rows = [f"{2 * step},{3 - step / 100}" + "," * columns for step in range(100)]
+    rows.insert(50, "99," + "," * columns + "1.0")
+    reading = read_curve(write("x.csv", ",".join(["step", "loss", *names]) + "\n" + "\n".join(rows) + "\n"), {})
+    assert list(reading.curve.steps) == [2 * step for step in range(100)]
+    assert all(map(math.isfinite, reading.curve.losses))
+    assert not reading.notes
+
+
 @pytest.mark.parametrize(
     ("second", "count"),
     [
