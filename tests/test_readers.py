@@ -17,7 +17,8 @@ from runner.diagnosis.curve import Curve, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.errors import ConfigError
 from runner.known import family_of, known_of_overrides, known_of_page
-from runner.readers.collect import MOST_ROWS, Blocks, Collector
+from runner.readers.blocks import MOST_ROWS, Blocks
+from runner.readers.collect import Collector
 from runner.readers.read import Reading, read_curve
 from runner.readers.roles import Role, find_roles
 from runner.readers.tensorboard import is_event_file
