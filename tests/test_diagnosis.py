@@ -287,6 +287,15 @@ def test_updates_that_are_dropped_to_the_end_are_a_fault(is_skipped: bool) -> No
     assert any("the 30 updates from there to the end are dropped" in text for text in found.rests_on)
 
 
+def test_norms_that_a_detector_warned_of_while_it_ran_were_recorded() -> None:
+    alarm = Alarm(97, "non_finite", "stop", {}, "gradient norm is nan at step 97")
+    curve = Curve(range(100), noisy(decay, steps=100), None, [*calm_norms(97), *[NAN] * 3])
+    assert diagnose(curve).cause == "healthy"
+    found = diagnose(replace(curve, alarms=[alarm]))
+    assert found.cause == "numeric_fault"
+    assert found.stretches == (Stretch(97, 97, "gradient norm nan"),)
+
+
 @pytest.mark.parametrize("end", [[50.0] * 2, [40.0, 60.0, 50.0]])
 def test_losses_that_do_not_go_on_after_a_norm_that_is_none_are_cut_there(end: list[float]) -> None:
     norms = [*calm_norms(60), *[NAN] * (len(end) + 1)]
