@@ -26,7 +26,7 @@ class Columns:
         values: "loss" and what else was recorded with it, one a step; nan where a companion is not known.
         evals: (step, loss) on held-out data.
         notes: what was done to the rows.
-        rows: number of losses that were kept, before blocks were made.
+        rows: number of losses that were kept, before blocks were made; empty cells are none.
     """
 
     steps: list[int]
@@ -124,7 +124,7 @@ class Collector:
             {name: column.tolist() for name, column in values.items()},
             [(int(step), points[step]) for step in sorted(points)],
             notes,
-            seen if seen > MOST_ROWS else len(steps),
+            seen if seen > MOST_ROWS else min(seen, len(steps)),
         )
 
     def _with_steps(self, steps: Floats) -> Floats:
