@@ -220,7 +220,7 @@ def test_number_that_is_none_inside_a_curve_is_a_fault_and_named_with_its_step()
         losses[place] = NAN
     found = diagnose(Curve(range(STEPS), losses, constant(), calm_norms()))
     assert found.cause == "numeric_fault"
-    text = "the loss is nan at step 20, step 30, step 40, step 150 and 6 more, and the curve goes on after it"
+    text = "the loss is nan at step 20, step 30, step 40, step 150 and 6 more losses, and the curve goes on after it"
     assert found.summary == text
     assert (found.stretches[4].first, found.stretches[4].last) == (200, 203)
 
@@ -285,6 +285,15 @@ def test_updates_that_are_dropped_to_the_end_are_a_fault(is_skipped: bool) -> No
     assert found.cause == "numeric_fault"
     assert found.stretches[0].first == 70
     assert any("the 30 updates from there to the end are dropped" in text for text in found.rests_on)
+
+
+def test_norms_that_a_detector_warned_of_while_it_ran_were_recorded() -> None:
+    alarm = Alarm(97, "non_finite", "stop", {}, "gradient norm is nan at step 97")
+    curve = Curve(range(100), noisy(decay, steps=100), None, [*calm_norms(97), *[NAN] * 3])
+    assert diagnose(curve).cause == "healthy"
+    found = diagnose(replace(curve, alarms=[alarm]))
+    assert found.cause == "numeric_fault"
+    assert found.stretches == (Stretch(97, 97, "gradient norm nan"),)
 
 
 @pytest.mark.parametrize("end", [[50.0] * 2, [40.0, 60.0, 50.0]])

@@ -17,7 +17,8 @@ from runner.diagnosis.curve import Curve, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.errors import ConfigError
 from runner.known import family_of, known_of_overrides, known_of_page
-from runner.readers.collect import MOST_ROWS, Blocks, Collector
+from runner.readers.blocks import MOST_ROWS, Blocks
+from runner.readers.collect import Collector
 from runner.readers.read import Reading, read_curve
 from runner.readers.roles import Role, find_roles
 from runner.readers.tensorboard import is_event_file
@@ -239,6 +240,36 @@ def test_format_is_found_in_the_content(
 )
 def test_what_was_decided_on_the_way_is_said(write: Write, content: str, note: str) -> None:
     assert [text for text in read_curve(write("x.csv", content), {}).notes if note in text]
+
+
+@pytest.mark.parametrize("columns", [1, 40])
+def test_rows_of_other_columns_are_no_losses_however_many_there_are(write: Write, columns: int) -> None:
+    """What a tracker exports with a column a metric: its row is of that metric alone."""
+    names = [f"metric_{i}" for i in range(columns)]
+    rows = [f"{2 * step},{3 - step / 100}" + "," * columns for step in range(100)]
+    rows.insert(50, "99," + "," * columns + "1.0")
+    reading = read_curve(write("x.csv", ",".join(["step", "loss", *names]) + "\n" + "\n".join(rows) + "\n"), {})
+    assert list(reading.curve.steps) == [2 * step for step in range(100)]
+    assert all(map(math.isfinite, reading.curve.losses))
+    assert not reading.notes
+
+
+@pytest.mark.parametrize(
+    ("second", "count"),
+    [
+        ([2.0 - step / 100 for step in range(50)], 100),  # a second epoch
+        ([2.0 - step / 100 for step in range(20)] + [nan], 71),  # one that has not ended
+        ([3.0 - step / 50 for step in range(50)], 50),  # begun again from the same weights
+        ([2.4 - step / 100 for step in range(60)], 60),  # which got further
+    ],
+)
+def test_counter_that_begins_anew_once_is_that_of_a_second_epoch_where_the_loss_goes_on(
+    write: Write, second: list[float], count: int
+) -> None:
+    rows = [*((step, 3.0 - step / 50) for step in range(50)), *enumerate(second)]
+    found = read_curve(write("x.csv", "step,loss\n" + "".join(f"{step},{loss}\n" for step, loss in rows)), {})
+    assert found.rows == len(found.curve.losses) == count
+    assert any("begin anew once" in note for note in found.notes) == (count > 60)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def broken_end(curve: Curve, places: Sequence[int]) -> tuple[Sequence[int], Endi
     """Return the values before gradient norms that stay no numbers, or losses that fall to exactly 0 at once and stay.
 
     A single norm at the end is that of the update after its loss, which counts. Where the losses go on as before, no
-    such gradient reached the weights: a nan was not recorded, an inf was dropped, which is an end where it stays.
+    such gradient reached the weights: a nan was not recorded, an inf was dropped, which is an end where it stays, as
+    is what a detector warned of while it ran.
     """
     norms, losses = curve.grad_norms, curve.losses
     first = first_lost(curve)
@@ -79,7 +80,8 @@ def _is_harmless(curve: Curve, first: int) -> bool:
     """Whether norms that are no numbers from a place on say nothing of the weights."""
     if is_skipped(curve, first):
         return len(curve.losses) - first < DROPPED
-    if first == len(curve.losses) - 1 or not goes_on(curve.losses, first):
+    told = any(alarm.detector == "non_finite" and alarm.step >= curve.steps[first] for alarm in curve.alarms)
+    if told or first == len(curve.losses) - 1 or not goes_on(curve.losses, first):
         return False
     norms = curve.grad_norms
     is_unknown = norms is not None and all(map(math.isnan, norms[first:]))

@@ -44,7 +44,7 @@ def begins_with_hole(series: Series) -> bool:
 def _named(holes: list[Hole]) -> str:
     names = "".join(f", {_span(hole)}" for hole in holes[: _MOST_NAMED - 1])
     more = sum(hole.count for hole in holes[_MOST_NAMED - 1 :])
-    return names + (f" and {more:,} more" if more else "")
+    return names + (f" and {more:,} more loss{'es' if more > 1 else ''}" if more else "")
 
 
 def _span(hole: Hole) -> str:

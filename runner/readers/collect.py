@@ -1,4 +1,4 @@
-"""Any number of rows becomes a curve of at most `MOST_ROWS` in bounded memory: blocks keep what one would look for."""
+"""Batches of rows become the columns of a curve: steps, gaps, repeats, and runs that were resumed."""
 
 from __future__ import annotations
 
@@ -8,89 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from runner.readers.blocks import MOST_ROWS, Blocks, Floats
+
 Bools = NDArray[np.bool_]
 
-MOST_ROWS = 200_000
-_HELD_ROWS = 5 * MOST_ROWS
 _GAPS = 0.1  # a loss missing more often than this between others was not logged there
+_FEW_LOSSES = 5  # whose median is where losses begin or end
 _FEW_TURNS = 20  # steps that go back more often are in no order
-
-
-class Blocks:
-    """Rows as they come, thinned where there are too many.
-
-    Row numbers are cut into blocks of equal length; each keeps its first and last row, those with the smallest and
-    largest finite value, the one that rises most above the row before, as spikes begin, the first with a value that
-    is not finite, and the largest of every further column. The length doubles where that leaves more than `MOST_ROWS`;
-    so the memory is bounded, and the blocks are equal.
-
-    Args:
-        columns: names; the first is the value.
-    """
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = tuple(columns)
-        self.seen = 0
-        self.block = 1
-        self._parts: list[Floats] = []
-        self._held = 0
-
-    def add(self, rows: Floats, columns: Mapping[str, Floats]) -> None:
-        """Take rows: their numbers, rising, and a value of each column."""
-        if len(rows) == 0:
-            return
-        self.seen += len(rows)
-        # a copy: views would keep whole batches alive
-        self._parts.append(np.column_stack([rows, *(columns[name] for name in self.columns)]))
-        self._held += len(rows)
-        if self._held > _HELD_ROWS:
-            self._thin()
-
-    def take(self) -> tuple[Floats, dict[str, Floats]]:
-        """Return the rows that are kept: their numbers, and the columns."""
-        if self.seen > MOST_ROWS:
-            self._thin()
-        if not self._parts:
-            empty = np.empty(0)
-            return empty, dict.fromkeys(self.columns, empty)
-        whole = np.concatenate(self._parts)
-        return whole[:, 0], {name: whole[:, i] for i, name in enumerate(self.columns, start=1)}
-
-    def _thin(self) -> None:
-        """Reduce what came since the last time, and double the blocks until what is left is little enough."""
-        self._reduce()
-        while self._held > MOST_ROWS:
-            self.block *= 2
-            self._reduce()
-
-    def _reduce(self) -> None:
-        whole = np.concatenate(self._parts)
-        blocks = whole[:, 0] // self.block
-        starts = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]])
-        kept = np.zeros(len(whole), dtype=bool)
-        kept[starts] = kept[np.r_[starts[1:], len(whole)] - 1] = True
-        values = whole[:, 1]
-        finite = np.isfinite(values)
-        kept[_where_best(np.where(finite, values, np.inf), starts)] = True
-        for column in range(1, whole.shape[1]):
-            numbers = whole[:, column]
-            kept[_where_best(np.where(np.isfinite(numbers), -numbers, np.inf), starts)] = True
-        kept[_where_best(finite.astype(np.float64), starts)] = True
-        with np.errstate(invalid="ignore", over="ignore"):
-            falls = values[:-1] - values[1:]
-        kept[_where_best(np.r_[np.inf, np.where(np.isfinite(falls), falls, np.inf)], starts)] = True
-        self._parts = [whole[kept]]
-        self._held = int(kept.sum())
-
-
-def _where_best(values: Floats, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the place of the first smallest value of each stretch."""
-    lengths = np.diff(np.r_[starts, len(values)])
-    hits = np.flatnonzero(values == np.repeat(np.minimum.reduceat(values, starts), lengths))
-    stretch = np.searchsorted(starts, hits, side="right") - 1
-    first: NDArray[np.int64] = hits[np.r_[True, stretch[1:] != stretch[:-1]]]
-    return first
 
 
 @dataclass
@@ -102,7 +26,7 @@ class Columns:
         values: "loss" and what else was recorded with it, one a step; nan where a companion is not known.
         evals: (step, loss) on held-out data.
         notes: what was done to the rows.
-        rows: number of losses before blocks were made.
+        rows: number of losses that were kept, before blocks were made; empty cells are none.
     """
 
     steps: list[int]
@@ -179,7 +103,7 @@ class Collector:
         if seen > MOST_ROWS:
             kept = "first, smallest, largest, steepest, last and first non-finite loss"
             notes.append(f"{seen:,} rows are reduced to {len(rows):,}: blocks of {block:,} rows keep their {kept}")
-        counted = not self._has_steps or self._must_count(notes)
+        counted = not self._has_steps or self._must_count(columns, notes)
 
         def steps_of(some: Floats, recorded: Floats) -> Floats:
             if not counted:
@@ -200,7 +124,7 @@ class Collector:
             {name: column.tolist() for name, column in values.items()},
             [(int(step), points[step]) for step in sorted(points)],
             notes,
-            seen,
+            seen if seen > MOST_ROWS else min(seen, len(steps)),
         )
 
     def _with_steps(self, steps: Floats) -> Floats:
@@ -238,13 +162,14 @@ class Collector:
         cells = "1 empty cell is" if count == 1 else f"{count:,} empty cells are"
         return np.r_[rows, empty_rows][order], joined, [f"{cells} read as a loss of nan"]
 
-    def _must_count(self, notes: list[str]) -> bool:
+    def _must_count(self, columns: Mapping[str, Floats], notes: list[str]) -> bool:
         """Whether the rows are counted, as what is recorded as steps does not tell them apart."""
         if self._fractional:
             notes.append("rows are counted as steps, as the recorded ones are not whole numbers")
             return True
-        if self._anew > 1:
-            notes.append(f"rows are counted as steps, as the recorded ones begin anew {self._anew:,} times")
+        if self._anew > 1 or (self._anew == 1 and _is_second_epoch(columns["step"], columns["loss"])):
+            often = "once" if self._anew == 1 else f"{self._anew:,} times"
+            notes.append(f"rows are counted as steps, as the recorded ones begin anew {often}")
             return True
         if self._repeats > 0.5 * max(1, self._losses.seen - 1):
             notes.append("rows are counted as steps, as most of the recorded ones repeat that of the row before")
@@ -277,6 +202,23 @@ class Collector:
             rows = "1 row has" if count == 1 else f"{count:,} rows have"
             notes.append(f"{rows} the step of another one; the last of each step is kept")
         return places[is_last]
+
+
+def _is_second_epoch(steps: Floats, losses: Floats) -> bool:
+    """Whether steps that begin anew once count those of a second epoch, and no run that was begun again.
+
+    They get no further than the first time, and the losses go on where they were: nearer to the last ones before than
+    to the first ones.
+    """
+    turns = np.flatnonzero(np.diff(steps) < 0)
+    if len(turns) != 1 or steps[-1] > steps[turns[0]]:
+        return False
+    before, after = (part[np.isfinite(part)] for part in np.split(losses, turns + 1))
+    if not len(before) or not len(after):
+        return False
+    few = max(1, min(_FEW_LOSSES, len(before) // 2, len(after)))
+    first, last, begin = np.median(before[:few]), np.median(before[-few:]), np.median(after[:few])
+    return bool(abs(begin - last) < abs(begin - first))
 
 
 def _filled(values: Floats, gaps: Bools, before: float) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.diagnosis.curve import Curve, Known
 from runner.known import known_of_page
-from runner.readers.collect import MOST_ROWS, Blocks
+from runner.readers.blocks import MOST_ROWS, Blocks
 from runner.readers.problems import refused
 from runner.records import Record, StepRecord
 from runner.tracking.directory import CONFIG, RECORDS

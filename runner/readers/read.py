@@ -18,7 +18,8 @@ from typing import IO, Any
 from runner.diagnosis.curve import Curve, Known
 from runner.errors import nearest
 from runner.readers import plain
-from runner.readers.collect import MOST_ROWS, Columns
+from runner.readers.blocks import MOST_ROWS
+from runner.readers.collect import Columns
 from runner.readers.folder import find_in_folder
 from runner.readers.log import is_log, read_log
 from runner.readers.mlflow_run import mlflow_address, read_mlflow_run

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from runner.readers.collect import Collector, Columns, Floats
+from runner.readers.blocks import Floats
+from runner.readers.collect import Collector, Columns
 from runner.readers.roles import Role, Roles, find_roles
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]

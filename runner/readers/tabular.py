@@ -19,7 +19,6 @@ from runner.readers.problems import TRIED, Bad, refused
 from runner.readers.roles import Role, Roles, find_roles, may_be_loss
 
 _BLOCK_BYTES = 1 << 22
-_MOST_OTHERS = 16  # columns that are looked at beside those that are used
 
 
 class _Faults:
@@ -160,7 +159,7 @@ def _batches(stream: io.BufferedReader, layout: Layout, roles: Roles, encoding: 
         return "skip"
 
     wanted = list(dict.fromkeys(roles.columns.values()))
-    others = [name for name in layout.names if name not in wanted][:_MOST_OTHERS]  # those that never are beside a loss
+    others = [name for name in layout.names if name not in wanted]  # those that never are beside a loss
     try:
         reader = arrow.open_csv(stream, *_options(layout, [*wanted, *others], encoding, skip))
         for batch in reader:
