@@ -18,6 +18,7 @@ BLOCKS = 40
 _TAIL = 0.3  # of the run
 _LATE = 0.1
 _TO_THE_END = 0.9  # of the run
+_JUMP = 3.0  # times the first loss: no noise, but the first update
 _NOISY = 0.05  # noise, of the first loss: above it that is no level by itself
 _MEDIAN_ERROR = 1.25 * math.sqrt(2.0)  # of the difference of two medians, times noise / sqrt(values)
 BEYOND_NOISE = math.log(100.0)  # over the median of all: whatever the order of the values says, that is no noise
@@ -88,6 +89,12 @@ class Shape:
     moved: float
 
 
+def _first(losses: Sequence[float], around: float) -> float:
+    """Return the first loss, or the level of the first ones where they are noisy and it is no far jump from there."""
+    level = median(losses[: max(3, len(losses) // BLOCKS)])
+    return losses[0] if around < _NOISY * abs(losses[0]) or 0 < _JUMP * losses[0] < level else level
+
+
 def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
     """Return the shape of a curve of at least one value, given its spikes."""
     losses, logs, count = series.losses, series.logs, len(series)
@@ -95,7 +102,7 @@ def read_shape(series: Series, spikes: Sequence[Spike] = ()) -> Shape:
     low = min(levels)
     end = median(losses[-max(1, int(_LATE * count)) :])
     around = noise(losses)
-    first = losses[0] if around < _NOISY * abs(losses[0]) else median(losses[: max(3, count // BLOCKS)])
+    first = _first(losses, around)
     size = abs(first) or 1.0
     calm = _without(losses, [spike for spike in spikes if spike.was_unannounced])
     top = max(range(count), key=calm.__getitem__)
