@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any
 
@@ -64,9 +63,7 @@ def _is_command(text: str) -> str:
 
 
 def _as_loss(value: Any) -> Any:
-    """Read a loss as a list on a page spells it: null and "Infinity" are numbers here."""
-    if value is None:
-        return math.nan
+    """Read a loss as a list on a page spells it: "nan" and "Infinity" are numbers here, null is none."""
     return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?(nan|inf|infinity)", value, re.I) else value
 
 

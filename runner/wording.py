@@ -24,6 +24,7 @@ _FIXES = {
     "warmup.beta2": "Set warmup.beta2=0.999, or choose an optimizer with betas",
 }
 _OF_THE_USER = ("param_groups.rules.", "schedule_of.", "overlays.", "schedule.stages.", "schedule.schedules.")
+_MOST_NAMED, _MOST_SPELLED = 5, 20  # losses in a message
 _USUAL = {"betas": "[0.9,0.999]", "match": "'*'", "dims": "[0,1]"}  # of rules
 
 
@@ -112,7 +113,9 @@ def _in_words(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema or schema.get("type") == "object":
         return "a section with keys of its own"
     if "anyOf" in schema:
-        return " or ".join(_in_words(part) for part in schema["anyOf"])
+        has_list = any(part.get("type") == "array" for part in schema["anyOf"])  # "or null" behind it is of its items
+        parts = sorted(schema["anyOf"], key=lambda part: has_list and part.get("type") != "null")
+        return " or ".join(map(_in_words, parts))
     if "enum" in schema or "const" in schema:
         return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     if schema["type"] == "array":
@@ -161,14 +164,40 @@ def fix_of_argument(key: str, value: Any, annotation: Any, default: Any) -> str:
 def fix_of_list(key: str, value: Any, annotation: Any) -> str:
     """Return what to do about one value where a list belongs, or a list with a wrong item; "" where that is not it.
 
-    An item of a list is no key of its own, so the whole list is set, with its neighbour in the place of a wrong item.
+    An item of a list is no key of its own, so the whole list is set, with its neighbour in the place of a wrong item;
+    but nothing takes the place of what was measured.
     """
+    if key == "source.values":
+        return _fix_of_losses(value, annotation)
     sound = [item for item in value if fits([item], annotation)] if isinstance(value, list) else [value]
     if not sound or not fits(sound[:1], annotation) or not fits(sound, annotation):
         return ""
     kept = sound[0]
     items = [kept := item if fits([item], annotation) else kept for item in value] if isinstance(value, list) else sound
     return f"Set {key}={spelled(items)}"
+
+
+def _fix_of_losses(value: Any, annotation: Any) -> str:
+    items = value if isinstance(value, list) else [value]
+    words = [word for item in items for word in (re.split(r"[\s;]+", item) if isinstance(item, str) else [item])]
+    if len(words) > len(items) and all(map(_is_number, words)):
+        return f"Separate with commas: source.values={spelled(words)}"
+    wrong = [place for place, item in enumerate(items) if not fits([item], annotation)]
+    if not isinstance(value, list) or not wrong:
+        return "Set source.values=[2.5,2.4,2.6], the losses in their order"
+    named = ", ".join(f"item {place + 1} ({shown(items[place])})" for place in wrong[:_MOST_NAMED])
+    more = f" and {len(wrong) - _MOST_NAMED:,} more" if len(wrong) > _MOST_NAMED else ""
+    sound = [item for place, item in enumerate(items) if place not in wrong]
+    rest = f" out, as in source.values={spelled(sound)}" if 2 <= len(sound) <= _MOST_SPELLED else " out"
+    nan = ", or write nan where it was no number" if None in items else ""
+    return f"Correct {named}{more}, or leave {'them' if len(wrong) > 1 else 'it'}{rest}{nan}"
+
+
+def _is_number(word: Any) -> bool:
+    try:
+        return float(word) is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -137,7 +137,7 @@ def test_learning_rate_that_no_warmup_saves_is_to_be_lowered(program: Program) -
             "mode.warmups=[0,40]",
             "mode.warmups: must have a longest warmup of 1 to 33 steps, a third of the run, got 40.",
         ),
-        ("mode.warmups=[5]", "mode.warmups: must be a list of at least 2, each item an integer >= 0 or null, got [5]."),
+        ("mode.warmups=[5]", "mode.warmups: must be null or a list of at least 2, each item an integer >= 0, got [5]."),
         ("mode.seeds=0", "mode.seeds: must be an integer >= 1 and <= 100, got 0."),
     ],
 )

@@ -140,9 +140,19 @@ def test_multirun_diagnoses_one_file_after_the_other(program: Program, tmp_path:
         (["source.values=[1]"], "source.values: must hold at least 2 losses, got one loss, 1. Give a longer curve."),
         (
             ["source.values=[1,a]"],
-            "source.values: must be a list, each item a number or nan or inf or null, got [1, 'a']. Set",
+            "source.values: must be null or a list, each item a number or nan or inf, got [1, 'a']. "
+            "Correct item 2 ('a'), or leave it out.",
         ),
-        (["source.values=1"], "source.values: must be a list, each item a number or nan or inf or null, got 1. Set"),
+        (
+            ["source.values=[2.5,abc,2.1]"],
+            "got [2.5, 'abc', 2.1]. Correct item 2 ('abc'), or leave it out, as in source.values=[2.5,2.1].",
+        ),
+        (
+            ["source.values=[null,1,2]"],
+            "Correct item 1 (null), or leave it out, as in source.values=[1,2], or write nan where it was no number.",
+        ),
+        (["source.values=[2.5 2.4 nan]"], "got ['2.5 2.4 nan']. Separate with commas: source.values=[2.5,2.4,nan]."),
+        (["source.values=1"], "got 1. Set source.values=[2.5,2.4,2.6], the losses in their order."),
         (["source.values=[nan,inf]"], "source: must hold a loss that is finite, got 2 that are not."),
         (["source.colums.loss=x"], "source.colums: unknown key, did you mean source.columns?"),
         (["source.columns.los=x"], "source.columns.los: unknown key, did you mean source.columns.loss?"),

@@ -268,7 +268,7 @@ def test_wrong_rules_are_refused_by_key(refuse: Callable[..., Refusal], rules: s
 
 GROUPS = [
     ("freeze param_groups.frozen=*", "param_groups.frozen: must leave something to train from the first step, got '*'. Set param_groups.frozen=null, which leaves the head."),
-    ("freeze param_groups.frozen=[]", "param_groups.frozen: must be text that is not empty or a list that is not empty, each item text that is not empty or null, got []. Leave param_groups.frozen out for its default."),
+    ("freeze param_groups.frozen=[]", "param_groups.frozen: must be null or text that is not empty or a list that is not empty, each item text that is not empty, got []. Leave param_groups.frozen out for its default."),
     ("head param_groups.head=zzz", "param_groups.head: must fit a parameter of the model, got 'zzz', which fits none. There are 0.weight, 0.bias, 2.weight, 2.bias, 4.weight, 4.bias."),
     ("all param_groups._target_=os.getcwd", "param_groups: must make a function of the model, got str. Leave param_groups._target_ out, or see param_groups=all."),
     ("layerwise param_groups.rate=1.5", "param_groups.rate: must be a finite number > 0 and <= 1, got 1.5. Set param_groups.rate=0.75."),

@@ -135,14 +135,16 @@ def _spelling(separator: str, found: Sequence[str]) -> tuple[str, str]:
 
 
 def _separator(sample: Sequence[str]) -> str:
-    """Return what splits the lines into the same number of cells, the more the better."""
+    """Return what splits the lines into the same number of cells, of numbers in the last line, the more the better."""
 
-    def score(mark: str) -> tuple[bool, int]:
-        counts = [len(cells(line, mark)) for line in sample]
-        return len(set(counts)) == 1 and counts[0] > 1, counts[0] if counts else 0
+    def score(mark: str) -> tuple[bool, bool, int]:
+        rows = [cells(line, mark) for line in sample]
+        counts = {len(row) for row in rows}
+        holds_numbers = bool(rows) and all(_COMMA.fullmatch(cell) or _is_number(cell) for cell in rows[-1])
+        return len(counts) == 1 and max(counts) > 1, holds_numbers, len(rows[0]) if rows else 0
 
     best = max(_SEPARATORS, key=score)
-    if score(best)[1] > 1:
+    if score(best)[2] > 1:
         return best
     return " " if sample and len(sample[0].split()) > 1 and all(map(_is_number, sample[-1].split())) else ","
 

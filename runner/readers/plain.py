@@ -15,6 +15,7 @@ NUMBER = r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf(?:inity)?)"
 _MARKS = re.compile(r"[\s,;|\[\](){}]+")
 _NUMBER = re.compile(rf"{NUMBER}|null|none", re.IGNORECASE)
 _BEFORE = re.compile(r"\s*(?:\w+\s*=\s*)?(?:(?:\w+\.)?(?:tensor|array)\s*\(\s*)?(?=\[)")  # losses = np.array([
+_NO_DIGITS = re.compile(r"[+-]?(nan|inf(inity)?)|null|none", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -30,9 +31,13 @@ def _bare(text: str) -> str:
 
 
 def _has_decimal_commas(text: str) -> bool:
-    """Whether every number has one comma in it and something else stands between them, as in "2,5 2,4" or "2,5;2,4"."""
+    """Whether every number has one comma in it and something else stands between them, as in "2,5 2,4" or "2,5;2,4".
+
+    What is no finite number has no comma to have.
+    """
     words = re.split(r"[\s;|]+", text.strip("[](){} \t\r\n"))
-    return len(words) > 1 and all(_DECIMAL_COMMA.fullmatch(word) for word in words)
+    numbers = [word for word in words if not _NO_DIGITS.fullmatch(word)]
+    return len(words) > 1 and bool(numbers) and all(_DECIMAL_COMMA.fullmatch(word) for word in numbers)
 
 
 def is_plain(text: str) -> bool:
@@ -42,12 +47,22 @@ def is_plain(text: str) -> bool:
     lines = [line for line in stripped.splitlines() if line.strip()]
     if not words or not all(_NUMBER.fullmatch(word) for word in words):
         return False
-    rows = [numbers_in(line) for line in lines]
+    rows = _rows(lines)
     if len(rows) == 1 or stripped[0] in "[(" or len({len(row) for row in rows}) > 1 or len(rows[0]) == 1:
         return True
-    first = [float(row[0]) for row in rows]
+    first = [math.nan if _NO_DIGITS.fullmatch(row[0]) else float(row[0].replace(",", ".")) for row in rows]
     rises = all(a < b for a, b in pairwise(first))
     return not (rises and (len(rows) >= _ENOUGH or all(value.is_integer() for value in first)))
+
+
+def _rows(lines: list[str]) -> list[list[str]]:
+    """Split lines where cells with decimal commas are split if that is what they hold, else where a list is."""
+    rows = [[cell.strip() for cell in re.split(r"[;|\t]", line)] for line in lines]
+    numbers = [cell for row in rows for cell in row if not _NO_DIGITS.fullmatch(cell)]
+    is_table = any("," in cell for cell in numbers) and any(len(row) > 1 for row in rows)
+    if is_table and all(_DECIMAL_COMMA.fullmatch(cell) or _NUMBER.fullmatch(cell) for cell in numbers):
+        return rows
+    return [numbers_in(line) for line in lines]
 
 
 def of_values(values: list[float]) -> Columns:
