@@ -60,9 +60,10 @@ class Suggestion:
     """One thing to try.
 
     Attributes:
-        overrides: ready to paste, such as "optimizer.lr=0.003"; a value such as "<your lr>/10" where the learning
-            rate is not known; a comma-separated value is a multirun; empty where no option of ours does it.
-        why: what to do, as a phrase: "try a learning rate ten times lower", "go on with".
+        overrides: ready to paste, such as "optimizer.lr=0.003"; a comma-separated value is a multirun; empty where no
+            option of ours does it, or the learning rate is not known.
+        why: what to do, as a phrase: "try a learning rate ten times lower", "go on with"; multiples of an unknown
+            learning rate are named in it: "LR / 10: try a learning rate ten times lower".
     """
 
     overrides: tuple[str, ...]
