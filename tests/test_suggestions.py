@@ -11,7 +11,7 @@ from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
 from runner.diagnosis.lines import suggestion_lines
 from runner.diagnosis.suggest import suggestions
-from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
+from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, first_overrides, to_json
 from runner.job import checked
 from runner.trends import is_still_falling
 from tests.pages import composed
@@ -82,6 +82,7 @@ def test_a_spike_needs_no_comparison_of_rates_and_a_rate_that_is_too_high_does()
     [spike], [high] = remedies("batch_spike"), remedies("lr_too_high")
     assert (spike.overrides, high.overrides) == (("remedy=[rollback_ladder]",), ("remedy=[heal]",))
     assert "compares lower rates" in high.why
+    assert first_overrides({"suggestions": [{"overrides": list(high.overrides)}]}) == "'remedy=[heal]'"
 
 
 @pytest.mark.parametrize(("duration", "twice"), [(500, "1000"), ("2.25ep", "4.5ep"), ("64000ex", "128000ex")])

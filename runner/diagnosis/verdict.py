@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -120,8 +121,8 @@ def in_words(tree: Mapping[str, Any]) -> str:
 
 
 def first_overrides(tree: Mapping[str, Any]) -> str:
-    """Return the overrides to try first, "" when there are none."""
-    return next((" ".join(s["overrides"]) for s in tree["suggestions"] if s["overrides"]), "")
+    """Return the overrides to try first as they are typed in a shell, "" when there are none."""
+    return next((shlex.join(s["overrides"]) for s in tree["suggestions"] if s["overrides"]), "")
 
 
 def _outside_brackets(value: str) -> str:
