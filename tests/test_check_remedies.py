@@ -24,6 +24,21 @@ HEAL = "remedy=[heal]"
             [HEAL, "remedies.heal.rungs.halve.attempts=0"],
             "remedies.heal.rungs.halve.attempts: must be an integer >= 1, got 0. ",
         ),
+        (
+            [HEAL, "remedies.heal.rungs.halve.attempts=1000000"],
+            "remedies.heal.rungs.halve.attempts: must be at most 1,000, or the ladder may have no end, got 1000000. "
+            "Set remedies.heal.rungs.halve.attempts=5.",
+        ),
+        (
+            ["remedy=[rollback]", "remedies.rollback.max_cuts=null"],
+            "remedies.rollback.max_cuts: must be an integer from 1 to 1,000 outside a ladder, or the remedy may have "
+            "no end, got null. Set remedies.rollback.max_cuts=5.",
+        ),
+        (
+            ["remedy=[restart,stop]", "remedies.restart.max_cuts=1001"],
+            "remedies.restart.max_cuts: must be an integer from 1 to 1,000 outside a ladder, or the remedy may have no "
+            "end, got 1001. Set remedies.restart.max_cuts=2.",
+        ),
         ([HEAL, "~remedies.heal.rungs.halve.attempts"], "remedies.heal.rungs.halve.attempts: must be given"),
         (
             [HEAL, "detector=[non_finite]", "remedies.heal.rungs.halve.remedy.detectors=[plateau]"],

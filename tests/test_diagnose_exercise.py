@@ -30,4 +30,4 @@ def test_page_names_five_runs_and_their_commands() -> None:
 
 def test_first_thing_to_try_for_the_six_numbers_is_a_tenth_of_the_learning_rate() -> None:
     first = diagnose(read_curve(SIX, {}).curve).suggestions[0]
-    assert first.overrides == ("optimizer.lr=<your lr>/10",)
+    assert first.why.startswith("LR / 10: try a learning rate ten times lower")

@@ -150,11 +150,9 @@ def test_classic_curve_is_too_high_a_rate_with_a_modest_confidence() -> None:
     found = diagnose(Curve.of_losses(CLASSIC))
     assert found.cause == "lr_too_high"
     assert 0.5 <= found.confidence <= 0.7
-    assert [s.overrides[0].partition("=")[0] for s in found.suggestions] == [
-        "optimizer.lr",
-        "warmup",
-        "train.clip_norm",
-    ]
+    first, *others = found.suggestions
+    assert first.why.startswith("LR / 10: ")
+    assert [s.overrides[0].partition("=")[0] for s in others] == ["warmup", "train.clip_norm"]
     assert "more steps" in found.settle
     assert "gradient norms" in found.settle
 
@@ -401,6 +399,7 @@ def test_flat_line_at_the_prior_is_stuck_only_where_the_prior_is_known() -> None
 def test_overfitting_never_lowers_the_learning_rate() -> None:
     found = diagnose(memorises())
     assert not [override for s in found.suggestions for override in s.overrides if "lr" in override]
+    assert not [s for s in found.suggestions if s.why.startswith("LR")]
 
 
 def test_detector_that_stopped_the_run_is_heard() -> None:

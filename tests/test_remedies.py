@@ -1,6 +1,7 @@
 """Remedies and ladders, pure: who answers what, how often, and with which numbers."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_advice_names_overrides(seen: Alarm, expected: tuple[str, ...] | None) -
     action = Advise(base_lr=1.0).propose(seen, History(lr_scale=0.5))
     assert (None if action is None else action.overrides) == expected
     if action is not None:
+        assert action.message == f"try {shlex.join(expected or ())}"
         assert from_json(to_json(action)) == action
         assert Advise(base_lr=1.0).propose(seen, History((action,))) is None, "once a detector"
 

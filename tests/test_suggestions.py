@@ -11,7 +11,7 @@ from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.features import read_features
 from runner.diagnosis.lines import suggestion_lines
 from runner.diagnosis.suggest import suggestions
-from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, to_json
+from runner.diagnosis.verdict import CAUSES, Cause, Suggestion, first_overrides, to_json
 from runner.job import checked
 from runner.trends import is_still_falling
 from tests.pages import composed
@@ -82,6 +82,7 @@ def test_a_spike_needs_no_comparison_of_rates_and_a_rate_that_is_too_high_does()
     [spike], [high] = remedies("batch_spike"), remedies("lr_too_high")
     assert (spike.overrides, high.overrides) == (("remedy=[rollback_ladder]",), ("remedy=[heal]",))
     assert "compares lower rates" in high.why
+    assert first_overrides({"suggestions": [{"overrides": list(high.overrides)}]}) == "'remedy=[heal]'"
 
 
 @pytest.mark.parametrize(("duration", "twice"), [(500, "1000"), ("2.25ep", "4.5ep"), ("64000ex", "128000ex")])
@@ -97,8 +98,9 @@ def test_a_sick_run_that_was_cut_short_is_not_told_first_to_go_on() -> None:
 
 def test_unknown_learning_rate_is_left_to_the_reader() -> None:
     found = diagnose(Curve.of_losses([2.5, 2.4, 2.6, 3.1, 4.2, NAN])).suggestions
+    assert found[0].why.startswith("LR / 10: try a learning rate ten times lower; add optimizer.lr=...")
     assert [suggestion.overrides for suggestion in found] == [
-        ("optimizer.lr=<your lr>/10",),
+        (),
         ("warmup=linear", "warmup.duration=10%"),
         ("train.clip_norm=1",),
     ]
@@ -132,7 +134,7 @@ def test_every_override_is_accepted_by_check() -> None:
             for known in (OURS, Known(lr=0.02), Known(precision="fp16")):
                 f = read_features(replace(curve, known=replace(known, family=family)))
                 assert f is not None
-                found |= {o.partition("=")[0]: o for s in suggestions(cause, f) for o in s.overrides if "<" not in o}
+                found |= {o.partition("=")[0]: o for s in suggestions(cause, f) for o in s.overrides}
     assert {"optimizer.lr", "warmup", "warmup.duration", "train.clip_norm", "remedy", "schedule"} <= found.keys()
     # of the values of a multirun the first
     numbers = [o if "[" in o else o.partition(",")[0] for o in found.values()]

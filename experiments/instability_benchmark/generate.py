@@ -1,7 +1,7 @@
 """Make the runs of the benchmark: `python experiments/instability_benchmark/generate.py [--small] [--workers N]`.
 
 A run that is there is not made again. Curves go to runs/instability_benchmark/curves/, one gzipped JSON a run, and
-labels.json beside them holds the label of every run. `--small` makes a hundred or so, of the cheap tasks.
+labels.json beside them holds the label of every run. `--small` makes a few hundred, of the cheap tasks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLE = Path(__file__).with_name("sample")
 def main() -> None:
     """Make what is not there, then label everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a hundred or so runs of the cheap tasks")
+    parser.add_argument("--small", action="store_true", help="a few hundred runs of the cheap tasks")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--root", type=Path, default=ROOT, help="where curves and labels go")
     parser.add_argument("--sample", action="store_true", help="also copy one test run of every label to sample/")

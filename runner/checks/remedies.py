@@ -12,11 +12,13 @@ from runner.remedies.branch_probe import LEAST_STEPS, BranchProbe
 from runner.remedies.clip import Clip
 from runner.remedies.ladder import Ladder
 from runner.remedies.protocol import SNAPSHOTS
+from runner.remedies.rollback import Rollback
 from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
 from runner.signatures import locate, parameters_of
 from runner.wording import Findings, shown
 
+MOST_TIMES = 1000  # that a remedy goes back
 FIXED = "runner.train.clipping.Fixed"
 
 
@@ -41,6 +43,8 @@ def check_remedies(found: Findings, clock: Clock) -> None:
                 _check_probe(key, part, found, clock)
             if key != f"remedies.{name}" or found.sections.get("detectors") == {}:
                 _check_heard(key, target, part, found)
+            if key == f"remedies.{name}":
+                _check_ends(key, target, part, found)
             _check_shorter(key, "rewarm", part, found, clock)
     if keeps_snapshots:
         _check_snapshots(found, clock)
@@ -66,10 +70,26 @@ def _check_ladder(key: str, node: Node, found: Findings, total: int) -> None:
     for name in wrong:
         rule = f"must be a section with a remedy and attempts, got {shown(rungs[name])}"
         found.add(f"{key}.rungs.{name}", rule, f"Set it as in conf/remedy/heal.yaml, or ~{key}.rungs.{name}")
+    for name, rung in rungs.items():
+        attempts = rung.get("attempts") if isinstance(rung, dict) else None
+        if isinstance(attempts, int) and attempts > MOST_TIMES:
+            rule = f"must be at most {MOST_TIMES:,}, or the ladder may have no end, got {attempts}"
+            found.add(f"{key}.rungs.{name}.attempts", rule, f"Set {key}.rungs.{name}.attempts=5")
     rest = node.arguments.get("rest", 0)
     if isinstance(rest, int) and total and rest >= total:
         rule = f"must be shorter than the run of {total:,} steps, got {rest}"
         found.add(f"{key}.rest", rule, f"Set {key}.rest={5 if total > 5 else 0}")
+
+
+def _check_ends(key: str, target: Any, node: Node, found: Findings) -> None:
+    """What goes back has a bound of its own where no rung bounds it."""
+    if not (isinstance(target, type) and issubclass(target, Rollback)):
+        return
+    default = parameters_of(target)["max_cuts"].default
+    cuts = node.arguments.get("max_cuts", default)
+    if cuts is None or cuts > MOST_TIMES:
+        rule = f"must be an integer from 1 to {MOST_TIMES:,} outside a ladder, or the remedy may have no end"
+        found.add(f"{key}.max_cuts", f"{rule}, got {shown(cuts)}", f"Set {key}.max_cuts={default}")
 
 
 def _answered(target: Any, node: Node) -> list[str] | None:

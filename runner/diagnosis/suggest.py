@@ -45,21 +45,21 @@ def suggestions(cause: Cause, f: Features) -> tuple[Suggestion, ...]:
     return (go_on,) if cause in ("healthy", "cannot_tell", "plateau", "lr_too_low") else (*found, go_on)
 
 
-def lr_times(f: Features, *factors: float) -> str:
-    """Return the override that sets the learning rate to multiples of what it was, several for a multirun."""
+def _rates(f: Features, why: str, *factors: float) -> Suggestion:
+    """Return multiples of the learning rate, several as a multirun; in words alone where it is not known."""
     lr = f.known.lr
     if lr is None and f.rates is not None and f.known.lr_key == "optimizer.lr":
         lr = f.rates.peak
     if lr is None:
-        words = [f"<your lr>{_times(factor)}" for factor in factors]
-    else:
-        tens = {0.1, 1, 10}  # of these the digits are those of the learning rate
-        words = [f"{lr * factor:g}" if factor in tens else number(lr * factor, 2) for factor in factors]
-    return f"{f.known.lr_key}={','.join(words)}"
+        words = ", ".join(f"LR{_times(factor)}" for factor in factors)
+        return Suggestion((), f"{words}: {why}; add {f.known.lr_key}=..., what the run used, to get numbers")
+    tens = {0.1, 1, 10}  # of these the digits are those of the learning rate
+    words = ",".join(f"{lr * factor:g}" if factor in tens else number(lr * factor, 2) for factor in factors)
+    return Suggestion((f"{f.known.lr_key}={words}",), why)
 
 
 def _times(factor: float) -> str:
-    return "" if factor == 1 else f"*{factor:g}" if factor > 1 else f"/{1 / factor:g}"
+    return "" if factor == 1 else f" * {factor:g}" if factor > 1 else f" / {1 / factor:g}"
 
 
 def _usual_norm(f: Features) -> float | None:
@@ -81,13 +81,9 @@ def _of_norms(f: Features) -> str:
     return "a usual value" if _usual_norm(f) is None else "the 90th percentile of the gradient norms before"
 
 
-def _lower(f: Features, factor: float, why: str) -> Suggestion:
-    return Suggestion((lr_times(f, factor),), why)
-
-
 def _tenth(f: Features) -> Suggestion:
     what = "learning rate" if f.known.lr_key == "optimizer.lr" else "factor on the estimated learning rate"
-    return _lower(f, 0.1, f"try a {what} ten times lower")
+    return _rates(f, f"try a {what} ten times lower", 0.1)
 
 
 def _warmup(f: Features) -> Suggestion:
@@ -97,7 +93,7 @@ def _warmup(f: Features) -> Suggestion:
         return Suggestion(("warmup=linear", "warmup.duration=10%"), "try a warmup of a tenth of the run")
     longer = min(3 * steps, max(int(_MOST_WARMUP * total), 1))
     if longer <= steps:
-        return _lower(f, 1 / 3, "try a learning rate three times lower; the warmup is long already")
+        return _rates(f, "try a learning rate three times lower; the warmup is long already", 1 / 3)
     return Suggestion(("warmup=linear", f"warmup.duration={longer}"), "try a longer warmup")
 
 
@@ -121,22 +117,22 @@ def _too_high(f: Features) -> Iterable[Suggestion | None]:
 
 def _early(f: Features) -> Iterable[Suggestion | None]:
     if f.known.family in ("sgd", "momentum"):
-        yield _lower(f, 1 / 3, "try a learning rate three times lower")
+        yield _rates(f, "try a learning rate three times lower", 1 / 3)
         yield _clip(f)
         yield _warmup(f)
         return
     yield _warmup(f)
-    yield _lower(f, 1 / 3, "try a learning rate three times lower")
+    yield _rates(f, "try a learning rate three times lower", 1 / 3)
     yield _clip(f)
 
 
 def _at_end(f: Features) -> Iterable[Suggestion | None]:
     yield Suggestion(("schedule=cosine",), "try a schedule that falls to 0 at the end")
-    yield _lower(f, 1 / 3, "try a learning rate three times lower")
+    yield _rates(f, "try a learning rate three times lower", 1 / 3)
 
 
 def _too_low(f: Features) -> Iterable[Suggestion | None]:
-    yield Suggestion((lr_times(f, 3, 10),), "try learning rates three and ten times higher")
+    yield _rates(f, "try learning rates three and ten times higher", 3, 10)
     if is_still_falling(f.series.losses):
         yield _longer(f)
 
@@ -146,7 +142,7 @@ def _stuck(f: Features) -> Iterable[Suggestion | None]:
     if f.known.family != "sgd" and f.known.family != "momentum":
         yield _warmup(f)
     if not f.was_wild:
-        yield Suggestion((lr_times(f, 10),), "try a learning rate ten times higher, in case it never moved")
+        yield _rates(f, "try a learning rate ten times higher, in case it never moved", 10)
 
 
 def _spike(f: Features) -> Iterable[Suggestion | None]:
@@ -169,18 +165,18 @@ def _fault(f: Features) -> Iterable[Suggestion | None]:
     if f.known.precision is None:
         yield Suggestion(("train.precision=fp32",), "try full precision, where it was fp16")
     if f.ending is not None and f.ending.place > 1:
-        yield _lower(f, 0.1, "try a learning rate ten times lower, in case it was that")
+        yield _rates(f, "try a learning rate ten times lower, in case it was that", 0.1)
 
 
 def _explosion(f: Features) -> Iterable[Suggestion | None]:
     yield Suggestion((clip_norm(f),), f"clip the gradient at {_of_norms(f)}")
-    yield _lower(f, 1 / 3, "try a learning rate three times lower")
+    yield _rates(f, "try a learning rate three times lower", 1 / 3)
 
 
 def _plateau(f: Features) -> Iterable[Suggestion | None]:
     if f.rates is None or f.rates.end > 0.5:
         yield Suggestion(("schedule=cosine",), "try a schedule that falls to 0 at the end")
-    yield Suggestion((lr_times(f, 1 / 3, 1, 3),), "try the learning rates around this one")
+    yield _rates(f, "try the learning rates around this one", 1 / 3, 1, 3)
 
 
 def _overfit(f: Features) -> Iterable[Suggestion | None]:
@@ -214,12 +210,12 @@ def _around(f: Features) -> Suggestion | None:
     if f.known.resumed:
         return None
     if f.known.lr_key == "optimizer.lr":
-        return Suggestion((lr_times(f, 1 / 3, 1, 3),), "try the learning rates around this one")
-    return Suggestion((lr_times(f, 1 / 2, 1, 2),), "try the factors on the estimated learning rate around this one")
+        return _rates(f, "try the learning rates around this one", 1 / 3, 1, 3)
+    return _rates(f, "try the factors on the estimated learning rate around this one", 1 / 2, 1, 2)
 
 
 def _unclear(f: Features) -> Iterable[Suggestion | None]:
-    yield Suggestion((lr_times(f, 0.1, 1, 10),), "try the same run at learning rates ten times lower and higher")
+    yield _rates(f, "try the same run at learning rates ten times lower and higher", 0.1, 1, 10)
 
 
 _BY_CAUSE: dict[Cause, Suggest] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -60,9 +61,10 @@ class Suggestion:
     """One thing to try.
 
     Attributes:
-        overrides: ready to paste, such as "optimizer.lr=0.003"; a value such as "<your lr>/10" where the learning
-            rate is not known; a comma-separated value is a multirun; empty where no option of ours does it.
-        why: what to do, as a phrase: "try a learning rate ten times lower", "go on with".
+        overrides: ready to paste, such as "optimizer.lr=0.003"; a comma-separated value is a multirun; empty where no
+            option of ours does it, or the learning rate is not known.
+        why: what to do, as a phrase: "try a learning rate ten times lower", "go on with"; multiples of an unknown
+            learning rate are named in it: "LR / 10: try a learning rate ten times lower".
     """
 
     overrides: tuple[str, ...]
@@ -119,8 +121,8 @@ def in_words(tree: Mapping[str, Any]) -> str:
 
 
 def first_overrides(tree: Mapping[str, Any]) -> str:
-    """Return the overrides to try first, "" when there are none."""
-    return next((" ".join(s["overrides"]) for s in tree["suggestions"] if s["overrides"]), "")
+    """Return the overrides to try first as they are typed in a shell, "" when there are none."""
+    return next((shlex.join(s["overrides"]) for s in tree["suggestions"] if s["overrides"]), "")
 
 
 def _outside_brackets(value: str) -> str:

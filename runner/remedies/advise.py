@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from runner.durations import BaseLR
 from runner.records import Action, Alarm
 from runner.remedies.protocol import History
@@ -30,7 +32,7 @@ class Advise:
         overrides = self._overrides(alarm, history)
         if not overrides:
             return None
-        cause, message = (alarm.detector, alarm.step), f"try {' '.join(overrides)}"
+        cause, message = (alarm.detector, alarm.step), f"try {shlex.join(overrides)}"
         return Action(alarm.step, "advise", "Advise", cause=cause, message=message, overrides=overrides)
 
     def _overrides(self, alarm: Alarm, history: History) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class Rung:
 
     Args:
         remedy: what it asks for.
-        attempts: actions after which it passes on; >= 1.
+        attempts: actions after which it passes on; 1 to 1000 on a page.
     """
 
     @validate_call(config=_ARBITRARY)

@@ -26,7 +26,7 @@ class Rollback(ReduceLR):
         factor: on the learning rate; in (0, 1).
         min_scale: lowest share of the scheduled rate; in [0, 1].
         eps: a smaller change of lr_scale is not made; >= 0.
-        max_cuts: cuts for these detectors, by any remedy, after which it makes no more; None for no end.
+        max_cuts: cuts for these detectors, by any remedy, after which it makes no more; None where a rung bounds it.
         rewarm: optimizer steps over which the learning rate rises anew; 0 starts at its full height.
     Source: rewinding as in PaLM, arXiv:2204.02311, section 5.1, with a cut of the learning rate.
     """
