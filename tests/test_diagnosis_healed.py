@@ -61,3 +61,19 @@ def test_rate_to_try_after_a_cut_that_failed_too_is_below_the_cut_one() -> None:
     cut = Action(100, "tenfold", "Rollback", {"lr_scale": 0.1, "to_step": 80}, ("divergence", 100))
     found = diagnose(replace(curve, actions=[cut], known=Known(lr=0.1, family="sgd", total_steps=201)))
     assert found.suggestions[0].overrides == ("optimizer.lr=0.001",)
+
+
+def test_rate_to_try_after_cuts_that_left_too_little_to_judge_is_a_tenth_of_the_lowest_that_failed() -> None:
+    """A run at 1e4 that was cut to 50, which blew up again 6 steps later."""
+    before = [0.7, 0.9, 5.0, 40.0, 3e5, 2e9, 4e12, 0.7, 0.9, 5.0, 40.0, 3e5, 2e9, 4e12]
+    losses = [*before, 0.7, 0.9, 4.0, 30.0, 1e5, math.inf]
+    cuts = {"factor": 0.1, "lr_scale": 0.005, "to_step": 0}
+    cure = Action(13, "heal/tenth", "Rollback", cuts, ("divergence", 13))
+    alarms = [Alarm(step, "non_finite", "stop", {}, "") for step in (13, 19)]
+    known = Known(lr=1e4, family="sgd", total_steps=100)
+    curve = Curve(range(len(losses)), losses, alarms=alarms, actions=[cure], known=known)
+    found = diagnose(curve).suggestions
+    assert found[0].overrides == ("optimizer.lr=5",)
+    assert not [s for s in found if s.overrides == ("remedy=[heal]",)], "it is what has failed"
+    without = diagnose(replace(curve, alarms=alarms[:1], losses=[*losses[:-1], 2e6])).suggestions
+    assert without[0].overrides == ("optimizer.lr=50",), "nothing says that the last rate has failed"

@@ -46,6 +46,23 @@ def _rate_after(curve: Curve, cure: Action) -> float | None:
     return lr if lr is None or "recovery_steps" in cure.arguments else lr * scale
 
 
+def at_failed_rate(curve: Curve, cure: Action) -> Curve:
+    """Return a curve whose last action left too little to judge, with the lowest learning rate that failed as its own.
+
+    That is what the action left, where a stop follows it, else what it found.
+    """
+    lr, factor = _rate_after(curve, cure), cure.arguments.get("factor", 1.0)
+    failed_too = any(alarm.severity == "stop" and alarm.step > cure.step for alarm in curve.alarms)
+    if lr is not None and not failed_too and "recovery_steps" not in cure.arguments:
+        lr /= factor
+    return replace(curve, known=replace(curve.known, lr=lr))
+
+
+def is_new(suggestion: Suggestion, cure: Action) -> bool:
+    """Return whether a suggestion is more than the remedy that has acted already."""
+    return suggestion.overrides != (f"remedy=[{cure.remedy.partition('/')[0]}]",)
+
+
 def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnosis:
     """Return the verdict of what followed, saying what was done; healthy where the run went on below its start."""
     end = median(list(rest.losses[-max(len(rest.losses) // 10, 1) :]))
