@@ -12,7 +12,6 @@ from runner.remedies.branch_probe import LEAST_STEPS, BranchProbe
 from runner.remedies.clip import Clip
 from runner.remedies.ladder import Ladder
 from runner.remedies.protocol import SNAPSHOTS
-from runner.remedies.rollback import Rollback
 from runner.remedies.skip_update import SkipUpdate
 from runner.remedies.stop import Stop
 from runner.signatures import locate, parameters_of
@@ -83,9 +82,10 @@ def _check_ladder(key: str, node: Node, found: Findings, total: int) -> None:
 
 def _check_ends(key: str, target: Any, node: Node, found: Findings) -> None:
     """What goes back has a bound of its own where no rung bounds it."""
-    if not (isinstance(target, type) and issubclass(target, Rollback)):
+    bound = parameters_of(target).get("max_cuts")
+    if bound is None or not getattr(target, "needs", ()):
         return
-    default = parameters_of(target)["max_cuts"].default
+    default = bound.default
     cuts = node.arguments.get("max_cuts", default)
     if cuts is None or cuts > MOST_TIMES:
         rule = f"must be an integer from 1 to {MOST_TIMES:,} outside a ladder, or the remedy may have no end"
