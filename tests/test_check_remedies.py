@@ -35,6 +35,11 @@ HEAL = "remedy=[heal]"
             "no end, got null. Set remedies.rollback.max_cuts=5.",
         ),
         (
+            ["remedy=[stop]", "+remedies.rollback.max_cuts=3"],
+            "remedies.rollback._target_: must be there, got nothing. Leave remedies.rollback out, or choose "
+            "remedy=[rollback].",
+        ),
+        (
             ["remedy=[restart,stop]", "remedies.restart.max_cuts=1001"],
             "remedies.restart.max_cuts: must be an integer from 1 to 1,000 outside a ladder, or the remedy may have no "
             "end, got 1001. Set remedies.restart.max_cuts=2.",

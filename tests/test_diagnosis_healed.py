@@ -8,6 +8,7 @@ from runner.diagnosis.diagnose import diagnose
 from runner.records import Action, Alarm
 
 CURE = Action(100, "rollback", "Rollback", {"lr_scale": 0.5, "to_step": 80}, ("divergence", 100))
+LOWER = "try a learning rate ten times lower than the lowest that failed"
 ALARM = Alarm(100, "divergence", "stop", {}, "the loss is 30 times its lowest")
 
 
@@ -73,7 +74,7 @@ def test_rate_to_try_after_cuts_that_left_too_little_to_judge_is_a_tenth_of_the_
     known = Known(lr=1e4, family="sgd", total_steps=100)
     curve = Curve(range(len(losses)), losses, alarms=alarms, actions=[cure], known=known)
     found = diagnose(curve).suggestions
-    assert found[0].overrides == ("optimizer.lr=5",)
+    assert (found[0].overrides, found[0].why) == (("optimizer.lr=5",), LOWER)
     assert not [s for s in found if s.overrides == ("remedy=[heal]",)], "it is what has failed"
     without = diagnose(replace(curve, alarms=alarms[:1], losses=[*losses[:-1], 2e6])).suggestions
     assert without[0].overrides == ("optimizer.lr=50",), "nothing says that the last rate has failed"

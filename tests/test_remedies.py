@@ -115,6 +115,22 @@ def test_a_warmup_by_a_remedy_is_not_begun_within_another() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seen", "is_heard"),
+    [
+        (alarm(60), False),
+        (alarm(61), True),
+        (alarm(30, "non_finite"), True),
+        (alarm(30, "plateau", "warn"), True),
+    ],
+)
+def test_while_a_remedy_warms_up_the_next_one_waits(seen: Alarm, is_heard: bool) -> None:
+    watch = Watch({}, {"rewarm": Rewarm(detectors=("divergence", "non_finite"), duration=50), "stop": Stop()})
+    history = History((Action(10, "rewarm", "Rewarm", {"rewarm_steps": 50}),))
+    assert (watch.audible((seen,), history) == (seen,)) == is_heard
+    assert watch.audible((seen,), History()) == (seen,)
+
+
+@pytest.mark.parametrize(
     ("seen", "expected"),
     [
         (alarm(5), ("optimizer.lr=0.05",)),

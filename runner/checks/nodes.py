@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from runner.checks.optimizer import wrong_optimizer
 from runner.config import OptimizerNode
 from runner.errors import unknown_key
-from runner.nodes import Node, is_node
+from runner.nodes import Node, is_node, option_names
 from runner.signatures import (
     as_written,
     filled_in,
@@ -174,13 +174,22 @@ def add_invalid(found: Findings, item: Any, path: tuple[int | str, ...], annotat
     key, given = ".".join([str(path[0]), *names]), value if isinstance(value, list) else item["input"]
     if item["type"] == "missing":
         is_new = key.endswith("._target_") and key.startswith(("schedule_of.", "overlays."))
-        mend = section_fix({**item, "input": None}, key.removesuffix("._target_")) if is_new else "Do not delete it"
+        mend = section_fix({**item, "input": None}, key.removesuffix("._target_")) if is_new else _to_have(key)
         found.add(key, "must be there, got nothing", mend)
     elif is_for_section(item):
         found.add(key, f"{rule(item, annotation)}, got {shown(item['input'])}", section_fix(item, key))
     else:
         mend = fix_of_list(key, given, annotation) or fix(key)
         found.add(key, f"{rule(item, annotation)}, got {shown(given)}", mend)
+
+
+def _to_have(key: str) -> str:
+    """Return what to do about a key that is not there; settings of an option that is not chosen leave a stump."""
+    section, _, name = key.removesuffix("._target_").partition(".")
+    group = {"detectors": "detector", "remedies": "remedy"}.get(section)
+    if group is None or name not in option_names(group):
+        return "Do not delete it"
+    return f"Leave {section}.{name} out, or choose {group}=[{name}]"
 
 
 def declared(info: FieldInfo) -> Any:

@@ -11,7 +11,7 @@ from runner.diagnosis.curve import Curve
 from runner.diagnosis.ends import Ending
 from runner.diagnosis.features import read_features
 from runner.diagnosis.finding import times_text
-from runner.diagnosis.healed import after, at_failed_rate, healed, is_new, last_cure
+from runner.diagnosis.healed import advice, after, at_failed_rate, healed, last_cure
 from runner.diagnosis.holes import hole_marks, holes_text
 from runner.diagnosis.lost_norms import dropped_text, lost_norms_text
 from runner.diagnosis.rules import rank
@@ -32,7 +32,7 @@ def diagnose(curve: Curve) -> Diagnosis:
     if cure is not None:
         rest = after(curve, cure)
         found = healed(curve, cure, rest, diagnose(rest)) if rest is not None else _of_one(at_failed_rate(curve, cure))
-        return replace(found, suggestions=tuple(s for s in found.suggestions if is_new(s, cure)))
+        return replace(found, suggestions=advice(found.suggestions, cure))
     return _of_one(curve)
 
 

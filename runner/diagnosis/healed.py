@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from runner.curves import number
@@ -41,9 +42,13 @@ def after(curve: Curve, cure: Action) -> Curve | None:
 
 
 def _rate_after(curve: Curve, cure: Action) -> float | None:
-    """Return the base learning rate that an action leaves for good."""
-    lr, scale = curve.known.lr, cure.arguments.get("lr_scale", 1.0)
-    return lr if lr is None or "recovery_steps" in cure.arguments else lr * scale
+    """Return the base learning rate that an action leaves for good, to two digits where it has changed it."""
+    return _rate(curve, 1.0 if "recovery_steps" in cure.arguments else cure.arguments.get("lr_scale", 1.0))
+
+
+def _rate(curve: Curve, scale: float) -> float | None:
+    lr = curve.known.lr
+    return lr if lr is None or scale == 1.0 else float(f"{lr * scale:.2g}")
 
 
 def at_failed_rate(curve: Curve, cure: Action) -> Curve:
@@ -51,16 +56,19 @@ def at_failed_rate(curve: Curve, cure: Action) -> Curve:
 
     That is what the action left, where a stop follows it, else what it found.
     """
-    lr, factor = _rate_after(curve, cure), cure.arguments.get("factor", 1.0)
-    failed_too = any(alarm.severity == "stop" and alarm.step > cure.step for alarm in curve.alarms)
-    if lr is not None and not failed_too and "recovery_steps" not in cure.arguments:
-        lr /= factor
+    lr, found = _rate_after(curve, cure), cure.arguments
+    if "lr_scale" in found and "recovery_steps" not in found:
+        failed_too = any(alarm.severity == "stop" and alarm.step > cure.step for alarm in curve.alarms)
+        lr = _rate(curve, found["lr_scale"] / (1.0 if failed_too else found.get("factor", 1.0)))
     return replace(curve, known=replace(curve.known, lr=lr))
 
 
-def is_new(suggestion: Suggestion, cure: Action) -> bool:
-    """Return whether a suggestion is more than the remedy that has acted already."""
-    return suggestion.overrides != (f"remedy=[{cure.remedy.partition('/')[0]}]",)
+def advice(suggestions: Iterable[Suggestion], cure: Action) -> tuple[Suggestion, ...]:
+    """Return what to try after a remedy has acted: not the same remedy, and rates below the lowest that failed."""
+    new = [s for s in suggestions if s.overrides != (f"remedy=[{cure.remedy.partition('/')[0]}]",)]
+    if "lr_scale" not in cure.arguments:
+        return tuple(new)
+    return tuple(replace(s, why=s.why.replace("times lower", "times lower than the lowest that failed")) for s in new)
 
 
 def healed(curve: Curve, cure: Action, rest: Curve, found: Diagnosis) -> Diagnosis:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, SkipValidation, validate_call
 
 from runner.durations import StepsOrZero
 from runner.records import Action, Alarm
-from runner.remedies.protocol import History, Remedy
+from runner.remedies.protocol import URGENT, History, Remedy
 
 _ARBITRARY = ConfigDict(arbitrary_types_allowed=True)
 
@@ -48,7 +48,7 @@ class Ladder:
         *,
         rungs: Annotated[Mapping[str, SkipValidation[Rung]], MinLen(1)],
         rest: StepsOrZero = 5,
-        urgent: tuple[str, ...] = ("non_finite",),
+        urgent: tuple[str, ...] = URGENT,
     ) -> None:
         self.rungs = dict(rungs)
         self.rest = rest

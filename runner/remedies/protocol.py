@@ -48,3 +48,5 @@ class Resting(Protocol):
 
 
 SNAPSHOTS, INITIAL = "snapshots", "initial"
+URGENT = ("non_finite",)
+"""names of detectors whose alarms count at once, whatever was done before"""
