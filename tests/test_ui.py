@@ -84,7 +84,7 @@ def test_ui_shows_the_charts_of_both_runs_and_ends_with_ctrl_c(link: str, tmp_pa
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page = browser.new_page(viewport={"width": 1500, "height": 2500})  # charts are drawn when they are in view
         page.goto(link)
         for text in ("train/loss", "sgd lr=0.1 cosine w3", "sgd lr=0.01 cosine w3"):
             expect(page.get_by_text(text, exact=False).first).to_be_visible(timeout=30_000)
