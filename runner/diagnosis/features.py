@@ -24,7 +24,7 @@ NEAR_PRIOR = 0.05  # of the prior entropy
 _LONG = 16
 _FEW_SPIKES = 3  # more are no single batches
 _LEFT = 0.02  # of the first loss
-FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
+_FAR_OFF = 1.5  # times the lowest held-out loss; 1.32 in the worst healthy run of ours
 _GIVEN_BACK = 0.25  # of the fall of the loss
 _FAR_ABOVE = 1.5  # times the prior entropy
 _HELD = 0.9  # of the peak
@@ -87,6 +87,11 @@ class Evals:
     given_back: float
     best_at: float
 
+    @property
+    def ends_far_off(self) -> bool:
+        """Whether the last one is far above the lowest."""
+        return self.best > 0 and self.final >= _FAR_OFF * self.best
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -147,9 +152,8 @@ class Features:
     @property
     def rises_late(self) -> bool:
         """Whether the learning rate is highest near the end of a run that is mostly done."""
-        if self.rates is None or not self.is_mostly_done:
-            return False
-        return self.rates.before < _RISING and self.rates.peak_at > 0.6
+        rates = self.rates
+        return rates is not None and self.is_mostly_done and rates.before < _RISING and rates.peak_at > 0.6
 
     @property
     def is_mostly_done(self) -> bool:
@@ -163,8 +167,7 @@ class Features:
         if self.rates is None or self.rates.end < _HELD or self.ending is not None:
             return False
         learned = shape.long_low < _WELL * shape.first and shape.early_wander < 2 * WANDER
-        lost = evals is not None and evals.best > 0 and evals.final > FAR_OFF * evals.best
-        return learned and (lost or shape.given_back > _GIVEN_BACK)
+        return learned and (shape.given_back > _GIVEN_BACK or (evals is not None and evals.ends_far_off))
 
     def step(self, place: int) -> int:
         """Return the step where what a block shows begins."""

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import FAR_OFF, LOST, WANDER, before_bad_batch
+from runner.diagnosis.features import LOST, WANDER, before_bad_batch
 from runner.diagnosis.finding import Finding, factor_text, loss_text, sentences, share_text
 from runner.diagnosis.verdict import Stretch
 from runner.trends import ratio
@@ -58,7 +58,7 @@ def lr_too_high_at_end(f: Features) -> Finding | None:
 def _held_out_at_end(f: Features) -> Finding | None:
     """At a rate that has not fallen, the held-out loss ends far above its lowest: the last weights are one throw."""
     evals, rates = f.evals, f.rates
-    if evals is None or rates is None or evals.final < FAR_OFF * evals.best or evals.best <= 0:
+    if evals is None or rates is None or not evals.ends_far_off:
         return None
     text = (
         f"held-out loss ends at {loss_text(evals.final)}, {number(ratio(evals.final, evals.best), 2)} times its lowest "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.diagnosis.features import LEARNED, came_back_to_prior
+from runner.diagnosis.features import LEARNED, WANDER, came_back_to_prior
 from runner.diagnosis.finding import Finding, clamp, loss_text, sentences, share_text, times_text
 from runner.diagnosis.shape import BEYOND_NOISE
 from runner.diagnosis.verdict import Stretch
@@ -119,7 +119,7 @@ def overfitting(f: Features) -> Finding | None:
     train_then = sorted(near)[len(near) // 2]
     if shape.end > train_then or shape.end > evals.best:
         return None
-    score = 0.4 + 0.45 * min((evals.given_back - _BEGINS) / 0.05, 1.0) - 0.25 * (shape.wander > 0.08)
+    score = 0.4 + 0.45 * min((evals.given_back - _BEGINS) / 0.05, 1.0) - 0.25 * (shape.wander > WANDER)
     text = (
         f"held-out loss was lowest at step {evals.best_step:,} ({loss_text(evals.best)}) and is "
         f"{share_text(evals.worse)} higher at the end, while training loss fell from {loss_text(train_then)} "
