@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: dict[str, int] = {
     "errors": 0, "records": 0,
     "durations": 1, "curves": 1, "schedules": 1, "detectors": 1, "remedies": 1, "watch": 1, "diagnosis": 1,
-    "sweep_summary": 1, "commands": 1, "calibration": 1, "scaling": 1, "trends": 1, "stability": 1,
+    "sweep_summary": 1, "commands": 1, "calibration": 1, "scaling": 1, "trends": 1, "stability": 1, "finding": 1,
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4, "known": 4,
@@ -18,7 +18,7 @@ LAYERS: dict[str, int] = {
     "lint_curve": 5, "lint_page": 5, "wording": 5, "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5,
     "recorded": 5, "group_table": 5, "provenance": 5, "continue_run": 5, "load": 5, "needs": 5, "rates": 5, "scan": 5,
     "variants": 5, "estimate": 5, "bracket": 5, "search": 5, "build_meters": 5, "build_snapshots": 5,
-    "build_optimizer": 5, "build_task": 5, "torch_schedule": 5,
+    "build_optimizer": 5, "build_task": 5, "torch_schedule": 5, "trials": 5,
     "modes": 6,
     "__main__": 7, "job": 7, "sweeps": 7, "plugins": 7,
 }  # fmt: skip
@@ -38,8 +38,8 @@ DOORS: dict[str, set[str]] = {
         "estimate",
         "group_table",
     },
-    "hydra": {"compose", "continue_run", "search", "modes", "__main__", "job", "sweeps", "plugins"},
-    "omegaconf": {"compose", "continue_run", "search", "modes", "__main__", "job", "sweeps", "plugins"},
+    "hydra": {"compose", "continue_run", "search", "modes", "__main__", "job", "sweeps", "plugins", "trials"},
+    "omegaconf": {"compose", "continue_run", "search", "modes", "__main__", "job", "sweeps", "plugins", "trials"},
     "optuna": {"search"},
     "mlflow": {"tracking.mlflow"},
     "matplotlib": {"report"},
