@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.finding.basin import Basin, Slopes, basin_of, loss_at, seed_noise, slopes_of
-from runner.finding.failures import Edge, FailureRate, edge_of, failure_bounds, failure_rate
+from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, edge_of, failure_bounds, failure_rate
 from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sound, variance
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
 
-SAFE_RATIO = 3.0  # the recommendation is at most the largest stable learning rate over this
 _NO_CURVE = ("bracket", "range_test", "verify")  # purposes of runs that are no points of the curve
 _DIGITS = 3  # of the recommendation
 _APART = 1.5  # rates that are closer count as one

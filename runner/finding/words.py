@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.finding.compare import SIGNIFICANT, Comparison
+from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ENOUGH_POINTS
-from runner.finding.group import SAFE_RATIO, GroupReport
-from runner.finding.report import Cost, LRReport
+
+if TYPE_CHECKING:
+    from runner.finding.group import GroupReport
+    from runner.finding.report import Cost, LRReport
 
 WINDOW = "1.5 decades each side of the best"
 
