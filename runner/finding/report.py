@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -69,7 +70,7 @@ class LRReport:
         group = group or self.best
         if math.isnan(group.recommended):
             return ""
-        return " ".join([*group.name.split(), f"{self.key}={number(group.recommended)}"])
+        return f"{group.name} {self.key}={number(group.recommended)}".strip()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values for JSON; what is not known is None, infinite numbers are spelled."""
@@ -127,7 +128,7 @@ def _merged(runs: list[Observed]) -> tuple[list[Observed], tuple[str, ...]]:
         rates.setdefault(one.group, set()).add(one.lr)
     if len(rates) <= MOST_GROUPS or statistics.median(map(len, rates.values())) > 2:
         return runs, ()
-    keys = list(dict.fromkeys(word.partition("=")[0] for name in rates for word in name.split()))
+    keys = list(dict.fromkeys(word.partition("=")[0] for name in rates for word in shlex.split(name)))
     also = f"{', '.join(keys)} had {len(rates)} settings with a learning rate or two each"
     text = f"{also}: the curve is over all of them, and its scatter is theirs too."
     return [one._replace(group="") for one in runs], (text,)
@@ -138,7 +139,7 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
     with_loss = [group for group in groups if group.compared is not None]
     if len(with_loss) < 2:
         return (), ()
-    if any(word.startswith(("task=", "task.")) for group in groups for word in group.name.split()):
+    if any(word.startswith(("task=", "task.")) for group in groups for word in shlex.split(group.name)):
         return (), ("The tasks differ: their losses are not compared.",)
     best, *others = sorted(with_loss, key=lambda group: group.compared_loss)
     found = []
