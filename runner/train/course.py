@@ -203,10 +203,10 @@ def _look(course: Course, *, next_step: int) -> None:
     pending, state, run = course.pending, course.state, course.run
     if not pending:
         return
-    each = len(pending[0].on_device())
-    tensors = [tensor for step in pending for tensor in step.on_device()]
+    found = [step.numbers() for step in pending]
+    each, flat = len(found[0]), [number for those in found for number in those]
     # one transfer for many steps; for one step two reads are cheaper than a stack
-    numbers = torch.stack(tensors).tolist() if len(pending) > 1 else [tensor.item() for tensor in tensors]
+    numbers = torch.stack([*map(torch.as_tensor, flat)]).tolist() if len(pending) > 1 else [*map(float, flat)]
     is_undone = False
     for index, step in enumerate(pending):
         state.examples += step.signals.examples
