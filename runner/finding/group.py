@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.finding.basin import Basin, Slopes, basin_of, loss_at, seed_noise, slopes_of
-from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, edge_of, failure_bounds, failure_rate
-from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sound, variance
+from runner.finding.failures import Edge, FailureRate, failure_bounds, failure_rate
+from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, mean_of, points_of, sound, variance
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
+from runner.finding.recommend import recommend
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
 
 _NO_CURVE = ("bracket", "range_test", "verify")  # purposes of runs that are no points of the curve
-_DIGITS = 3  # of the recommendation
 _APART = 1.5  # rates that are closer count as one
 
 
@@ -140,27 +140,24 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
     length = _length(ended, full)
     curve = [one for one in ended if one.planned_steps >= length or one.planned_steps == 0]
     points, tried = points_of(curve), points_of([*ended, *(one for one in runs if one.purpose == "verify")])
-    found, best, edge = fit(points), best_of(points), edge_of(tried)
-    ratio, recommended = edge.stable / found.lr, found.lr
-    is_at_edge = edge.is_known and not ratio >= SAFE_RATIO
-    if is_at_edge and not math.isnan(edge.stable):
-        recommended = min(recommended, edge.stable / SAFE_RATIO)
+    advice, best = recommend(points, tried), best_of(points)
+    found, edge = advice.fit, advice.edge
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
     rates = _rates(curve, points, tried)
     end = _end(points, tried, best)
     return GroupReport(
         name=name,
-        recommended=_rounded(recommended, down=recommended < found.lr),
-        expected_loss=_expected(found, points, recommended),
+        recommended=advice.lr,
+        expected_loss=_expected(found, points, advice.lr),
         best_lr=found.best,
         best_loss=best.mean if best is not None else math.nan,
         fit=found,
         interval=interval_of(points),
         edge=edge,
-        safety_ratio=ratio,
-        is_at_edge=is_at_edge,
-        is_capped=recommended < found.lr,
+        safety_ratio=advice.safety_ratio,
+        is_at_edge=advice.is_at_edge,
+        is_capped=advice.is_capped,
         basin=basin_of(points),
         slopes=slopes_of(points),
         noise=seed_noise(best) if best is not None else math.nan,
@@ -195,14 +192,6 @@ def _rates(curve: Sequence[Observed], points: Sequence[LRPoint], tried: Sequence
         sd = seed_noise(own) if own is not None else math.nan
         found.append(Rate(point.lr, seeds, mean, sd, failure_rate(point)))
     return tuple(found)
-
-
-def _rounded(lr: float, *, down: bool) -> float:
-    """Return a rate in three digits, rounded down where it must not grow."""
-    near = float(f"{lr:.{_DIGITS}g}")
-    if down and near > lr:
-        near = float(f"{near - 10.0 ** (math.floor(math.log10(lr)) + 1 - _DIGITS):.{_DIGITS}g}")
-    return near
 
 
 def _expected(found: Fit, points: Sequence[LRPoint], lr: float) -> float:
