@@ -22,7 +22,8 @@ from runner.tracking.jsonl import find_result
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
 _OTHER_MODES = ("mode", "resume", "source", "preview", "sweep", "search")
-_ASIDE = {*_OTHER_MODES, "tracking", "notify", "quiet"}  # says nothing of what is trained
+ASIDE = frozenset({*_OTHER_MODES, "tracking", "notify", "quiet"})
+"""sections that say nothing of what is trained"""
 
 
 def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] | None:
@@ -80,7 +81,7 @@ def brought(overrides: Iterable[str], saved: Mapping[str, str], *, page: Sequenc
         saved: config group -> option of the run to go on with.
         page: `--config-dir` and `--config-name` as given.
     """
-    chosen = {key: text for text in overrides if (key := text.partition("=")[0]) in saved.keys() - _ASIDE}
+    chosen = {key: text for text in overrides if (key := text.partition("=")[0]) in saved.keys() - ASIDE}
     if not chosen:
         return []
     new = choices_of(chosen.values(), page=page)
@@ -150,7 +151,7 @@ def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     """Whether two configurations train the same; who hears of it, when it stops and how it resumes does not count."""
 
     def of_training(page: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in page.items() if key not in _ASIDE}
+        kept = {key: value for key, value in page.items() if key not in ASIDE}
         return {**kept, "train": {**kept["train"], "max_seconds": None}}  # says when to stop, not what to do until then
 
     return of_training(tree) == of_training(saved)

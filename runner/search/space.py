@@ -16,7 +16,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from runner.compose import not_an_override
 from runner.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -257,6 +256,8 @@ def split_overrides(arguments: Sequence[str], *, config_loader: ConfigLoader) ->
     Raises:
         ConfigError: some cannot be read.
     """
+    from runner.compose import not_an_override  # a long way, that only this takes
+
     parser = OverridesParser.create(config_loader=config_loader)
     by_key: dict[str, tuple[str, bool]] = {}
     problems = []

@@ -145,7 +145,12 @@ def params(directory: Path) -> dict[str, str]:
     sections = (
         {key: value for key, value in tree.items() if key not in _OF_OTHER_MODES} if isinstance(tree, dict) else {}
     )
-    return {metric_name("", key): _short(value) for key, value in _flat(sections, "")}
+    return flat(sections)
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return a tree as dotted keys and short texts."""
+    return {metric_name("", key): _short(value) for key, value in _flat(tree, "")}
 
 
 def lr_params(result: RunResult) -> dict[str, str]:
