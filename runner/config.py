@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import MinLen
 from pydantic import BeforeValidator, Field
 
 from runner.config_search import SweepSection
-from runner.config_source import Source, source_section
+from runner.config_source import Preview, Source, source_section
 from runner.config_types import (
     Command,
     Count,
@@ -215,13 +214,6 @@ class Notify(Section):
     """Which shell command hears of alarms and of the end."""
 
     command: Command | None
-
-
-class Preview(Section):
-    """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
-
-    schedules: list[Annotated[str, MinLen(1)]] = Field(default_factory=list)
-    directory: Annotated[str, MinLen(1)] | None = None
 
 
 class Config(Section):

@@ -1,12 +1,20 @@
-"""The section of a page that says what a mode reads."""
+"""The sections of a page that say what modes read that do not train, and what mode=preview shows."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from annotated_types import MinLen
+from pydantic import Field
 
 from runner.config_types import Loss, Section
+
+
+class Preview(Section):
+    """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
+
+    schedules: list[Annotated[str, MinLen(1)]] = Field(default_factory=list)
+    directory: Annotated[str, MinLen(1)] | None = None
 
 
 class Columns(Section):
