@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner.commands import PROGRAM
 from runner.curves import number
-from runner.finding.words import brief, headline
+from runner.finding.words import brief, group_sentences, headline
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import SEED
 from runner.tracking.sweep_file import JobState, Sweep, changed, key_of
@@ -86,6 +86,11 @@ def overrides_of_group(sweep: Sweep, report: LRReport, nth: int = 0) -> list[str
     )
     kept = [text for text in job.overrides if not (key_of(text) == SEED and sweep.varies(SEED))]
     return list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
+
+
+def group_evidence(report: LRReport) -> list[str]:
+    """Return what the recommendation of the best group rests on, in sentences."""
+    return [headline(report), *group_sentences(report, report.best)]
 
 
 def use_of(sweep: Sweep, report: LRReport, nth: int = 0) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.finding.basin import Basin, Slopes, basin_of, loss_at, seed_noise, slopes_of
+from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
 from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, edge_of, failure_bounds, failure_rate
-from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sound, variance
+from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sd_of, sound
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
@@ -163,7 +163,7 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
         is_capped=recommended < found.lr,
         basin=basin_of(points),
         slopes=slopes_of(points),
-        noise=seed_noise(best) if best is not None else math.nan,
+        noise=sd_of(best.losses) if best is not None else math.nan,
         initial_loss=initial_loss,
         sensitivity=sensitivity_on_grid(points, initial_loss),
         windowed=windowed_sensitivity(points, initial_loss, center=found.lr) if best is not None else None,
@@ -192,7 +192,7 @@ def _rates(curve: Sequence[Observed], points: Sequence[LRPoint], tried: Sequence
         seeds = {o.seed: o.loss for o in curve if o.lr == point.lr and not o.has_failed}
         own = by_lr.get(point.lr)
         mean = own.mean if own is not None and own.losses else math.nan
-        sd = seed_noise(own) if own is not None else math.nan
+        sd = sd_of(own.losses) if own is not None else math.nan
         found.append(Rate(point.lr, seeds, mean, sd, failure_rate(point)))
     return tuple(found)
 
@@ -260,9 +260,7 @@ def _verified(runs: Sequence[Observed]) -> Verified | None:
     point = max(points, key=lambda one: len(one.losses) + one.failed)
     count = len(point.losses) + point.failed
     mean = mean_of(point.losses) if point.losses else math.nan
-    return Verified(
-        point.lr, count, point.failed, failure_bounds(point.failed, count)[1], mean, math.sqrt(variance(point.losses))
-    )
+    return Verified(point.lr, count, point.failed, failure_bounds(point.failed, count)[1], mean, sd_of(point.losses))
 
 
 def _compared(points: Sequence[LRPoint], rates: Sequence[Rate]) -> Rate | None:
