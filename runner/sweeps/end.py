@@ -122,7 +122,7 @@ def _result(
     if best is not None and best.varied:
         verdict += "; best " + " ".join(f"{key}={value}" for key, value in best.varied.items())
     return RunResult(
-        mode="multirun",
+        mode=sweep.mode,
         status=status,
         verdict=verdict,
         title=f"sweep {sweep.id}",

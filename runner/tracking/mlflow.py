@@ -26,7 +26,13 @@ from runner.tracking.transfer import LARGEST_BATCH, State, batches, write_state
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MLFLOW_STATUS = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "interrupted": "KILLED"}
+MLFLOW_STATUS = {
+    "finished": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "pruned": "KILLED",
+}
 MOST_PARAMS_OR_TAGS = 100
 _ADVISORY_LOCK = 7_310_585
 
