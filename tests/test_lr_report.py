@@ -84,6 +84,9 @@ def test_sweep_over_learning_rates_ends_with_its_report(swept: Done) -> None:
     assert group["is_capped"]
     assert group["recommended"] == 0.0333
     assert math.isfinite(group["initial_loss"])
+    assert group["basin"]["decades"] == pytest.approx(math.log10(group["basin"]["high"] / group["basin"]["low"]))
+    assert {"value", "low", "high", "decades"} == group["windowed"].keys()
+    assert group["slopes"]["higher"] == "inf"
     assert report["fixed"]["train.duration"] == "60"
     assert report["fixed"]["schedule"] == "constant"
     assert "optimizer.lr" not in report["fixed"]

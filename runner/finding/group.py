@@ -14,6 +14,7 @@ from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, edge_of, fail
 from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sd_of, sound
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
+from runner.finding.procedure import judged
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
 
 _NO_CURVE = ("bracket", "range_test", "verify")  # purposes of runs that are no points of the curve
@@ -80,6 +81,7 @@ class GroupReport:
         slopes: what a third and three times the best rate cost.
         noise: standard deviation over seeds at the best rate; nan for one seed.
         initial_loss: training loss before the first update, median over the runs; nan where it is not known.
+        stuck: learning rates above the best at which nothing was learned, which counts as failed.
         sensitivity: as defined by Wortsman et al., over 3e-4 to 3e-1; None where these were not tried.
         windowed: LR sensitivity over 1.5 decades each side of the best rate, as far as tried; None where too little.
         end: "low" or "high" where the best rate is the smallest or largest that was tried; else "".
@@ -108,6 +110,7 @@ class GroupReport:
     slopes: Slopes
     noise: float
     initial_loss: float
+    stuck: tuple[float, ...]
     sensitivity: float | None
     windowed: Windowed | None
     end: str
@@ -139,7 +142,10 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
     ended = [one for one in trials if one.has_failed or one.status == "finished"]
     length = _length(ended, full)
     curve = [one for one in ended if one.planned_steps >= length or one.planned_steps == 0]
-    points, tried = points_of(curve), points_of([*ended, *(one for one in runs if one.purpose == "verify")])
+    measured = points_of(curve)
+    points = judged(curve)  # a rate at which nothing was learned has failed too
+    stuck = {point.lr for point, plain in zip(points, measured, strict=True) if point.failed > plain.failed}
+    tried = [_failed(point) if point.lr in stuck else point for point in points_of([*ended, *_fresh(runs)])]
     found, best, edge = fit(points), best_of(points), edge_of(tried)
     ratio, recommended = edge.stable / found.lr, found.lr
     is_at_edge = edge.is_known and not ratio >= SAFE_RATIO
@@ -147,7 +153,7 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
         recommended = min(recommended, edge.stable / SAFE_RATIO)
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
-    rates = _rates(curve, points, tried)
+    rates = _rates(curve, measured, tried)
     end = _end(points, tried, best)
     return GroupReport(
         name=name,
@@ -165,8 +171,9 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
         slopes=slopes_of(points),
         noise=sd_of(best.losses) if best is not None else math.nan,
         initial_loss=initial_loss,
-        sensitivity=sensitivity_on_grid(points, initial_loss),
-        windowed=windowed_sensitivity(points, initial_loss, center=found.lr) if best is not None else None,
+        stuck=tuple(sorted(stuck)),
+        sensitivity=sensitivity_on_grid(measured, initial_loss),
+        windowed=windowed_sensitivity(measured, initial_loss, center=found.lr) if best is not None else None,
         end=end,
         try_next=_try_next(points, tried, end, found, edge),
         verified=_verified(runs),
@@ -252,9 +259,18 @@ def _half_decades(low: float, high: float) -> tuple[float, ...]:
     return tuple(lr for lr in rates if low / 1.02 <= lr <= high * 1.02)
 
 
+def _failed(point: LRPoint) -> LRPoint:
+    """Return a point all of whose runs count as failed."""
+    return LRPoint(point.lr, (), point.failed + len(point.losses))
+
+
+def _fresh(runs: Sequence[Observed]) -> list[Observed]:
+    """Return the runs that verify."""
+    return [one for one in runs if one.purpose == "verify"]
+
+
 def _verified(runs: Sequence[Observed]) -> Verified | None:
-    fresh = [one for one in runs if one.purpose == "verify"]
-    points = points_of(fresh)
+    points = points_of(_fresh(runs))
     if not points:
         return None
     point = max(points, key=lambda one: len(one.losses) + one.failed)

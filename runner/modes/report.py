@@ -9,7 +9,7 @@ from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.finding.words import report_sentences
 from runner.found_page import write_found_page
-from runner.lr_end import end_with_report, group_evidence, overrides_of_group, tags_of
+from runner.lr_end import end_with_report, group_evidence, tags_of
 from runner.tracking.directory import LR_FIGURE, LR_PAGE, LR_REPORT, output_directory
 from runner.tracking.jsonl import find_result, write_result
 from runner.tracking.sweep_file import JobState, Sweep, read_states, read_sweep
@@ -44,24 +44,27 @@ def run(
     sweep, states, root = _read(source)
     place = source if directory is None else output_directory(directory, key="mode.directory", experiment="")
     try:
-        report = end_with_report(place, sweep, states, root=root, full_steps=full_steps, quiet=config.quiet)
+        told = end_with_report(place, sweep, states, root=root, full_steps=full_steps, quiet=config.quiet)
         earlier = find_result(source)
-        if report is not None and directory is None and earlier is not None:  # for mode=upload
-            write_result(source, replace(earlier, tags={**earlier.tags, **tags_of(report)}))
+        if told is not None and directory is None and earlier is not None:  # for mode=upload
+            write_result(source, replace(earlier, tags={**earlier.tags, **tags_of(told.report)}))
     except OSError as error:
         raise RunnerError(f"{place}: cannot be written ({error.strerror}). Give another mode.directory.") from None
-    if report is None:
+    if told is None:
         varied = ", ".join(dict.fromkeys(key for job in sweep.jobs for key in job.varied)) or "nothing"
         rule = (
             f"must be a sweep over at least two learning rates with a run, got {str(source)!r}, which varies {varied}"
         )
         raise ConfigError([Problem("source", rule, "Sweep optimizer.lr=1e-3,1e-2,1e-1")])
     if write is not None:
-        if not (overrides := overrides_of_group(sweep, report)):
+        report = told.report
+        if report.best.name not in told.overrides:
             rule = f"must be null where nothing is recommended, got {write!r}"
             raise ConfigError([Problem("mode.write", rule, "Try lower learning rates")])
         evidence = [*group_evidence(report), *report_sentences(report)]
-        command = write_found_page(Path(write), overrides, evidence, page=sweep.page, key="mode.write")
+        command = write_found_page(
+            Path(write), told.overrides[report.best.name], evidence, page=sweep.page, key="mode.write"
+        )
         if not config.quiet:
             print(f"the page is used with: {command}")
     if not config.quiet:
