@@ -23,8 +23,10 @@ from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
 from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
+from runner.checks.sweep import check_grid
 from runner.checks.watch import check_watched
-from runner.config import Config, ModeNode, Source, Train
+from runner.config import Config, ModeNode, Train
+from runner.config_source import Source
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves
@@ -57,6 +59,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
         check_range_test(found)
     check_scaling(found)
     check_schedule_keys(found)
+    check_grid(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
         if facts is not None and facts.clock is not None:
@@ -129,7 +132,7 @@ def _check_paths(found: Findings) -> None:
             found.add("resume.from", rule, "Give a run that reached its first checkpoint, or start afresh")
         elif find_result(directory) is None:
             found.add("resume.from", f"must be a run directory with a readable {RESULT}, {given}", f"Mend its {RESULT}")
-    if resume is not None and resume.sweep is not None:
+    if resume is not None and resume.sweep is not None and not (mode is not None and mode.makes_sweep):
         rule = f"must be given on the command line, got {resume.sweep!r}"
         found.add("resume.sweep", rule, "Set resume.sweep=runs/sweeps/<sweep> there")
     if mode is not None and source is not None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.commands import PROGRAM
 from runner.compose import overrides_of, page_of, quoted
 from runner.config import Config
-from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
+from runner.errors import SweepError, in_words
 from runner.job import run
 from runner.sweeps.check import (
     CheckedJob,
@@ -41,10 +41,10 @@ from runner.sweeps.launch import (
     settle,
     shares,
 )
+from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
-from runner.sweeps.signals import caught
+from runner.sweeps.signals import caught, pass_on_to_loky
 from runner.sweeps.worker import run_in_sweep
-from runner.tracking.directory import SWEEP
 from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, changed, write_sweep
@@ -108,7 +108,7 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
     if not first.config.mode.makes_run:
         _run_plain(checked_jobs, launcher=make_launcher(context, config, run), config=config)
         return
-    directory = _new_directory(config)
+    directory = new_directory(Path(str(config.hydra.sweep.dir)))
     with alone_in(directory, key=KEY, what=_ALONE):
         sweep = _sweep(checked_jobs, directory, page, threads)
         jobs = [Launchable(job, job.overrides) for job in sweep.jobs]
@@ -161,7 +161,7 @@ def _run(
     with (
         gathered_stderr(directory / "stderr.log") as stderr,
         SweepTable(sweep, states, stderr=stderr, quiet=config.quiet),
-        caught(stop, has_workers=has_workers(page)),
+        caught(stop, pass_on=pass_on_to_loky if has_workers(page) else None),
     ):
         size = batch_size(page, len(launch.jobs), most)
         launch_all(launch.jobs, launcher, size=size, undone=undone, is_stopped=stop.exists, errors=errors)
@@ -200,18 +200,3 @@ def _show_side_by_side(jobs: Sequence[CheckedJob]) -> None:
     experiments = dict.fromkeys(job.experiment for job in jobs)
     pages = dict(zip(names, (job.config for job in jobs), strict=True))
     show(pages, experiment="+".join(experiments)[:_NAME_LENGTH], directory=jobs[0].config.preview.directory)
-
-
-def _new_directory(config: DictConfig) -> Path:
-    directory = Path(str(config.hydra.sweep.dir))
-    if (directory / SWEEP).exists():
-        rule = f"must be a directory without a sweep, got {str(directory)!r}"
-        fix = f"Set {KEY}={directory} to go on with it"
-        raise ConfigError([Problem("hydra.sweep.dir", rule, fix)])
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunnerError(
-            f"{directory}: cannot be made ({error.strerror}). Run from a directory you may write to."
-        ) from None
-    return directory

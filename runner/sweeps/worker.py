@@ -10,6 +10,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGINT
 
@@ -18,6 +19,7 @@ from omegaconf import DictConfig
 
 from runner.errors import in_words
 from runner.job import run
+from runner.records import RunResult
 from runner.sweeps.signals import interruptible
 from runner.tracking.directory import TRACEBACK
 from runner.tracking.lock import is_locked
@@ -41,9 +43,23 @@ def run_in_sweep(composed: DictConfig) -> str:
     is_orphan = find_sweep(directory) is not None and not is_locked(directory)  # the parent was killed
     if stop.exists() or is_orphan:
         return ""  # the disk says that it has not begun
+    return quietly(lambda: run(composed), directory, name=HydraConfig.get().job.override_dirname)
+
+
+def quietly(job: Callable[[], RunResult | None], directory: Path, *, name: str) -> str:
+    """Run one job of a sweep; print nothing but warnings, raise nothing.
+
+    Args:
+        job: returns what came of its run.
+        directory: of the sweep; `.stop` is written there after a signal, and the traceback of a job that fails.
+        name: of the job, for the traceback.
+    Returns:
+        why it failed, as a person reads it; "" when it did not.
+    """
+    stop = directory / STOP
     try:
         with _busy, interruptible(stop), contextlib.redirect_stdout(io.StringIO()):
-            result = run(composed)
+            result = job()
             if result is not None and result.signal is not None:
                 stop.write_text(str(result.signal), encoding="utf-8")
         return ""
@@ -52,7 +68,7 @@ def run_in_sweep(composed: DictConfig) -> str:
             stop.write_text(str(int(SIGINT)), encoding="utf-8")
         return ""
     except Exception as error:
-        _keep_traceback(directory / TRACEBACK)
+        _keep_traceback(directory / TRACEBACK, name)
         return in_words(error)
 
 
@@ -70,8 +86,8 @@ def _watch(parent: int) -> None:
         os._exit(1)
 
 
-def _keep_traceback(path: Path) -> None:
+def _keep_traceback(path: Path, name: str) -> None:
     """Append the traceback of the job that has just failed."""
-    text = f"{HydraConfig.get().job.override_dirname}\n{traceback.format_exc()}\n"
+    text = f"{name}\n{traceback.format_exc()}\n"
     with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
         file.write(text)

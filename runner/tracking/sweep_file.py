@@ -64,6 +64,7 @@ class Sweep:
         overrides: the command line, Hydra's own overrides included.
         jobs: in the order in which they start.
         launched_from: the directory of launch, relative to that of the sweep.
+        mode: what made it: multirun, or the mode that did.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Sweep:
     overrides: tuple[str, ...]
     jobs: tuple[Job, ...]
     launched_from: str
+    mode: str = "multirun"
 
     def key(self, overrides: Iterable[str]) -> tuple[str, ...]:
         """Return what tells its jobs and their runs apart: the overrides as `result.json` has them.
@@ -104,7 +106,7 @@ class JobState:
     """How far a job is, or what it came to.
 
     Attributes:
-        status: waiting, running, finished, diverged, interrupted or failed.
+        status: waiting, running, finished, diverged, interrupted, pruned or failed.
         verdict: one phrase a person can read.
         run: its run directory, relative to the directory of launch.
         steps: updates made.
@@ -193,7 +195,8 @@ def read_sweep(directory: Path) -> Sweep:
             for job in data["jobs"]
         )
         page, overrides = tuple(map(str, data["page"])), tuple(map(str, data["overrides"]))
-        return Sweep(str(data["id"]), str(data["command"]), page, overrides, jobs, str(data["launched_from"]))
+        launched_from, mode = str(data["launched_from"]), str(data.get("mode", "multirun"))
+        return Sweep(str(data["id"]), str(data["command"]), page, overrides, jobs, launched_from, mode)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 

@@ -15,7 +15,7 @@ from runner.tracking.directory import RECORDS, RESULT, ROOT
 from runner.tracking.jsonl import find_result
 from runner.tracking.sweep_file import JobState, Sweep
 
-DONE = ("finished", "diverged")  # nothing is left to do
+DONE = ("finished", "diverged", "pruned")  # nothing is left to do
 KILLED = "killed"  # verdict of a run whose process is gone
 
 

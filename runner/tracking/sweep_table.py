@@ -32,7 +32,14 @@ _MOST_SETTINGS = 50
 _FRAME_LINES = 8  # title, head, rules, caption and the line of the cursor
 _BESIDE_CELL = 3  # columns of padding and rule that a cell takes besides its text
 _NARROWEST_VERDICT = 8  # columns
-_COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "interrupted": "yellow"}
+_COLOURS = {
+    "running": "cyan",
+    "finished": "green",
+    "diverged": "red",
+    "failed": "red",
+    "interrupted": "yellow",
+    "pruned": "dim",
+}
 
 
 class SweepTable:
@@ -221,7 +228,7 @@ def _has_val(states: Sequence[JobState]) -> bool:
 
 
 def _has_ended(state: JobState) -> bool:
-    return state.status in ("finished", "diverged", "failed")
+    return state.status in (*DONE, "failed")
 
 
 def _keys(varied: Sequence[Mapping[str, str]]) -> list[str]:
