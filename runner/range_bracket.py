@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -77,6 +78,7 @@ def range_bracket(
     repeats: int = REPEATS,
     shape: Shape = "exponential",
     sharpness: bool = True,
+    on_ramp: Callable[[Ramp], None] = lambda ramp: None,
 ) -> RangeTest:
     """Ramp the learning rate from where the run begins, or goes on, and bracket the best one.
 
@@ -87,6 +89,7 @@ def range_bracket(
         repeats: ramps, on different data.
         shape: equal ratios or equal differences.
         sharpness: whether the upper bracket of the initial weights is measured where the optimizer has a known bound.
+        on_ramp: is called with every ramp when it is made.
     Raises:
         RunnerError: the run cannot be made, or its checkpoint cannot be read.
     """
@@ -98,8 +101,9 @@ def range_bracket(
     copy, begin = _starting_point(experiment, config)
     with in_use(experiment.task):
         ramps = run_ramps(
-            copy, lrs, experiment.task, _plan(experiment), base_lr=config.optimizer.lr, begin=begin, repeats=repeats
-        )
+            copy, lrs, experiment.task, _plan(experiment),
+            base_lr=config.optimizer.lr, begin=begin, repeats=repeats, on_ramp=on_ramp,
+        )  # fmt: skip
     made = sum(len(ramp.losses) for ramp in ramps)
     return RangeTest(find_bracket(ramps), tuple(ramps), begin, upper, remark, made + spent, _run_steps(experiment))
 
@@ -115,7 +119,8 @@ def verify(config: Config, middle: float) -> list[Verified]:
     Returns:
         from the lowest rate to the highest.
     """
-    experiment, copy, begin = _started(config)
+    experiment = build(config)
+    copy, begin = _starting_point(experiment, config)
     steps = max(_run_steps(experiment) // _SHARE, 2)
     on_val = "val" in experiment.task.examples
     stretch = Stretch(
@@ -134,13 +139,8 @@ def verify(config: Config, middle: float) -> list[Verified]:
     return sorted(tried)
 
 
-def _started(config: Config) -> tuple[Experiment, Copy, int]:
-    """Return the run, the training where it begins or goes on, and the step of its next update."""
-    experiment = build(config)
-    return (experiment, *_starting_point(experiment, config))
-
-
 def _starting_point(experiment: Experiment, config: Config) -> tuple[Copy, int]:
+    """Return the training where it begins or goes on, and the step of its next update."""
     return starting_point(
         experiment.task, experiment.model, experiment.optimizer, plan=_plan(experiment), clipping=experiment.clipping,
         watch=experiment.watch, source=checkpoint_source(config.resume),

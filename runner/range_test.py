@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -55,7 +55,15 @@ def constant(optimizer: Optimizer) -> Schedules:
 
 
 def run_ramps(
-    copy: Copy, lrs: Sequence[float], task: Task, plan: TrainPlan, *, base_lr: float, begin: int = 0, repeats: int = 1
+    copy: Copy,
+    lrs: Sequence[float],
+    task: Task,
+    plan: TrainPlan,
+    *,
+    base_lr: float,
+    begin: int = 0,
+    repeats: int = 1,
+    on_ramp: Callable[[Ramp], None] = lambda ramp: None,
 ) -> list[Ramp]:
     """Raise the learning rate of every group from update to update until the loss blows up, and that several times.
 
@@ -72,18 +80,19 @@ def run_ramps(
         base_lr: base learning rate of the run, which `initial_lr` of the groups is made of.
         begin: step of the first batch.
         repeats: >= 1.
+        on_ramp: is called with every ramp when it is made.
     Returns:
         the ramps, each up to where it was stopped.
     """
     before = generator_states()
-    copy = with_settled_scale(copy, task, plan, begin)
+    copy, ramps = with_settled_scale(copy, task, plan, begin), list[Ramp]()
     try:
-        return [
-            _run(duplicate(copy), lrs, task, plan, base_lr=base_lr, begin=begin, first=begin + r * len(lrs))
-            for r in range(repeats)
-        ]
+        for first in range(begin, begin + repeats * len(lrs), len(lrs)):
+            ramps.append(_run(duplicate(copy), lrs, task, plan, base_lr=base_lr, begin=begin, first=first))
+            on_ramp(ramps[-1])
     finally:
         restore_generators(before)
+    return ramps
 
 
 def _run(

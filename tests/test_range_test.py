@@ -219,6 +219,9 @@ def test_bracket_is_printed_as_overrides_and_written(program: Program) -> None:
     assert report["nothing"] is None
     made = sum(len(ramp["losses"]) for ramp in report["ramps"])
     assert report["steps"] == made + 62, "and the products with the Hessian"
+    assert report["cost"] == report["steps"] / 60
+    first = report["ramps"][0]
+    assert f"ramp 1: {len(first['lrs'])} steps, lr 1e-4 to {first['lrs'][-1]:.2g}, stopped: the loss" in done.out
     assert f"cost: {report['steps']} steps, {report['steps'] / 60:.2g} times the run" in done.out
     assert "that is a bracket, not an answer" in done.out
     assert "upper bracket of optimizer.lr: about" in done.out
@@ -279,6 +282,37 @@ def test_verification_goes_on_from_the_checkpoint_and_tells_divergence(tmp_path:
     low, middle, high = verify(config, 1e3)
     assert [one.lr for one in (low, middle, high)] == pytest.approx([300, 1e3, 3e3])
     assert high.losses[0] == math.inf or high.losses[0] > 10
+
+
+MLP = ("task=digits", "task.hidden=[256,256]", "train.duration=400")
+CNN = ("task=digits", "task.model=cnn", "train.duration=400")
+GPT = (
+    "task=char_lm", "task.width=64", "task.depth=2", "task.context=32", "train.batch_size=16", "train.duration=300",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("overrides", "best"),
+    [  # lowest mean val loss of two seeds, rates a factor 2 to 3.3 apart, warmup and schedule of the page
+        ((*MLP, "optimizer=sgd"), 0.4),  # 0.01 0.443, 0.03 0.129, 0.1 0.0976, 0.2 0.0969, 0.4 0.0864, 0.8 0.223
+        ((*MLP, "optimizer=adam"), 2e-3),  # 3e-4 0.223, 1e-3 0.0991, 2e-3 0.0924, 4e-3 0.0932, 1e-2 0.128
+        ((*MLP, "optimizer=rmsprop"), 3e-3),  # 3e-4 0.154, 1e-3 0.0884, 3e-3 0.0879, 1e-2 0.119
+        ((*MLP, "optimizer=adagrad"), 0.03),  # 3e-3 0.189, 0.01 0.0936, 0.03 0.0867, 0.1 0.112
+        ((*MLP, "optimizer=lion"), 3e-4),  # 1e-4 1.31, 3e-4 0.156, 1e-3 0.685
+        ((*MLP, "optimizer=muon"), 0.01),  # 3e-3 1.05, 0.01 0.0988, 0.03 0.119, 0.1 0.325
+        ((*MLP, "optimizer=schedulefree_adamw"), 3e-3),  # 1e-3 0.112, 3e-3 0.1, 0.01 0.112, 0.03 0.28
+        ((*CNN, "optimizer=sgd"), 0.1),  # 0.03 0.103, 0.1 0.055, 0.2 0.0696, 0.4 0.162
+        ((*CNN, "optimizer=adam"), 0.03),  # 3e-3 0.0816, 0.01 0.0508, 0.03 0.0479, 0.1 0.176
+        ((*CNN, "optimizer=sgd", "train.batch_size=8"), 0.03),  # 0.01 0.461, 0.03 0.116, 0.1 0.177, 0.2 2.31
+        ((*GPT, "optimizer=adam"), 3e-3),  # 1e-3 2.28, 3e-3 2.11, 0.01 2.12, 0.03 2.42
+        ((*GPT, "optimizer=sgd"), 0.1),  # 0.03 2.34, 0.1 2.31, 0.3 2.64
+    ],
+)
+def test_bracket_contains_the_best_rate(overrides: tuple[str, ...], best: float, seed: int) -> None:
+    found = range_bracket(configured(*overrides, f"seed={seed}"), sharpness=False).found
+    assert found.low < best < found.high
 
 
 @pytest.mark.parametrize(

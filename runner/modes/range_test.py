@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from runner.config import Config, Invocation
 from runner.curves import number
 from runner.errors import RunnerError
+from runner.finding.ramp import Ramp
 from runner.finding.range_curve import Spread
 from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
 from runner.records import spell_non_finite
@@ -63,9 +65,15 @@ def run(
     Raises:
         RunnerError: the run cannot be made, or the files cannot be written.
     """
+    count = itertools.count(1)
+
+    def on_ramp(ramp: Ramp) -> None:
+        if not config.quiet:
+            print(f"ramp {next(count)}: {_ending(ramp)}", flush=True)
+
     test = range_bracket(
-        config, low=low, high=high, steps=steps, repeats=repeats, shape=shape, sharpness=sharpness
-    )  # fmt: skip
+        config, low=low, high=high, steps=steps, repeats=repeats, shape=shape, sharpness=sharpness, on_ramp=on_ramp
+    )
     tried = _verified(config, test) if verify and test.found.nothing is None else []
     if config.quiet:
         print(_last_word(test), flush=True)
@@ -73,6 +81,11 @@ def run(
         _show(test, tried)
     given = directory if invocation.sweep is None else None  # a multirun has one for each of its jobs
     print(_write(config, invocation, test, tried, given), flush=True)
+
+
+def _ending(ramp: Ramp) -> str:
+    way = f"{len(ramp.lrs):,} steps, lr {number(ramp.lrs[0], 2)} to {number(ramp.stop, 2)}"
+    return f"{way}, stopped: {ramp.stopped}" if ramp.stopped else f"{way}, to its end"
 
 
 def _verified(config: Config, test: RangeTest) -> list[Verified]:
@@ -130,15 +143,12 @@ def _overrides(test: RangeTest) -> list[str]:
 def _show_verified(test: RangeTest, tried: Sequence[Verified]) -> None:
     middle = number(test.found.middle, 2)
     best = min(tried, key=lambda one: sum(one.losses))
-    rows = [
-        [
-            number(one.lr, 2),
-            *(rounded(loss) for loss in one.losses),
-            "lowest" if one is best else "",
-        ]
-        for one in tried
-    ]
-    print(f"a quarter of the run at 0.3, 1 and 3 times the middle of the bracket, {middle}, each falling to 0:")
+    verdict = "lowest" if best is tried[1] else "lowest, at an end: look beyond"
+    rows = [[number(one.lr, 2), *map(rounded, one.losses), verdict if one is best else ""] for one in tried]
+    print(
+        f"a quarter of the run at 0.3, 1 and 3 times the middle of the bracket, {middle}, each falling to 0; "
+        "the whole run may end lowest at another rate:"
+    )
     print_table(["optimizer.lr", *(f"loss {k + 1}" for k in range(len(tried[0].losses))), ""], rows)
 
 
@@ -172,6 +182,7 @@ def _as_json(test: RangeTest, tried: Sequence[Verified]) -> dict[str, Any]:
         "begin": test.begin,
         "steps": test.steps,
         "run_steps": test.run_steps,
+        "cost": test.cost,
         "ramps": [
             {**ramp._asdict(), "rules": curve.rules, "smoothed": curve.smoothed}
             for ramp, curve in zip(test.ramps, found.curves, strict=True)
