@@ -17,6 +17,7 @@ from runner.checks.facts import FindFacts, check_facts, check_init_from
 from runner.checks.groups import check_group_rules
 from runner.checks.nodes import add_invalid, check_node, declared
 from runner.checks.optimizer import check_optimizer
+from runner.checks.range_test import check_range_test
 from runner.checks.remedies import check_remedies
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
@@ -55,6 +56,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     if not is_told(found.sections):
         check_group_rules(found)
         check_optimizer(found)
+        check_range_test(found)
     check_scaling(found)
     check_schedule_keys(found)
     check_grid(found)
