@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -37,6 +37,7 @@ def finish(
     tracking: Tracking,
     signal: Signals | None,
     quiet: bool = False,
+    use: Callable[[Told], None] | None = None,
 ) -> Told | None:
     """Write and print what came of a sweep, its directory last.
 
@@ -47,6 +48,7 @@ def finish(
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
+        use: is called with what was told of its learning rates, before the directory is printed.
     Returns:
         what was told of its learning rates; None where they did not vary.
     Raises:
@@ -83,6 +85,8 @@ def finish(
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
     if (status != "finished" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
+    if use is not None and told is not None:
+        use(told)
     print(directory, flush=True)
     if status == "interrupted" and signal is not None:
         raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
