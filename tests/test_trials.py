@@ -1,6 +1,7 @@
 """Trials, asked for by a mode of a user's own: batch by batch, with pruning, and whatever befalls them."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 
 from runner.compose import compose_leniently, to_tree
 from runner.trials.composing import composer
-from tests.conftest import Done, Program
+from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
+from tests.processes import Forked
 from tests.sweeps import runs_of, statuses, sweep_of
 
 MODE = """
-import json, os, pathlib
+import json, os, pathlib, time
 from runner.tasks.quadratic import Quadratic
 from runner.trials.point import Point
 from runner.trials.trials import Trials
@@ -34,13 +36,25 @@ def prune(place, step, metrics):
     pathlib.Path("asked.json").write_text(json.dumps(asked))
     return place == 1 and step >= 20
 
+class Deadly(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        if step == 17:
+            os.kill(os.getpid(), 9)
+        return super().batch(step, split, part)
+
+class Slow(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        if step >= 20 and not os.path.exists("fast"):
+            time.sleep(0.05)
+        return super().batch(step, split, part)
+
 class Broken(Quadratic):
     def batch(self, step, split, part=(0, 1)):
         if step >= 5:
             raise RuntimeError("no such batch")
         return super().batch(step, split, part)
 """
-BACKENDS = ["sequential"]
+BACKENDS = ["sequential", pytest.param("processes", marks=pytest.mark.slow)]
 
 
 def ask(
@@ -94,6 +108,35 @@ def test_trial_that_is_given_up_is_pruned_and_keeps_what_it_has(program: Program
     assert again.code == 0, again.err
     assert [trial["status"] for trial in told(tmp_path)[0]] == ["finished", "pruned"]
     assert len(runs_of(tmp_path)) == 2, "it is done"
+
+
+@pytest.mark.slow
+def test_worker_that_dies_takes_no_trial_with_it_but_its_own(program: Program, tmp_path: Path) -> None:
+    points = [{"optimizer.lr": "0.01"}, {"task._target_": "parts.Deadly"}, {"optimizer.lr": "0.02"}, {"seed": "4"}]
+    done = ask(program, tmp_path, points, words=["task=quadratic", "sweep.backend=processes", "sweep.jobs=1"])
+    assert done.code == 0, done.err
+    assert [trial["status"] for trial in told(tmp_path)[0]] == ["finished", "failed", "finished", "finished"]
+    assert "its worker process ended with SIGKILL(-9), maybe for want of memory" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_all_workers_once_their_runs_are_saved(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "parts.py").write_text(MODE)
+    target = ["task=quadratic", "train.duration=400", "task._target_=parts.Slow", "sweep.backend=processes"]
+    words = [*target, "sweep.space={seed:'0,1,2'}", "sweep.jobs=2", "tracking=off"]
+    process = Forked("mode=sweep", *words, directory=tmp_path, environment=ENVIRONMENT)
+    runs = tmp_path / "runs/quadratic"
+    wait_for(lambda: any('"step":30,' in path.read_text() for path in runs.glob("*/records.jsonl")))
+    process.send_signal(number)
+    stopped = Done(*process.communicate(), tmp_path)
+    assert stopped.code == 128 + number, stopped.err
+    assert set(statuses(stopped)) == {"interrupted", "waiting"}, "a worker may start late"
+    (tmp_path / "fast").touch()
+    rest = call_program(f"resume.sweep={stopped.run}", directory=tmp_path)
+    assert rest.code == 0, rest.err
+    assert statuses(rest) == ["finished"] * 3
+    assert len(runs_of(tmp_path)) == 3
 
 
 def test_batch_with_a_mistake_starts_nothing(program: Program, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,17 +76,6 @@ def trial_invocation(checked: CheckedJob, invocation: Invocation, sweep: str) ->
     overrides = tuple(text.lstrip("+") for text in checked.point.overrides)
     tree = config.model_dump(mode="json", by_alias=True)
     return Invocation(overrides, checked.choices, tree, Path.cwd(), sweep, invocation.page)
-
-
-def without_equals(checked: Sequence[CheckedJob]) -> list[int]:
-    """Return for each checked point the place of the first with the same configuration; say so of the others."""
-    first: dict[str, int] = {}
-    places = [first.setdefault(job.config.model_dump_json(by_alias=True), n) for n, job in enumerate(checked)]
-    for number, place in enumerate(places):
-        if place != number:
-            name, other = checked[number].point.name, checked[place].point.name
-            print(f"warning sweep: {name} is the same as {other} and runs once.", file=sys.stderr)
-    return places
 
 
 def make_run(trial: Trial, prune: Callable[[int, Mapping[str, float]], bool] | None = None) -> RunResult:

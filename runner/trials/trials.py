@@ -27,15 +27,17 @@ from runner.sweeps.signals import caught
 from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
+from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 from runner.trials.backends import Backend, backend_of
 from runner.trials.point import OnEval, Point
-from runner.trials.trial import Batch, Trial, trial_invocation, without_equals
+from runner.trials.trial import Batch, Trial, trial_invocation
 
 if TYPE_CHECKING:
     from runner.sweeps.check import CheckedJob
 
+_Key = tuple[tuple[str, str], ...]
 _ALONE = "a sweep that no other process is running"
 
 
@@ -63,6 +65,7 @@ class Trials:
         self._page = Page(invocation, share=self._backend.share)
         self._errors: dict[int, str] = {}
         self._closing = ExitStack()
+        self._closing.callback(self._backend.close)
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed if resumed is not None else str(HydraConfig.get().sweep.dir))
@@ -70,6 +73,8 @@ class Trials:
         self._mode = mode
         if resumed is not None:
             self._sweep = self._resumed()
+        self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
+        self._earlier, self._made = frozenset(self._jobs), set[_Key]()
 
     def __enter__(self) -> Self:
         return self
@@ -96,28 +101,21 @@ class Trials:
         Raises:
             ConfigError: with all that is wrong with any of them; none has started.
         """
-        known = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
-        fresh = list({_key(p.overrides): p for p in points if _key(p.overrides) not in known}.values())
-        checked = self._page.check(fresh)
-        firsts = without_equals(checked)
-        unlike = [one for place, one in enumerate(checked) if firsts[place] == place]
-        jobs, unlike = self._page.enlist(unlike, len(known) + 1)
+        keys = [_key(point.overrides) for point in points]
+        by_key = dict[_Key, Point]()
+        for key, point in zip(keys, points, strict=True):
+            by_key.setdefault(key, point)
+        fresh = {key: point for key, point in by_key.items() if key not in self._jobs}
+        jobs, checked = self._page.enlist(self._page.check(list(fresh.values())), len(self._jobs) + 1)
         sweep = self._grow(jobs)
-        enlisted = {_key(one.point.varied): job for one, job in zip(unlike, jobs, strict=True)}
-        twins = {_key(p.overrides): enlisted[_key(fresh[firsts[n]].overrides)] for n, p in enumerate(fresh)}
-        job_of = {**known, **twins}
-        to_run = dict(zip((job.number for job in jobs), unlike, strict=True))
+        self._jobs |= zip(fresh, jobs, strict=True)
         runs = SweepRuns(sweep, Path.cwd())
-        states = runs.states()
-        for point in points:
-            job = job_of[_key(point.overrides)]
-            if job.number not in to_run and states[job.number - 1].status not in DONE:
-                to_run[job.number] = self._page.go_on(job, states[job.number - 1], point)
-        places = {job_of[_key(point.overrides)].number: n for n, point in reversed(list(enumerate(points)))}
-        self._run(sweep, runs, [self._trial(places[n], sweep, n, one) for n, one in sorted(to_run.items())], on_eval)
-        final = self._states(runs)
-        numbers = [job_of[_key(point.overrides)].number for point in points]
-        return [_observed(sweep.jobs[n - 1], final[n - 1]) for n in numbers]
+        ready = dict(zip(fresh, checked, strict=True)) | self._left(by_key, runs.states())
+        self._made |= ready.keys()
+        trials = [self._trial(keys.index(key), self._jobs[key], one) for key, one in ready.items()]
+        self._run(sweep, runs, trials, on_eval)
+        observed = observe(sweep, self._states(runs), Path.cwd(), key=lr_key(sweep) or LR_KEYS[0])
+        return [observed[self._jobs[key].number - 1] for key in keys]
 
     def finish(self) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
@@ -131,6 +129,15 @@ class Trials:
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
         config = self._config
         finish(self.directory, self._sweep, states, tracking=config.tracking, signal=self.signal, quiet=config.quiet)
+
+    def _left(self, points: Mapping[_Key, Point], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
+        """Return points of an earlier launch that are not done, to go on with their runs."""
+        found = {}
+        for key, point in points.items():
+            state = states[self._jobs[key].number - 1]
+            if key in self._earlier - self._made and state.status not in DONE:
+                found[key] = self._page.go_on(self._jobs[key], state, point)
+        return found
 
     def _run(self, sweep: Sweep, runs: SweepRuns, trials: Sequence[Trial], on_eval: OnEval | None) -> None:
         """Make runs under one table."""
@@ -150,9 +157,9 @@ class Trials:
     def _states(self, runs: SweepRuns) -> list[JobState]:
         return self._now(runs, is_over=True)
 
-    def _trial(self, place: int, sweep: Sweep, number: int, one: CheckedJob) -> Trial:
-        invocation = trial_invocation(one, self._invocation, sweep.id)
-        return Trial(place, sweep.jobs[number - 1], one.config, invocation)
+    def _trial(self, place: int, job: Job, one: CheckedJob) -> Trial:
+        assert self._sweep is not None
+        return Trial(place, job, one.config, trial_invocation(one, self._invocation, self._sweep.id))
 
     def _grow(self, jobs: Sequence[Job]) -> Sweep:
         """Enter jobs in sweep.json, which is made with the first of them."""
@@ -189,20 +196,13 @@ class Trials:
         (directory / STOP).unlink(missing_ok=True)
 
 
-def _key(overrides: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return what tells points apart."""
-    return tuple(sorted(overrides.items()))
+def _key(overrides: Mapping[str, str]) -> _Key:
+    """Return what tells points apart, numbers however they are written."""
+    return tuple(sorted((key, _number(value)) for key, value in overrides.items()))
 
 
-def _observed(job: Job, state: JobState) -> Observed:
-    others = " ".join(f"{key}={value}" for key, value in job.varied.items() if key not in ("optimizer.lr", "seed"))
-    return Observed(
-        job.lr,
-        job.seed,
-        state.final_loss,
-        state.status,
-        others,
-        steps=state.steps,
-        planned_steps=state.planned_steps,
-        run=state.run or "",
-    )
+def _number(text: str) -> str:
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text
