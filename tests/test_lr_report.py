@@ -19,6 +19,8 @@ from runner.found_page import write_found_page
 from runner.report.lr_figure import lr_svg, write_lr_figure
 from runner.report.lr_files import write_lr_report
 from runner.report.style import DPI, WIDTH_INCHES
+from runner.tracking.jsonl import read_records, read_result
+from runner.tracking.mapping import Counters, points
 from tests.conftest import Done, Program, Refusal, train_here
 from tests.sweeps import sweep_of
 from tests.test_figures import count
@@ -121,6 +123,20 @@ def test_page_loads_nothing_and_names_every_run(swept: Done) -> None:
     assert len(text) < 200_000
 
 
+def test_summary_has_the_recommendation_as_tags_and_metrics(swept: Done) -> None:
+    report, recommended = report_of(swept.run), report_of(swept.run)["groups"][0]["recommended"]
+    result = read_result(swept.run)
+    assert result.tags["lr.recommended"] == f"{recommended:g}"
+    assert (result.tags["lr.override"], result.tags["lr.report"]) == (report["override"], report["headline"])
+    assert result.tags["lr.is_at_edge"] == "true"
+    *_, record = read_records(swept.run)
+    metrics = {point.key: point.value for point in points(record, Counters())[0]}
+    assert metrics["sweep/lr.recommended"] == recommended
+    assert metrics["sweep/lr.largest_stable"] == 0.1
+    assert metrics["sweep/lr.interval_low"] == report["groups"][0]["interval"]["low"]
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # MLflow leaves its sqlite connections open
 @pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # SQLAlchemy to MLflow
 def test_mlflow_has_the_report_on_the_summary(swept: Done, earlier: Path, program: Program) -> None:
