@@ -17,6 +17,7 @@ from runner.checks.facts import FindFacts, check_facts, check_init_from
 from runner.checks.groups import check_group_rules
 from runner.checks.nodes import add_invalid, check_node, declared
 from runner.checks.optimizer import check_optimizer
+from runner.checks.range_test import check_range_test
 from runner.checks.remedies import check_remedies
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
@@ -24,7 +25,8 @@ from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
 from runner.checks.sweep import check_grid
 from runner.checks.watch import check_watched
-from runner.config import Config, ModeNode, Source, Train
+from runner.config import Config, ModeNode, Train
+from runner.config_source import Source
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves
@@ -54,6 +56,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     if not is_told(found.sections):
         check_group_rules(found)
         check_optimizer(found)
+        check_range_test(found)
     check_scaling(found)
     check_schedule_keys(found)
     check_grid(found)

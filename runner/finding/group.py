@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
-from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, edge_of, failure_bounds, failure_rate
-from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sd_of, sound
+from runner.finding.failures import Edge, FailureRate, failure_bounds, failure_rate
+from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, mean_of, measured_points, points_of, sd_of, sound
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
-from runner.finding.procedure import judged
+from runner.finding.recommend import recommend
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
 
 _NO_CURVE = ("bracket", "range_test", "verify")  # purposes of runs that are no points of the curve
-_DIGITS = 3  # of the recommendation
 _APART = 1.5  # rates that are closer count as one
 
 
@@ -142,31 +141,27 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
     ended = [one for one in trials if one.has_failed or one.status == "finished"]
     length = _length(ended, full)
     curve = [one for one in ended if one.planned_steps >= length or one.planned_steps == 0]
-    measured = points_of(curve)
-    points = judged(curve)  # a rate at which nothing was learned has failed too
+    measured, points = measured_points(curve), points_of(curve)
     stuck = {point.lr for point, plain in zip(points, measured, strict=True) if point.failed > plain.failed}
-    tried = [_failed(point) if point.lr in stuck else point for point in points_of([*ended, *_fresh(runs)])]
-    found, best, edge = fit(points), best_of(points), edge_of(tried)
-    ratio, recommended = edge.stable / found.lr, found.lr
-    is_at_edge = edge.is_known and not ratio >= SAFE_RATIO
-    if is_at_edge and not math.isnan(edge.stable):
-        recommended = min(recommended, edge.stable / SAFE_RATIO)
+    tried = points_of([*ended, *_fresh(runs)])
+    advice, best = recommend(points, tried), best_of(points)
+    found, edge = advice.fit, advice.edge
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
     rates = _rates(curve, measured, tried)
     end = _end(points, tried, best)
     return GroupReport(
         name=name,
-        recommended=_rounded(recommended, down=recommended < found.lr),
-        expected_loss=_expected(found, points, recommended),
+        recommended=advice.lr,
+        expected_loss=_expected(found, points, advice.lr),
         best_lr=found.best,
         best_loss=best.mean if best is not None else math.nan,
         fit=found,
         interval=interval_of(points),
         edge=edge,
-        safety_ratio=ratio,
-        is_at_edge=is_at_edge,
-        is_capped=recommended < found.lr,
+        safety_ratio=advice.safety_ratio,
+        is_at_edge=advice.is_at_edge,
+        is_capped=advice.is_capped,
         basin=basin_of(points),
         slopes=slopes_of(points),
         noise=sd_of(best.losses) if best is not None else math.nan,
@@ -202,14 +197,6 @@ def _rates(curve: Sequence[Observed], points: Sequence[LRPoint], tried: Sequence
         sd = sd_of(own.losses) if own is not None else math.nan
         found.append(Rate(point.lr, seeds, mean, sd, failure_rate(point)))
     return tuple(found)
-
-
-def _rounded(lr: float, *, down: bool) -> float:
-    """Return a rate in three digits, rounded down where it must not grow."""
-    near = float(f"{lr:.{_DIGITS}g}")
-    if down and near > lr:
-        near = float(f"{near - 10.0 ** (math.floor(math.log10(lr)) + 1 - _DIGITS):.{_DIGITS}g}")
-    return near
 
 
 def _expected(found: Fit, points: Sequence[LRPoint], lr: float) -> float:
@@ -257,11 +244,6 @@ def _half_decades(low: float, high: float) -> tuple[float, ...]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     rates = [float(f"{digit}e{power}") for power in powers for digit in (1, 3)]
     return tuple(lr for lr in rates if low / 1.02 <= lr <= high * 1.02)
-
-
-def _failed(point: LRPoint) -> LRPoint:
-    """Return a point all of whose runs count as failed."""
-    return LRPoint(point.lr, (), point.failed + len(point.losses))
 
 
 def _fresh(runs: Sequence[Observed]) -> list[Observed]:
