@@ -179,6 +179,17 @@ def test_sweep_over_something_else_has_no_report(program: Program, varied: str) 
     assert "recommended" not in done.out
 
 
+def test_what_a_search_made_a_run_for_is_a_tag_and_no_group(program: Program) -> None:
+    purpose = ("+tags.purpose=grid,verify", "train.duration=3,6", "optimizer.lr=0.01,0.02")
+    done = program(*(word for word in QUADRATIC if "duration" not in word), *purpose)
+    assert done.code == 0, done.err
+    [group] = report_of(done.run)["groups"]
+    assert group["name"] == ""
+    assert (group["full_steps"], group["short_runs"], group["verified"]["runs"]) == (6, 2, 2)
+    cost = report_of(done.run)["cost"]
+    assert (cost["full_runs"], cost["verify_full_runs"]) == (3.0, 3.0)
+
+
 def test_quiet_sweep_prints_its_directory_only(program: Program) -> None:
     done = program(*QUADRATIC, "train.duration=3", "optimizer.lr=0.01,0.02", "quiet=true")
     assert done.code == 0, done.err

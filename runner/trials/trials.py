@@ -27,6 +27,7 @@ from runner.sweeps.signals import caught
 from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
+from runner.tracking.sweep_observed import observe_job
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 from runner.trials.backends import Backend, backend_of
@@ -117,7 +118,7 @@ class Trials:
         self._run(sweep, runs, [self._trial(places[n], sweep, n, one) for n, one in sorted(to_run.items())], on_eval)
         final = self._states(runs)
         numbers = [job_of[_key(point.overrides)].number for point in points]
-        return [_observed(sweep.jobs[n - 1], final[n - 1]) for n in numbers]
+        return [observe_job(sweep.jobs[n - 1], final[n - 1], Path.cwd()) for n in numbers]
 
     def finish(self) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
@@ -192,17 +193,3 @@ class Trials:
 def _key(overrides: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return what tells points apart."""
     return tuple(sorted(overrides.items()))
-
-
-def _observed(job: Job, state: JobState) -> Observed:
-    others = " ".join(f"{key}={value}" for key, value in job.varied.items() if key not in ("optimizer.lr", "seed"))
-    return Observed(
-        job.lr,
-        job.seed,
-        state.final_loss,
-        state.status,
-        others,
-        steps=state.steps,
-        planned_steps=state.planned_steps,
-        run=state.run or "",
-    )
