@@ -339,6 +339,16 @@ def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
     assert "no difference shown" in report_sentences(same)[0]
 
 
+def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:
+    runs = [*observe(RATES[:7], MEANS[:7], group="a=0"), *(one for n in range(1, 6) for one in observe(group=f"a={n}"))]
+    notes = lr_report(runs).notes
+    assert [note.split(",")[0] for note in notes] == [
+        "The groups were tried with different numbers of learning rates",
+        "Of 5 comparisons",
+    ]
+    assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
+
+
 def test_different_tasks_are_not_compared() -> None:
     report = lr_report([*observe(group="task=a"), *observe(means=WARM, group="task=b")])
     assert report.comparisons == ()

@@ -21,6 +21,9 @@ from runner.report.lr_files import write_lr_report
 from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
+from runner.tracking.sweep_file import Job, JobState, Sweep
+from runner.tracking.sweep_observed import lr_key
+from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, train_here
 from tests.sweeps import sweep_of
 from tests.test_figures import count
@@ -188,6 +191,36 @@ def test_what_a_search_made_a_run_for_is_a_tag_and_no_group(program: Program) ->
     assert (group["full_steps"], group["short_runs"], group["verified"]["runs"]) == (6, 2, 2)
     cost = report_of(done.run)["cost"]
     assert (cost["full_runs"], cost["verify_full_runs"]) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("varied", "key", "rates", "group"),
+    [
+        (({"optimizer.lr": "1"}, {"optimizer.lr": "2"}), "optimizer.lr", [1.0, 2.0], ""),
+        (({"optimizer.d_coef": "0.5"}, {"optimizer.d_coef": "2"}), "optimizer.d_coef", [0.5, 2.0], ""),
+        (({"optimizer.lr": "1", "seed": "0"}, {"optimizer.lr": "1", "seed": "1"}), None, [], ""),
+        (
+            ({"optimizer.lr": "1", "clip": "a b"}, {"optimizer.lr": "2", "clip": "a b"}),
+            "optimizer.lr",
+            [1.0, 2.0],
+            "'clip=a b'",
+        ),
+    ],
+)
+def test_what_varies_tells_the_learning_rate_and_the_groups(
+    varied: tuple[dict[str, str], ...], key: str | None, rates: list[float], group: str, tmp_path: Path
+) -> None:
+    jobs = tuple(
+        Job(nth, (), one, "x", float(one.get("optimizer.lr", 1)), int(one.get("seed", 0)))
+        for nth, one in enumerate(varied, start=1)
+    )
+    sweep = Sweep("id", "", (), (), jobs, "")
+    assert lr_key(sweep) == key
+    if key is not None:
+        found = observe_sweep(sweep, [JobState(status="diverged")] * len(jobs), tmp_path, key=key)
+        assert [one.lr for one in found] == rates
+        assert {one.group for one in found} == {group}
+        assert lr_report(found, key=key).groups[0].name == group
 
 
 def test_quiet_sweep_prints_its_directory_only(program: Program) -> None:
