@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from runner.finding.basin import basin_of, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
-from runner.finding.fit import fit, fit_quadratic
+from runner.finding.fit import LRPoint, fit, points_of
 from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
-from runner.finding.points import LRPoint, points_of
+from runner.finding.quadratic import fit_quadratic
 from runner.finding.report import lr_report
 from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
 from runner.finding.words import brief, group_sentences, headline, report_sentences
@@ -337,6 +337,16 @@ def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
     assert report.override_line().startswith("warmup=linear optimizer.lr=")
     same = lr_report([*cold, *observe(group="warmup=x")])
     assert "no difference shown" in report_sentences(same)[0]
+
+
+def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:
+    runs = [*observe(RATES[:7], MEANS[:7], group="a=0"), *(one for n in range(1, 6) for one in observe(group=f"a={n}"))]
+    notes = lr_report(runs).notes
+    assert [note.split(",")[0] for note in notes] == [
+        "The groups were tried with different numbers of learning rates",
+        "Of 5 comparisons",
+    ]
+    assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
 
 
 def test_different_tasks_are_not_compared() -> None:

@@ -19,6 +19,11 @@ from runner.found_page import write_found_page
 from runner.report.lr_figure import lr_svg, write_lr_figure
 from runner.report.lr_files import write_lr_report
 from runner.report.style import DPI, WIDTH_INCHES
+from runner.tracking.jsonl import read_records, read_result
+from runner.tracking.mapping import Counters, points
+from runner.tracking.sweep_file import Job, JobState, Sweep
+from runner.tracking.sweep_observed import lr_key
+from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, train_here
 from tests.sweeps import sweep_of
 from tests.test_figures import count
@@ -121,6 +126,20 @@ def test_page_loads_nothing_and_names_every_run(swept: Done) -> None:
     assert len(text) < 200_000
 
 
+def test_summary_has_the_recommendation_as_tags_and_metrics(swept: Done) -> None:
+    report, recommended = report_of(swept.run), report_of(swept.run)["groups"][0]["recommended"]
+    result = read_result(swept.run)
+    assert result.tags["lr.recommended"] == f"{recommended:g}"
+    assert (result.tags["lr.override"], result.tags["lr.report"]) == (report["override"], report["headline"])
+    assert result.tags["lr.is_at_edge"] == "true"
+    *_, record = read_records(swept.run)
+    metrics = {point.key: point.value for point in points(record, Counters())[0]}
+    assert metrics["sweep/lr.recommended"] == recommended
+    assert metrics["sweep/lr.largest_stable"] == 0.1
+    assert metrics["sweep/lr.interval_low"] == report["groups"][0]["interval"]["low"]
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # MLflow leaves its sqlite connections open
 @pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # SQLAlchemy to MLflow
 def test_mlflow_has_the_report_on_the_summary(swept: Done, earlier: Path, program: Program) -> None:
@@ -161,6 +180,47 @@ def test_sweep_over_something_else_has_no_report(program: Program, varied: str) 
     assert done.code == 0, done.err
     assert not (done.run / "lr_report.json").exists()
     assert "recommended" not in done.out
+
+
+def test_what_a_search_made_a_run_for_is_a_tag_and_no_group(program: Program) -> None:
+    purpose = ("+tags.purpose=grid,verify", "train.duration=3,6", "optimizer.lr=0.01,0.02")
+    done = program(*(word for word in QUADRATIC if "duration" not in word), *purpose)
+    assert done.code == 0, done.err
+    [group] = report_of(done.run)["groups"]
+    assert group["name"] == ""
+    assert (group["full_steps"], group["short_runs"], group["verified"]["runs"]) == (6, 2, 2)
+    cost = report_of(done.run)["cost"]
+    assert (cost["full_runs"], cost["verify_full_runs"]) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("varied", "key", "rates", "group"),
+    [
+        (({"optimizer.lr": "1"}, {"optimizer.lr": "2"}), "optimizer.lr", [1.0, 2.0], ""),
+        (({"optimizer.d_coef": "0.5"}, {"optimizer.d_coef": "2"}), "optimizer.d_coef", [0.5, 2.0], ""),
+        (({"optimizer.lr": "1", "seed": "0"}, {"optimizer.lr": "1", "seed": "1"}), None, [], ""),
+        (
+            ({"optimizer.lr": "1", "clip": "a b"}, {"optimizer.lr": "2", "clip": "a b"}),
+            "optimizer.lr",
+            [1.0, 2.0],
+            "'clip=a b'",
+        ),
+    ],
+)
+def test_what_varies_tells_the_learning_rate_and_the_groups(
+    varied: tuple[dict[str, str], ...], key: str | None, rates: list[float], group: str, tmp_path: Path
+) -> None:
+    jobs = tuple(
+        Job(nth, (), one, "x", float(one.get("optimizer.lr", 1)), int(one.get("seed", 0)))
+        for nth, one in enumerate(varied, start=1)
+    )
+    sweep = Sweep("id", "", (), (), jobs, "")
+    assert lr_key(sweep) == key
+    if key is not None:
+        found = observe_sweep(sweep, [JobState(status="diverged")] * len(jobs), tmp_path, key=key)
+        assert [one.lr for one in found] == rates
+        assert {one.group for one in found} == {group}
+        assert lr_report(found, key=key).groups[0].name == group
 
 
 def test_quiet_sweep_prints_its_directory_only(program: Program) -> None:

@@ -45,7 +45,8 @@ def brief(report: LRReport) -> list[str]:
         lines = lines or [headline(report)]
         more = [_comparison(report, comparison) for comparison in report.comparisons]
         several = [*lines[:6], *more[:5]]
-        return [*several, *_missing(report, report.best), cost_sentence(report.cost)]
+        missing = [f"{report.best.name}: {text}" for text in _missing(report, report.best)]
+        return [*several, *missing, cost_sentence(report.cost)]
     group = report.best
     first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"
     found = [*_how(group), *_edge(report, group), *_verified(report, group), *_missing(report, group)]
