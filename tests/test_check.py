@@ -14,7 +14,7 @@ TRAIN_KEYS = (
 )
 TOP_KEYS = (
     "clip, detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, quiet, remedies, resume, "
-    "scaling, schedule, schedule_of, seed, snapshots, source, tags, task, tracking, train, warmup"
+    "scaling, schedule, schedule_of, seed, snapshots, source, sweep, tags, task, tracking, train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."

@@ -239,6 +239,7 @@ def test_quiet_prints_the_overrides_and_the_directory(program: Program) -> None:
     ("overrides", "reason", "advice"),
     [
         (["mode.low=30"], "it diverges at once: at lr", "Begin lower: mode.low=0.03"),
+        (["mode.low=1e30", "mode.high=1e37"], "it diverges at once: at lr", "Begin lower: mode.low=1e27"),
         (["mode.low=1e-9", "mode.high=1e-7"], "it is noise: the loss scatters by", "Go further: mode.high=1e-4"),
         (
             ["task=quadratic", "mode.low=1e-20", "mode.high=1e-17"],
@@ -246,7 +247,7 @@ def test_quiet_prints_the_overrides_and_the_directory(program: Program) -> None:
             "Go further: mode.high=1e-14",
         ),
     ],
-    ids=["at once", "noise", "flat"],
+    ids=["at once", "with no second loss", "noise", "flat"],
 )
 def test_no_suggestion_is_said_with_its_reason(
     program: Program, overrides: list[str], reason: str, advice: str

@@ -20,8 +20,9 @@ import optuna
 from runs_of_cells import PAGE, CellRun, full_steps, page_of, train
 from truth import ROOT
 
-from runner.finding.fit import fit, points_of
+from runner.finding.fit import fit
 from runner.finding.observed import Observed
+from runner.finding.points import points_of
 from runner.finding.procedure import Limits, around, next_asks, verify_asks
 from runner.finding.recommend import recommend
 from runner.records import spell_non_finite

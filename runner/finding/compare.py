@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.finding.fit import mean_of, sd_of, variance
+from runner.finding.points import mean_of, sd_of, variance
 
 SIGNIFICANT = 0.05
 # two-sided 95 % quantiles of Student's t for 1, 2 ... 30 degrees of freedom

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
 from runner.finding.failures import Edge, FailureRate, failure_bounds, failure_rate
-from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, mean_of, measured_points, points_of, sd_of, sound
+from runner.finding.fit import ENOUGH_POINTS, Fit
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
+from runner.finding.points import LRPoint, best_of, mean_of, measured_points, points_of, sd_of, sound
 from runner.finding.recommend import recommend
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
 

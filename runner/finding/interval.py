@@ -7,7 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import LRPoint, Value, best_of, fit_values, mean_of, misfit_of, range_of, sound, values_of
+from runner.finding.fit import Value, fit_values, misfit_of, range_of, values_of
+from runner.finding.points import LRPoint, best_of, mean_of, sound
 
 RESAMPLES = 1000
 LEVEL = 0.95

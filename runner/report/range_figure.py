@@ -61,7 +61,8 @@ def range_figure(ramps: Sequence[Ramp], found: RangeFound, path: Path, *, title:
     FigureCanvasAgg(figure)
     grid = {"left": LEFT_INCHES / WIDTH_INCHES, "right": 1 - RIGHT_INCHES / WIDTH_INCHES}
     ax: Axes = figure.subplots(1, 1, gridspec_kw=grid)
-    shown = axis_range([_near(curve.smoothed) for curve in found.curves], log=False)
+    smoothed = [curve.smoothed for curve in found.curves]
+    shown = axis_range(map(_near, smoothed) if found.nothing is None else smoothed, log=False)
     handles = _draw_curves(ax, ramps, found.curves, shown)
     if found.nothing is None:
         label = f"bracket {number(found.low, 2)} to {number(found.high, 2)}"
@@ -71,7 +72,7 @@ def range_figure(ramps: Sequence[Ramp], found: RangeFound, path: Path, *, title:
             middle = found.rules[name].middle
             handles.append(ax.axvline(middle, color=color, ls=style, lw=1.2, label=f"{name} {number(middle, 2)}"))
     _set_rates(ax, [lr for ramp in ramps for lr in (ramp.lrs[0], ramp.stop)])
-    finish_panel(ax, shown, label="training loss", handles=handles, empty="" if any(shown) else "no finite loss")
+    finish_panel(ax, shown, label="training loss", handles=handles, empty="" if any(smoothed) else "no finite loss")
     arrange(figure, [ax], [_PANEL_INCHES], title=title, verdict=verdict)
     save(figure, path)
 
