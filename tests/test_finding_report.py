@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from runner.finding.basin import basin_of, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
-from runner.finding.fit import LRPoint, fit, points_of
+from runner.finding.fit import fit, fit_quadratic
 from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
-from runner.finding.quadratic import fit_quadratic
+from runner.finding.points import LRPoint, points_of
 from runner.finding.report import lr_report
 from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
 from runner.finding.words import brief, group_sentences, headline, report_sentences
