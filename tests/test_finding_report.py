@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from runner.finding.basin import basin_of, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
-from runner.finding.fit import LRPoint, fit, fit_quadratic, points_of
+from runner.finding.fit import fit, fit_quadratic
 from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
+from runner.finding.points import LRPoint, points_of
 from runner.finding.report import lr_report
 from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
 from runner.finding.words import brief, group_sentences, headline, report_sentences
@@ -290,6 +291,18 @@ def test_losses_that_are_no_numbers_are_failures_and_interrupted_runs_nothing() 
     assert group.rates[-1].lr == 1.0
 
 
+def test_a_rate_above_the_best_at_which_nothing_was_learned_counts_as_failed() -> None:
+    runs = [one._replace(loss=2.29 + one.seed / 100) if one.lr == 3e-1 else one for one in observe()]
+    report = lr_report(runs)
+    [group] = report.groups
+    assert group.stuck == (3e-1,)
+    assert (group.edge.stable, group.edge.hopeless) == (1e-1, 3e-1)
+    assert group.rates[-1].mean == pytest.approx(2.3)
+    assert "At 0.3 the loss ended no lower than it began, which counts as failed." in group_sentences(report, group)
+    too_low = [one._replace(loss=2.3) if one.lr == 1e-4 else one for one in observe()]
+    assert lr_report(too_low).groups[0].stuck == ()
+
+
 def test_shorter_runs_tell_of_failures_and_are_not_in_the_curve() -> None:
     short = observe((1e-3, 1.0), (0.0, 0.5), steps=100, fails_from=1.0, purpose="grid")
     report = lr_report([*observe(), *short])
@@ -324,6 +337,16 @@ def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
     assert report.override_line().startswith("warmup=linear optimizer.lr=")
     same = lr_report([*cold, *observe(group="warmup=x")])
     assert "no difference shown" in report_sentences(same)[0]
+
+
+def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:
+    runs = [*observe(RATES[:7], MEANS[:7], group="a=0"), *(one for n in range(1, 6) for one in observe(group=f"a={n}"))]
+    notes = lr_report(runs).notes
+    assert [note.split(",")[0] for note in notes] == [
+        "The groups were tried with different numbers of learning rates",
+        "Of 5 comparisons",
+    ]
+    assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
 
 
 def test_different_tasks_are_not_compared() -> None:

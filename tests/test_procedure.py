@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.finding.fit import fit, points_of
+from runner.finding.fit import fit
 from runner.finding.observed import Observed
+from runner.finding.points import points_of
 from runner.finding.procedure import Limits, around, next_asks, spent, verify_asks
 
 LIMITS = Limits(1e-4, 1e-2, may_extend=True, seed=0, budget=6, verify=5, full_steps=100)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import LRPoint
+from runner.finding.points import LRPoint
 
 LEVEL = 0.95
 SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from runner.finding.observed import Observed
+from runner.finding.points import LRPoint, best_of, sound, variance
 
 WINDOW_DECADES = 1.0  # each side of the best learning rate; wider is biased to the right, where losses rise faster
 ENOUGH_POINTS = 5
@@ -15,33 +15,8 @@ ENOUGH_POINTS = 5
 # trial on two measured curves with half-decade grids: the median regret is 0.1 % where an unweighted fit has 0.2 to
 # 0.3 %, and intervals of 95 % made with them hold the optimum in 90 to 94 of 100 cases, those of seeds in 33 to 43.
 MISFIT, MISFIT_OF_HEIGHT = 0.05, 0.5
-_LEARNED = 0.02  # share of the first loss that a run has to gain
 _NOISE = 0.1  # sd where no learning rate has two seeds, as a share of the range
 _ROOM = 1.02  # learning rates as they are typed, such as 3e-4, are not half a decade apart exactly
-
-
-class LRPoint(NamedTuple):
-    """What the runs with one learning rate came to.
-
-    Attributes:
-        lr: base learning rate.
-        losses: those that are finite, one a seed.
-        failed: number of runs that diverged, or ended with a loss that is no number.
-    """
-
-    lr: float
-    losses: tuple[float, ...]
-    failed: int = 0
-
-    @property
-    def mean(self) -> float:
-        """Mean loss; inf without one."""
-        return mean_of(self.losses)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether there is a loss, and no run failed."""
-        return bool(self.losses) and not self.failed
 
 
 @dataclass(frozen=True)
@@ -74,8 +49,9 @@ class Fit:
         loss: what is expected there.
         is_vertex: whether `lr` is the vertex.
         best: learning rate with the smallest mean loss; nan where there is none.
-        quadratic: the parabola, of ln loss where `is_log`, else of the loss; None without one.
+        quadratic: the parabola, of ln loss where `is_log`, else of the loss over `scale`; None without one.
         is_log: whether it is fitted to the logarithm of the loss; not where a loss is 0 or less.
+        scale: unit of the loss in the fit; 1 where `is_log`.
         window: smallest and largest learning rate that were fitted.
         points: number of learning rates that were fitted.
         why_not: why `lr` is not the vertex; "" where it is.
@@ -87,6 +63,7 @@ class Fit:
     best: float
     quadratic: Quadratic | None = None
     is_log: bool = True
+    scale: float = 1.0
     window: tuple[float, float] = (math.nan, math.nan)
     points: int = 0
     why_not: str = ""
@@ -96,7 +73,7 @@ class Fit:
         if self.quadratic is None:
             return math.nan
         value = self.quadratic.at(lr)
-        return math.exp(min(value, 700.0)) if self.is_log else value
+        return math.exp(min(value, 700.0)) if self.is_log else value * self.scale
 
 
 class Value(NamedTuple):
@@ -104,7 +81,7 @@ class Value(NamedTuple):
 
     Attributes:
         lr: base learning rate.
-        y: logarithm of the mean loss, or the mean loss where one is 0 or less.
+        y: logarithm of the mean loss, or the mean loss in units of the largest where one is 0 or less.
         noise: variance of `y` over seeds; nan where it is not known.
     """
 
@@ -120,48 +97,6 @@ class Found(NamedTuple):
     near: Sequence[Value]
     quadratic: Quadratic | None
     why_not: str
-
-
-def points_of(observed: Iterable[Observed]) -> list[LRPoint]:
-    """Return what each learning rate came to, in order; runs that neither finished nor broke down do not count.
-
-    A run that has learned nothing has failed like one that diverged, where it stands above the best rate: below it,
-    the rate was merely too low. It has learned nothing when its loss is within 2 % of the first one.
-    """
-    losses: dict[float, list[float]] = {}
-    failed: dict[float, int] = {}
-    first = [math.inf]
-    for one in observed:
-        if one.has_failed:
-            failed[one.lr] = failed.get(one.lr, 0) + 1
-        elif one.status == "finished":
-            losses.setdefault(one.lr, []).append(one.loss)
-        first += [one.first_loss] if math.isfinite(one.first_loss) else []
-    points = [LRPoint(lr, tuple(losses.get(lr, ())), failed.get(lr, 0)) for lr in sorted({*losses, *failed})]
-    best, nothing = best_of(points), (1 - _LEARNED) * min(first[1:], default=math.inf)
-    if best is None or best.mean >= nothing:
-        return points
-    return [_without_stuck(point, nothing) if point.lr > best.lr else point for point in points]
-
-
-def _without_stuck(point: LRPoint, nothing: float) -> LRPoint:
-    kept = tuple(loss for loss in point.losses if loss < nothing)
-    return LRPoint(point.lr, kept, point.failed + len(point.losses) - len(kept))
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean, of large numbers too; inf without any."""
-    return sum(value / len(values) for value in values) if values else math.inf
-
-
-def sound(points: Iterable[LRPoint]) -> list[LRPoint]:
-    """Return the learning rates at which there is a loss and no run failed."""
-    return [point for point in points if point.is_sound]
-
-
-def best_of(points: Iterable[LRPoint]) -> LRPoint | None:
-    """Return the sound point with the smallest mean loss, the smaller rate of two; None where there is none."""
-    return min(sound(points), key=lambda point: (point.mean, point.lr), default=None)
 
 
 def fit_quadratic(lrs: Sequence[float], values: Sequence[float], weights: Sequence[float] | None = None) -> Quadratic:
@@ -218,33 +153,40 @@ def fit(points: Sequence[LRPoint], *, window_decades: float = WINDOW_DECADES) ->
             math.nan,
             why_not="a run failed at every learning rate" if points else "no run has ended",
         )
-    values, is_log = values_of(points)
+    values, scale = values_of(points)
     found = fit_values(values, window_decades=window_decades)
     window = (found.near[0].lr, found.near[-1].lr)
     fitted = Fit(
-        best.lr, best.mean, False, best.lr, found.quadratic, is_log, window, len(found.near), why_not=found.why_not
+        best.lr,
+        best.mean,
+        is_vertex=False,
+        best=best.lr,
+        quadratic=found.quadratic,
+        is_log=scale is None,
+        scale=scale or 1.0,
+        window=window,
+        points=len(found.near),
+        why_not=found.why_not,
     )
     if found.why_not:
         return fitted
     return replace(fitted, lr=found.lr, loss=fitted.loss_at(found.lr), is_vertex=True)
 
 
-def values_of(points: Iterable[LRPoint]) -> tuple[list[Value], bool]:
-    """Return the sound points as they are fitted, and whether it is the logarithm of the loss."""
+def values_of(points: Iterable[LRPoint]) -> tuple[list[Value], float | None]:
+    """Return the sound points as they are fitted, and the unit of the loss; None where it is the logarithm."""
     usable = sound(points)
-    is_log = all(point.mean > 0 for point in usable)
-    units = [point.mean if is_log else 1.0 for point in usable]
+    means = [point.mean for point in usable]
+    scale = None if all(mean > 0 for mean in means) else max(map(abs, means)) or 1.0
+    units = [scale or mean for mean in means]
     spreads = [(len(p.losses) - 1, variance(p.losses, unit=u)) for p, u in zip(usable, units, strict=True)]
     freedom = sum(n for n, _ in spreads)
     common = sum(n * v for n, v in spreads) / freedom if freedom else math.nan
+    ys = [math.log(mean) if scale is None else mean / scale for mean in means]
     return [
-        Value(
-            point.lr,
-            math.log(point.mean) if is_log else point.mean,
-            (n * own + common) / (n + 1) / len(point.losses),
-        )
-        for point, (n, own) in zip(usable, spreads, strict=True)
-    ], is_log
+        Value(point.lr, y, (n * own + common) / (n + 1) / len(point.losses))
+        for point, y, (n, own) in zip(usable, ys, spreads, strict=True)
+    ], scale
 
 
 def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADES) -> Found:
@@ -281,14 +223,6 @@ def misfit_of(height: float, unit: float) -> float:
 def _variance_of_fit(value: Value, lowest: float, unit: float) -> float:
     noise = (_NOISE * unit) ** 2 if math.isnan(value.noise) else value.noise
     return noise + misfit_of(value.y - lowest, unit)
-
-
-def variance(values: Sequence[float], *, unit: float = 1.0) -> float:
-    """Return the sample variance (n - 1) in a unit; 0 where there are fewer than two values."""
-    if len(values) < 2:
-        return 0.0
-    mean = mean_of(values)
-    return sum(((value - mean) / unit) ** 2 for value in values) / (len(values) - 1)
 
 
 def _dot(weights: Sequence[float], left: Sequence[float], right: Sequence[float]) -> float:

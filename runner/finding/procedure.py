@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import LRPoint, best_of, points_of
 from runner.finding.observed import Observed
+from runner.finding.points import LRPoint, best_of, points_of
 
 START_POINTS = 4
 CLOSE_DECADES = 0.36  # neighbours of the best closer than this are not told apart by one seed: more seeds come next

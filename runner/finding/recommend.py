@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from runner.finding.failures import SAFE_RATIO, Edge, edge_of
-from runner.finding.fit import Fit, LRPoint, fit
+from runner.finding.fit import Fit, fit
+from runner.finding.points import LRPoint
 
 _DIGITS = 3
 

@@ -16,6 +16,7 @@ from runner.finding.observed import Observed
 
 LR = "optimizer.lr"
 MOST_GROUPS = 6  # that are told apart where each has a learning rate or two only
+MANY = 5  # comparisons, from which on chance is worth a word
 VERIFY = "verify"
 
 
@@ -77,6 +78,11 @@ class LRReport:
         data: dict[str, Any] = _plain(self)
         for group, one in zip(data["groups"], self.groups, strict=True):
             group["override"] = self.override_line(one)
+            if one.basin is not None:
+                group["basin"]["decades"] = one.basin.decades
+            if one.windowed is not None:
+                group["windowed"]["decades"] = one.windowed.decades
+            group["slopes"]["ratio"] = _plain(one.slopes.ratio)
         return data
 
 
@@ -149,8 +155,12 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
         lrs = (best.compared.lr, other.compared.lr)
         found.append(compare(best.name, other.name, lrs, best.compared.by_seed, other.compared.by_seed))
     counts = {len(group.rates) for group in with_loss}
-    note = "The groups were tried with different numbers of learning rates, which favours those with more."
-    return tuple(found), (note,) if len(counts) > 1 else ()
+    notes = []
+    if len(counts) > 1:
+        notes.append("The groups were tried with different numbers of learning rates, which favours those with more.")
+    if len(found) >= MANY:
+        notes.append(f"Of {len(found)} comparisons, one in 20 shows a difference by chance.")
+    return tuple(found), tuple(notes)
 
 
 def _cost(runs: Sequence[Observed], groups: Sequence[GroupReport]) -> Cost:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from runner.finding.fit import LRPoint, best_of
+from runner.finding.points import LRPoint, best_of
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # of the definition
 HALF_WINDOW_DECADES = 1.5

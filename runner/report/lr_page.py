@@ -23,7 +23,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 900px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin-top: 2em }
 .lead { font-size: 1.1em; font-weight: 600 } .bad { color: #a33c00 }
-code { display: block; background: #f3f3f3; padding: .5em .7em; user-select: all; overflow-x: auto; white-space: pre }
+code { display: block; background: #f3f3f3; padding: .5em .7em; user-select: all; white-space: pre-wrap }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5em 0 }
 th, td { text-align: right; padding: .15em .8em .15em 0; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left } tr.best td { font-weight: 600 }

@@ -18,6 +18,8 @@ from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
 PURPOSE = "purpose"  # tag of a run: what a search made it for
+_LENGTH = ("train.duration",)
+_SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
 _CHOSEN = ("task", "optimizer", "warmup", "schedule")
 _WRITTEN = ("train.duration", "train.batch_size", "train.accumulate", "train.precision", "train.clip_norm")
 
@@ -30,7 +32,7 @@ def lr_key(sweep: Sweep) -> str | None:
     return None
 
 
-def observe(sweep: Sweep, states: Sequence[JobState], root: Path, *, key: str) -> list[Observed]:
+def observe(sweep: Sweep, states: Sequence[JobState], root: Path, *, key: str = LR_KEYS[0]) -> list[Observed]:
     """Return what the jobs of a sweep came to.
 
     Args:
@@ -39,26 +41,26 @@ def observe(sweep: Sweep, states: Sequence[JobState], root: Path, *, key: str) -
         root: the directory of launch, below which the runs lie.
         key: of the learning rate.
     """
-    found = []
-    for job, state in zip(sweep.jobs, states, strict=True):
-        others = [f"{name}={value}" for name, value in job.varied.items() if name not in (key, SEED)]
-        run = root / state.run if state.run is not None else None
-        result = find_result(run) if run is not None else None
-        found.append(
-            Observed(
-                lr=_rate(job, key),
-                seed=job.seed,
-                loss=state.final_loss,
-                status=state.status,
-                group=shlex.join(others),
-                first_loss=_first_loss(run) if run is not None else math.nan,
-                steps=state.steps,
-                planned_steps=state.planned_steps,
-                run=state.run or "",
-                purpose=result.tags.get(PURPOSE, "") if result is not None else "",
-            )
-        )
-    return found
+    return [observe_job(job, state, root, key=key) for job, state in zip(sweep.jobs, states, strict=True)]
+
+
+def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0]) -> Observed:
+    """Return what one job came to; see `observe`."""
+    run = root / state.run if state.run is not None else None
+    result = find_result(run) if run is not None else None
+    purpose = result.tags.get(PURPOSE, "") if result is not None else ""
+    return Observed(
+        lr=_rate(job, key),
+        seed=job.seed,
+        loss=state.final_loss,
+        status=state.status,
+        group=_group(job, key, is_of_search=bool(purpose)),
+        first_loss=_first_loss(run) if run is not None else math.nan,
+        steps=state.steps,
+        planned_steps=state.planned_steps,
+        run=state.run or "",
+        purpose=purpose,
+    )
 
 
 def in_common(sweep: Sweep, states: Sequence[JobState], root: Path) -> dict[str, str]:
@@ -78,6 +80,14 @@ def loss_name(states: Sequence[JobState]) -> str:
     if len(is_val) != 1:
         return "loss"
     return "val loss" if True in is_val else "train loss"
+
+
+def _group(job: Job, key: str, *, is_of_search: bool) -> str:
+    """Return what else varies, as pasted on a command line; a search makes runs of several lengths for one curve."""
+    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
+    varied = {name.lstrip("+"): value for name, value in job.varied.items()}
+    others = {name: value for name, value in varied.items() if name not in aside and not name.startswith(_SAYS)}
+    return shlex.join(f"{name}={value}" for name, value in others.items())
 
 
 def _rate(job: Job, key: str) -> float:
