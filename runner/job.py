@@ -17,10 +17,16 @@ from runner.continue_run import with_saved
 from runner.errors import Problem
 from runner.records import RunResult
 from runner.tracking.sweep_file import find_sweep
+from runner.trials.pruning import GiveUp
 
 
-def run(composed: DictConfig) -> RunResult | None:
-    """Check one composed configuration and call its mode."""
+def run(composed: DictConfig, *, give_up: GiveUp | None = None) -> RunResult | None:
+    """Check one composed configuration and call its mode.
+
+    Args:
+        composed: the page.
+        give_up: says at every evaluation of a run whether it is given up.
+    """
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
     page = page_of(sys.argv[1:])
@@ -29,7 +35,8 @@ def run(composed: DictConfig) -> RunResult | None:
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
     invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page)
-    result: RunResult | None = mode(config, invocation, **config.mode.arguments)
+    more = {} if give_up is None else {"give_up": give_up}
+    result: RunResult | None = mode(config, invocation, **config.mode.arguments, **more)
     return result
 
 

@@ -41,27 +41,42 @@ from runner.train.interrupt import listen
 from runner.train.loop import fit
 from runner.train.state import TrainState
 from runner.trials.first_result import first_result, headline, run_directory
+from runner.trials.pruning import GiveUp, Pruning
 
 
-def train(config: Config, invocation: Invocation) -> RunResult:
+def train(config: Config, invocation: Invocation, *, give_up: GiveUp | None = None) -> RunResult:
     """Train as declared, in a new run directory or, when an interrupted run goes on unchanged, in its own.
 
+    Args:
+        config, invocation: what is trained, and how the program was called.
+        give_up: says at every evaluation whether the run is given up.
     Raises:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
+    pruning = Pruning(give_up, experiment.plan.steps)
     with recorded(config, invocation, experiment) as run, listen() as received:
+
+        def on_record(record: Record) -> None:
+            run.on_record(record)
+            pruning.show(record)
+
+        def interrupted() -> str | None:
+            return "pruning" if pruning.is_due else signal.name if (signal := received()) is not None else None
+
         run.begin()
         try:
             state = fit(
                 **experiment.parts(),
                 checkpoints=run.checkpoints,
-                on_record=run.on_record,
-                interrupted=lambda: signal.name if (signal := received()) is not None else None,
+                on_record=on_record,
+                interrupted=interrupted,
             )
         except BaseException as error:
             run.fail(error)
             raise
+        if pruning.is_due and state.status == "interrupted":
+            state.status, state.verdict = "pruned", f"pruned at step {state.step}"
         return run.end(state, received)
 
 
