@@ -22,6 +22,7 @@ from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
 from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
+from runner.checks.sweep import check_grid
 from runner.checks.watch import check_watched
 from runner.config import Config, ModeNode, Source, Train
 from runner.errors import ConfigError, Problem, unknown_key
@@ -55,6 +56,7 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
         check_optimizer(found)
     check_scaling(found)
     check_schedule_keys(found)
+    check_grid(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
         if facts is not None and facts.clock is not None:
@@ -127,7 +129,7 @@ def _check_paths(found: Findings) -> None:
             found.add("resume.from", rule, "Give a run that reached its first checkpoint, or start afresh")
         elif find_result(directory) is None:
             found.add("resume.from", f"must be a run directory with a readable {RESULT}, {given}", f"Mend its {RESULT}")
-    if resume is not None and resume.sweep is not None:
+    if resume is not None and resume.sweep is not None and not (mode is not None and mode.makes_sweep):
         rule = f"must be given on the command line, got {resume.sweep!r}"
         found.add("resume.sweep", rule, "Set resume.sweep=runs/sweeps/<sweep> there")
     if mode is not None and source is not None:

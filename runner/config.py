@@ -11,18 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from runner.config_types import Command, Count, Device, Fraction, Loss, Name, NonNegative, Positive, Range, Seed, Uri
+from runner.config_search import SweepSection
+from runner.config_types import (
+    Command,
+    Count,
+    Device,
+    Fraction,
+    Loss,
+    Name,
+    NonNegative,
+    Positive,
+    Range,
+    Section,
+    Seed,
+    Uri,
+)
 from runner.durations import PositiveDuration
 from runner.nodes import Node
 from runner.scaling import Hyperparameters, Rule, scale
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
 
 
 class Typical(Section):
@@ -43,6 +51,8 @@ class ModeNode(Node):
         reads_curve: whether `source` must name a curve, recorded by whatever.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
+        makes_sweep: whether it makes a sweep, which `resume.sweep` goes on with.
+        runs_grid: whether that is the grid of `sweep`.
         schedules_only: whether it makes nothing but schedules, so that only their parts are checked where the page
             tells all that they need.
     """
@@ -52,6 +62,8 @@ class ModeNode(Node):
     reads: bool = False
     reads_curve: bool = False
     rebuilds: bool = False
+    makes_sweep: bool = False
+    runs_grid: bool = False
     schedules_only: bool = False
 
 
@@ -208,7 +220,7 @@ class Notify(Section):
 class Preview(Section):
     """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
 
-    schedules: list[Annotated[str, MinLen(1)]] = []
+    schedules: list[Annotated[str, MinLen(1)]] = Field(default_factory=list)
     directory: Annotated[str, MinLen(1)] | None = None
 
 
@@ -262,6 +274,7 @@ class Config(Section):
     source: Annotated[Source, BeforeValidator(source_section)]
     quiet: bool
     preview: Preview
+    sweep: SweepSection = SweepSection()
 
     @property
     def batch_factor(self) -> float:

@@ -20,7 +20,8 @@ from runner.tracking.jsonl import find_result
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
-ASIDE = frozenset({"resume", "tracking", "notify", "mode", "source", "quiet", "preview"})
+_OTHER_MODES = ("mode", "resume", "source", "preview", "sweep", "search")
+ASIDE = frozenset({*_OTHER_MODES, "tracking", "notify", "quiet"})
 """sections that say nothing of what is trained"""
 
 
@@ -103,11 +104,12 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
 
     Args:
         tree: what the command line composes on its own.
-        overrides: the command line; mode, resume, source and preview are as it says, whatever the run had.
+        overrides: the command line; mode, resume, source and the sections of other modes are as it
+            says, whatever the run had.
         saved: the configuration of the run to go on with.
     """
     # a page that is older than a section of today's has what the section says by itself
-    own = {key: tree[key] for key in ("mode", "resume", "source", "preview") if key in tree}
+    own = {key: tree[key] for key in _OTHER_MODES if key in tree}
     merged, fresh = OmegaConf.create({**tree, **saved, **own}), OmegaConf.create(dict(tree))
     for key in _keys(overrides):
         key = _PACKAGES.get(key, key)

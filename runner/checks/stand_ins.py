@@ -11,6 +11,16 @@ SAFE: Mapping[str, Any] = {
     "seed": 0,
     "resume": {"from": None, "sweep": None, "checkpoint": "last"},
     "preview": {"schedules": [], "directory": None},
+    "sweep": {
+        "space": {},
+        "low": None,
+        "high": None,
+        "points": None,
+        "seeds": 1,
+        "backend": "auto",
+        "lanes": 1,
+        "jobs": None,
+    },
     "source": {
         "path": None,
         "values": None,

@@ -10,6 +10,7 @@ from runner.finding.fit import LRPoint, best_of, variance
 
 LEAST_SHARE = 0.01  # of the loss that still counts as near-optimal
 STEP = 3.0  # what "too low" and "too high" are measured at
+_NEAR = 1.15  # 1e-2 stands for three times 3e-3
 
 
 class Basin(NamedTuple):
@@ -88,9 +89,9 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
     """Return the mean loss at a learning rate, by a straight line over ln lr between the neighbours that were tried.
 
     Returns:
-        inf where a run of a neighbour failed, nan outside what was tried (by more than 10 %).
+        inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %).
     """
-    near = [point for point in points if 1 / 1.1 <= point.lr / lr <= 1.1]
+    near = [point for point in points if 1 / _NEAR <= point.lr / lr <= _NEAR]
     if near:
         closest = min(near, key=lambda point: abs(math.log(point.lr / lr)))
         return closest.mean if closest.is_sound else math.inf

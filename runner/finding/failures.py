@@ -9,6 +9,7 @@ from typing import NamedTuple
 from runner.finding.fit import LRPoint
 
 LEVEL = 0.95
+SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this
 
 
 class FailureRate(NamedTuple):

@@ -11,9 +11,11 @@ from runner.finding.observed import Observed
 
 WINDOW_DECADES = 1.0  # each side of the best learning rate; wider is biased to the right, where losses rise faster
 ENOUGH_POINTS = 5
-_MISFIT = 0.05  # of ln loss: what a parabola is off by close to its minimum, and as a share of the height above it
-_MISFIT_OF_HEIGHT = 0.5
-_NOISE = 0.1  # sd of ln loss where no learning rate has two seeds
+# What a parabola is off by: shares of the range of the fitted values, and of the height above the lowest of them. By
+# trial on two measured curves with half-decade grids: the median regret is 0.1 % where an unweighted fit has 0.2 to
+# 0.3 %, and intervals of 95 % made with them hold the optimum in 90 to 94 of 100 cases, those of seeds in 33 to 43.
+MISFIT, MISFIT_OF_HEIGHT = 0.05, 0.5
+_NOISE = 0.1  # sd where no learning rate has two seeds, as a share of the range
 _ROOM = 1.02  # learning rates as they are typed, such as 3e-4, are not half a decade apart exactly
 
 
@@ -67,13 +69,12 @@ class Fit:
 
     Attributes:
         lr: where the loss is smallest: the vertex, or the best mean where the parabola cannot be trusted; nan where
-            every run failed.
+            there is none at which no run failed.
         loss: what is expected there.
         is_vertex: whether `lr` is the vertex.
         best: learning rate with the smallest mean loss; nan where there is none.
-        quadratic: the parabola, of ln loss where `is_log`, else of the loss over `scale`; None without one.
+        quadratic: the parabola, of ln loss where `is_log`, else of the loss; None without one.
         is_log: whether it is fitted to the logarithm of the loss; not where a loss is 0 or less.
-        scale: unit of the loss in the fit; 1 where `is_log`.
         window: smallest and largest learning rate that were fitted.
         points: number of learning rates that were fitted.
         why_not: why `lr` is not the vertex; "" where it is.
@@ -85,7 +86,6 @@ class Fit:
     best: float
     quadratic: Quadratic | None = None
     is_log: bool = True
-    scale: float = 1.0
     window: tuple[float, float] = (math.nan, math.nan)
     points: int = 0
     why_not: str = ""
@@ -95,7 +95,30 @@ class Fit:
         if self.quadratic is None:
             return math.nan
         value = self.quadratic.at(lr)
-        return math.exp(min(value, 700.0)) if self.is_log else value * self.scale
+        return math.exp(min(value, 700.0)) if self.is_log else value
+
+
+class Value(NamedTuple):
+    """A point as it is fitted.
+
+    Attributes:
+        lr: base learning rate.
+        y: logarithm of the mean loss, or the mean loss where one is 0 or less.
+        noise: variance of `y` over seeds; nan where it is not known.
+    """
+
+    lr: float
+    y: float
+    noise: float
+
+
+class Found(NamedTuple):
+    """What `fit_values` found: the rate, the values of the window, the parabola, and why it is not its vertex."""
+
+    lr: float
+    near: Sequence[Value]
+    quadratic: Quadratic | None
+    why_not: str
 
 
 def points_of(observed: Iterable[Observed]) -> list[LRPoint]:
@@ -160,8 +183,8 @@ def fit(points: Sequence[LRPoint], *, window_decades: float = WINDOW_DECADES) ->
 
     The points are those within `window_decades` of the best mean at which no run failed. The variance of a point is
     that of its mean over the seeds (each sd drawn to the common one by one degree of freedom) plus what a parabola is
-    off by, (0.05)^2 + (0.5 h)^2 with h the height above the best point, in ln loss. Losses that are not all > 0 are
-    fitted as they are, in units of their range.
+    off by, (0.05 r)^2 + (0.5 h)^2 with r the range of the fitted values and h the height above the lowest of them.
+    Losses that are not all > 0 are fitted as they are.
 
     The vertex is taken where the parabola opens upwards and the vertex lies between the fitted rates; else the rate
     with the best mean. Three points are enough for that, `ENOUGH_POINTS` tell whether a parabola fits.
@@ -172,44 +195,76 @@ def fit(points: Sequence[LRPoint], *, window_decades: float = WINDOW_DECADES) ->
     """
     best = best_of(points)
     if best is None:
-        return Fit(math.nan, math.nan, False, math.nan, why_not="every run failed" if points else "there is no run")
-    lowest, highest = best.lr / (10**window_decades * _ROOM), best.lr * 10**window_decades * _ROOM
-    near = [point for point in sound(points) if lowest <= point.lr <= highest]
-    window = (near[0].lr, near[-1].lr)
-    plain = Fit(best.lr, best.mean, False, best.lr, window=window, points=len(near))
-    if len(near) < 3:
-        count = f"{len(near)} learning rate{'s' if len(near) > 1 else ''}"
-        return replace(plain, why_not=f"there {'are' if len(near) > 1 else 'is'} only {count} to fit")
-    is_log = all(point.mean > 0 for point in near)
-    means = [point.mean for point in near]
-    scale = 1.0 if is_log else (max(means) - min(means)) or 1.0
-    values = [math.log(mean) for mean in means] if is_log else [mean / scale for mean in means]
-    parabola = fit_quadratic([point.lr for point in near], values, _weights(near, values, is_log=is_log, scale=scale))
-    found = Fit(best.lr, best.mean, False, best.lr, parabola, is_log, scale, window, len(near))
-    # a flat line has no minimum; rounding alone would give it one
-    bend = parabola.c2 * math.log(window[1] / window[0]) ** 2
-    if not bend > 1e-9:
-        return replace(found, why_not="the losses do not bend upwards")
-    if not window[0] <= parabola.vertex <= window[1]:
-        return replace(
-            found, why_not="the lowest point of the parabola lies outside the learning rates that were tried"
+        return Fit(
+            math.nan,
+            math.nan,
+            False,
+            math.nan,
+            why_not="a run failed at every learning rate" if points else "no run has ended",
         )
-    loss = found.loss_at(parabola.vertex)
-    return replace(found, lr=parabola.vertex, loss=loss, is_vertex=True)
+    values, is_log = values_of(points)
+    found = fit_values(values, window_decades=window_decades)
+    window = (found.near[0].lr, found.near[-1].lr)
+    fitted = Fit(
+        best.lr, best.mean, False, best.lr, found.quadratic, is_log, window, len(found.near), why_not=found.why_not
+    )
+    if found.why_not:
+        return fitted
+    return replace(fitted, lr=found.lr, loss=fitted.loss_at(found.lr), is_vertex=True)
 
 
-def _weights(points: Sequence[LRPoint], values: Sequence[float], *, is_log: bool, scale: float) -> list[float]:
-    """Return 1 / variance of the value of each point."""
-    unit = [point.mean if is_log else scale for point in points]
-    spreads = [(len(p.losses) - 1, variance(p.losses, unit=u)) for p, u in zip(points, unit, strict=True)]
+def values_of(points: Iterable[LRPoint]) -> tuple[list[Value], bool]:
+    """Return the sound points as they are fitted, and whether it is the logarithm of the loss."""
+    usable = sound(points)
+    is_log = all(point.mean > 0 for point in usable)
+    units = [point.mean if is_log else 1.0 for point in usable]
+    spreads = [(len(p.losses) - 1, variance(p.losses, unit=u)) for p, u in zip(usable, units, strict=True)]
     freedom = sum(n for n, _ in spreads)
-    common = sum(n * v for n, v in spreads) / freedom if freedom else _NOISE**2
-    lowest = min(values)
-    weights = []
-    for point, value, (n, own) in zip(points, values, spreads, strict=True):
-        noise = (n * own + common) / (n + 1) / len(point.losses)
-        weights.append(1 / (noise + _MISFIT**2 + (_MISFIT_OF_HEIGHT * (value - lowest)) ** 2))
-    return weights
+    common = sum(n * v for n, v in spreads) / freedom if freedom else math.nan
+    return [
+        Value(
+            point.lr,
+            math.log(point.mean) if is_log else point.mean,
+            (n * own + common) / (n + 1) / len(point.losses),
+        )
+        for point, (n, own) in zip(usable, spreads, strict=True)
+    ], is_log
+
+
+def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADES) -> Found:
+    """Fit the values around the smallest one; see `fit`. There must be one."""
+    best = min(values, key=lambda value: (value.y, value.lr))
+    lowest, highest = best.lr / (10**window_decades * _ROOM), best.lr * 10**window_decades * _ROOM
+    near = [value for value in values if lowest <= value.lr <= highest]
+    if len(near) < 3:
+        few = f"there {'are' if len(near) > 1 else 'is'} only {len(near)} learning rate{'s' if len(near) > 1 else ''}"
+        return Found(best.lr, near, None, f"{few} to fit")
+    unit = range_of(near)
+    weights = [1 / _variance_of_fit(value, best.y, unit) for value in near]
+    parabola = fit_quadratic([value.lr for value in near], [value.y for value in near], weights)
+    # a flat line has no minimum; rounding alone would give it one
+    if not parabola.c2 * math.log(near[-1].lr / near[0].lr) ** 2 > 1e-9 * max(abs(best.y), unit):
+        return Found(best.lr, near, parabola, "the losses do not bend upwards")
+    if not near[0].lr <= parabola.vertex <= near[-1].lr:
+        why = "the lowest point of the parabola lies outside the learning rates that were tried"
+        return Found(best.lr, near, parabola, why)
+    return Found(parabola.vertex, near, parabola, "")
+
+
+def range_of(values: Sequence[Value]) -> float:
+    """Return how far apart the largest and the smallest value are; 1 where they are alike."""
+    ys = [value.y for value in values]
+    return (max(ys) - min(ys)) or 1.0
+
+
+def misfit_of(height: float, unit: float) -> float:
+    """Return the variance of what a parabola is off by at a height above its lowest value."""
+    return (MISFIT * unit) ** 2 + (MISFIT_OF_HEIGHT * height) ** 2
+
+
+def _variance_of_fit(value: Value, lowest: float, unit: float) -> float:
+    noise = (_NOISE * unit) ** 2 if math.isnan(value.noise) else value.noise
+    return noise + misfit_of(value.y - lowest, unit)
 
 
 def variance(values: Sequence[float], *, unit: float = 1.0) -> float:

@@ -7,10 +7,11 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import LRPoint, best_of, fit, sound, variance
+from runner.finding.fit import LRPoint, Value, best_of, fit_values, mean_of, misfit_of, range_of, sound, values_of
 
 RESAMPLES = 1000
 LEVEL = 0.95
+_MOST_MISFIT = 0.15  # of the range
 
 
 class Interval(NamedTuple):
@@ -34,10 +35,11 @@ class Interval(NamedTuple):
 def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval | None:
     """Return the interval of the best learning rate, None where every run failed.
 
-    With two seeds at the best rate, the losses of each rate are drawn anew (with replacement, their distance from the
-    mean times sqrt(n / (n - 1)), since n seeds scatter less around their own mean than around the true one), the whole
-    of `fit` is repeated, and the interval holds the middle 95 % of what it finds. A rate with one seed is given the
-    noise of the nearest rate that has two. With one seed the interval is that between the neighbours of the best.
+    With two seeds at the best rate, the seeds of each rate are drawn anew (with replacement, their distance from the
+    mean times sqrt(n / (n - 1)), since n seeds scatter less around their own mean than around the true one), what a
+    parabola is off by (see `fit`, at most 0.15 of the range) is drawn from a normal distribution and added, the fit is
+    repeated, and the interval holds the middle 95 % of what it finds. A rate with one seed is given the noise that is
+    common to all. With one seed the interval is that between the neighbours of the best.
 
     Args:
         points: in order of their rates.
@@ -53,33 +55,33 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
         place = tried.index(best.lr)
         low, high, level = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)], math.nan
         return Interval(low, high, level, place == 0, place == len(tried) - 1)
+    values, is_log = values_of(points)
+    unit, lowest = range_of(fit_values(values).near), min(value.y for value in values)
+    offs = [min(math.sqrt(misfit_of(value.y - lowest, unit)), _MOST_MISFIT * unit) for value in values]
     draw = random.Random(seed)
-    usable = sound(points)
-    noises = [_noise(point, usable) for point in usable]
+    seeds = [point.losses for point in sound(points)]
     found = []
     for _ in range(resamples):
-        drawn = [LRPoint(point.lr, _drawn(point, noise, draw)) for point, noise in zip(usable, noises, strict=True)]
-        found.append(fit(drawn).lr)
+        drawn = [
+            value._replace(y=_drawn(value, losses, draw, is_log=is_log) + draw.gauss(0.0, off))
+            for value, losses, off in zip(values, seeds, offs, strict=True)
+        ]
+        found.append(fit_values(drawn).lr)
     found.sort()
     low, high = _quantile(found, (1 - LEVEL) / 2), _quantile(found, (1 + LEVEL) / 2)
     return Interval(low, high, LEVEL, low <= tried[0], high >= tried[-1])
 
 
-def _noise(point: LRPoint, points: Sequence[LRPoint]) -> float:
-    """Return the relative sd to give a rate with one seed: that of the nearest rate with two."""
-    several = [other for other in points if len(other.losses) > 1]
-    nearest = min(several, key=lambda other: abs(math.log(other.lr / point.lr)))
-    return math.sqrt(variance(nearest.losses, unit=abs(nearest.mean) or 1.0))
-
-
-def _drawn(point: LRPoint, noise: float, draw: random.Random) -> tuple[float, ...]:
-    count, mean = len(point.losses), point.mean
+def _drawn(value: Value, losses: Sequence[float], draw: random.Random, *, is_log: bool) -> float:
+    """Return the value that a draw of the seeds gives."""
+    count = len(losses)
     if count == 1:
-        return (mean * math.exp(noise * draw.gauss(0.0, 1.0)),)
-    wider = math.sqrt(count / (count - 1))
-    values = [mean + wider * (draw.choice(point.losses) - mean) for _ in range(count)]
-    # what is positive stays so: the logarithm is fitted
-    return tuple(values) if min(values) > 0 or min(point.losses) <= 0 else tuple(map(abs, values))
+        return value.y + draw.gauss(0.0, math.sqrt(value.noise))
+    mean = mean_of(losses)
+    shift = math.sqrt(count / (count - 1)) * (mean_of(draw.choices(losses, k=count)) - mean)
+    if not is_log:
+        return mean + shift
+    return value.y + math.log1p(max(shift / mean, -0.9))
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -56,10 +56,13 @@ def capped_loss(loss: float, initial_loss: float) -> float:
 
 
 def sensitivity_on_grid(points: Sequence[LRPoint], initial_loss: float) -> float | None:
-    """Return the LR sensitivity over the seven rates of the definition, None where one of them was not tried.
+    """Return the LR sensitivity over the seven rates of the definition, None where one of them was not tried, or a
+    run failed at each.
 
     Rates within 10 % stand for those of the grid. The loss of a rate is the mean over its seeds of min(loss, l0).
     """
+    if best_of(points) is None:
+        return None
     found = []
     for lr in GRID:
         near = min(points, key=lambda point: abs(math.log(point.lr / lr)), default=None)

@@ -1,4 +1,4 @@
-"""The end of a sweep: table, sweep.json, sweep.png, and its summary in MLflow."""
+"""The end of a sweep: table, sweep.json, sweep.png, the report of its learning rates, and its summary in MLflow."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from signal import Signals
 from runner.commands import PROGRAM
 from runner.config import Tracking
 from runner.errors import SweepError
+from runner.lr_end import metrics_of, safe_end, tags_of
 from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
@@ -23,6 +24,7 @@ from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.sweep_file import LIMIT, STOP, JobState, Sweep, outcome, write_sweep
+from runner.tracking.sweep_observed import loss_name
 from runner.tracking.sweep_table import print_settings
 from runner.tracking.transfer import has_all
 
@@ -52,11 +54,11 @@ def finish(
     statuses = Counter(state.status for state in states)
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
     status = _status(statuses, signal if is_cut else None)
-    loss_name = _loss_name(states)
+    name = loss_name(states)
     is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
     go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
     if not quiet:
-        print_settings(settings, loss_name)
+        print_settings(settings, name)
     bad = ("failed", "diverged") if quiet else ("failed",)  # the table told of those that diverged
     for job, state in zip(sweep.jobs, states, strict=True):
         if state.status in bad:
@@ -67,8 +69,10 @@ def finish(
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
-        _draw(directory, sweep, states, loss_name, in_numbers(statuses))
-        _record(directory, result, settings, statuses)
+        _draw(directory, sweep, states, name, in_numbers(statuses))
+        report = safe_end(directory, sweep, states, root=Path.cwd(), quiet=quiet)
+        result = replace(result, tags={**result.tags, **(tags_of(report) if report is not None else {})})
+        _record(directory, result, settings, statuses, metrics_of(report) if report is not None else {})
     except OSError as error:
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
@@ -94,14 +98,7 @@ def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
     return "diverged" if set(statuses) == {"diverged"} else "failed"
 
 
-def _loss_name(states: Sequence[JobState]) -> str:
-    is_val = {state.is_val for state in states if not math.isnan(state.final_loss)}
-    if len(is_val) != 1:
-        return "loss"
-    return "val loss" if True in is_val else "train loss"
-
-
-def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: str, verdict: str) -> None:
+def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss: str, verdict: str) -> None:
     dots = []
     for job, state in zip(sweep.jobs, states, strict=True):
         others = {key: value for key, value in job.varied.items() if key not in ("optimizer.lr", SEED)}
@@ -110,9 +107,7 @@ def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: 
     keys = [key for key in sweep.jobs[0].varied if key not in ("optimizer.lr", SEED)]
     title = f"{sweep.jobs[0].experiment}: {' x '.join(sweep.jobs[0].varied) or 'one setting'}"
     try:
-        sweep_figure(
-            dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss_name, legend=", ".join(keys)
-        )
+        sweep_figure(dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss, legend=", ".join(keys))
     except (OSError, ValueError) as error:
         _warn(f"{SWEEP_FIGURE}: no picture ({error})")
 
@@ -146,7 +141,13 @@ def _result(
     )
 
 
-def _record(directory: Path, result: RunResult, settings: Sequence[Setting], statuses: Mapping[str, int]) -> None:
+def _record(
+    directory: Path,
+    result: RunResult,
+    settings: Sequence[Setting],
+    statuses: Mapping[str, int],
+    found: Mapping[str, float],
+) -> None:
     """Append the numbers of the sweep as one record, its step the number of earlier launches."""
     metrics = {name: float(statuses.get(name, 0)) for name in ("finished", "diverged", "failed", "interrupted")}
     metrics["jobs"] = float(sum(statuses.values()))
@@ -154,6 +155,7 @@ def _record(directory: Path, result: RunResult, settings: Sequence[Setting], sta
     final = [setting.final.mean for setting in settings if not math.isnan(setting.final.mean)]
     metrics |= {"best_val_loss": min(best)} if best else {}
     metrics |= {"final_loss": min(final)} if final else {}
+    metrics |= found
     path = directory / RECORDS
     launches = sum(1 for _ in read_records(directory)) if path.exists() else 0
     with RecordWriter(directory) as writer:

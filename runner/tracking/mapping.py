@@ -18,6 +18,7 @@ EVENTS = "instability/events_total"
 ACTIONS = "instability/actions_total"
 FIRST_EVENT = "instability/first_step"
 FIRST_NON_FINITE = "instability/first_nonfinite_step"
+_OF_OTHER_MODES = ("source", "sweep", "search")
 LONGEST_PARAM = 500
 LONGEST_TAG = 5000
 
@@ -141,7 +142,9 @@ def params(directory: Path) -> dict[str, str]:
         tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    sections = {key: value for key, value in tree.items() if key != "source"} if isinstance(tree, dict) else {}
+    sections = (
+        {key: value for key, value in tree.items() if key not in _OF_OTHER_MODES} if isinstance(tree, dict) else {}
+    )
     return flat(sections)
 
 

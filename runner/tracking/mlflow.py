@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from runner.errors import TrackingError
 from runner.records import RunResult, spell_non_finite
 from runner.tracking.address import absolute, artifacts_root, database_path, set_environment, unreachable
-from runner.tracking.directory import CONFIG, CURVES, DATASET, RECORDS, RESULT, SWEEP, SWEEP_FIGURE
+from runner.tracking.directory import ARTIFACTS, CONFIG, DATASET, RECORDS, RESULT
 from runner.tracking.jsonl import read_result
 from runner.tracking.mapping import Point, lr_params, params, tags
 from runner.tracking.transfer import LARGEST_BATCH, State, batches, write_state
@@ -135,7 +135,7 @@ class MlflowSender:
         self.client.log_text(run_id, self._hidden(json.dumps(data, indent=2)), RESULT)
         if result.dataset:
             self.client.log_text(run_id, json.dumps(spell_non_finite(result.dataset), indent=2), DATASET)
-        for name in (CURVES, SWEEP, SWEEP_FIGURE):
+        for name in ARTIFACTS:
             if (self._directory / name).is_file():
                 self.client.log_artifact(run_id, str(self._directory / name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import InitVar, dataclass, field
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from runner.optim.apply import Schedules
 from runner.records import Action, ActionType, Alarm, Record
 from runner.remedies.protocol import History
 from runner.tasks.protocol import Task
-from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Clipping, Fixed
 from runner.train.meters import Meter
 from runner.train.own_average import Average, averaging
@@ -24,6 +23,11 @@ from runner.train.restoring import go_back
 from runner.train.snapshots import Snapshots
 from runner.train.state import TrainState
 from runner.watch import Watch
+
+if TYPE_CHECKING:
+    from runner.train.checkpoint import Checkpoints
+
+OnRecord = Callable[[Record], None]
 
 
 @dataclass(slots=True)
@@ -45,7 +49,7 @@ class Run:
     plan: TrainPlan
     watch: Watch
     checkpoints: Checkpoints
-    on_record: Callable[[Record], None]
+    on_record: OnRecord
     meters: Sequence[Meter]
     given_clipping: InitVar[Clipping | None]
     clipping: Clipping = field(init=False)

@@ -50,14 +50,14 @@ class Pending(NamedTuple):
         clipped_at, now = run.clipping.most if isinstance(run.clipping, Fixed) else None, time.time_ns() // 1_000_000
         return cls(state.step, now, signals, lrs, scheduled, nominal, state.scale, clipped_at, measured)
 
-    def on_device(self) -> list[Tensor]:
-        """Return the numbers that are still on the device."""
+    def numbers(self) -> list[Tensor | float]:
+        """Return the numbers that may still be on the device."""
         signals = self.signals
         last = [] if signals.is_clipped is None else [signals.is_clipped]
         return [signals.total, signals.grad_norm, *last]
 
     def record(self, state: TrainState, plan: TrainPlan, numbers: Sequence[float]) -> StepRecord:
-        """Return the record of this step, now that its numbers have reached the host: those of `on_device`."""
+        """Return the record of this step, now that its numbers have reached the host: those of `numbers`."""
         total, grad_norm, *last = numbers
         clipped = bool(last[0]) if last else None if self.clip_norm is None else grad_norm > self.clip_norm
         lrs = {name: float(lr) for name, lr in self.lrs.items()}

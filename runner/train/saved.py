@@ -97,7 +97,7 @@ def write_content(path: Path, content: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            torch.save(_without_neighbours(content), file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -109,6 +109,18 @@ def write_content(path: Path, content: Mapping[str, Any]) -> None:
         reason = (system.strerror if isinstance(system, OSError) else None) or error
         left = "the earlier one is intact" if path.exists() else "there is no earlier one"
         raise CheckpointError(f"{path}: cannot be written ({reason}). Free some space; {left}.") from error
+
+
+def _without_neighbours(value: Any) -> Any:
+    """Return content in which no tensor is a view of a larger one: torch would write all of that."""
+    if type(value) in (torch.Tensor, torch.nn.Parameter):
+        is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        return value.detach().clone() if is_view else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_neighbours, value))
+    if isinstance(value, dict):
+        return type(value)((key, _without_neighbours(item)) for key, item in value.items())
+    return value
 
 
 def find_misfit(path: Path, model: nn.Module) -> str:

@@ -45,7 +45,7 @@ class Shown(Protocol):
 
 
 class Signals(NamedTuple):
-    """What a backward pass tells, still on the device.
+    """What a backward pass tells, on the device still, or on the host where many trainings share one transfer.
 
     Attributes:
         total: sum of the loss over the batch, scalar.
@@ -55,9 +55,9 @@ class Signals(NamedTuple):
         is_clipped: whether the gradient was clipped, scalar; None where `grad_norm` tells.
     """
 
-    total: Tensor
+    total: Tensor | float
     weight: float
-    grad_norm: Tensor
+    grad_norm: Tensor | float
     examples: int
     is_clipped: Tensor | None = None
 
@@ -155,7 +155,7 @@ def guard_on_device(optimizer: Optimizer, signals: Signals, plan: TrainPlan) -> 
     """
     if plan.watch_every == 1:
         return
-    nothing = signals.total * 0 + signals.grad_norm * 0
+    nothing = torch.as_tensor(signals.total * 0 + signals.grad_norm * 0)
     optimizer.found_inf = nothing.float().nan_to_num(nan=1.0)  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 

@@ -1,0 +1,74 @@
+"""One training among those of a pass: what it is made of, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.train.act import OnRecord, Run
+from runner.train.checkpoint import Checkpoints
+from runner.train.course import Course, Interrupted, begin, finish, make_ready
+from runner.train.state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What `fit` takes for one training.
+
+    Attributes:
+        parts: task, model, optimizer, schedules, plan, watch, meters, clipping; as `Experiment.parts()` gives them.
+        checkpoints, on_record, interrupted: as `fit` takes them.
+    """
+
+    parts: Mapping[str, Any]
+    checkpoints: Checkpoints
+    on_record: OnRecord
+    interrupted: Interrupted = lambda: None
+
+
+Outcome = TrainState | Exception
+"""how a lane has ended: its state, or what broke it"""
+
+
+class Running:
+    """A lane under way; what it raises ends it alone.
+
+    Args:
+        index: place among the lanes that were given.
+        lane: what it is made of.
+    """
+
+    def __init__(self, index: int, lane: Lane) -> None:
+        self.index = index
+        self.error: Exception | None = None
+        self.goes_on = False
+        self.parts = lane.parts
+        parts = {**lane.parts}
+        given_clipping = parts.pop("clipping", None)
+        self.run = Run(**parts, checkpoints=lane.checkpoints, on_record=lane.on_record, given_clipping=given_clipping)
+        self.course: Course = begin(self.run, lane.interrupted)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to be made."""
+        return self.error is not None or not self.course.is_running
+
+    def attempt(self, what: Callable[..., Any], *given: Any) -> Any:
+        """Return what a function makes of this lane's course; None where it fails, and the lane with it."""
+        try:
+            return what(self.course, *given)
+        except Exception as error:
+            self.error = error
+            return None
+
+    def make_ready(self) -> None:
+        """Come to the next step, past probes that are made in place of one."""
+        while not self.is_over and not self.attempt(make_ready):
+            pass
+
+    def end(self) -> Outcome:
+        """Return how it has ended."""
+        if self.error is None:
+            self.attempt(finish)
+        return self.course.state if self.error is None else self.error

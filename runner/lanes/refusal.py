@@ -1,0 +1,160 @@
+"""What cannot be trained in lanes, found before anything is written: by a look at the plans and by a real trial."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.lanes.forward import backward
+from runner.lanes.stack import Stack
+from runner.tasks.closing import in_use
+from runner.tasks.described import first_line
+from runner.tasks.protocol import Task
+from runner.train.plan import TrainPlan
+from runner.train.seeding import generator_states, restore_generators
+from runner.train.step import autocast, to_device
+
+WAY_OUT = "Set sweep.backend=sequential or sweep.backend=processes"
+_ALIKE = ("accumulate", "precision", "device")
+
+
+def why_not(experiments: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return why experiments cannot be trained in lanes, with the way out; None where they can.
+
+    Two lanes with unequal weights make one step on the first batch, and must find the losses and gradients that the
+    model finds on its own. Nothing is left changed.
+
+    Args:
+        experiments: the parts of each, as `Experiment.parts()` gives them; those that are made later may be missing,
+            and are looked at when they begin.
+    """
+    first = experiments[0]
+    reason = next(_unlike(first["plan"]), None)
+    for other in experiments[1:]:
+        reason = reason or unfit(first, other)
+    reason = reason or _tried(first["task"], first["model"], first["plan"])
+    return f"{reason}. {WAY_OUT}." if reason else None
+
+
+def unfit(first: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return why an experiment cannot be a lane beside another, None where it can."""
+    for name in _ALIKE:
+        one, two = (getattr(parts["plan"], name) for parts in (first, other))
+        if one != two:
+            return f"train.{name}: must be the same in all lanes, got {one} and {two}"
+    if difference := _difference(first["model"], other["model"]):
+        return f"task: must make the same model in all lanes, but {difference}"
+    return None
+
+
+def _unlike(plan: TrainPlan) -> Iterator[str]:
+    if plan.compile:
+        yield "train.compile: must be false for lanes, got true"
+    if plan.precision == "fp16":
+        yield "train.precision: must be fp32 or bf16 for lanes, as fp16 scales the loss of each run, got fp16"
+    if plan.watch_every > 1:
+        yield f"train.watch_every: must be 1 for lanes, which look at all losses at once, got {plan.watch_every}"
+
+
+def _difference(one: nn.Module, other: nn.Module) -> str:
+    """Return in which way a model is not another one with other weights, in words; "" where it is."""
+    modules, others = dict(one.named_modules()), dict(other.named_modules())
+    if modules.keys() != others.keys():
+        return f"only one of them has {sorted(modules.keys() ^ others.keys())[0]}"
+    for name, module in modules.items():
+        kind, twin = type(module).__name__, others[name]
+        if type(twin).__name__ != kind:
+            return f"{name or 'it'} is {kind} and {type(twin).__name__}"
+        for key, value in _settings(module).items():
+            if value != (theirs := _settings(twin).get(key)):
+                return f"{name or kind}.{key} is {value} and {theirs}"
+    return ""
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return shapes of tensors and plain values that a module holds itself."""
+    tensors = {**module._parameters, **module._buffers}
+    plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | None) and k != "training"}
+    return plain | {k: (tuple(v.shape), v.dtype) for k, v in tensors.items() if v is not None}
+
+
+def _tried(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
+    """Return what a step of two lanes fails with, or that it differs from that of the model alone."""
+    states, trail = generator_states(), list[tuple[str, nn.Module]]()
+    models = [deepcopy(model).train() for _ in range(2)]
+    with torch.no_grad():
+        for parameter in models[1].parameters():
+            parameter.mul_(1.1)
+    try:
+        with in_use(task), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            alone = [_alone(task, each, plan) for each in models]
+            again = _alone(task, deepcopy(models[0]), plan)
+            stack = Stack(models)
+            with _watched(stack.template, trail):
+                sums = backward(stack, [task] * 2, [0, 0], plan, [SimpleNamespace(), SimpleNamespace()])
+    except Exception as error:
+        where = f"{type(trail[-1][1]).__name__} ({trail[-1][0] or 'the model'})" if trail else "the loss"
+        return f"task.model: {where} cannot be trained in lanes: {first_line(error.__cause__ or error)}"
+    finally:
+        restore_generators(states)
+    is_random = not _close(alone[0], again, plan)
+    together = [
+        [sums.totals[i], *(None if p.grad is None else p.grad[i] for p in stack.parameters.values())] for i in (0, 1)
+    ]
+    if not is_random and not all(_close(one, other, plan) for one, other in zip(alone, together, strict=True)):
+        return f"task.model: {type(model).__name__} finds other losses or gradients in lanes than alone"
+    return None
+
+
+def _alone(task: Task, model: nn.Module, plan: TrainPlan) -> list[Tensor | None]:
+    """Return the loss of the first batch and its gradients, as `backward` has them; buffers are put back."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    total, weight = torch.zeros((), device=plan.device), 0.0
+    for micro in range(plan.accumulate):
+        if (batch := task.batch(0, "train", (micro, plan.accumulate))) is not None and (one := task.weight(batch)):
+            with autocast(plan):
+                part = task.loss(model, to_device(batch, plan.device), one).total
+            part.backward()  # type: ignore[no-untyped-call]
+            total, weight = total + part.detach(), weight + one
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
+    grads = [None if p.grad is None else p.grad / weight for p in model.parameters()]
+    model.zero_grad()
+    return [total, *grads]
+
+
+def _close(one: Sequence[Tensor | None], other: Sequence[Tensor | None], plan: TrainPlan) -> bool:
+    rel = 1e-3 if plan.precision == "fp32" else 0.1
+    whole = max((float(a.norm()) for a in one if a is not None), default=0.0)
+    return all(
+        (a is None) == (b is None)
+        and (a is None or b is None or float((a - b).norm()) <= rel * (float(a.norm()) + 1e-3 * whole))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@contextmanager
+def _watched(model: nn.Module, trail: list[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Keep the modules that are at work inside, the innermost last; what fails stays."""
+    names = {module: name for name, module in model.named_modules()}
+    handles = [
+        handle
+        for module in names
+        for handle in (
+            module.register_forward_pre_hook(lambda module, given: trail.append((names[module], module))),
+            module.register_forward_hook(lambda module, given, made: trail.pop() and None),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

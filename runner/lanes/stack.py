@@ -1,0 +1,95 @@
+"""The models of all lanes as one: parameters and buffers stacked, each lane's own module a view of its slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+
+class Stack:
+    """Parameters and buffers of models of one architecture, stacked in a first dimension, one lane a slice.
+
+    The tensors of every model become views of their slice, so that what changes a lane's module in place changes the
+    stack: its optimizer, a rollback, a checkpoint that is loaded. The first model lends its code to all of them.
+
+    Args:
+        models: at least one; `release` gives them their own memory back.
+    Attributes:
+        parameters, buffers: by name, (lanes, ...).
+        size: number of lanes.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self.models = list(models)
+        self.size = len(self.models)
+        self.template = self.models[0]
+        self.parameters = _stacked([dict(model.named_parameters()) for model in self.models])
+        self.buffers = _stacked([dict(model.named_buffers()) for model in self.models])
+        self._own = [[dict(model.named_parameters())[name] for name in self.parameters] for model in self.models]
+        self._places = list(_places(self.template))
+        self.follow_freezing()
+
+    def follow_freezing(self) -> None:
+        """Take gradients of what any lane trains now."""
+        for stacked, lanes in zip(self.parameters.values(), zip(*self._own, strict=True), strict=True):
+            stacked.requires_grad_(any(parameter.requires_grad for parameter in lanes))
+
+    @contextmanager
+    def lent(self, tensors: dict[str, Tensor]) -> Iterator[nn.Module]:
+        """Yield a module that computes with the given parameters and buffers."""
+        before = [holder[key] for holder, key, _ in self._places]
+        for holder, key, name in self._places:
+            holder[key] = tensors[name]
+        try:
+            yield self.template
+        finally:
+            for (holder, key, _), own in zip(self._places, before, strict=True):
+                holder[key] = own
+
+    def drop_frozen_gradients(self) -> None:
+        """Set gradients to zero where a lane does not train what another one does."""
+        for stacked, lanes in zip(self.parameters.values(), zip(*self._own, strict=True), strict=True):
+            frozen = [index for index, parameter in enumerate(lanes) if not parameter.requires_grad]
+            if frozen and stacked.grad is not None:
+                stacked.grad[frozen] = 0.0
+
+    def hand_out_gradients(self) -> None:
+        """Give every lane's parameters the views of their gradients; None where there is none or a lane is frozen."""
+        for index, stacked in enumerate(self.parameters.values()):
+            slices = repeat(None) if stacked.grad is None else stacked.grad.unbind(0)
+            for own, grad in zip(self._own, slices, strict=False):
+                parameter = own[index]
+                parameter.grad = grad if parameter.requires_grad else None
+
+
+def release(model: nn.Module) -> None:
+    """Give a model that leaves a stack its own memory."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def _stacked(lanes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack tensors by name, and make the given ones views of the result."""
+    found = {}
+    for name in lanes[0]:
+        stacked = torch.stack([lane[name].detach() for lane in lanes])
+        for lane, view in zip(lanes, stacked.unbind(0), strict=True):
+            lane[name].data = view
+        found[name] = stacked
+    return found
+
+
+def _places(model: nn.Module) -> Iterator[tuple[dict[str, Tensor | None], str, str]]:
+    """Yield where a module holds its tensors, and the name in the stack; a shared tensor is in several places."""
+    names: dict[int, str] = {}
+    for prefix, module in model.named_modules():
+        for holder in (module._parameters, module._buffers):
+            for key, tensor in holder.items():
+                if tensor is not None:
+                    yield holder, key, names.setdefault(id(tensor), f"{prefix}.{key}" if prefix else key)
