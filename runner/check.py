@@ -24,7 +24,8 @@ from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
 from runner.checks.sweep import check_grid
 from runner.checks.watch import check_watched
-from runner.config import Config, ModeNode, Source, Train
+from runner.config import Config, ModeNode, Train
+from runner.config_source import Source
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import MinLen
 from pydantic import BeforeValidator, Field
 
 from runner.config_search import SweepSection
+from runner.config_source import Preview, Source, source_section
 from runner.config_types import (
     Command,
     Count,
     Device,
     Fraction,
-    Loss,
     Name,
     NonNegative,
     Positive,
@@ -215,36 +214,6 @@ class Notify(Section):
     """Which shell command hears of alarms and of the end."""
 
     command: Command | None
-
-
-class Preview(Section):
-    """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
-
-    schedules: list[Annotated[str, MinLen(1)]] = Field(default_factory=list)
-    directory: Annotated[str, MinLen(1)] | None = None
-
-
-class Columns(Section):
-    """Names of columns, where they are not to be found by themselves."""
-
-    step: Annotated[str, MinLen(1)] | None = None
-    loss: Annotated[str, MinLen(1)] | None = None
-    lr: Annotated[str, MinLen(1)] | None = None
-    grad_norm: Annotated[str, MinLen(1)] | None = None
-    val_loss: Annotated[str, MinLen(1)] | None = None
-
-
-class Source(Section):
-    """What a mode reads: a path, or losses as they are."""
-
-    path: str | None = None
-    values: list[Loss] | None = None
-    columns: Columns = Columns()
-
-
-def source_section(value: Any) -> Any:
-    """Return the section that `source: <path>` on a page, or null, stands for."""
-    return {"path": value} if value is None or isinstance(value, str) else value
 
 
 class Config(Section):

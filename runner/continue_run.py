@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from runner.compose import choices_of, compose_leniently, to_tree
-from runner.config import Config, source_section
+from runner.config import Config
+from runner.config_source import source_section
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result

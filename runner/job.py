@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,15 +17,17 @@ from runner.continue_run import with_saved
 from runner.errors import Problem
 from runner.records import RunResult
 from runner.tracking.sweep_file import find_sweep
-from runner.trials.pruning import GiveUp
+
+if TYPE_CHECKING:
+    from runner.trials.recorded_run import Prune
 
 
-def run(composed: DictConfig, *, give_up: GiveUp | None = None) -> RunResult | None:
+def run(composed: DictConfig, *, prune: Prune | None = None) -> RunResult | None:
     """Check one composed configuration and call its mode.
 
     Args:
         composed: the page.
-        give_up: says at every evaluation of a run whether it is given up.
+        prune: says at every evaluation of a run whether it is given up.
     """
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
@@ -35,7 +37,7 @@ def run(composed: DictConfig, *, give_up: GiveUp | None = None) -> RunResult | N
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
     invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page)
-    more = {} if give_up is None else {"give_up": give_up}
+    more = {} if prune is None else {"prune": prune}
     result: RunResult | None = mode(config, invocation, **config.mode.arguments, **more)
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from runner.errors import ConfigError
-from runner.trials.grid import grid
 from runner.wording import Findings
 
 _NEEDED = ("sweep", "optimizer", "task", "seed")
@@ -15,6 +14,8 @@ def check_grid(found: Findings) -> None:
     Args:
         found: takes the problems; its sections are read.
     """
+    from runner.trials.grid import grid
+
     mode, wrong = found.sections.get("mode"), {problem.key for problem in found.problems}
     if mode is None or not mode.runs_grid or any(name not in found.sections for name in _NEEDED):
         return

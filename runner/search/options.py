@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, ValidationError
 
-from runner.config import Section
-from runner.config_types import Count, Finite
+from runner.config_types import Count, Finite, Section
 from runner.errors import ConfigError
 from runner.search.opening import Direction
 

@@ -25,7 +25,7 @@ from runner.diagnosis.lines import suggestion_lines
 from runner.diagnosis.verdict import to_json
 from runner.known import known_of_page
 from runner.rates import plan_of_experiment
-from runner.records import Record, RunResult, StepRecord
+from runner.records import EvalRecord, Record, RunResult, StepRecord
 from runner.remedies.scale_lr import changes
 from runner.remedies.tally import tally
 from runner.report.figures import curves
@@ -41,47 +41,41 @@ from runner.train.interrupt import listen
 from runner.train.loop import fit
 from runner.train.state import TrainState
 from runner.trials.first_result import first_result, headline, run_directory
-from runner.trials.pruning import GiveUp, Pruning
+
+Prune = Callable[[int, int, Mapping[str, float]], bool]
+"""updates made, updates declared, metrics of the val split -> whether the run is given up"""
 
 
-def train(config: Config, invocation: Invocation, *, give_up: GiveUp | None = None) -> RunResult:
+def train(config: Config, invocation: Invocation, *, prune: Prune | None = None) -> RunResult:
     """Train as declared, in a new run directory or, when an interrupted run goes on unchanged, in its own.
 
     Args:
-        config, invocation: what is trained, and how the program was called.
-        give_up: says at every evaluation whether the run is given up.
+        config: checked.
+        invocation: how the program was called.
+        prune: is asked at each evaluation; a run that is given up ends as "pruned", saved.
     Raises:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
-    pruning = Pruning(give_up, experiment.plan.steps)
-    with recorded(config, invocation, experiment) as run, listen() as received:
-
-        def on_record(record: Record) -> None:
-            run.on_record(record)
-            pruning.show(record)
-
-        def interrupted() -> str | None:
-            return "pruning" if pruning.is_due else signal.name if (signal := received()) is not None else None
-
+    with recorded(config, invocation, experiment, prune=prune) as run, listen() as received:
         run.begin()
         try:
             state = fit(
                 **experiment.parts(),
                 checkpoints=run.checkpoints,
-                on_record=on_record,
-                interrupted=interrupted,
+                on_record=run.on_record,
+                interrupted=lambda: run.stops(received()),
             )
         except BaseException as error:
             run.fail(error)
             raise
-        if pruning.is_due and state.status == "interrupted":
-            state.status, state.verdict = "pruned", f"pruned at step {state.step}"
         return run.end(state, received)
 
 
 @contextmanager
-def recorded(config: Config, invocation: Invocation, experiment: Experiment) -> Iterator[RecordedRun]:
+def recorded(
+    config: Config, invocation: Invocation, experiment: Experiment, *, prune: Prune | None = None
+) -> Iterator[RecordedRun]:
     """Make the directory of a run, or take that of the run that goes on, and keep other processes out of it.
 
     Raises:
@@ -108,7 +102,7 @@ def recorded(config: Config, invocation: Invocation, experiment: Experiment) -> 
                 continues=earlier is not None,
                 before_save=writer.sync,
             )
-            yield RecordedRun(config, invocation.tree, experiment, checkpoints, result, writer, terminal)
+            yield RecordedRun(config, invocation.tree, experiment, checkpoints, result, writer, terminal, prune)
 
 
 class RecordedRun:
@@ -131,6 +125,7 @@ class RecordedRun:
         result: RunResult,
         writer: RecordWriter,
         terminal: Terminal,
+        prune: Prune | None = None,
     ) -> None:
         self.directory = checkpoints.directory
         self.checkpoints = checkpoints
@@ -141,6 +136,8 @@ class RecordedRun:
         self._writer = writer
         self._terminal = terminal
         self._made = result.steps
+        self._prune = prune
+        self._is_pruned = False
 
     def begin(self) -> None:
         """Say what is about to run, and start the clock and whoever follows the records."""
@@ -158,6 +155,12 @@ class RecordedRun:
         self._terminal.show(record)
         self._notifier.show(record)
         self._made = record.step
+        if self._prune is not None and isinstance(record, EvalRecord) and record.split == "val":
+            self._is_pruned = self._is_pruned or self._prune(record.step, self._experiment.plan.steps, record.metrics)
+
+    def stops(self, signal: Signals | None) -> str | None:
+        """Return why it ends after the step at hand, None where it does not."""
+        return "a search" if self._is_pruned else signal.name if signal is not None else None
 
     def fail(self, error: BaseException) -> RunResult:
         """Tell everybody that an error ended the training."""
@@ -178,6 +181,8 @@ class RecordedRun:
             received: returns the signal that came in, if one did.
         """
         self.result = _final_result(self.result, state, self._clock.seconds(), received())
+        if self._is_pruned and self.result.status == "interrupted":
+            self.result = replace(self.result, status="pruned", verdict=f"pruned at step {state.step}")
         meters = self._experiment.meters
         if (meter := meter_of(meters)) is not None:
             self.result = replace(self.result, seconds_measuring=round(meter.seconds, 3))
