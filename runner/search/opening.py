@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +47,10 @@ class Plan:
     storage: Storage | None
     name: str
     section: str
+
+    def named(self, name: str) -> Plan:
+        """Return it with another name of the study."""
+        return replace(self, name=name)
 
     @property
     def storage_key(self) -> str:

@@ -61,7 +61,7 @@ def read_options(given: Mapping[str, Any]) -> SearchOptions:
     Raises:
         ConfigError: with everything wrong in them.
     """
-    from runner.checks.nodes import add_invalid, declared
+    from runner.checks.nodes import add_invalid
     from runner.wording import Findings
 
     try:
@@ -69,7 +69,5 @@ def read_options(given: Mapping[str, Any]) -> SearchOptions:
     except ValidationError as error:
         found = Findings()
         for item in error.errors():
-            name = str(item["loc"][0])
-            info = SearchOptions.model_fields.get(name)
-            add_invalid(found, item, (SECTION, *item["loc"]), declared(info) if info else Any, given.get(name))
+            add_invalid(found, item, (SECTION, *item["loc"]), SearchOptions, dict(given))
         raise ConfigError(found.problems) from None

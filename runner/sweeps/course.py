@@ -61,6 +61,8 @@ class Launch:
         config: of one job, for what all have in common.
         go_on: a job whose worker was killed, how far it is -> the job as it is launched again.
         more: makes the next rounds; None where the first is all.
+        total: jobs that there will be; None for those of the first round.
+        close: is told how far all jobs are at the end, before that is shown and written.
     """
 
     sweep: Sweep
@@ -69,6 +71,8 @@ class Launch:
     config: Config
     go_on: Callable[[Launchable, JobState], Launchable]
     more: More | None = None
+    total: int | None = None
+    close: Callable[[Sequence[JobState]], None] | None = None
 
 
 def new_sweep(jobs: Sequence[Job], directory: Path, page: tuple[str, ...]) -> Sweep:
@@ -133,20 +137,21 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
 
     with (
         gathered_stderr(directory / "stderr.log") as stderr,
-        SweepTable(launch.sweep, states, stderr=stderr, quiet=config.quiet) as table,
+        SweepTable(launch.sweep, states, stderr=stderr, quiet=config.quiet, total=launch.total) as table,
         caught(stop, pass_on=pass_on_to_loky if has_workers(page) else None),
     ):
         jobs: Sequence[Launchable] = launch.jobs
         while True:
             size = batch_size(page, len(jobs), most)
             launch_all(jobs, launcher, size=size, undone=undone, is_stopped=stop.exists, errors=errors)
-            following = launch.more(states(is_over=True)) if launch.more is not None else None
-            if following is None or stop.exists():
+            if stop.exists() or launch.more is None or (following := launch.more(states(is_over=True))) is None:
                 break
             jobs = following.jobs
             _grow(runs, table, following.all_jobs)
             write_sweep(directory, runs.sweep, states(), status="running")
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
+    if launch.close is not None:
+        launch.close(states(is_over=True))
     finish(directory, runs.sweep, states(is_over=True), tracking=config.tracking, signal=signal, quiet=config.quiet)
 
 

@@ -50,12 +50,20 @@ class SweepTable:
         states: returns the state of every job, in order.
         stderr: what jobs say on standard error is shown above the table.
         quiet: no table and no lines, only what jobs say on standard error.
+        total: jobs that there will be; None for those of the sweep.
     """
 
     def __init__(
-        self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr, quiet: bool = False
+        self,
+        sweep: Sweep,
+        states: Callable[[], list[JobState]],
+        *,
+        stderr: GatheredStderr,
+        quiet: bool = False,
+        total: int | None = None,
     ) -> None:
         self._sweep = sweep
+        self._total = total or 0
         self._states = states
         self._stderr = stderr
         self._console = Console(file=sys.stdout, highlight=False)  # jobs send sys.stdout elsewhere meanwhile
@@ -127,7 +135,7 @@ class SweepTable:
         for i, (job, state) in enumerate(zip(sweep.jobs, states, strict=True)):
             if _has_ended(state) and i not in self._ended:
                 self._ended.add(i)
-                self._console.print(escape(_line(job, state, len(sweep.jobs))), soft_wrap=True)
+                self._console.print(escape(_line(job, state, max(self._total, len(sweep.jobs)))), soft_wrap=True)
 
 
 def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, width: int, seconds: float) -> Table:
