@@ -46,7 +46,7 @@ class ModeNode(Node):
     Attributes:
         trains: whether task, plan and device are checked for it.
         makes_run: whether it makes a run directory, of which a multirun makes a summary.
-        reads: whether `source` must be a run directory.
+        reads: whether `source` must be a run directory, or the directory of a sweep.
         reads_curve: whether `source` must name a curve, recorded by whatever.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
@@ -58,7 +58,7 @@ class ModeNode(Node):
 
     trains: bool = False
     makes_run: bool = False
-    reads: bool = False
+    reads: bool | Literal["sweep"] = False
     reads_curve: bool = False
     rebuilds: bool = False
     makes_sweep: bool = False

@@ -5,22 +5,35 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.commands import PROGRAM
 from runner.curves import number
-from runner.finding.words import brief, headline
+from runner.finding.words import brief, group_sentences, headline
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import SEED
-from runner.tracking.sweep_file import JobState, Sweep, changed, key_of
+from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
 from runner.tracking.sweep_observed import in_common, loss_name, lr_key, observe
 
 if TYPE_CHECKING:
+    from runner.finding.observed import Observed
     from runner.finding.report import LRReport
 
 LR_TAGS = "lr."  # how the tags and metrics of a report begin
+
+
+class Told(NamedTuple):
+    """What was found.
+
+    Attributes:
+        report: of the sweep.
+        overrides: name of a group -> what trains with its recommendation; groups without one are left out.
+    """
+
+    report: LRReport
+    overrides: Mapping[str, list[str]]
 
 
 def end_with_report(
@@ -31,7 +44,7 @@ def end_with_report(
     root: Path,
     full_steps: int | None = None,
     quiet: bool = False,
-) -> LRReport | None:
+) -> Told | None:
     """Report a sweep in which the learning rate varies: write the files, print the recommendation.
 
     Args:
@@ -42,7 +55,7 @@ def end_with_report(
         full_steps: updates of a full run; None is the longest that was declared, group by group.
         quiet: print nothing.
     Returns:
-        the report, None where fewer than two learning rates were tried, or no run has begun.
+        what was told, None where fewer than two learning rates were tried, or no run has begun.
     Raises:
         OSError: the files cannot be written.
     """
@@ -54,44 +67,41 @@ def end_with_report(
     observed = observe(sweep, states, root, key=key)
     fixed = in_common(sweep, states, root)
     report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed)
-    uses = {group.name: use_of(sweep, report, nth) for nth, group in enumerate(report.groups)}
+    told = Told(report, _overrides(sweep, report, observed))
+    commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
     title = (
         f"{sweep.jobs[0].experiment}: {' x '.join(dict.fromkeys(name for job in sweep.jobs for name in job.varied))}"
     )
-    write_lr_report(directory, report, title=title, command=sweep.command, uses=uses)
+    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands)
     if not quiet:
         for line in brief(report):
             print(line)
-        if use := uses.get(report.best.name):
-            print(f"use it with: {use}", flush=True)
-    return report
+        if report.best.name in commands:
+            print(f"use it with: {commands[report.best.name]}", flush=True)
+    return told
 
 
-def overrides_of_group(sweep: Sweep, report: LRReport, nth: int = 0) -> list[str]:
-    """Return the overrides that train with the recommendation of a group, [] where there is none.
+def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> dict[str, list[str]]:
+    """Return group -> the overrides that train with its recommendation.
 
-    They are those of a job of the group, with the recommended rate, and without the seed where it was varied.
+    They are those of its longest job, with the recommended rate, and without the seed where it was varied.
     """
-    group = report.groups[nth]
-    if math.isnan(group.recommended):
-        return []
-    words = shlex.split(group.name)
-    job = next(
-        (
-            job
-            for job in sweep.jobs
-            if all(f"{k}={v}" in words for k, v in job.varied.items() if k not in (report.key, SEED))
-        ),
-        sweep.jobs[0],
-    )
-    kept = [text for text in job.overrides if not (key_of(text) == SEED and sweep.varies(SEED))]
-    return list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
+    longest: dict[str, Job] = {}
+    known = {group.name for group in report.groups}
+    for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
+        longest.setdefault(one.group if one.group in known else "", job)
+    found = {}
+    for group in report.groups:
+        if not math.isnan(group.recommended):
+            words = longest[group.name].overrides
+            kept = [text for text in words if not (key_of(text) == SEED and sweep.varies(SEED))]
+            found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
+    return found
 
 
-def use_of(sweep: Sweep, report: LRReport, nth: int = 0) -> str:
-    """Return the command line that trains with the recommendation of a group, "" where there is none."""
-    overrides = overrides_of_group(sweep, report, nth)
-    return shlex.join([*PROGRAM, *sweep.page, *overrides]) if overrides else ""
+def group_evidence(report: LRReport) -> list[str]:
+    """Return what the recommendation of the best group rests on, in sentences."""
+    return [headline(report), *group_sentences(report, report.best)]
 
 
 def tags_of(report: LRReport) -> dict[str, str]:
@@ -128,7 +138,7 @@ def metrics_of(report: LRReport) -> dict[str, float]:
 
 def safe_end(
     directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, quiet: bool = False
-) -> LRReport | None:
+) -> Told | None:
     """Report a sweep as `end_with_report`; where that cannot be done, say so, for the runs are done and count.
 
     Raises:

@@ -290,6 +290,18 @@ def test_losses_that_are_no_numbers_are_failures_and_interrupted_runs_nothing() 
     assert group.rates[-1].lr == 1.0
 
 
+def test_a_rate_above_the_best_at_which_nothing_was_learned_counts_as_failed() -> None:
+    runs = [one._replace(loss=2.29 + one.seed / 100) if one.lr == 3e-1 else one for one in observe()]
+    report = lr_report(runs)
+    [group] = report.groups
+    assert group.stuck == (3e-1,)
+    assert (group.edge.stable, group.edge.hopeless) == (1e-1, 3e-1)
+    assert group.rates[-1].mean == pytest.approx(2.3)
+    assert "At 0.3 the loss ended no lower than it began, which counts as failed." in group_sentences(report, group)
+    too_low = [one._replace(loss=2.3) if one.lr == 1e-4 else one for one in observe()]
+    assert lr_report(too_low).groups[0].stuck == ()
+
+
 def test_shorter_runs_tell_of_failures_and_are_not_in_the_curve() -> None:
     short = observe((1e-3, 1.0), (0.0, 0.5), steps=100, fails_from=1.0, purpose="grid")
     report = lr_report([*observe(), *short])

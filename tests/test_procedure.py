@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runner.finding.fit import fit, points_of
 from runner.finding.observed import Observed
-from runner.finding.procedure import Limits, around, judged, next_asks, spent, verify_asks
+from runner.finding.procedure import Limits, around, next_asks, spent, verify_asks
 
 LIMITS = Limits(1e-4, 1e-2, may_extend=True, seed=0, budget=6, verify=5, full_steps=100)
 
@@ -73,7 +73,7 @@ def test_rates_that_all_break_down_are_followed_downwards_at_little_cost() -> No
 
 def test_stuck_runs_above_the_best_count_as_broken_down() -> None:
     losses = {1e-6: 2.3, 1e-4: 0.5, 1e-3: 0.1, 1e-2: 0.4, 1e-1: 2.29}
-    points = judged([made(lr, 0, loss) for lr, loss in losses.items()])
+    points = points_of([made(lr, 0, loss) for lr, loss in losses.items()])
     assert [point.lr for point in points if point.failed] == [1e-1]  # the lowest is merely too low
 
 

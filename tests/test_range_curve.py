@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.curves import ema
-from runner.finding.range_curve import (
-    Brake,
-    Ramp,
-    find_bracket,
-    half_width,
-    ramp_lrs,
-    read_ramp,
-    smith_range,
-    smooth,
-)
+from runner.finding.ramp import Brake, Ramp, half_width, ramp_lrs, smooth
+from runner.finding.range_curve import find_bracket, read_ramp, smith_range
 from runner.finding.range_rules import RULES, as_fastai, as_lightning, gradient
 
 CUT = slice(10, -5)  # of 100 points, as fastai cuts
@@ -163,15 +155,17 @@ def test_a_ramp_is_over(losses: list[float], why: str) -> None:
         (ramp(healthy, lrs=ramp_lrs(1e-9, 1e3, steps=30)), "it is too short: "),
         (
             ramp(lambda x: 10 ** (x + 9)),
-            "it diverges at once: at lr 6.3e-06, after 17 steps, the loss was over 4 times",
+            "it diverges at once: at lr 6.3e-6, after 17 steps, the loss was over 4 times",
         ),
-        (ramp(lambda x: math.inf), "it diverges at once: at lr 1e-06, after 1 steps, the loss or its gradient was no"),
+        (ramp(lambda x: math.inf), "it diverges at once: at lr 1e-6, after 1 steps, the loss or its gradient was no"),
     ],
     ids=["flat", "noise", "rises", "rises in noise", "rises and goes on", "few points", "coarse", "at once", "lost"],
 )
 def test_no_suggestion_comes_with_its_reason(told: Ramp, reason: str) -> None:
     found = find_bracket([told])
-    assert found.reason.startswith(reason)
+    assert found.nothing is not None
+    assert found.nothing.reason.startswith(reason)
+    assert found.nothing.advice
     assert found.rules == {}
     assert math.isnan(found.low)
     assert math.isnan(found.high)
@@ -180,10 +174,18 @@ def test_no_suggestion_comes_with_its_reason(told: Ramp, reason: str) -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.3])
 def test_bracket_of_a_healthy_curve_holds_what_is_between_descent_and_end(noise: float) -> None:
     found = find_bracket([ramp(healthy, noise=noise, seed=seed) for seed in range(3)])
-    assert found.reason == ""
+    assert found.nothing is None
     assert not found.is_open
     assert found.low < 1e-3
     assert 2.75e-2 < found.high < 1
+
+
+def test_a_ramp_of_equal_differences_is_read_as_one_of_equal_ratios() -> None:
+    dense = ramp_lrs(1e-5, 0.5, steps=5000, shape="linear")
+    linear = find_bracket([ramp(healthy, lrs=dense)])
+    exponential = find_bracket([ramp(healthy, lrs=ramp_lrs(1e-5, 0.5, steps=95))])
+    for name, factor in {"minimum/10": 2, "smith low": 2, "stop": 2, "valley": 5}.items():
+        assert 1 / factor < linear.rules[name].middle / exponential.rules[name].middle < factor, name
 
 
 def test_bracket_is_the_widest_of_the_repeats() -> None:
@@ -197,8 +199,8 @@ def test_bracket_is_the_widest_of_the_repeats() -> None:
 
 def test_half_of_the_ramps_without_a_suggestion_are_too_many() -> None:
     good, flat = ramp(healthy), ramp(lambda x: 2.3)
-    assert find_bracket([good, good, flat]).reason == ""
-    assert find_bracket([good, flat]).reason.startswith("the curve is flat")
+    assert find_bracket([good, good, flat]).nothing is None
+    assert find_bracket([good, flat]).nothing == find_bracket([flat]).nothing
 
 
 def test_bracket_is_open_where_nothing_blew_up() -> None:
@@ -231,7 +233,7 @@ def test_unit_and_zero_of_the_loss_do_not_matter(told: Ramp, power: int, shift: 
     moved = told._replace(losses=tuple(2.0**power * loss + shift for loss in told.losses))
     before, after = read_ramp(told), read_ramp(moved)
     ours = before.rules.keys() - {"slide"}  # its threshold is in the unit of the loss
-    assert after.reason == before.reason == ""
+    assert after.nothing is before.nothing is None
     assert {name: after.rules[name] for name in ours} == {name: before.rules[name] for name in ours}
 
 
@@ -251,4 +253,4 @@ def test_unit_of_the_rate_moves_all_suggestions_along(told: Ramp, power: int) ->
 def test_any_losses_are_read_without_an_error(losses: list[float]) -> None:
     rates = ramp_lrs(1e-5, 1, steps=60)[: len(losses)]
     found = find_bracket([Ramp(tuple(rates), tuple(losses), 60, "")])
-    assert found.reason or found.low < found.high
+    assert found.nothing is not None or found.low < found.high

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import LRPoint, best_of, variance
+from runner.finding.fit import LRPoint, best_of, sd_of
 
 LEAST_SHARE = 0.01  # of the loss that still counts as near-optimal
 STEP = 3.0  # what "too low" and "too high" are measured at
@@ -53,11 +53,6 @@ class Slopes(NamedTuple):
         return self.higher / self.lower if self.lower > 0 else math.nan
 
 
-def seed_noise(point: LRPoint) -> float:
-    """Return the standard deviation over seeds; nan for one seed."""
-    return math.sqrt(variance(point.losses)) if len(point.losses) > 1 else math.nan
-
-
 def basin_of(points: Sequence[LRPoint]) -> Basin | None:
     """Return the basin around the smallest mean loss, None where every run failed.
 
@@ -69,7 +64,7 @@ def basin_of(points: Sequence[LRPoint]) -> Basin | None:
     best = best_of(points)
     if best is None:
         return None
-    noise = seed_noise(best)
+    noise = sd_of(best.losses)
     level = best.mean + max(0.0 if math.isnan(noise) else 2 * noise, LEAST_SHARE * abs(best.mean))
     place = points.index(best)
     low, is_low_open = _edge(points[place::-1], level)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.finding.fit import mean_of, variance
+from runner.finding.fit import mean_of, sd_of, variance
 
 SIGNIFICANT = 0.05
 # two-sided 95 % quantiles of Student's t for 1, 2 ... 30 degrees of freedom
@@ -72,14 +72,15 @@ def compare(
     if common:
         differences = [right[seed] - left[seed] for seed in common]
         count, freedom, difference = len(common), len(common) - 1, mean_of(differences)
-        error = math.sqrt(variance(differences) / count) if count > 1 else math.nan
+        error = sd_of(differences) / math.sqrt(count)
         wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
         p_sign = sign_test(wins, losses)
     else:
         a, b = list(left.values()), list(right.values())
         count, wins, p_sign, difference = min(len(a), len(b)), 0, math.nan, mean_of(b) - mean_of(a)
-        parts = [variance(a) / len(a), variance(b) / len(b)]
-        error = math.sqrt(sum(parts)) if count > 1 else math.nan
+        unit = max(map(abs, (*a, *b))) or 1.0
+        parts = [variance(a, unit=unit) / len(a), variance(b, unit=unit) / len(b)]
+        error = unit * math.sqrt(sum(parts)) if count > 1 else math.nan
         freedom = _welch(parts, [len(a) - 1, len(b) - 1]) if count > 1 else 0
     is_shown = count > 2 and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
     return Comparison(better, other, lrs, count, bool(common), difference, error, wins, p_sign, is_shown)

@@ -15,6 +15,7 @@ ENOUGH_POINTS = 5
 # trial on two measured curves with half-decade grids: the median regret is 0.1 % where an unweighted fit has 0.2 to
 # 0.3 %, and intervals of 95 % made with them hold the optimum in 90 to 94 of 100 cases, those of seeds in 33 to 43.
 MISFIT, MISFIT_OF_HEIGHT = 0.05, 0.5
+_LEARNED = 0.02  # share of the first loss that a run has to gain
 _NOISE = 0.1  # sd where no learning rate has two seeds, as a share of the range
 _ROOM = 1.02  # learning rates as they are typed, such as 3e-4, are not half a decade apart exactly
 
@@ -73,8 +74,9 @@ class Fit:
         loss: what is expected there.
         is_vertex: whether `lr` is the vertex.
         best: learning rate with the smallest mean loss; nan where there is none.
-        quadratic: the parabola, of ln loss where `is_log`, else of the loss; None without one.
+        quadratic: the parabola, of ln loss where `is_log`, else of the loss over `scale`; None without one.
         is_log: whether it is fitted to the logarithm of the loss; not where a loss is 0 or less.
+        scale: unit of the loss in the fit; 1 where `is_log`.
         window: smallest and largest learning rate that were fitted.
         points: number of learning rates that were fitted.
         why_not: why `lr` is not the vertex; "" where it is.
@@ -86,6 +88,7 @@ class Fit:
     best: float
     quadratic: Quadratic | None = None
     is_log: bool = True
+    scale: float = 1.0
     window: tuple[float, float] = (math.nan, math.nan)
     points: int = 0
     why_not: str = ""
@@ -95,7 +98,7 @@ class Fit:
         if self.quadratic is None:
             return math.nan
         value = self.quadratic.at(lr)
-        return math.exp(min(value, 700.0)) if self.is_log else value
+        return math.exp(min(value, 700.0)) if self.is_log else value * self.scale
 
 
 class Value(NamedTuple):
@@ -103,7 +106,7 @@ class Value(NamedTuple):
 
     Attributes:
         lr: base learning rate.
-        y: logarithm of the mean loss, or the mean loss where one is 0 or less.
+        y: logarithm of the mean loss, or the mean loss in units of the largest where one is 0 or less.
         noise: variance of `y` over seeds; nan where it is not known.
     """
 
@@ -121,7 +124,7 @@ class Found(NamedTuple):
     why_not: str
 
 
-def points_of(observed: Iterable[Observed]) -> list[LRPoint]:
+def measured_points(observed: Iterable[Observed]) -> list[LRPoint]:
     """Return what each learning rate came to, in order; runs that neither finished nor broke down do not count."""
     losses: dict[float, list[float]] = {}
     failed: dict[float, int] = {}
@@ -131,6 +134,25 @@ def points_of(observed: Iterable[Observed]) -> list[LRPoint]:
         elif one.status == "finished":
             losses.setdefault(one.lr, []).append(one.loss)
     return [LRPoint(lr, tuple(losses.get(lr, ())), failed.get(lr, 0)) for lr in sorted({*losses, *failed})]
+
+
+def points_of(observed: Sequence[Observed]) -> list[LRPoint]:
+    """Return what each learning rate came to, in order; one that has learned nothing has failed.
+
+    That is judged above the best rate only: below it, the rate was merely too low. A run has learned nothing when its
+    loss is within 2 % of the smallest first one.
+    """
+    points = measured_points(observed)
+    best, first = best_of(points), [one.first_loss for one in observed if math.isfinite(one.first_loss)]
+    nothing = (1 - _LEARNED) * min(first, default=math.inf)
+    if best is None or best.mean >= nothing:
+        return points
+    return [_without_stuck(point, nothing) if point.lr > best.lr else point for point in points]
+
+
+def _without_stuck(point: LRPoint, nothing: float) -> LRPoint:
+    kept = tuple(loss for loss in point.losses if loss < nothing)
+    return LRPoint(point.lr, kept, point.failed + len(point.losses) - len(kept))
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -202,33 +224,40 @@ def fit(points: Sequence[LRPoint], *, window_decades: float = WINDOW_DECADES) ->
             math.nan,
             why_not="a run failed at every learning rate" if points else "no run has ended",
         )
-    values, is_log = values_of(points)
+    values, scale = values_of(points)
     found = fit_values(values, window_decades=window_decades)
     window = (found.near[0].lr, found.near[-1].lr)
     fitted = Fit(
-        best.lr, best.mean, False, best.lr, found.quadratic, is_log, window, len(found.near), why_not=found.why_not
+        best.lr,
+        best.mean,
+        is_vertex=False,
+        best=best.lr,
+        quadratic=found.quadratic,
+        is_log=scale is None,
+        scale=scale or 1.0,
+        window=window,
+        points=len(found.near),
+        why_not=found.why_not,
     )
     if found.why_not:
         return fitted
     return replace(fitted, lr=found.lr, loss=fitted.loss_at(found.lr), is_vertex=True)
 
 
-def values_of(points: Iterable[LRPoint]) -> tuple[list[Value], bool]:
-    """Return the sound points as they are fitted, and whether it is the logarithm of the loss."""
+def values_of(points: Iterable[LRPoint]) -> tuple[list[Value], float | None]:
+    """Return the sound points as they are fitted, and the unit of the loss; None where it is the logarithm."""
     usable = sound(points)
-    is_log = all(point.mean > 0 for point in usable)
-    units = [point.mean if is_log else 1.0 for point in usable]
+    means = [point.mean for point in usable]
+    scale = None if all(mean > 0 for mean in means) else max(map(abs, means)) or 1.0
+    units = [scale or mean for mean in means]
     spreads = [(len(p.losses) - 1, variance(p.losses, unit=u)) for p, u in zip(usable, units, strict=True)]
     freedom = sum(n for n, _ in spreads)
     common = sum(n * v for n, v in spreads) / freedom if freedom else math.nan
+    ys = [math.log(mean) if scale is None else mean / scale for mean in means]
     return [
-        Value(
-            point.lr,
-            math.log(point.mean) if is_log else point.mean,
-            (n * own + common) / (n + 1) / len(point.losses),
-        )
-        for point, (n, own) in zip(usable, spreads, strict=True)
-    ], is_log
+        Value(point.lr, y, (n * own + common) / (n + 1) / len(point.losses))
+        for point, y, (n, own) in zip(usable, ys, spreads, strict=True)
+    ], scale
 
 
 def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADES) -> Found:
@@ -273,6 +302,12 @@ def variance(values: Sequence[float], *, unit: float = 1.0) -> float:
         return 0.0
     mean = mean_of(values)
     return sum(((value - mean) / unit) ** 2 for value in values) / (len(values) - 1)
+
+
+def sd_of(values: Sequence[float]) -> float:
+    """Return the sample standard deviation (n - 1), of large numbers too; nan where there are fewer than two values."""
+    unit = max(map(abs, values), default=0.0) or 1.0
+    return unit * math.sqrt(variance(values, unit=unit)) if len(values) > 1 else math.nan
 
 
 def _dot(weights: Sequence[float], left: Sequence[float], right: Sequence[float]) -> float:

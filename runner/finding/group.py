@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.finding.basin import Basin, Slopes, basin_of, loss_at, seed_noise, slopes_of
-from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, edge_of, failure_bounds, failure_rate
-from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, fit, mean_of, points_of, sound, variance
+from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
+from runner.finding.failures import Edge, FailureRate, failure_bounds, failure_rate
+from runner.finding.fit import ENOUGH_POINTS, Fit, LRPoint, best_of, mean_of, measured_points, points_of, sd_of, sound
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
+from runner.finding.recommend import recommend
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
 
 _NO_CURVE = ("bracket", "range_test", "verify")  # purposes of runs that are no points of the curve
-_DIGITS = 3  # of the recommendation
 _APART = 1.5  # rates that are closer count as one
 
 
@@ -80,6 +80,7 @@ class GroupReport:
         slopes: what a third and three times the best rate cost.
         noise: standard deviation over seeds at the best rate; nan for one seed.
         initial_loss: training loss before the first update, median over the runs; nan where it is not known.
+        stuck: learning rates above the best at which nothing was learned, which counts as failed.
         sensitivity: as defined by Wortsman et al., over 3e-4 to 3e-1; None where these were not tried.
         windowed: LR sensitivity over 1.5 decades each side of the best rate, as far as tried; None where too little.
         end: "low" or "high" where the best rate is the smallest or largest that was tried; else "".
@@ -108,6 +109,7 @@ class GroupReport:
     slopes: Slopes
     noise: float
     initial_loss: float
+    stuck: tuple[float, ...]
     sensitivity: float | None
     windowed: Windowed | None
     end: str
@@ -139,34 +141,34 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
     ended = [one for one in trials if one.has_failed or one.status == "finished"]
     length = _length(ended, full)
     curve = [one for one in ended if one.planned_steps >= length or one.planned_steps == 0]
-    points, tried = points_of(curve), points_of([*ended, *(one for one in runs if one.purpose == "verify")])
-    found, best, edge = fit(points), best_of(points), edge_of(tried)
-    ratio, recommended = edge.stable / found.lr, found.lr
-    is_at_edge = edge.is_known and not ratio >= SAFE_RATIO
-    if is_at_edge and not math.isnan(edge.stable):
-        recommended = min(recommended, edge.stable / SAFE_RATIO)
+    measured, points = measured_points(curve), points_of(curve)
+    stuck = {point.lr for point, plain in zip(points, measured, strict=True) if point.failed > plain.failed}
+    tried = points_of([*ended, *_fresh(runs)])
+    advice, best = recommend(points, tried), best_of(points)
+    found, edge = advice.fit, advice.edge
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
-    rates = _rates(curve, points, tried)
+    rates = _rates(curve, measured, tried)
     end = _end(points, tried, best)
     return GroupReport(
         name=name,
-        recommended=_rounded(recommended, down=recommended < found.lr),
-        expected_loss=_expected(found, points, recommended),
+        recommended=advice.lr,
+        expected_loss=_expected(found, points, advice.lr),
         best_lr=found.best,
         best_loss=best.mean if best is not None else math.nan,
         fit=found,
         interval=interval_of(points),
         edge=edge,
-        safety_ratio=ratio,
-        is_at_edge=is_at_edge,
-        is_capped=recommended < found.lr,
+        safety_ratio=advice.safety_ratio,
+        is_at_edge=advice.is_at_edge,
+        is_capped=advice.is_capped,
         basin=basin_of(points),
         slopes=slopes_of(points),
-        noise=seed_noise(best) if best is not None else math.nan,
+        noise=sd_of(best.losses) if best is not None else math.nan,
         initial_loss=initial_loss,
-        sensitivity=sensitivity_on_grid(points, initial_loss),
-        windowed=windowed_sensitivity(points, initial_loss, center=found.lr) if best is not None else None,
+        stuck=tuple(sorted(stuck)),
+        sensitivity=sensitivity_on_grid(measured, initial_loss),
+        windowed=windowed_sensitivity(measured, initial_loss, center=found.lr) if best is not None else None,
         end=end,
         try_next=_try_next(points, tried, end, found, edge),
         verified=_verified(runs),
@@ -192,17 +194,9 @@ def _rates(curve: Sequence[Observed], points: Sequence[LRPoint], tried: Sequence
         seeds = {o.seed: o.loss for o in curve if o.lr == point.lr and not o.has_failed}
         own = by_lr.get(point.lr)
         mean = own.mean if own is not None and own.losses else math.nan
-        sd = seed_noise(own) if own is not None else math.nan
+        sd = sd_of(own.losses) if own is not None else math.nan
         found.append(Rate(point.lr, seeds, mean, sd, failure_rate(point)))
     return tuple(found)
-
-
-def _rounded(lr: float, *, down: bool) -> float:
-    """Return a rate in three digits, rounded down where it must not grow."""
-    near = float(f"{lr:.{_DIGITS}g}")
-    if down and near > lr:
-        near = float(f"{near - 10.0 ** (math.floor(math.log10(lr)) + 1 - _DIGITS):.{_DIGITS}g}")
-    return near
 
 
 def _expected(found: Fit, points: Sequence[LRPoint], lr: float) -> float:
@@ -252,17 +246,19 @@ def _half_decades(low: float, high: float) -> tuple[float, ...]:
     return tuple(lr for lr in rates if low / 1.02 <= lr <= high * 1.02)
 
 
+def _fresh(runs: Sequence[Observed]) -> list[Observed]:
+    """Return the runs that verify."""
+    return [one for one in runs if one.purpose == "verify"]
+
+
 def _verified(runs: Sequence[Observed]) -> Verified | None:
-    fresh = [one for one in runs if one.purpose == "verify"]
-    points = points_of(fresh)
+    points = points_of(_fresh(runs))
     if not points:
         return None
     point = max(points, key=lambda one: len(one.losses) + one.failed)
     count = len(point.losses) + point.failed
     mean = mean_of(point.losses) if point.losses else math.nan
-    return Verified(
-        point.lr, count, point.failed, failure_bounds(point.failed, count)[1], mean, math.sqrt(variance(point.losses))
-    )
+    return Verified(point.lr, count, point.failed, failure_bounds(point.failed, count)[1], mean, sd_of(point.losses))
 
 
 def _compared(points: Sequence[LRPoint], rates: Sequence[Rate]) -> Rate | None:

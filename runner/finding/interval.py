@@ -55,7 +55,7 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
         place = tried.index(best.lr)
         low, high, level = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)], math.nan
         return Interval(low, high, level, place == 0, place == len(tried) - 1)
-    values, is_log = values_of(points)
+    values, scale = values_of(points)
     unit, lowest = range_of(fit_values(values).near), min(value.y for value in values)
     offs = [min(math.sqrt(misfit_of(value.y - lowest, unit)), _MOST_MISFIT * unit) for value in values]
     draw = random.Random(seed)
@@ -63,7 +63,7 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     found = []
     for _ in range(resamples):
         drawn = [
-            value._replace(y=_drawn(value, losses, draw, is_log=is_log) + draw.gauss(0.0, off))
+            value._replace(y=_drawn(value, losses, draw, scale=scale) + draw.gauss(0.0, off))
             for value, losses, off in zip(values, seeds, offs, strict=True)
         ]
         found.append(fit_values(drawn).lr)
@@ -72,15 +72,15 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     return Interval(low, high, LEVEL, low <= tried[0], high >= tried[-1])
 
 
-def _drawn(value: Value, losses: Sequence[float], draw: random.Random, *, is_log: bool) -> float:
+def _drawn(value: Value, losses: Sequence[float], draw: random.Random, *, scale: float | None) -> float:
     """Return the value that a draw of the seeds gives."""
     count = len(losses)
     if count == 1:
         return value.y + draw.gauss(0.0, math.sqrt(value.noise))
     mean = mean_of(losses)
     shift = math.sqrt(count / (count - 1)) * (mean_of(draw.choices(losses, k=count)) - mean)
-    if not is_log:
-        return mean + shift
+    if scale is not None:
+        return (mean + shift) / scale
     return value.y + math.log1p(max(shift / mean, -0.9))
 
 

@@ -13,7 +13,6 @@ START_POINTS = 4
 CLOSE_DECADES = 0.36  # neighbours of the best closer than this are not told apart by one seed: more seeds come next
 _DECADES = 1.0  # on each side of the middle of what is typical
 _DIGITS = 3
-_LEARNED = 0.02  # share of the first loss that a run has to gain, or it has learned nothing
 
 
 class Limits(NamedTuple):
@@ -75,7 +74,7 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
         return [Ask(lr, limits.seed, "grid") for lr in _start(limits)]
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
-    points = judged(tried)
+    points = points_of(tried)
     wanted = _outside(points, limits) or _between(points)
     if wanted is not None and all(_rounded(wanted) != point.lr for point in points):
         return [Ask(_rounded(wanted), limits.seed, "refine")]
@@ -97,22 +96,6 @@ def spent(runs: Sequence[Observed], limits: Limits) -> float:
 def _start(limits: Limits) -> list[float]:
     ratio = limits.high / limits.low
     return [_rounded(limits.low * ratio ** (nth / (START_POINTS - 1))) for nth in range(START_POINTS)]
-
-
-def judged(runs: Sequence[Observed]) -> list[LRPoint]:
-    """Return the learning rates in order; one above the best at which nothing was learned has failed too."""
-    points = points_of(runs)
-    best = best_of(points)
-    if best is None:
-        return points
-    first = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
-    stuck = (1 - _LEARNED) * max(first, default=math.inf)
-    return [
-        LRPoint(point.lr, (), point.failed + len(point.losses))
-        if point.lr > best.lr and point.mean > max(stuck, best.mean)
-        else point
-        for point in points
-    ]
 
 
 def _outside(points: Sequence[LRPoint], limits: Limits) -> float | None:

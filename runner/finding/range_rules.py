@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 from runner.curves import ema
-
-Floats = Sequence[float]
+from runner.finding.ramp import Floats
 
 _DECAY = 0.98  # of the average that fastai and Lightning smooth with
 _SLIDE_POINTS, _SLIDE_GAIN = 15, 0.005  # fastai's lr_diff and thresh

@@ -77,6 +77,11 @@ class LRReport:
         data: dict[str, Any] = _plain(self)
         for group, one in zip(data["groups"], self.groups, strict=True):
             group["override"] = self.override_line(one)
+            if one.basin is not None:
+                group["basin"]["decades"] = one.basin.decades
+            if one.windowed is not None:
+                group["windowed"]["decades"] = one.windowed.decades
+            group["slopes"]["ratio"] = _plain(one.slopes.ratio)
         return data
 
 

@@ -49,7 +49,7 @@ def brief(report: LRReport) -> list[str]:
     group = report.best
     first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"
     found = [*_how(group), *_edge(report, group), *_verified(report, group), *_missing(report, group)]
-    return [first, *found, *_basin(report, group), cost_sentence(report.cost)]
+    return [first, *found, *_basin(report, group), *_left_out(group), cost_sentence(report.cost)]
 
 
 def report_sentences(report: LRReport) -> list[str]:
@@ -122,6 +122,9 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
     elif not math.isnan(best) and len(group.rates) > 1:
         far = "the best itself" if group.end == "high" else f"{number(group.safety_ratio)} times the best"
         yield f"Edge: not found, no run failed up to {number(edge.stable)}, {far}."
+    if group.stuck:
+        rates = ", ".join(map(number, group.stuck))
+        yield f"At {rates} the {report.loss} ended no lower than it began, which counts as failed."
     nearest = min(group.rates, key=lambda rate: abs(math.log(rate.lr / best)), default=None) if best > 0 else None
     if nearest is not None:
         rate = nearest.failures

@@ -15,7 +15,7 @@ from signal import Signals
 from runner.commands import PROGRAM
 from runner.config import Tracking
 from runner.errors import SweepError
-from runner.lr_end import metrics_of, safe_end, tags_of
+from runner.lr_end import Told, metrics_of, safe_end, tags_of
 from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
@@ -37,7 +37,7 @@ def finish(
     tracking: Tracking,
     signal: Signals | None,
     quiet: bool = False,
-) -> None:
+) -> Told | None:
     """Write and print what came of a sweep, its directory last.
 
     Args:
@@ -47,6 +47,8 @@ def finish(
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
+    Returns:
+        what was told of its learning rates; None where they did not vary.
     Raises:
         SweepError: no job finished, a signal ended it, or it cannot be written.
     """
@@ -70,9 +72,9 @@ def finish(
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
         _draw(directory, sweep, states, name, in_numbers(statuses))
-        report = safe_end(directory, sweep, states, root=Path.cwd(), quiet=quiet)
-        result = replace(result, tags={**result.tags, **(tags_of(report) if report is not None else {})})
-        _record(directory, result, settings, statuses, metrics_of(report) if report is not None else {})
+        told = safe_end(directory, sweep, states, root=Path.cwd(), quiet=quiet)
+        result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
+        _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
     except OSError as error:
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
@@ -86,6 +88,7 @@ def finish(
         raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
+    return told
 
 
 def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:

@@ -6,11 +6,11 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.records import spell_non_finite
+from runner.records import read_non_finite, spell_non_finite
 from runner.sweep_summary import Outcome, Setting
 from runner.tracking.directory import SWEEP, write_whole
 
@@ -197,6 +197,21 @@ def read_sweep(directory: Path) -> Sweep:
         page, overrides = tuple(map(str, data["page"])), tuple(map(str, data["overrides"]))
         launched_from, mode = str(data["launched_from"]), str(data.get("mode", "multirun"))
         return Sweep(str(data["id"]), str(data["command"]), page, overrides, jobs, launched_from, mode)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def read_states(directory: Path) -> list[JobState]:
+    """Read what the jobs of sweep.json came to, as it was written last.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged; says how.
+    """
+    names = [field.name for field in fields(JobState)]
+    try:
+        jobs = json.loads((directory / SWEEP).read_text(encoding="utf-8"))["jobs"]
+        return [JobState(**{name: read_non_finite(job[name]) for name in names if name in job}) for job in jobs]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 

@@ -18,6 +18,8 @@ from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
 PURPOSE = "purpose"  # tag of a run: what a search made it for
+_LENGTH = ("train.duration",)
+_SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
 _CHOSEN = ("task", "optimizer", "warmup", "schedule")
 _WRITTEN = ("train.duration", "train.batch_size", "train.accumulate", "train.precision", "train.clip_norm")
 
@@ -41,21 +43,21 @@ def observe(sweep: Sweep, states: Sequence[JobState], root: Path, *, key: str) -
     """
     found = []
     for job, state in zip(sweep.jobs, states, strict=True):
-        others = [f"{name}={value}" for name, value in job.varied.items() if name not in (key, SEED)]
         run = root / state.run if state.run is not None else None
         result = find_result(run) if run is not None else None
+        purpose = result.tags.get(PURPOSE, "") if result is not None else ""
         found.append(
             Observed(
                 lr=_rate(job, key),
                 seed=job.seed,
                 loss=state.final_loss,
                 status=state.status,
-                group=shlex.join(others),
+                group=_group(job, key, is_of_search=bool(purpose)),
                 first_loss=_first_loss(run) if run is not None else math.nan,
                 steps=state.steps,
                 planned_steps=state.planned_steps,
                 run=state.run or "",
-                purpose=result.tags.get(PURPOSE, "") if result is not None else "",
+                purpose=purpose,
             )
         )
     return found
@@ -78,6 +80,13 @@ def loss_name(states: Sequence[JobState]) -> str:
     if len(is_val) != 1:
         return "loss"
     return "val loss" if True in is_val else "train loss"
+
+
+def _group(job: Job, key: str, *, is_of_search: bool) -> str:
+    """Return what else varies, as pasted on a command line; a search makes runs of several lengths for one curve."""
+    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
+    others = {name: value for name, value in job.varied.items() if name not in aside and not name.startswith(_SAYS)}
+    return shlex.join(f"{name}={value}" for name, value in others.items())
 
 
 def _rate(job: Job, key: str) -> float:
