@@ -17,6 +17,8 @@ from runner.nodes import Node, is_node, leaves
 PROVIDED: Mapping[str, frozenset[str]] = {
     "mode": frozenset({"config", "invocation", "prune"}),
     "task": frozenset({"batch_size", "seed"}),
+    "sampler": frozenset({"search_space"}),
+    "hydra.sweeper.sampler": frozenset({"search_space"}),
 }
 """section -> arguments of its target that the runner fills in by name; others say so by their annotation (`FromRun`)"""
 

@@ -160,6 +160,14 @@ def test_same_seed_gives_the_same_search_and_another_another(program: Program) -
             [LR, "hydra.sweeper.custom_search_space=parts.raising"],
             ["must ask the trial and return, but raised ValueError"],
         ),
+        (
+            [LR, "sampler=gp", "pruner.upper=1", "search.n_trials=9"],
+            [
+                "sampler: must be left to mode=search, got gp. Set hydra/sweeper/sampler=gp.",
+                "pruner.upper: must be left to mode=search, got 1. Set hydra.sweeper.pruner.upper=1.",
+                "search.n_trials: must be left to mode=search, got 9. Set hydra.sweeper.n_trials=9.",
+            ],
+        ),
         ([LR, "mode=check"], ["mode: must be train in a search."]),
         (
             [LR, "hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:9/x", "hydra.sweeper.study_name=x"],

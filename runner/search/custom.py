@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError, Problem, with_place
-from runner.search.opening import Extend
 from runner.signatures import locate
 
 if TYPE_CHECKING:
     from optuna import Trial
+
+    from runner.search.opening import Extend
 
 
 def extend_by(path: str | None, page: Any, *, key: str) -> Extend | None:

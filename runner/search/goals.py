@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from runner.config_search import Direction
 from runner.errors import ConfigError, Problem, nearest
-from runner.search.opening import Direction
 
 Goal = Literal["min", "max"]
 WAYS: Mapping[Goal, Direction] = {"min": "minimize", "max": "maximize"}

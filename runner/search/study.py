@@ -43,8 +43,7 @@ class Study:
             self._study = open_study(plan, directory)
             self._give_up_dead()
             so_far = len(self._study.trials)
-            key = f"{plan.section}.sampler"
-            self._study.sampler = make_sampler(plan.sampler, plan.space, key=key, seed_offset=so_far)
+            self._study.sampler = make_sampler(plan.sampler, plan.space, key=plan.sampler_key, seed_offset=so_far)
 
     def _give_up_dead(self) -> None:
         """Mark what processes that are gone have left running as failed; their points come first in what is asked next.

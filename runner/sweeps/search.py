@@ -4,61 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from runner.compose import page_of
-from runner.errors import ConfigError, Problem, SweepError
-from runner.search.custom import extend_by
-from runner.search.goals import choose_goals, reported
-from runner.search.opening import Extend, Plan
+from runner.errors import SweepError
+from runner.search.opening import Plan
 from runner.search.options import SECTION, SearchOptions
-from runner.search.space import Space, corners, read_space, split_overrides
-from runner.sweeps.check import CheckedJob, Compose, Point, check_all, check_job, go_on, rest_of
+from runner.sweeps.check import go_on, rest_of
 from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
 from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
-from runner.tracking.address import absolute
 from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
 from runner.tracking.sweep_runs import DONE, SweepRuns
 
+if TYPE_CHECKING:
+    from runner.sweeps.search_page import SearchPage
+
 _Begun = tuple[Sweep, SweepRuns, Sequence[Launchable]]
 RESULTS = "optimization_results.yaml"
-
-
-@dataclass(frozen=True)
-class _Page:
-    """What every trial has in common.
-
-    Attributes:
-        fixed: overrides.
-        space: what varies.
-        extend: a function of the user's that has more vary.
-        base: the first end of every dimension, checked.
-        compose: overrides -> what Hydra composes.
-        words: `--config-dir` and `--config-name` as given.
-    """
-
-    fixed: Sequence[str]
-    space: Space
-    extend: Extend | None
-    base: CheckedJob
-    compose: Compose
-    words: tuple[str, ...]
-
-    def check(self, overrides: Mapping[str, str]) -> CheckedJob:
-        """Compose and check one trial.
-
-        Raises:
-            ConfigError: it is refused.
-        """
-        return check_job(_point(self.fixed, self.space, overrides), self.compose, self.words)
 
 
 def run_search(arguments: list[str], *, context: HydraContext, config: DictConfig, options: SearchOptions) -> None:
@@ -73,95 +42,16 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
         ConfigError: something is refused; nothing has started and nothing is written.
         SweepError: no trial finished, too many failed, or a signal ended it.
     """
+    from runner.sweeps.search_page import plan_of, read_page
+
     resumed = resumed_directory(arguments)
     arguments = [text for text in arguments if not text.startswith(f"{KEY}=")]
     sweep = read_resumed(resumed) if resumed is not None else None
-    page = _read_page(arguments, context, config, options, words=sweep.page if sweep is not None else None)
-    plan = _plan(page, options)
+    page = read_page(arguments, context, config, options, words=sweep.page if sweep is not None else None)
+    plan = plan_of(page, options)
     directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
     with alone_in(directory, key=KEY, what="a sweep that no other process is running"):
         _Search(page, plan, options, directory, config).run(context, sweep, arguments)
-
-
-def _read_page(
-    arguments: list[str],
-    context: HydraContext,
-    config: DictConfig,
-    options: SearchOptions,
-    *,
-    words: tuple[str, ...] | None,
-) -> _Page:
-    """Read what varies, and check the ends of the space.
-
-    Raises:
-        ConfigError: with all that is wrong.
-    """
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        return context.config_loader.load_sweep_config(config, list(overrides))
-
-    fixed, varying = split_overrides(arguments, config_loader=context.config_loader)
-    space = read_space(varying, config_loader=context.config_loader)
-    extend = extend_by(options.custom_search_space, config, key=f"{SECTION}.custom_search_space")
-    if not space and extend is None:
-        rule = "must have something vary in a search, got nothing that does"
-        raise ConfigError([Problem(f"{SECTION}.params", rule, "Add for example 'optimizer.lr=interval(1e-5,1)'")])
-    words = page_of(sys.argv[1:]) if words is None else words
-    points = [_point(fixed, space, corner) for corner in corners(space)]
-    base = check_all(points, compose, words)[0]
-    if not base.config.mode.makes_run:
-        raise ConfigError([Problem("mode", "must be train in a search", "Leave it out")])
-    return _Page(fixed, space, extend, base, compose, words)
-
-
-def _point(fixed: Sequence[str], space: Space, overrides: Mapping[str, str]) -> Point:
-    prefixes = {key: space[key].prefix if key in space else "" for key in overrides}
-    texts = [f"{prefixes[key]}{key}={value}" for key, value in overrides.items()]
-    return Point((*(text for text in fixed if text.lstrip("+").partition("=")[0] not in overrides), *texts), overrides)
-
-
-def _plan(page: _Page, options: SearchOptions) -> Plan:
-    """Return what is searched, checked as far as that goes without the study.
-
-    Raises:
-        ConfigError: with what is wrong with metric, sampler or pruner.
-    """
-    from runner.build import find_facts  # imports torch
-    from runner.search.fingerprint import fingerprint
-    from runner.search.page import page_of_task
-    from runner.search.parts import is_none, make_pruner, make_sampler
-
-    config = page.base.config
-    facts = find_facts(config.task, config.train, config.resume, config.seed)
-    known = reported(facts.goals, facts.examples)
-    metrics, directions = choose_goals(options.metric, options.direction, known, section=SECTION)
-    make_sampler(options.sampler, page.space, key=f"{SECTION}.sampler")
-    make_pruner(options.pruner, key=f"{SECTION}.pruner")
-    if len(metrics) > 1 and not is_none(options.pruner):
-        rule = f"must be none with several metrics, got {options.pruner['_target_']}"
-        raise ConfigError([Problem(f"{SECTION}.pruner", rule, "Set hydra/sweeper/pruner=none")])
-    texts = {key: dimension.text for key, dimension in page.space.items()}
-    if options.custom_search_space is not None:
-        texts["custom_search_space"] = options.custom_search_space
-    tree = page_of_task(config.model_dump(mode="json", by_alias=True))
-    return Plan(
-        space=page.space,
-        extend=page.extend,
-        fingerprint=fingerprint(texts, tree, metrics, directions),
-        metrics=metrics,
-        directions=directions,
-        sampler=options.sampler,
-        storage=_place_of(options.storage),
-        name=options.study_name or "",
-        section=SECTION,
-    )
-
-
-def _place_of(storage: str | dict[str, object] | None) -> str | dict[str, object] | None:
-    """Return a storage that workers find too, wherever they run."""
-    if not isinstance(storage, str):
-        return storage
-    return absolute(storage) if "://" in storage else os.path.abspath(storage.removeprefix("journal:"))
 
 
 class _Search:
@@ -174,7 +64,9 @@ class _Search:
         config: the page without the overrides that vary.
     """
 
-    def __init__(self, page: _Page, plan: Plan, options: SearchOptions, directory: Path, config: DictConfig) -> None:
+    def __init__(
+        self, page: SearchPage, plan: Plan, options: SearchOptions, directory: Path, config: DictConfig
+    ) -> None:
         from runner.search.judge import read_judge, write_judge
         from runner.search.parts import is_none
         from runner.search.study import Study
