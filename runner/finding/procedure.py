@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runner.finding.observed import Observed
@@ -49,6 +49,11 @@ class Ask(NamedTuple):
     lr: float
     seed: int
     purpose: str
+
+
+def full_runs() -> Callable[[Sequence[Observed], Limits], list[Ask]]:
+    """Return the procedure that `sampler=lr` names: `next_asks`."""
+    return next_asks
 
 
 def around(typical: tuple[float, float]) -> tuple[float, float]:
