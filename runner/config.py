@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from runner.config_search import SweepSection
+from runner.config_search import SearchSection, SweepSection
 from runner.config_source import Preview, Source, source_section
 from runner.config_types import (
     Command,
@@ -50,6 +50,7 @@ class ModeNode(Node):
         reads_curve: whether `source` must name a curve, recorded by whatever.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
+        searches: whether it searches, so that sampler and pruner are checked.
         makes_sweep: whether it makes a sweep, which `resume.sweep` goes on with.
         runs_grid: whether that is the grid of `sweep`.
         schedules_only: whether it makes nothing but schedules, so that only their parts are checked where the page
@@ -62,6 +63,7 @@ class ModeNode(Node):
     reads_curve: bool = False
     rebuilds: bool = False
     makes_sweep: bool = False
+    searches: bool = False
     runs_grid: bool = False
     schedules_only: bool = False
 
@@ -244,6 +246,9 @@ class Config(Section):
     quiet: bool
     preview: Preview
     sweep: SweepSection = SweepSection()
+    search: SearchSection = SearchSection()
+    sampler: Node = Node.model_validate({"_target_": "optuna.samplers.TPESampler"})
+    pruner: Node = Node.model_validate({"_target_": "optuna.pruners.NopPruner"})
 
     @property
     def batch_factor(self) -> float:

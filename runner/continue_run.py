@@ -21,7 +21,7 @@ from runner.tracking.jsonl import find_result
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
-_OTHER_MODES = ("mode", "resume", "source", "preview", "sweep", "search")
+_OTHER_MODES = ("mode", "resume", "source", "preview", "sweep", "search", "sampler", "pruner")
 ASIDE = frozenset({*_OTHER_MODES, "tracking", "notify", "quiet"})
 """sections that say nothing of what is trained"""
 

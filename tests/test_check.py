@@ -13,8 +13,9 @@ TRAIN_KEYS = (
     "ema_decay, eval_every, max_seconds, precision, refresh_batches, threads, watch_every"
 )
 TOP_KEYS = (
-    "clip, detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, quiet, remedies, resume, "
-    "scaling, schedule, schedule_of, seed, snapshots, source, sweep, tags, task, tracking, train, warmup"
+    "clip, detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, pruner, quiet, remedies, "
+    "resume, sampler, scaling, schedule, schedule_of, search, seed, snapshots, source, sweep, tags, task, tracking, "
+    "train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."

@@ -17,7 +17,6 @@ from tests.pages import CONF, composed
 OPTIONS = [
     pytest.param(option, marks=missing(option.partition("=")[2]) if option.startswith("optimizer=") else [])
     for option in sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
-    if not option.startswith(("sampler=", "pruner="))  # no part of a training, see test_study.py
 ]
 LISTS = {"detector", "overlay", "remedy", "schedule_of"}
 TORCH_WITHOUT_CLOSURE = {

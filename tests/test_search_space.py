@@ -127,6 +127,7 @@ def test_corners_are_the_base_and_every_other_end() -> None:
         {"optimizer": "sgd", "optimizer.lr": "1e-05"},
         {"optimizer": "adamw", "optimizer.lr": "1e-05"},
         {"optimizer": "lion", "optimizer.lr": "1e-05"},
+        {"optimizer": "sgd", "optimizer.lr": "0.367886"},
         {"optimizer": "sgd", "optimizer.lr": "1"},
     ]
 

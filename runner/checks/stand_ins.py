@@ -21,6 +21,18 @@ SAFE: Mapping[str, Any] = {
         "lanes": 1,
         "jobs": None,
     },
+    "search": {
+        "space": {},
+        "n_trials": 1,
+        "metric": [],
+        "direction": [],
+        "study_name": None,
+        "storage": None,
+        "custom_search_space": None,
+        "max_failure_rate": 1.0,
+        "known": [],
+        "prune_after": 25.0,
+    },
     "source": {
         "path": None,
         "values": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runner.finding.observed import Observed
@@ -51,6 +51,11 @@ class Ask(NamedTuple):
     purpose: str
 
 
+def full_runs() -> Callable[[Sequence[Observed], Limits], list[Ask]]:
+    """Return the procedure that `sampler=lr` names: `next_asks`."""
+    return next_asks
+
+
 def around(typical: tuple[float, float]) -> tuple[float, float]:
     """Return where to start: a decade on each side of the geometric middle of what is typical."""
     middle = math.sqrt(typical[0] * typical[1])
@@ -63,7 +68,8 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     Full runs only, all with one seed: `START_POINTS` over the bracket, evenly on a log scale; then, one by one, beyond
     the end at which the best lies, or half way between the best and its farther neighbour; when both neighbours are
     close, more seeds at the best and its neighbours. A run that breaks down costs what it made and tells where the
-    edge is. Nothing is remembered but the runs: a search that was killed goes on from them.
+    edge is; one that failed otherwise tells nothing, and is not made again. Nothing is remembered but the runs: a
+    search that was killed goes on from them.
 
     Args:
         seen: all runs that ended, those that verify included.
@@ -74,9 +80,11 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
         return [Ask(lr, limits.seed, "grid") for lr in _start(limits)]
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
-    points = points_of(tried)
+    points, made = points_of(tried), {one.lr for one in tried}
+    if not points:
+        return []
     wanted = _outside(points, limits) or _between(points)
-    if wanted is not None and all(_rounded(wanted) != point.lr for point in points):
+    if wanted is not None and _rounded(wanted) not in made:
         return [Ask(_rounded(wanted), limits.seed, "refine")]
     return _seeds(points, tried, limits)
 

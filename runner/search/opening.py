@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from runner.config_search import Direction
 from runner.errors import ConfigError, Problem, SweepError
 from runner.search.fingerprint import differences
 from runner.search.space import Space
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 FINGERPRINT = "fingerprint"
-Direction = Literal["minimize", "maximize"]
 Extend = Callable[["Trial"], None]
 
 
@@ -47,6 +47,15 @@ class Plan:
     storage: Storage | None
     name: str
     section: str
+
+    def named(self, name: str) -> Plan:
+        """Return it with another name of the study."""
+        return replace(self, name=name)
+
+    @property
+    def sampler_key(self) -> str:
+        """Dotted key of the sampler, for messages: beside the section search, or inside that of Hydra's sweeper."""
+        return f"{self.section}.sampler" if "." in self.section else "sampler"
 
     @property
     def storage_key(self) -> str:

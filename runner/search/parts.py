@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 GRID = "optuna.samplers.GridSampler"
 
 
-def make_part(key: str, given: Mapping[str, Any]) -> Any:
+def make_part(key: str, given: Mapping[str, Any], **provided: Any) -> Any:
     """Return what a section with a `_target_` names, made of its other keys and the parts inside it.
 
+    Args:
+        key: dotted key of the section.
+        given: the section.
+        provided: arguments that the runner fills in, where the target takes them (`runner.signatures.PROVIDED`).
     Raises:
         ConfigError: with everything wrong in it.
     """
@@ -40,7 +44,7 @@ def make_part(key: str, given: Mapping[str, Any]) -> Any:
     check_node(key, node, found)
     if found.problems:
         raise ConfigError(found.problems)
-    return make(key, node, Clock(batch_size=1), {})
+    return make(key, node, Clock(batch_size=1), provided)
 
 
 def make_sampler(given: Mapping[str, Any], space: Space, *, key: str, seed_offset: int = 0) -> BaseSampler:
@@ -57,14 +61,14 @@ def make_sampler(given: Mapping[str, Any], space: Space, *, key: str, seed_offse
     """
     from optuna.samplers import BaseSampler, QMCSampler
 
-    arguments = dict(given)
+    arguments, provided = dict(given), dict[str, Any]()
     if arguments.get("_target_") == GRID:
         if not space:
             raise ConfigError([Problem(key, "must not be a grid for a space that a function makes", f"Set {key}=tpe")])
-        arguments["search_space"] = grid_of(space, key)
+        provided["search_space"] = grid_of(space, key)
     if seed_offset and isinstance(arguments.get("seed"), int) and not _is_a(arguments.get("_target_"), QMCSampler):
         arguments["seed"] += seed_offset
-    sampler: BaseSampler = _checked(key, make_part(key, arguments), BaseSampler)
+    sampler: BaseSampler = _checked(key, make_part(key, arguments, **provided), BaseSampler)
     return sampler
 
 

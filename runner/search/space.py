@@ -77,8 +77,14 @@ class Dimension:
 
     @property
     def ends(self) -> list[str]:
-        """What is checked before a search starts, as on the command line: every choice, or both bounds."""
-        return list(self.choices) or [self.written(self.low), self.written(self.high)]
+        """What is checked before a search starts, as on the command line: every choice, or both bounds.
+
+        Between the bounds of an interval a value too, for where only whole numbers are good.
+        """
+        if self.kind == "choice":
+            return list(self.choices)
+        between = [] if self.values is not None else [self.low + (self.high - self.low) / math.e]
+        return [self.written(value) for value in (self.low, *between, self.high)]
 
     def written(self, value: Any) -> str:
         """Return a value as on the command line: six digits are enough for a learning rate."""

@@ -26,7 +26,7 @@ def is_shared(given: Storage | None) -> bool:
     return given is not None
 
 
-def open_storage(given: Storage | None, directory: Path, *, key: str) -> BaseStorage:
+def open_storage(given: Storage | None, directory: Path, *, key: str, is_owner: bool = True) -> BaseStorage:
     """Open a storage, and make it where there is none.
 
     Args:
@@ -34,19 +34,20 @@ def open_storage(given: Storage | None, directory: Path, *, key: str) -> BaseSto
             for the journal in the directory.
         directory: of the sweep.
         key: dotted key of `given`, for messages.
+        is_owner: whether this process runs the sweep, and so may mend its journal.
     Raises:
         ConfigError: it cannot be opened.
     """
     with quiet_optuna():
         try:
-            return _opened(given, directory, key)
+            return _opened(given, directory, key, is_owner=is_owner)
         except ConfigError:
             raise
         except Exception as error:
             raise ConfigError([unusable(given, error, key=key)]) from None
 
 
-def _opened(given: Storage | None, directory: Path, key: str) -> BaseStorage:
+def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -56,7 +57,7 @@ def _opened(given: Storage | None, directory: Path, key: str) -> BaseStorage:
     if given is None or "://" not in given:
         path = directory / JOURNAL if given is None else Path(given.removeprefix("journal:"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        if given is None:
+        if given is None and is_owner:
             _cut_torn_line(path)
         return JournalStorage(JournalFileBackend(str(path)))
     if given.startswith("sqlite:///"):

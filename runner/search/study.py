@@ -37,14 +37,13 @@ class Study:
 
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
-        self._place = f"{socket.gethostname()}:{directory.absolute()}"
+        self.place = f"{socket.gethostname()}:{directory.absolute()}"
         self._failed_now = 0
         with quiet_optuna():
             self._study = open_study(plan, directory)
             self._give_up_dead()
             so_far = len(self._study.trials)
-            key = f"{plan.section}.sampler"
-            self._study.sampler = make_sampler(plan.sampler, plan.space, key=key, seed_offset=so_far)
+            self._study.sampler = make_sampler(plan.sampler, plan.space, key=plan.sampler_key, seed_offset=so_far)
 
     def _give_up_dead(self) -> None:
         """Mark what processes that are gone have left running as failed; their points come first in what is asked next.
@@ -57,7 +56,7 @@ class Study:
         with answering(self.plan):
             for trial in self._running():
                 place = str(trial.user_attrs.get(PLACE, ""))
-                if place == self._place or not (_is_gone(place) if place else not is_shared(self.plan.storage)):
+                if place == self.place or not (_is_gone(place) if place else not is_shared(self.plan.storage)):
                     continue
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 if trial.params:
@@ -84,7 +83,7 @@ class Study:
         with quiet_optuna(), answering(self.plan):
             while len(asked) < most and self._taken() < total and not self._is_exhausted():
                 trial = self._study.ask({key: one.distribution for key, one in self.plan.space.items()})
-                trial.set_user_attr(PLACE, self._place)
+                trial.set_user_attr(PLACE, self.place)
                 if self._rank(trial.number) >= total:  # another search was faster
                     self._fail(trial.number)
                     break
@@ -121,7 +120,7 @@ class Study:
         found: dict[int, list[Asked]] = {}
         with answering(self.plan):
             for trial in self._running():
-                if trial.user_attrs.get(PLACE) == self._place:
+                if trial.user_attrs.get(PLACE) == self.place:
                     asked = Asked(trial.number, varied_texts(self.plan.space, trial.params), trial.params)
                     found.setdefault(int(trial.user_attrs.get(JOB, 0)), []).append(asked)
         return found
@@ -139,10 +138,10 @@ class Study:
             failed = [
                 trial
                 for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-                if trial.user_attrs.get(JOB) == job and trial.user_attrs.get(PLACE) == self._place
+                if trial.user_attrs.get(JOB) == job and trial.user_attrs.get(PLACE) == self.place
             ]
             if failed:
-                attrs = {JOB: job, PLACE: self._place}
+                attrs = {JOB: job, PLACE: self.place}
                 last = failed[-1]
                 trial = create_trial(
                     state=TrialState.RUNNING, params=last.params, distributions=last.distributions, user_attrs=attrs

@@ -63,12 +63,7 @@ def finish(
     go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
     if not quiet:
         print_settings(settings, name)
-    bad = ("failed", "diverged") if quiet else ("failed",)  # the table told of those that diverged
-    for job, state in zip(sweep.jobs, states, strict=True):
-        if state.status in bad:
-            print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
-    if statuses["failed"] and (directory / TRACEBACK).exists():
-        print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
+    _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
     result = _result(directory, sweep, states, settings, status)
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
@@ -93,6 +88,15 @@ def finish(
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
     return told
+
+
+def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Sequence[str]) -> None:
+    """Say on standard error which jobs went wrong, and where the tracebacks are."""
+    for job, state in zip(sweep.jobs, states, strict=True):
+        if state.status in bad:
+            print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
+    if any(state.status == "failed" for state in states) and (directory / TRACEBACK).exists():
+        print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
 
 
 def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:

@@ -71,8 +71,12 @@ def make_launcher(context: HydraContext, config: DictConfig, task: TaskFunction)
 
 def batch_size(config: DictConfig, jobs: int, most: int | None) -> int:
     """Return how many jobs are launched together: one where they run in this process."""
-    is_basic = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
-    return 1 if is_basic else most or max(1, jobs)
+    return 1 if is_in_this_process(config) else most or max(1, jobs)
+
+
+def is_in_this_process(config: DictConfig) -> bool:
+    """Whether jobs run in this process, one after another."""
+    return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
 def has_workers(config: DictConfig) -> bool:

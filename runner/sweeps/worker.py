@@ -7,6 +7,7 @@ import functools
 import io
 import multiprocessing
 import os
+import sys
 import threading
 import time
 import traceback
@@ -20,10 +21,11 @@ from omegaconf import DictConfig
 from runner.errors import in_words
 from runner.job import run
 from runner.records import RunResult
+from runner.search.judge import Judge, find_judge, read_judge
 from runner.sweeps.signals import interruptible
 from runner.tracking.directory import TRACEBACK
 from runner.tracking.lock import is_locked
-from runner.tracking.sweep_file import STOP, find_sweep
+from runner.tracking.sweep_file import STOP, Sweep, find_sweep
 
 _POLL_SECONDS = 1.0
 _busy = threading.Lock()
@@ -40,10 +42,25 @@ def run_in_sweep(composed: DictConfig) -> str:
     _leave_with_parent()
     directory = Path(HydraConfig.get().sweep.dir)
     stop = directory / STOP
-    is_orphan = find_sweep(directory) is not None and not is_locked(directory)  # the parent was killed
+    sweep = find_sweep(directory)
+    is_orphan = sweep is not None and not is_locked(directory)  # the parent was killed
     if stop.exists() or is_orphan:
         return ""  # the disk says that it has not begun
-    return quietly(lambda: run(composed), directory, name=HydraConfig.get().job.override_dirname)
+    prune = _judge(directory, sweep) if sweep is not None else None
+    return quietly(lambda: run(composed, prune=prune), directory, name=HydraConfig.get().job.override_dirname)
+
+
+def _judge(directory: Path, sweep: Sweep) -> Judge | None:
+    """Return what says at every evaluation whether the run is given up; None where its sweep prunes nothing."""
+    if read_judge(directory) is None:
+        return None
+    key = sweep.key(HydraConfig.get().overrides.task)
+    job = next((job.number for job in sweep.jobs if sweep.key(job.overrides) == key), None)
+    try:
+        return find_judge(directory, job) if job is not None else None
+    except Exception as error:  # whatever a storage raises
+        print(f"warning search: the run is not pruned, for its study fails: {in_words(error)}", file=sys.stderr)
+        return None
 
 
 def quietly(job: Callable[[], RunResult | None], directory: Path, *, name: str) -> str:

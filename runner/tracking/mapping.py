@@ -18,7 +18,7 @@ EVENTS = "instability/events_total"
 ACTIONS = "instability/actions_total"
 FIRST_EVENT = "instability/first_step"
 FIRST_NON_FINITE = "instability/first_nonfinite_step"
-_OF_OTHER_MODES = ("source", "sweep", "search")
+_OF_OTHER_MODES = ("source", "sweep", "search", "sampler", "pruner")
 LONGEST_PARAM = 500
 LONGEST_TAG = 5000
 

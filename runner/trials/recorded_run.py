@@ -42,8 +42,8 @@ from runner.train.loop import fit
 from runner.train.state import TrainState
 from runner.trials.first_result import first_result, headline, run_directory
 
-Prune = Callable[[int, Mapping[str, float]], bool]
-"""updates made, metrics of the val split -> whether the run is given up"""
+Prune = Callable[[int, int, Mapping[str, float]], bool]
+"""updates made, updates declared, metrics of the val split -> whether the run is given up"""
 
 
 def train(config: Config, invocation: Invocation, *, prune: Prune | None = None) -> RunResult:
@@ -156,7 +156,7 @@ class RecordedRun:
         self._notifier.show(record)
         self._made = record.step
         if self._prune is not None and isinstance(record, EvalRecord) and record.split == "val":
-            self._is_pruned = self._is_pruned or self._prune(record.step, record.metrics)
+            self._is_pruned = self._is_pruned or self._prune(record.step, self._experiment.plan.steps, record.metrics)
 
     def stops(self, signal: Signals | None) -> str | None:
         """Return why it ends after the step at hand, None where it does not."""

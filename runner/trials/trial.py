@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,7 +67,7 @@ class Batch:
     def prune(self, trial: Trial) -> Prune | None:
         """Return what is asked at each evaluation of a trial."""
         on_eval = self.on_eval
-        return None if on_eval is None else lambda step, metrics: on_eval(trial.place, step, metrics)
+        return None if on_eval is None else lambda step, planned_steps, metrics: on_eval(trial.place, step, metrics)
 
 
 def trial_invocation(checked: CheckedJob, invocation: Invocation, sweep: str) -> Invocation:
@@ -78,7 +78,7 @@ def trial_invocation(checked: CheckedJob, invocation: Invocation, sweep: str) ->
     return Invocation(overrides, checked.choices, tree, Path.cwd(), sweep, invocation.page)
 
 
-def make_run(trial: Trial, prune: Callable[[int, Mapping[str, float]], bool] | None = None) -> RunResult:
+def make_run(trial: Trial, prune: Prune | None = None) -> RunResult:
     """Make the run of a trial in this process."""
     from runner.trials.recorded_run import train  # imports torch
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from runner.trials.point import OnEval, Point
 from runner.trials.trial import Batch, Trial, trial_invocation
 
 if TYPE_CHECKING:
+    from runner.lr_end import Told
     from runner.sweeps.check import CheckedJob
 
 _Key = tuple[tuple[str, str], ...]
@@ -119,9 +120,11 @@ class Trials:
         observed = observe(sweep, self._states(runs), Path.cwd(), key=lr_key(sweep) or LR_KEYS[0])
         return [observed[self._jobs[key].number - 1] for key in keys]
 
-    def finish(self) -> None:
+    def finish(self, use: Callable[[Told], None] | None = None) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
 
+        Args:
+            use: is called with what was told of the learning rates, before the directory is printed.
         Raises:
             SweepError: none has finished, a signal ended it, or it cannot be written.
         """
@@ -130,7 +133,15 @@ class Trials:
         assert self._sweep is not None, "no batch was made"
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
         config = self._config
-        finish(self.directory, self._sweep, states, tracking=config.tracking, signal=self.signal, quiet=config.quiet)
+        finish(
+            self.directory,
+            self._sweep,
+            states,
+            tracking=config.tracking,
+            signal=self.signal,
+            quiet=config.quiet,
+            use=use,
+        )
 
     def _left(self, points: Mapping[_Key, Point], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
         """Return points of an earlier launch that are not done, to go on with their runs."""
