@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.errors import ConfigError
-from runner.records import StepRecord
 from runner.search.study import Study
 from runner.search.trials import Asked, Ended, has_too_many_failed
 from runner.sweeps.check import CheckedJob
 from runner.sweeps.course import Round, job_of
-from runner.tracking.jsonl import find_result, read_records
+from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Launchable
 from runner.tracking.sweep_runs import DONE
 
@@ -131,8 +130,8 @@ def ended_of(state: JobState, metrics: Sequence[str]) -> Ended:
         metrics: that the study is about.
     """
     directory = Path(state.run) if state.run is not None else None
-    first_loss = _first_loss(directory) if directory is not None else math.nan
-    ended = Ended(state.status, (), state.steps, first_loss, state.verdict, state.run or "")
+    first = first_loss(directory) if directory is not None else math.nan
+    ended = Ended(state.status, (), state.steps, first, state.verdict, state.run or "")
     result = find_result(directory) if directory is not None else None
     if state.status != "finished" or result is None:
         return ended
@@ -141,12 +140,3 @@ def ended_of(state: JobState, metrics: Sequence[str]) -> Ended:
         text = f"reports no {', '.join(missing)}, only {', '.join(result.final)}"
         return ended._replace(status="failed", verdict=text)
     return ended._replace(values=tuple(float(result.final[name]) for name in metrics))
-
-
-def _first_loss(directory: Path) -> float:
-    """Return the training loss before the first update."""
-    try:
-        record = next(record for record in read_records(directory) if isinstance(record, StepRecord))
-    except (OSError, ValueError, StopIteration):
-        return math.nan
-    return record.loss if record.step == 0 else math.nan
