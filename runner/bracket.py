@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from runner.build import Experiment
-from runner.config import Config
 from runner.stability import EDGE
 from runner.tasks.closing import in_use
 from runner.train.meters import Meter, Moment
 from runner.train.sharpness import SHARPNESS, Sharpness
+
+if TYPE_CHECKING:
+    from runner.build import Experiment
+    from runner.config import Config
 
 
 class Bracket(NamedTuple):

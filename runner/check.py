@@ -17,17 +17,20 @@ from runner.checks.facts import FindFacts, check_facts, check_init_from
 from runner.checks.groups import check_group_rules
 from runner.checks.nodes import add_invalid, check_node, declared
 from runner.checks.optimizer import check_optimizer
+from runner.checks.range_test import check_range_test
 from runner.checks.remedies import check_remedies
 from runner.checks.scaling import check_scaling
 from runner.checks.schedules import check_schedule_keys, check_schedules
 from runner.checks.sharpness import check_sharpness
 from runner.checks.stand_ins import with_stand_ins
+from runner.checks.sweep import check_grid
 from runner.checks.watch import check_watched
-from runner.config import Config, ModeNode, Source, Train
+from runner.config import Config, ModeNode, Train
+from runner.config_source import Source
 from runner.errors import ConfigError, Problem, unknown_key
 from runner.needs import is_told, nodes_to_bind
 from runner.nodes import leaves
-from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT
+from runner.tracking.directory import CHECKPOINTS, CONFIG, RECORDS, RESULT, SWEEP
 from runner.tracking.jsonl import find_result
 from runner.wording import Findings, fix, fix_of_list, shown
 
@@ -53,8 +56,10 @@ def check(tree: Mapping[str, Any], *, find_facts: FindFacts, problems: tuple[Pro
     if not is_told(found.sections):
         check_group_rules(found)
         check_optimizer(found)
+        check_range_test(found)
     check_scaling(found)
     check_schedule_keys(found)
+    check_grid(found)
     if {"mode", "task", "train", "resume"} <= found.sections.keys():
         facts = check_facts(found, find_facts)
         if facts is not None and facts.clock is not None:
@@ -127,7 +132,7 @@ def _check_paths(found: Findings) -> None:
             found.add("resume.from", rule, "Give a run that reached its first checkpoint, or start afresh")
         elif find_result(directory) is None:
             found.add("resume.from", f"must be a run directory with a readable {RESULT}, {given}", f"Mend its {RESULT}")
-    if resume is not None and resume.sweep is not None:
+    if resume is not None and resume.sweep is not None and not (mode is not None and mode.makes_sweep):
         rule = f"must be given on the command line, got {resume.sweep!r}"
         found.add("resume.sweep", rule, "Set resume.sweep=runs/sweeps/<sweep> there")
     if mode is not None and source is not None:
@@ -145,12 +150,16 @@ def _check_source(mode: ModeNode, source: Source, found: Findings) -> None:
             fix = "Set source=<file, run directory, MLflow run, or - for standard input> or source.values=[2.5,2.4,2.6]"
             found.add("source", f"{rule}, got {shown(path)}", fix if values is None else "Leave one of them out")
         return
-    if mode.reads and not (path and all((Path(path) / name).is_file() for name in read)):
+    if mode.reads == "sweep":
+        if not (path and (Path(path) / SWEEP).is_file()):
+            rule = f"must be the directory of a sweep with {SWEEP}, got {shown(path)}"
+            found.add("source", rule, "Set source=runs/sweeps/<sweep>")
+    elif mode.reads and not (path and all((Path(path) / name).is_file() for name in read)):
         rule = f"must be a run directory with {' and '.join(read)}, got {shown(path)}"
         found.add("source", rule, "Set source=runs/<name>/<run>")
     elif not mode.reads and path is not None:
         rule = f"must be null in a mode that reads none, got {path!r}"
-        found.add("source", rule, "Set mode=diagnose, mode=upload, mode=eval or resume.from")
+        found.add("source", rule, "Set mode=diagnose, mode=report, mode=upload, mode=eval or resume.from")
     if values is not None:
         found.add("source.values", f"must be null in this mode, got {shown(values)}", "Set mode=diagnose")
     for name, column in source.columns:

@@ -79,7 +79,7 @@ def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Probl
     parsed = get_args_parser().parse_args(arguments)
     problems: list[Problem] = []
     kept: list[str] = []
-    with _hydra(parsed.config_dir):
+    with set_up(parsed.config_dir):
         for text in parsed.overrides:
             key, _, value = text.partition("=")
             try:
@@ -116,7 +116,7 @@ def choices_of(overrides: Iterable[str], *, page: Sequence[str]) -> dict[str, st
         page: `--config-dir` and `--config-name` as given.
     """
     parsed = get_args_parser().parse_args(list(page))
-    with _hydra(parsed.config_dir):
+    with set_up(parsed.config_dir):
         kept = [text for text in overrides if _options(text.partition("=")[0])]
         try:
             composed = compose(parsed.config_name or "config", kept, return_hydra_config=True)
@@ -248,8 +248,8 @@ def quoted(value: str) -> str:
 
 
 @contextmanager
-def _hydra(config_dir: str | None) -> Iterator[None]:
-    """Set Hydra up as its own command line does, `--config-dir` included."""
+def set_up(config_dir: str | None) -> Iterator[None]:
+    """Set Hydra up as its own command line does, `--config-dir` included; take it down in the end."""
     search_path = create_config_search_path(str(conf_directory()))
     if config_dir is not None:
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}", anchor="schema")

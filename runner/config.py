@@ -10,19 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import MinLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-from runner.config_types import Command, Count, Device, Fraction, Loss, Name, NonNegative, Positive, Range, Seed, Uri
+from runner.config_search import SearchSection, SweepSection
+from runner.config_source import Preview, Source, source_section
+from runner.config_types import (
+    Command,
+    Count,
+    Device,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    Range,
+    Section,
+    Seed,
+    Uri,
+)
 from runner.durations import PositiveDuration
 from runner.nodes import Node
 from runner.scaling import Hyperparameters, Rule, scale
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
 
 
 class Typical(Section):
@@ -39,19 +46,25 @@ class ModeNode(Node):
     Attributes:
         trains: whether task, plan and device are checked for it.
         makes_run: whether it makes a run directory, of which a multirun makes a summary.
-        reads: whether `source` must be a run directory.
+        reads: whether `source` must be a run directory, or the directory of a sweep.
         reads_curve: whether `source` must name a curve, recorded by whatever.
         rebuilds: whether the page is that of `source`, with the command line on top; its task and the device are
             checked.
+        searches: whether it searches, so that sampler and pruner are checked.
+        makes_sweep: whether it makes a sweep, which `resume.sweep` goes on with.
+        runs_grid: whether that is the grid of `sweep`.
         schedules_only: whether it makes nothing but schedules, so that only their parts are checked where the page
             tells all that they need.
     """
 
     trains: bool = False
     makes_run: bool = False
-    reads: bool = False
+    reads: bool | Literal["sweep"] = False
     reads_curve: bool = False
     rebuilds: bool = False
+    makes_sweep: bool = False
+    searches: bool = False
+    runs_grid: bool = False
     schedules_only: bool = False
 
 
@@ -205,36 +218,6 @@ class Notify(Section):
     command: Command | None
 
 
-class Preview(Section):
-    """What mode=preview shows, and where it writes it; null is a new directory under runs/."""
-
-    schedules: list[Annotated[str, MinLen(1)]] = []
-    directory: Annotated[str, MinLen(1)] | None = None
-
-
-class Columns(Section):
-    """Names of columns, where they are not to be found by themselves."""
-
-    step: Annotated[str, MinLen(1)] | None = None
-    loss: Annotated[str, MinLen(1)] | None = None
-    lr: Annotated[str, MinLen(1)] | None = None
-    grad_norm: Annotated[str, MinLen(1)] | None = None
-    val_loss: Annotated[str, MinLen(1)] | None = None
-
-
-class Source(Section):
-    """What a mode reads: a path, or losses as they are."""
-
-    path: str | None = None
-    values: list[Loss] | None = None
-    columns: Columns = Columns()
-
-
-def source_section(value: Any) -> Any:
-    """Return the section that `source: <path>` on a page, or null, stands for."""
-    return {"path": value} if value is None or isinstance(value, str) else value
-
-
 class Config(Section):
     """The whole configuration, checked."""
 
@@ -262,6 +245,10 @@ class Config(Section):
     source: Annotated[Source, BeforeValidator(source_section)]
     quiet: bool
     preview: Preview
+    sweep: SweepSection = SweepSection()
+    search: SearchSection = SearchSection()
+    sampler: Node = Node.model_validate({"_target_": "optuna.samplers.TPESampler"})
+    pruner: Node = Node.model_validate({"_target_": "optuna.pruners.NopPruner"})
 
     @property
     def batch_factor(self) -> float:

@@ -1,4 +1,4 @@
-"""The types of single values on a page: their ranges and forms."""
+"""What pages are made of: sections, and the types of single values, their ranges and forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import re
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, strict=False)
+
 
 Finite = Field(allow_inf_nan=False)
 Positive = Annotated[float, Strict(), Gt(0), Finite]
@@ -14,12 +21,13 @@ Fraction = Annotated[float, Strict(), Gt(0), Lt(1), Finite]
 NonNegative = Annotated[float, Strict(), Ge(0), Finite]
 
 
-def _integral(value: Any) -> Any:
+def integral(value: Any) -> Any:
+    """Return a whole number as an int, anything else as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, Strict(), Ge(1), BeforeValidator(_integral)]
-Seed = Annotated[int, Strict(), Ge(0), Lt(2**32), BeforeValidator(_integral)]
+Count = Annotated[int, Strict(), Ge(1), BeforeValidator(integral)]
+Seed = Annotated[int, Strict(), Ge(0), Lt(2**32), BeforeValidator(integral)]
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:

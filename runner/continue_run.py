@@ -13,14 +13,17 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from runner.compose import choices_of, compose_leniently, to_tree
-from runner.config import Config, source_section
+from runner.config import Config
+from runner.config_source import source_section
 from runner.errors import ConfigError, Problem
 from runner.tracking.directory import CONFIG
 from runner.tracking.jsonl import find_result
 
 _ABSENT = object()
 _PACKAGES = {"detector": "detectors", "overlay": "overlays", "remedy": "remedies"}
-_ASIDE = {"resume", "tracking", "notify", "mode", "source", "quiet", "preview"}  # says nothing of what is trained
+_OTHER_MODES = ("mode", "resume", "source", "preview", "sweep", "search", "sampler", "pruner")
+ASIDE = frozenset({*_OTHER_MODES, "tracking", "notify", "quiet"})
+"""sections that say nothing of what is trained"""
 
 
 def saved_tree(directory: Path, *, key: str = "resume.from") -> dict[str, Any] | None:
@@ -78,7 +81,7 @@ def brought(overrides: Iterable[str], saved: Mapping[str, str], *, page: Sequenc
         saved: config group -> option of the run to go on with.
         page: `--config-dir` and `--config-name` as given.
     """
-    chosen = {key: text for text in overrides if (key := text.partition("=")[0]) in saved.keys() - _ASIDE}
+    chosen = {key: text for text in overrides if (key := text.partition("=")[0]) in saved.keys() - ASIDE}
     if not chosen:
         return []
     new = choices_of(chosen.values(), page=page)
@@ -102,11 +105,12 @@ def continued(tree: Mapping[str, Any], overrides: Iterable[str], saved: Mapping[
 
     Args:
         tree: what the command line composes on its own.
-        overrides: the command line; mode, resume, source and preview are as it says, whatever the run had.
+        overrides: the command line; mode, resume, source and the sections of other modes are as it
+            says, whatever the run had.
         saved: the configuration of the run to go on with.
     """
     # a page that is older than a section of today's has what the section says by itself
-    own = {key: tree[key] for key in ("mode", "resume", "source", "preview") if key in tree}
+    own = {key: tree[key] for key in _OTHER_MODES if key in tree}
     merged, fresh = OmegaConf.create({**tree, **saved, **own}), OmegaConf.create(dict(tree))
     for key in _keys(overrides):
         key = _PACKAGES.get(key, key)
@@ -147,7 +151,7 @@ def same_run(tree: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
     """Whether two configurations train the same; who hears of it, when it stops and how it resumes does not count."""
 
     def of_training(page: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in page.items() if key not in _ASIDE}
+        kept = {key: value for key, value in page.items() if key not in ASIDE}
         return {**kept, "train": {**kept["train"], "max_seconds": None}}  # says when to stop, not what to do until then
 
     return of_training(tree) == of_training(saved)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,9 +18,17 @@ from runner.errors import Problem
 from runner.records import RunResult
 from runner.tracking.sweep_file import find_sweep
 
+if TYPE_CHECKING:
+    from runner.trials.recorded_run import Prune
 
-def run(composed: DictConfig) -> RunResult | None:
-    """Check one composed configuration and call its mode."""
+
+def run(composed: DictConfig, *, prune: Prune | None = None) -> RunResult | None:
+    """Check one composed configuration and call its mode.
+
+    Args:
+        composed: the page.
+        prune: says at every evaluation of a run whether it is given up.
+    """
     hydra_config = HydraConfig.get()
     overrides = tuple(text.lstrip("+") for text in hydra_config.overrides.task)
     page = page_of(sys.argv[1:])
@@ -29,7 +37,8 @@ def run(composed: DictConfig) -> RunResult | None:
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
     invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page)
-    result: RunResult | None = mode(config, invocation, **config.mode.arguments)
+    more = {} if prune is None else {"prune": prune}
+    result: RunResult | None = mode(config, invocation, **config.mode.arguments, **more)
     return result
 
 

@@ -39,7 +39,7 @@ def known_of_page(page: Mapping[str, Any], result: RunResult | None, *, director
     choices = dict(result.choices) if result is not None else {}
     prior = result.dataset.get("prior_entropy") if result is not None else None
     clip, stop = train.get("clip_norm"), _section(train, "early_stop")
-    unfinished = result is not None and (result.status == "interrupted" or result.is_out_of_time)
+    unfinished = result is not None and (result.status in ("interrupted", "pruned") or result.is_out_of_time)
     return Known(
         family=family_of(optimizer),
         lr=_number(optimizer.get("d_coef" if estimates else "lr")),

@@ -44,7 +44,10 @@ def leaves(value: Mapping[str, Any] | list[Any], path: str = "") -> Iterator[tup
 
 def nodes(sections: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
     """Yield (dotted key, node) for every part of the page that names a target; its own parts are left to it."""
+    searches = getattr(sections.get("mode"), "searches", False)
     for key, section in sections.items():
+        if key in ("sampler", "pruner") and not searches:  # whose import takes a while
+            continue
         if isinstance(section, Node):
             yield key, section
         elif key in ("schedule_of", "overlays", "detectors", "remedies"):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 Severity = Literal["info", "warn", "stop"]
 ActionType = Literal["SkipUpdate", "ScaleLR", "Rollback", "Rewarm", "Clip", "Probe", "Advise", "Stop"]
-Status = Literal["running", "finished", "diverged", "interrupted", "failed"]
+Status = Literal["running", "finished", "diverged", "interrupted", "pruned", "failed"]
 
 STATUSES: tuple[str, ...] = get_args(Status)
 OUT_OF_TIME = "reached train.max_seconds"  # how the verdict of a run that it ended begins
@@ -133,7 +133,7 @@ class RunResult:
 
     Attributes:
         mode: the mode that made it, such as "train".
-        status: running, finished, diverged, interrupted or failed.
+        status: running, finished, diverged, interrupted, pruned (a search gave it up) or failed.
         verdict: one phrase a person can read.
         title: readable run name, such as "sgd lr=0.1 cosine w100".
         experiment: the run's `name`, which is also its MLflow experiment.

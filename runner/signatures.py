@@ -15,8 +15,10 @@ from runner.errors import nearest, with_place
 from runner.nodes import Node, is_node, leaves
 
 PROVIDED: Mapping[str, frozenset[str]] = {
-    "mode": frozenset({"config", "invocation"}),
+    "mode": frozenset({"config", "invocation", "prune"}),
     "task": frozenset({"batch_size", "seed"}),
+    "sampler": frozenset({"search_space"}),
+    "hydra.sweeper.sampler": frozenset({"search_space"}),
 }
 """section -> arguments of its target that the runner fills in by name; others say so by their annotation (`FromRun`)"""
 

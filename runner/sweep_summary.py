@@ -84,7 +84,7 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Setting]:
 
 def in_numbers(statuses: Mapping[str, int]) -> str:
     """Return how many jobs ended how, the good ones first."""
-    order = ("finished", "diverged", "failed", "interrupted", "running", "waiting")
+    order = ("finished", "diverged", "failed", "pruned", "interrupted", "running", "waiting")
     words = {"waiting": "not started"}
     return ", ".join(f"{statuses[name]} {words.get(name, name)}" for name in order if statuses.get(name))
 

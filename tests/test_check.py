@@ -13,8 +13,9 @@ TRAIN_KEYS = (
     "ema_decay, eval_every, max_seconds, precision, refresh_batches, threads, watch_every"
 )
 TOP_KEYS = (
-    "clip, detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, quiet, remedies, resume, "
-    "scaling, schedule, schedule_of, seed, snapshots, source, tags, task, tracking, train, warmup"
+    "clip, detectors, mode, monitor, name, notify, optimizer, overlays, param_groups, preview, pruner, quiet, remedies, "
+    "resume, sampler, scaling, schedule, schedule_of, search, seed, snapshots, source, sweep, tags, task, tracking, "
+    "train, warmup"
 )
 LR_FIX = "Set optimizer.lr=1e-3, or leave it out for the default of the optimizer."
 DURATION_FIX = "Set train.duration=500 (steps), 20ep (epochs) or 64000ex (examples)."
@@ -177,7 +178,9 @@ MISTAKES: list[tuple[str, str]] = [
     ("resume.from=/etc/passwd", "resume.from: must be a run directory, got '/etc/passwd'. Give a path under runs/."),
     ("resume.from=", "resume.from: must be a run directory, got ''. Give a path under runs/."),
     ("resume=foo", "resume: must be a section with keys of its own, got 'foo'. Leave resume out for its default."),
-    ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=diagnose, mode=upload, mode=eval or resume.from."),
+    ("mode=report", "source: must be the directory of a sweep with sweep.json, got null. Set source=runs/sweeps/<sweep>."),
+    ("mode=report source=x", "source: must be the directory of a sweep with sweep.json, got 'x'. Set source=runs/sweeps/<sweep>."),
+    ("source=x", "source: must be null in a mode that reads none, got 'x'. Set mode=diagnose, mode=report, mode=upload, mode=eval or resume.from."),
     ("max_seconds=3", "max_seconds: unknown key, did you mean train.max_seconds?"),
     ("optimizer.lr=true", f"optimizer.lr: must be a finite number > 0, got true. {LR_FIX}"),
     ("optimizer.momentum='0.9'", "optimizer.momentum: must be a finite number, got '0.9'. Set optimizer.momentum=0."),

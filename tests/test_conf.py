@@ -30,10 +30,10 @@ ABOVE_1 = {"schedule=chebyshev"}  # the first factor of all others is at most 1
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option_composes_checks_and_builds(option: str, tmp_path: Path) -> None:
-    for file in ("records.jsonl", "config.yaml"):
+    for file in ("records.jsonl", "config.yaml", "sweep.json"):
         (tmp_path / file).touch()
     group, name = option.split("=")
-    reads = option in ("mode=upload", "mode=eval", "mode=diagnose")
+    reads = option in ("mode=upload", "mode=eval", "mode=diagnose", "mode=report")
     needs = [f"source={tmp_path}"] if reads else needs_of([option])
     value = f"{group}=[{name}]" if group in LISTS else option
     config = checked(composed(value, "train.duration=30", *needs))

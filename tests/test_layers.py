@@ -14,13 +14,16 @@ LAYERS: dict[str, int] = {
     "optim": 2, "tasks": 2,
     "train": 3, "lanes": 3, "range_test": 3,
     "tracking": 4, "readers": 4, "report": 4, "known": 4,
-    "config": 5, "config_types": 5, "nodes": 5, "compose": 5, "check": 5, "checks": 5, "facts": 5, "lint": 5,
-    "lint_curve": 5, "lint_page": 5, "wording": 5, "signatures": 5, "assemble": 5, "build": 5, "build_schedules": 5,
+    "config": 5, "config_types": 5, "config_search": 5, "config_source": 5,
+    "nodes": 5, "compose": 5, "check": 5, "checks": 5, "facts": 5,
+    "lint": 5, "lint_curve": 5, "lint_page": 5, "wording": 5, "signatures": 5, "assemble": 5, "build": 5,
+    "build_schedules": 5,
     "recorded": 5, "group_table": 5, "provenance": 5, "continue_run": 5, "load": 5, "needs": 5, "rates": 5, "scan": 5,
     "variants": 5, "estimate": 5, "bracket": 5, "search": 5, "build_meters": 5, "build_snapshots": 5,
-    "build_optimizer": 5, "build_task": 5, "torch_schedule": 5, "trials": 5,
+    "build_optimizer": 5, "build_task": 5, "lr_end": 5, "found_page": 5, "torch_schedule": 5, "trials": 5, "job": 5,
+    "sweeps": 5, "range_bracket": 5,
     "modes": 6,
-    "__main__": 7, "job": 7, "sweeps": 7, "plugins": 7,
+    "__main__": 7, "sweeps.run": 7, "plugins": 7,
 }  # fmt: skip
 FENCES = {(4, 3), (3, 4)}
 DOORS: dict[str, set[str]] = {
@@ -101,14 +104,19 @@ def inside(name: str) -> str | None:
     return next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), None)
 
 
+def layer_of(module: str) -> int:
+    """Layer of a module: its own where it has one, that of its package where not."""
+    return LAYERS[module] if module in LAYERS else LAYERS[module.split(".")[0]]
+
+
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_module_imports_only_what_its_layer_may(module: str) -> None:
-    tree, layer = modules()[module], LAYERS[module.split(".")[0]]
+    tree, layer = modules()[module], layer_of(module)
     wrong = []
     for name in sorted(imports(tree)):
         target = inside(name)
         if target is not None:
-            below = LAYERS[target.split(".")[0]]
+            below = layer_of(target)
             if below > layer or (layer, below) in FENCES:
                 wrong.append(
                     f"{module} (layer {layer}) imports {target} (layer {below}); allowed: below, not across a fence"

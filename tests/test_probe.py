@@ -14,7 +14,7 @@ import torch
 from runner.detectors.milestone import Milestone
 from runner.records import Action, Alarm, StepRecord
 from runner.remedies.branch_probe import BranchProbe
-from runner.train.branches import Branch, Copy, Stretch, compare, grow
+from runner.train.branches import Branch, Copy, Stretch, compare, duplicate, grow
 from runner.train.clipping import Fixed
 from runner.train.plan import SnapshotPlan
 from runner.train.saved import newest
@@ -290,3 +290,21 @@ def test_a_probe_needs_room(tmp_path: Path) -> None:
     run = probed(tmp_path, lr=3.0, plan={"steps": 25})
     [action] = run.of(Action)
     assert action.message == "no probe: branches of 9 steps say nothing"
+
+
+def test_a_copy_of_an_optimizer_keeps_the_arguments_that_its_class_keeps_for_itself() -> None:
+    """torch copies state and groups only; Lion of pytorch_optimizer reads `self.maximize` at every step."""
+
+    class Signs(torch.optim.SGD):
+        def __init__(self, *args: Any, sign: float, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            self.sign, self.first = sign, self.param_groups[0]["params"][0]
+
+    model = torch.nn.Linear(3, 2)
+    copy = Copy(
+        model, Signs(model.parameters(), lr=0.1, sign=-1.0), torch.amp.GradScaler("cpu", enabled=False), Fixed()
+    )
+    twin = duplicate(copy)
+    assert isinstance(twin.optimizer, Signs)
+    assert twin.optimizer.sign == -1.0
+    assert twin.optimizer.first is twin.model.weight is not model.weight

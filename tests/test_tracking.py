@@ -27,6 +27,7 @@ from runner.errors import ConfigError, TrackingError
 from runner.readers.read import read_curve
 from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
 from runner.tracking.address import absolute, shown
+from runner.tracking.directory import ARTIFACTS
 from runner.tracking.follower import URI_VARIABLE, Follower, start_follower, upload
 from runner.tracking.jsonl import RecordWriter, write_result
 from runner.tracking.mapping import Counters, lr_colour, metric_name, params, points
@@ -148,7 +149,8 @@ def sent(database: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         step(21),
     ]
     directory = write_run(tmp_path_factory.mktemp("run") / "digits" / "first", records)
-    (directory / "curves.png").write_bytes(b"not really a picture")
+    for name in ARTIFACTS:
+        (directory / name).write_bytes(b"not really a picture")
     return directory, finished(start_follower(directory, uri=database, warn=print), directory)
 
 
@@ -217,7 +219,8 @@ def test_tags_note_status_name_and_times_tell_the_story(database: str, sent: tup
 def test_artifacts_and_dataset_are_there(database: str, sent: tuple[Path, str]) -> None:
     client = MlflowClient(tracking_uri=database)
     names = [file.path for file in client.list_artifacts(sent[1])]
-    assert names == ["config.yaml", "curves.png", "dataset.json", "result.json"]
+    assert names == sorted(["config.yaml", "dataset.json", "result.json", *ARTIFACTS])
+    assert {"curves.png", "sweep.json", "lr_report.json", "lr_report.png", "lr_report.html"} <= set(ARTIFACTS)
     run = run_of(database, sent[1])
     folder = Path(absolute(database).removeprefix("sqlite:///")).parent / "mlartifacts"
     result = json.loads((folder / sent[1] / "artifacts" / "result.json").read_text(encoding="utf-8"))

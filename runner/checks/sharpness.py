@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+from runner.config import OptimizerNode
 from runner.durations import Clock, to_steps
 from runner.signatures import locate
 from runner.stability import EDGE, UPDATES, bound_of
@@ -34,14 +35,19 @@ def check_sharpness(found: Findings, clock: Clock | None) -> None:
             found.add(_KEY, f"{error}, got {shown(every)}", f"Set {_KEY}=100, in steps")
     if optimizer is None or "optimizer._target_" in wrong:
         return
-    target = locate(optimizer.target)
-    known = inspect.isclass(target) and bound_of(f"{target.__module__}.{target.__name__}") is not None
-    if not known or optimizer.arguments.get("maximize"):
-        name = f"{optimizer.name} that maximizes" if known else optimizer.target
+    if not has_bound(optimizer):
+        name = f"{optimizer.name} that maximizes" if optimizer.arguments.get("maximize") else optimizer.target
         rule = (
             f"must be null with an optimizer whose stable learning rates are not known, got {shown(every)} with {name}"
         )
         found.add(_KEY, rule, f"Set {_KEY}=null, or one of torch.optim: {', '.join(UPDATES)}")
+
+
+def has_bound(optimizer: OptimizerNode) -> bool:
+    """Whether it is known up to which learning rate an optimizer is stable."""
+    target = locate(optimizer.target)
+    known = inspect.isclass(target) and bound_of(f"{target.__module__}.{target.__name__}") is not None
+    return known and not optimizer.arguments.get("maximize")
 
 
 def _check_readers(found: Findings) -> None:

@@ -14,7 +14,7 @@ class Observed(NamedTuple):
         seed: the run's.
         loss: at the end, in the task's unit: of the val split where there is one; nan where there is none.
         status: finished, diverged, interrupted, failed, waiting.
-        group: what else was varied, as on the command line, such as "optimizer=adamw"; "" where nothing was.
+        group: what else was varied, as pasted on a command line, such as "optimizer=adamw"; "" where nothing was.
         first_loss: training loss before the first update; nan where it is not known.
         steps: updates made.
         planned_steps: updates declared.

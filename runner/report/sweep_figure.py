@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from runner.curves import AxisRange, axis_range, labels, number, ticks
+from runner.curves import AxisRange, axis_range, number
+from runner.report.lr_axes import MOST_LOSS, set_losses, set_rates, shade_strip
 from runner.report.style import (
     BLACK,
     BLUE,
@@ -17,16 +18,12 @@ from runner.report.style import (
     GREEN,
     GREY,
     ORANGE,
-    PALE,
     PURPLE,
-    RED,
     SKY,
-    SMALL,
     TEXT,
     WIDTH_INCHES,
     draw_legend,
     save,
-    set_y,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +36,6 @@ _MOST_SETTINGS = len(_COLOURS) * len(_LOOKS)
 _LEFT_INCHES, _RIGHT_INCHES, _BOTTOM_INCHES = 0.85, 0.2, 0.55
 _PANEL_INCHES = 3.4
 _ROW_INCHES = 0.13  # of crosses
-_MOST_LOSS = 1e75  # a finished run above it is off the axis
 
 
 class Dot(NamedTuple):
@@ -88,10 +84,10 @@ def sweep_figure(dots: Sequence[Dot], path: Path, *, title: str, verdict: str, l
     finished = [dot.loss for runs in settings.values() for dot in runs if _counts(dot)]
     lost = [label for label, runs in settings.items() if any(dot.status == "diverged" for dot in runs)]
     strip = _ROW_INCHES * (len(lost) + 1) / _PANEL_INCHES if lost else 0.0
-    _set_x(ax, [dot.lr for dot in dots])
-    shown = axis_range([[value] for value in finished if abs(value) <= _MOST_LOSS])
+    set_rates(ax, [dot.lr for dot in dots])
+    shown = axis_range([[value] for value in finished if abs(value) <= MOST_LOSS])
     handles = [_draw_setting(ax, runs, looks[label], label, shown) for label, runs in sorted(settings.items())]
-    _set_loss_axis(ax, finished, shown, loss=loss, strip=strip)
+    set_losses(ax, finished, shown, loss=loss, strip=strip)
     for label, runs in sorted(settings.items()):
         _draw_strays(ax, runs, looks[label][0], shown)
     if lost:
@@ -154,60 +150,13 @@ def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 
 def _draw_diverged(ax: Axes, lost: dict[str, list[Dot]], looks: dict[str, tuple[str, Any, str]], strip: float) -> None:
     """Draw a cross where any run of a setting diverged, in a strip at the top edge."""
-    from matplotlib.patches import Rectangle
-
     across = ax.get_xaxis_transform()
-    shade: dict[str, Any] = {"facecolor": RED, "alpha": 0.08, "lw": 0, "zorder": 1}
-    ax.add_patch(Rectangle((0, 1 - strip), 1, strip, transform=ax.transAxes, **shade))
-    look: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "center", "color": RED, "fontsize": SMALL}
-    ax.text(-0.01, 1 - 0.5 * strip, "diverged", **look)
+    shade_strip(ax, strip, label="diverged")
     for row, (label, runs) in enumerate(lost.items(), start=1):
         rates = sorted({dot.lr for dot in runs if dot.status == "diverged"})
         height = 1 - strip * row / (len(lost) + 1)
-        look = {"ls": "none", "marker": "x", "ms": 6, "mew": 1.6, "color": looks[label][0], "zorder": 5}
+        look: dict[str, Any] = {"ls": "none", "marker": "x", "ms": 6, "mew": 1.6, "color": looks[label][0], "zorder": 5}
         ax.plot(rates, [height] * len(rates), transform=across, **look)
-
-
-def _set_x(ax: Axes, rates: Sequence[float]) -> None:
-    """Set the axis of learning rates: ticks at the rates that were used, where they can be told apart."""
-    used = sorted(set(rates)) or [1.0]
-    room = max(1.35, (used[-1] / used[0]) ** 0.06)
-    shown = AxisRange(used[0] / room, used[-1] * room, log=True)
-    apart = math.log(shown.high / shown.low) / 11
-    places: list[float] = []
-    for rate in used:
-        if not places or math.log(rate / places[-1]) > apart:
-            places.append(rate)
-    if len(places) > 9:
-        places = ticks(shown, most=8)
-    ax.set_xscale("log")
-    ax.set_xlim(shown.low, shown.high)
-    ax.set_xticks(places, labels=[number(place, digits=6) for place in places])
-    ax.tick_params(which="minor", labelbottom=False, bottom=False)
-    ax.set_xlabel("optimizer.lr", fontsize=TEXT)
-
-
-def _set_loss_axis(ax: Axes, losses: Sequence[float], shown: AxisRange, *, loss: str, strip: float) -> None:
-    """Set the axis of losses so that the strip at the top stays free."""
-    share = strip / (1 - strip)
-    if shown.log:
-        high = shown.high * (shown.high / shown.low) ** share
-    else:
-        high = shown.high + share * (shown.high - shown.low)
-    set_y(ax, shown._replace(high=high))
-    places = ticks(shown, most=8)
-    ax.set_yticks(places, labels=labels(places))
-    ax.set_ylabel(f"final {loss}", fontsize=TEXT)
-    ax.tick_params(labelsize=SMALL)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color=PALE, lw=0.6)
-    ax.set_axisbelow(True)
-    if not any(shown.shows(value) for value in losses):
-        ax.set_yticks([])
-        text = (
-            "no run finished with a finite loss" if not losses else f"every finished run is beyond {number(_MOST_LOSS)}"
-        )
-        ax.text(0.5, 0.45, text, transform=ax.transAxes, ha="center", color=GREY, fontsize=TEXT)
 
 
 def _arrange(figure: Figure, ax: Axes, *, title: str, note: str) -> None:

@@ -42,6 +42,7 @@ class CheckedJob(NamedTuple):
     point: Point
     config: Config
     experiment: str
+    choices: Mapping[str, str]  # config group -> option
 
 
 def expand(arguments: Iterable[str], config_loader: ConfigLoader) -> list[Point]:
@@ -129,7 +130,7 @@ def check_job(point: Point, compose: Compose, page: Sequence[str]) -> CheckedJob
     plain = tuple(text.lstrip("+") for text in point.overrides)
     tree, choices = with_saved(to_tree(composed), plain, choices, page=page)
     config = checked(tree)
-    return CheckedJob(point, config, config.name or str(choices["task"]))
+    return CheckedJob(point, config, config.name or str(choices["task"]), choices)
 
 
 def rest_of(sweep: Sweep, states: Sequence[JobState], compose: Compose, *, changes: Sequence[str]) -> list[Launchable]:

@@ -1,4 +1,4 @@
-"""The end of a sweep: table, sweep.json, sweep.png, and its summary in MLflow."""
+"""The end of a sweep: table, sweep.json, sweep.png, the report of its learning rates, and its summary in MLflow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -15,6 +15,7 @@ from signal import Signals
 from runner.commands import PROGRAM
 from runner.config import Tracking
 from runner.errors import SweepError
+from runner.lr_end import Told, metrics_of, safe_end, tags_of
 from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
 from runner.sweep_summary import SEED, Setting, in_numbers, summarise
@@ -23,6 +24,7 @@ from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
 from runner.tracking.sweep_file import LIMIT, STOP, JobState, Sweep, outcome, write_sweep
+from runner.tracking.sweep_observed import loss_name
 from runner.tracking.sweep_table import print_settings
 from runner.tracking.transfer import has_all
 
@@ -35,7 +37,8 @@ def finish(
     tracking: Tracking,
     signal: Signals | None,
     quiet: bool = False,
-) -> None:
+    use: Callable[[Told], None] | None = None,
+) -> Told | None:
     """Write and print what came of a sweep, its directory last.
 
     Args:
@@ -45,6 +48,9 @@ def finish(
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
+        use: is called with what was told of its learning rates, before the directory is printed.
+    Returns:
+        what was told of its learning rates; None where they did not vary.
     Raises:
         SweepError: no job finished, a signal ended it, or it cannot be written.
     """
@@ -52,23 +58,20 @@ def finish(
     statuses = Counter(state.status for state in states)
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
     status = _status(statuses, signal if is_cut else None)
-    loss_name = _loss_name(states)
+    name = loss_name(states)
     is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
     go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
     if not quiet:
-        print_settings(settings, loss_name)
-    bad = ("failed", "diverged") if quiet else ("failed",)  # the table told of those that diverged
-    for job, state in zip(sweep.jobs, states, strict=True):
-        if state.status in bad:
-            print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
-    if statuses["failed"] and (directory / TRACEBACK).exists():
-        print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
+        print_settings(settings, name)
+    _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
     result = _result(directory, sweep, states, settings, status)
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
-        _draw(directory, sweep, states, loss_name, in_numbers(statuses))
-        _record(directory, result, settings, statuses)
+        _draw(directory, sweep, states, name, in_numbers(statuses))
+        told = safe_end(directory, sweep, states, root=Path.cwd(), quiet=quiet)
+        result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
+        _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
     except OSError as error:
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
@@ -77,11 +80,23 @@ def finish(
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
     if (status != "finished" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
+    if use is not None and told is not None:
+        use(told)
     print(directory, flush=True)
     if status == "interrupted" and signal is not None:
         raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
+    return told
+
+
+def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Sequence[str]) -> None:
+    """Say on standard error which jobs went wrong, and where the tracebacks are."""
+    for job, state in zip(sweep.jobs, states, strict=True):
+        if state.status in bad:
+            print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
+    if any(state.status == "failed" for state in states) and (directory / TRACEBACK).exists():
+        print(f"tracebacks: {directory / TRACEBACK}", file=sys.stderr)
 
 
 def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
@@ -94,14 +109,7 @@ def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
     return "diverged" if set(statuses) == {"diverged"} else "failed"
 
 
-def _loss_name(states: Sequence[JobState]) -> str:
-    is_val = {state.is_val for state in states if not math.isnan(state.final_loss)}
-    if len(is_val) != 1:
-        return "loss"
-    return "val loss" if True in is_val else "train loss"
-
-
-def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: str, verdict: str) -> None:
+def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss: str, verdict: str) -> None:
     dots = []
     for job, state in zip(sweep.jobs, states, strict=True):
         others = {key: value for key, value in job.varied.items() if key not in ("optimizer.lr", SEED)}
@@ -110,9 +118,7 @@ def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss_name: 
     keys = [key for key in sweep.jobs[0].varied if key not in ("optimizer.lr", SEED)]
     title = f"{sweep.jobs[0].experiment}: {' x '.join(sweep.jobs[0].varied) or 'one setting'}"
     try:
-        sweep_figure(
-            dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss_name, legend=", ".join(keys)
-        )
+        sweep_figure(dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss, legend=", ".join(keys))
     except (OSError, ValueError) as error:
         _warn(f"{SWEEP_FIGURE}: no picture ({error})")
 
@@ -127,7 +133,7 @@ def _result(
     if best is not None and best.varied:
         verdict += "; best " + " ".join(f"{key}={value}" for key, value in best.varied.items())
     return RunResult(
-        mode="multirun",
+        mode=sweep.mode,
         status=status,
         verdict=verdict,
         title=f"sweep {sweep.id}",
@@ -146,7 +152,13 @@ def _result(
     )
 
 
-def _record(directory: Path, result: RunResult, settings: Sequence[Setting], statuses: Mapping[str, int]) -> None:
+def _record(
+    directory: Path,
+    result: RunResult,
+    settings: Sequence[Setting],
+    statuses: Mapping[str, int],
+    found: Mapping[str, float],
+) -> None:
     """Append the numbers of the sweep as one record, its step the number of earlier launches."""
     metrics = {name: float(statuses.get(name, 0)) for name in ("finished", "diverged", "failed", "interrupted")}
     metrics["jobs"] = float(sum(statuses.values()))
@@ -154,6 +166,7 @@ def _record(directory: Path, result: RunResult, settings: Sequence[Setting], sta
     final = [setting.final.mean for setting in settings if not math.isnan(setting.final.mean)]
     metrics |= {"best_val_loss": min(best)} if best else {}
     metrics |= {"final_loss": min(final)} if final else {}
+    metrics |= found
     path = directory / RECORDS
     launches = sum(1 for _ in read_records(directory)) if path.exists() else 0
     with RecordWriter(directory) as writer:

@@ -71,8 +71,12 @@ def make_launcher(context: HydraContext, config: DictConfig, task: TaskFunction)
 
 def batch_size(config: DictConfig, jobs: int, most: int | None) -> int:
     """Return how many jobs are launched together: one where they run in this process."""
-    is_basic = str(config.hydra.launcher._target_).endswith(".BasicLauncher")
-    return 1 if is_basic else most or max(1, jobs)
+    return 1 if is_in_this_process(config) else most or max(1, jobs)
+
+
+def is_in_this_process(config: DictConfig) -> bool:
+    """Whether jobs run in this process, one after another."""
+    return str(config.hydra.launcher._target_).endswith(".BasicLauncher")
 
 
 def has_workers(config: DictConfig) -> bool:
@@ -88,15 +92,20 @@ def divide_cores(config: DictConfig, jobs: int) -> int | None:
     """
     if not has_workers(config):
         return None
+    there, wanted = cores(), int(config.hydra.launcher.n_jobs)
+    if not (wanted == -1 or 1 <= wanted <= there):
+        rule = f"must be -1 (all cores) or 1 to {there}, the cores of this machine, got {wanted}"
+        raise ConfigError([Problem("hydra.launcher.n_jobs", rule, "Set hydra.launcher.n_jobs=-1")])
+    at_once = min(there if wanted == -1 else wanted, max(1, jobs))
+    config.hydra.launcher.n_jobs = at_once
+    return max(1, there // at_once)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
     import joblib
 
-    cores, wanted = int(joblib.cpu_count()), int(config.hydra.launcher.n_jobs)
-    if not (wanted == -1 or 1 <= wanted <= cores):
-        rule = f"must be -1 (all cores) or 1 to {cores}, the cores of this machine, got {wanted}"
-        raise ConfigError([Problem("hydra.launcher.n_jobs", rule, "Set hydra.launcher.n_jobs=-1")])
-    at_once = min(cores if wanted == -1 else wanted, max(1, jobs))
-    config.hydra.launcher.n_jobs = at_once
-    return max(1, cores // at_once)
+    return int(joblib.cpu_count())
 
 
 def shares(train: Train, number: int, *, threads: int | None, gpus: Sequence[str]) -> tuple[str, ...]:

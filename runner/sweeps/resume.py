@@ -36,7 +36,8 @@ def expand_resumed_sweep(arguments: list[str]) -> list[str]:
         rule = f"must be the overrides of the sweep, got also {' '.join(other or page)}"
         raise ConfigError([Problem(KEY, rule, "Leave them out, or start a new sweep")])
     words = changed(sweep.overrides, new)
-    return [*sweep.page, "--multirun", *words, f"{KEY}={quoted(str(directory))}"]
+    multirun = ["--multirun"] if sweep.mode == "multirun" else []
+    return [*sweep.page, *multirun, *words, f"{KEY}={quoted(str(directory))}"]
 
 
 def resumed_directory(overrides: list[str]) -> Path | None:

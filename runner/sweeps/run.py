@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
 
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from runner.commands import PROGRAM
-from runner.compose import overrides_of, page_of, quoted
-from runner.config import Config
-from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
+from runner.compose import page_of
+from runner.errors import SweepError, in_words
 from runner.job import run
 from runner.sweeps.check import (
     CheckedJob,
-    Compose,
     Point,
     check_all,
     check_job,
@@ -31,40 +23,20 @@ from runner.sweeps.check import (
     rest_of,
     unique,
 )
-from runner.sweeps.end import finish
+from runner.sweeps.course import ALONE, NAME_LENGTH, Launch, carry_out, find_gpus, job_of, new_sweep
 from runner.sweeps.launch import (
-    batch_size,
     divide_cores,
-    has_workers,
-    launch_all,
     make_launcher,
     settle,
-    shares,
 )
+from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
-from runner.sweeps.signals import caught
 from runner.sweeps.worker import run_in_sweep
-from runner.tracking.directory import SWEEP
 from runner.tracking.lock import alone_in
-from runner.tracking.stderr import gathered_stderr
-from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, changed, write_sweep
-from runner.tracking.sweep_runs import KILLED, SweepRuns, with_errors
-from runner.tracking.sweep_table import SweepTable
+from runner.tracking.sweep_file import Job, JobState, Launchable, changed
+from runner.tracking.sweep_runs import SweepRuns
 
 _MANY_JOBS = 200  # checking them takes 10 s and more
-_MULTIRUN = "multirun.yaml"
-_NAME_LENGTH = 100
-_ALONE = "a sweep that no other process is running"
-
-
-@dataclass(frozen=True)
-class _Launch:
-    """What is to run: the sweep, the jobs of it that are left, how far they are, and one configuration for all."""
-
-    sweep: Sweep
-    jobs: Sequence[Launchable]
-    runs: SweepRuns
-    config: Config
 
 
 def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig, most: int | None = None) -> None:
@@ -85,8 +57,11 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
     def compose(overrides: Sequence[str]) -> DictConfig:
         return context.config_loader.load_sweep_config(config, list(overrides))
 
+    def again(one: Launchable, state: JobState) -> Launchable:
+        return go_on(one, state, compose, page)
+
     if directory is not None:
-        with alone_in(directory, key=KEY, what=_ALONE):
+        with alone_in(directory, key=KEY, what=ALONE):
             runs = SweepRuns(sweep := read_resumed(directory), Path.cwd())
             refuse_if_alive(directory, runs.directories())
             changes = [text for text in arguments if sweep.may_change(text)]
@@ -94,7 +69,9 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
             words = jobs[0].overrides if jobs else changed(sweep.jobs[0].overrides, changes)
             first = check_job(Point(words, {}), compose, sweep.page)
             divide_cores(config, len(jobs))
-            _run(_Launch(sweep, jobs, runs, first.config), directory, compose, context=context, page=config, most=most)
+            page = sweep.page
+            launcher = make_launcher(context, config, run_in_sweep)
+            carry_out(Launch(sweep, jobs, runs, first.config, again), directory, launcher, page=config, most=most)
         return
     page = page_of(sys.argv[1:])
     points = expand(arguments, context.config_loader)
@@ -108,65 +85,24 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
     if not first.config.mode.makes_run:
         _run_plain(checked_jobs, launcher=make_launcher(context, config, run), config=config)
         return
-    directory = _new_directory(config)
-    with alone_in(directory, key=KEY, what=_ALONE):
-        sweep = _sweep(checked_jobs, directory, page, threads)
+    directory = new_directory(Path(str(config.hydra.sweep.dir)))
+    with alone_in(directory, key=KEY, what=ALONE):
+        sweep = new_sweep(_jobs(checked_jobs, threads), directory, page)
         jobs = [Launchable(job, job.overrides) for job in sweep.jobs]
-        launch = _Launch(sweep, jobs, SweepRuns(sweep, Path.cwd()), first.config)
-        _run(launch, directory, compose, context=context, page=config, most=most)
+        launcher = make_launcher(context, config, run_in_sweep)
+        launch = Launch(sweep, jobs, SweepRuns(sweep, Path.cwd()), first.config, again)
+        carry_out(launch, directory, launcher, page=config, most=most)
 
 
-def _sweep(jobs: Sequence[CheckedJob], directory: Path, page: tuple[str, ...], threads: int | None) -> Sweep:
-    """Return what is written down of a new sweep; all its runs share one experiment."""
-    from runner.build import available_devices  # imports torch
-
+def _jobs(jobs: Sequence[CheckedJob], threads: int | None) -> list[Job]:
+    """Return the jobs of a sweep; all its runs share one experiment, unless they are given names."""
     names = list(dict.fromkeys(job.experiment for job in jobs))
-    common = "+".join(names)[:_NAME_LENGTH] if all(job.config.name is None for job in jobs) else None
-    found, gpus = list[Job](), [device for device in available_devices() if device.startswith("cuda")]
-    for number, job in enumerate(jobs, start=1):
-        overrides = job.point.overrides
-        if len(names) > 1 and common is not None:
-            overrides = (*overrides, f"name={quoted(common)}")
-        overrides = (*overrides, *shares(job.config.train, number, threads=threads, gpus=gpus))
-        experiment = common or job.experiment
-        found.append(Job(number, overrides, job.point.varied, experiment, job.config.optimizer.lr, job.config.seed))
-    given = tuple(overrides_of(sys.argv[1:]))
-    command = shlex.join([*PROGRAM, "-m", *page, *given])
-    launched_from = os.path.relpath(Path.cwd(), directory)
-    name = f"{directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
-    return Sweep(name, command, page, given, tuple(found), launched_from)
-
-
-def _run(
-    launch: _Launch, directory: Path, compose: Compose, *, context: HydraContext, page: DictConfig, most: int | None
-) -> None:
-    """Launch the jobs under one table, and finish the sweep with what came of all of them."""
-    sweep, runs, config, stop = launch.sweep, launch.runs, launch.config, directory / STOP
-    launcher = make_launcher(context, page, run_in_sweep)
-    stop.unlink(missing_ok=True)
-    write_sweep(directory, sweep, runs.states(), status="running")
-    settle(page, directory)
-    OmegaConf.save(page, directory / _MULTIRUN)
-    errors: dict[int, str] = {}
-
-    def states(*, is_over: bool = False) -> list[JobState]:
-        return with_errors(runs.states(is_over=is_over), runs.begun(), dict(errors))
-
-    def undone(batch: Sequence[Launchable]) -> tuple[list[Launchable], list[Launchable]]:
-        now, begun = runs.states(is_over=True), runs.begun()
-        killed = [one for one in batch if one.job.number in begun and now[one.job.number - 1].verdict == KILLED]
-        fresh = [one for one in batch if one.job.number not in begun]
-        return [go_on(one, now[one.job.number - 1], compose, sweep.page) for one in killed], fresh
-
-    with (
-        gathered_stderr(directory / "stderr.log") as stderr,
-        SweepTable(sweep, states, stderr=stderr, quiet=config.quiet),
-        caught(stop, has_workers=has_workers(page)),
-    ):
-        size = batch_size(page, len(launch.jobs), most)
-        launch_all(launch.jobs, launcher, size=size, undone=undone, is_stopped=stop.exists, errors=errors)
-    signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
-    finish(directory, sweep, states(is_over=True), tracking=config.tracking, signal=signal, quiet=config.quiet)
+    common = "+".join(names)[:NAME_LENGTH] if all(job.config.name is None for job in jobs) else None
+    gpus = find_gpus()
+    return [
+        job_of(job, number, experiment=common or job.experiment, threads=threads, gpus=gpus)
+        for number, job in enumerate(jobs, start=1)
+    ]
 
 
 def _run_plain(jobs: Sequence[CheckedJob], *, launcher: Launcher, config: DictConfig) -> None:
@@ -199,19 +135,4 @@ def _show_side_by_side(jobs: Sequence[CheckedJob]) -> None:
         print("side by side:", flush=True)
     experiments = dict.fromkeys(job.experiment for job in jobs)
     pages = dict(zip(names, (job.config for job in jobs), strict=True))
-    show(pages, experiment="+".join(experiments)[:_NAME_LENGTH], directory=jobs[0].config.preview.directory)
-
-
-def _new_directory(config: DictConfig) -> Path:
-    directory = Path(str(config.hydra.sweep.dir))
-    if (directory / SWEEP).exists():
-        rule = f"must be a directory without a sweep, got {str(directory)!r}"
-        fix = f"Set {KEY}={directory} to go on with it"
-        raise ConfigError([Problem("hydra.sweep.dir", rule, fix)])
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunnerError(
-            f"{directory}: cannot be made ({error.strerror}). Run from a directory you may write to."
-        ) from None
-    return directory
+    show(pages, experiment="+".join(experiments)[:NAME_LENGTH], directory=jobs[0].config.preview.directory)

@@ -47,24 +47,24 @@ def interruptible(stop: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def caught(stop: Path, *, has_workers: bool) -> Iterator[None]:
+def caught(stop: Path, *, pass_on: Callable[[int], None] | None = None) -> Iterator[None]:
     """Keep signals from ending the process that runs a sweep while its jobs run.
 
     Args:
         stop: is written with the number of the signal.
-        has_workers: whether jobs run in child processes of loky, to whom the signal is passed on.
+        pass_on: sends a signal to the child processes that jobs run in; None where they run in this one.
     """
 
     def catch(number: int, frame: FrameType | None = None) -> None:
         stop.write_text(str(number), encoding="utf-8")
-        if has_workers:
-            _pass_on(number)
+        if pass_on is not None:
+            pass_on(number)
 
     before = {number: signal.signal(number, catch) for number in SIGNALS}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     over = threading.Event()
     receiver = threading.Thread(target=_receive, args=(catch, over), daemon=True)
-    if has_workers:
+    if pass_on is not None:
         _start_resource_trackers()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the workers
         receiver.start()
@@ -72,7 +72,7 @@ def caught(stop: Path, *, has_workers: bool) -> Iterator[None]:
         yield
     finally:
         over.set()
-        if has_workers:
+        if pass_on is not None:
             receiver.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():
@@ -95,7 +95,7 @@ def _start_resource_trackers() -> None:
     loky_tracker.ensure_running()
 
 
-def _pass_on(number: int) -> None:
+def pass_on_to_loky(number: int) -> None:
     """Send a signal to the workers of loky; followers of runs and loky's tracker have no use for it."""
     import psutil
 

@@ -18,6 +18,7 @@ EVENTS = "instability/events_total"
 ACTIONS = "instability/actions_total"
 FIRST_EVENT = "instability/first_step"
 FIRST_NON_FINITE = "instability/first_nonfinite_step"
+_OF_OTHER_MODES = ("source", "sweep", "search", "sampler", "pruner")
 LONGEST_PARAM = 500
 LONGEST_TAG = 5000
 
@@ -141,8 +142,15 @@ def params(directory: Path) -> dict[str, str]:
         tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    sections = {key: value for key, value in tree.items() if key != "source"} if isinstance(tree, dict) else {}
-    return {metric_name("", key): _short(value) for key, value in _flat(sections, "")}
+    sections = (
+        {key: value for key, value in tree.items() if key not in _OF_OTHER_MODES} if isinstance(tree, dict) else {}
+    )
+    return flat(sections)
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return a tree as dotted keys and short texts."""
+    return {metric_name("", key): _short(value) for key, value in _flat(tree, "")}
 
 
 def lr_params(result: RunResult) -> dict[str, str]:

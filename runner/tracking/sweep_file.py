@@ -6,11 +6,11 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.records import spell_non_finite
+from runner.records import read_non_finite, spell_non_finite
 from runner.sweep_summary import Outcome, Setting
 from runner.tracking.directory import SWEEP, write_whole
 
@@ -64,6 +64,7 @@ class Sweep:
         overrides: the command line, Hydra's own overrides included.
         jobs: in the order in which they start.
         launched_from: the directory of launch, relative to that of the sweep.
+        mode: what made it: multirun, or the mode that did.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Sweep:
     overrides: tuple[str, ...]
     jobs: tuple[Job, ...]
     launched_from: str
+    mode: str = "multirun"
 
     def key(self, overrides: Iterable[str]) -> tuple[str, ...]:
         """Return what tells its jobs and their runs apart: the overrides as `result.json` has them.
@@ -104,7 +106,7 @@ class JobState:
     """How far a job is, or what it came to.
 
     Attributes:
-        status: waiting, running, finished, diverged, interrupted or failed.
+        status: waiting, running, finished, diverged, interrupted, pruned or failed.
         verdict: one phrase a person can read.
         run: its run directory, relative to the directory of launch.
         steps: updates made.
@@ -193,7 +195,23 @@ def read_sweep(directory: Path) -> Sweep:
             for job in data["jobs"]
         )
         page, overrides = tuple(map(str, data["page"])), tuple(map(str, data["overrides"]))
-        return Sweep(str(data["id"]), str(data["command"]), page, overrides, jobs, str(data["launched_from"]))
+        launched_from, mode = str(data["launched_from"]), str(data.get("mode", "multirun"))
+        return Sweep(str(data["id"]), str(data["command"]), page, overrides, jobs, launched_from, mode)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def read_states(directory: Path) -> list[JobState]:
+    """Read what the jobs of sweep.json came to, as it was written last.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged; says how.
+    """
+    names = [field.name for field in fields(JobState)]
+    try:
+        jobs = json.loads((directory / SWEEP).read_text(encoding="utf-8"))["jobs"]
+        return [JobState(**{name: read_non_finite(job[name]) for name in names if name in job}) for job in jobs]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 

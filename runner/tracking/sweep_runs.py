@@ -13,9 +13,9 @@ from pathlib import Path
 from runner.records import RunResult, read_non_finite
 from runner.tracking.directory import RECORDS, RESULT, ROOT
 from runner.tracking.jsonl import find_result
-from runner.tracking.sweep_file import JobState, Sweep
+from runner.tracking.sweep_file import Job, JobState, Sweep
 
-DONE = ("finished", "diverged")  # nothing is left to do
+DONE = ("finished", "diverged", "pruned")  # nothing is left to do
 KILLED = "killed"  # verdict of a run whose process is gone
 
 
@@ -28,7 +28,7 @@ class SweepRuns:
     """
 
     def __init__(self, sweep: Sweep, launch_directory: Path) -> None:
-        self._sweep = sweep
+        self.sweep = sweep
         self._root = launch_directory
         self._foreign: set[Path] = set()
         self._views: dict[Path, _RunView] = {}
@@ -36,6 +36,15 @@ class SweepRuns:
         self._look()
         for view in self._views.values():
             view.is_old = True  # until it is written again
+
+    def grow(self, jobs: Sequence[Job]) -> None:
+        """Have more jobs in the sweep.
+
+        Args:
+            jobs: all of them, those so far first.
+        """
+        self._keys = [self.sweep.key(job.overrides) for job in jobs]
+        self.sweep = replace(self.sweep, jobs=tuple(jobs))  # last: a thread that looks meanwhile sees the old ones
 
     def states(self, *, is_over: bool = False) -> list[JobState]:
         """Return the state of every job, in order.
@@ -48,7 +57,7 @@ class SweepRuns:
 
     def begun(self) -> set[int]:
         """Return the numbers of the jobs with a run that was written to since this was made, as `states` last saw."""
-        views = zip(self._sweep.jobs, self._views_of_jobs(), strict=True)
+        views = zip(self.sweep.jobs, self._views_of_jobs(), strict=False)  # jobs may come in between
         return {job.number for job, view in views if view is not None and not view.is_old}
 
     def directories(self) -> list[Path]:
@@ -70,14 +79,14 @@ class SweepRuns:
         return replace(state, status="interrupted", verdict=KILLED) if was_killed else state
 
     def _look(self) -> None:
-        for experiment in dict.fromkeys(job.experiment for job in self._sweep.jobs):
+        for experiment in dict.fromkeys(job.experiment for job in self.sweep.jobs):
             folder = self._root / ROOT / experiment
             for path in folder.iterdir() if folder.is_dir() else ():
                 if path in self._foreign or path in self._views:
                     continue
                 result = find_result(path)
-                if result is not None and result.tags.get("sweep") == self._sweep.id:
-                    self._views[path] = _RunView(path, result, self._sweep.key(result.overrides))
+                if result is not None and result.tags.get("sweep") == self.sweep.id:
+                    self._views[path] = _RunView(path, result, self.sweep.key(result.overrides))
                 elif result is not None:
                     self._foreign.add(path)
         for view in self._views.values():

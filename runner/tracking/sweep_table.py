@@ -32,7 +32,14 @@ _MOST_SETTINGS = 50
 _FRAME_LINES = 8  # title, head, rules, caption and the line of the cursor
 _BESIDE_CELL = 3  # columns of padding and rule that a cell takes besides its text
 _NARROWEST_VERDICT = 8  # columns
-_COLOURS = {"running": "cyan", "finished": "green", "diverged": "red", "failed": "red", "interrupted": "yellow"}
+_COLOURS = {
+    "running": "cyan",
+    "finished": "green",
+    "diverged": "red",
+    "failed": "red",
+    "interrupted": "yellow",
+    "pruned": "dim",
+}
 
 
 class SweepTable:
@@ -43,12 +50,20 @@ class SweepTable:
         states: returns the state of every job, in order.
         stderr: what jobs say on standard error is shown above the table.
         quiet: no table and no lines, only what jobs say on standard error.
+        total: jobs that there will be; None for those of the sweep.
     """
 
     def __init__(
-        self, sweep: Sweep, states: Callable[[], list[JobState]], *, stderr: GatheredStderr, quiet: bool = False
+        self,
+        sweep: Sweep,
+        states: Callable[[], list[JobState]],
+        *,
+        stderr: GatheredStderr,
+        quiet: bool = False,
+        total: int | None = None,
     ) -> None:
         self._sweep = sweep
+        self._total = total or 0
         self._states = states
         self._stderr = stderr
         self._console = Console(file=sys.stdout, highlight=False)  # jobs send sys.stdout elsewhere meanwhile
@@ -82,6 +97,10 @@ class SweepTable:
             if self._is_live:
                 self._try(self._live.stop)
 
+    def grow(self, sweep: Sweep) -> None:
+        """Show a sweep that has more jobs; `states` knows them already."""
+        self._sweep = sweep
+
     def _poll(self) -> None:
         while not self._over.wait(POLL_SECONDS):
             self._try(self._show)
@@ -96,7 +115,8 @@ class SweepTable:
                 self._stderr.say(f"warning sweep: the table is not drawn ({in_words(error)}). The jobs go on.")
 
     def _show(self) -> None:
-        now = enumerate(self._states())
+        sweep = self._sweep
+        now = enumerate(self._states()[: len(sweep.jobs)])  # more jobs may come in between
         states = [JobState() if _end(state) == self._failed_before.get(i) else state for i, state in now]
         for line in self._stderr.new_lines():
             if self._is_live and os.isatty(self._stderr.terminal):
@@ -108,14 +128,14 @@ class SweepTable:
         if self._is_live:
             seconds = time.monotonic() - self._started
             rows = max(3, self._console.height - _FRAME_LINES)
-            table = live_table(self._sweep, states, rows=rows, width=self._console.width, seconds=seconds)
+            table = live_table(sweep, states, rows=rows, width=self._console.width, seconds=seconds)
             # the cursor waits on a line of its own, where the ^C of the terminal is erased with the frame
             self._live.update(Group(table, ""), refresh=True)
             return
-        for i, (job, state) in enumerate(zip(self._sweep.jobs, states, strict=True)):
+        for i, (job, state) in enumerate(zip(sweep.jobs, states, strict=True)):
             if _has_ended(state) and i not in self._ended:
                 self._ended.add(i)
-                self._console.print(escape(_line(job, state, len(self._sweep.jobs))), soft_wrap=True)
+                self._console.print(escape(_line(job, state, max(self._total, len(sweep.jobs)))), soft_wrap=True)
 
 
 def live_table(sweep: Sweep, states: Sequence[JobState], *, rows: int, width: int, seconds: float) -> Table:
@@ -221,7 +241,7 @@ def _has_val(states: Sequence[JobState]) -> bool:
 
 
 def _has_ended(state: JobState) -> bool:
-    return state.status in ("finished", "diverged", "failed")
+    return state.status in (*DONE, "failed")
 
 
 def _keys(varied: Sequence[Mapping[str, str]]) -> list[str]:

@@ -32,6 +32,19 @@ class Copy(NamedTuple):
     clipping: Clipping
 
 
+def duplicate(copy: Copy) -> Copy:
+    """Return a copy that shares no tensor with the other.
+
+    What torch leaves out when it copies an optimizer, all but state and groups, comes along: classes of other packages
+    keep arguments there.
+    """
+    memo: dict[int, Any] = {}
+    twin = deepcopy(copy, memo)
+    for name in vars(copy.optimizer).keys() - vars(twin.optimizer).keys():
+        setattr(twin.optimizer, name, deepcopy(getattr(copy.optimizer, name), memo))
+    return twin
+
+
 class Stretch(NamedTuple):
     """What every branch trains on.
 
@@ -115,12 +128,12 @@ def grow(
         the branches, None where it was broken off.
     """
     before = generator_states()
-    copy = _with_settled_scale(copy, task, plan, stretch.begin)
+    copy = with_settled_scale(copy, task, plan, stretch.begin)
     branches = [Branch(factor) for factor in factors]
     for repeat in range(stretch.repeats):
         for index, branch in enumerate(branches):
             restore_generators(before)
-            end = deepcopy(copy)
+            end = duplicate(copy)
             losses = _trained(end, branch.factor * lr_scale, task, schedules, plan, stretch, repeat, is_over)
             if losses is None:
                 restore_generators(before)
@@ -138,11 +151,11 @@ def grow(
     return branches
 
 
-def _with_settled_scale(copy: Copy, task: Task, plan: TrainPlan, step: int) -> Copy:
+def with_settled_scale(copy: Copy, task: Task, plan: TrainPlan, step: int) -> Copy:
     """Return the copy with the loss scale halved until the gradient of a step is finite, or 1."""
     if not copy.scaler.is_enabled():
         return copy
-    model, optimizer, scaler, clipping = deepcopy(copy)
+    model, optimizer, scaler, clipping = duplicate(copy)
     while True:
         scale = scaler.get_scale()
         signals = gradients(task, model, optimizer, plan, scaler, step, clipping)
@@ -165,22 +178,37 @@ def _trained(
     is_over: Callable[[], bool],
 ) -> list[float] | None:
     """Train a copy in place; return its losses, the last one infinite when it or the gradient was no number."""
-    model, optimizer, scaler, clipping = copy
     losses: list[float] = []
     for k in range(stretch.steps):
         step = stretch.begin + k
-        apply_schedules(optimizer, schedules, step, lr_scale=lr_scale * stretch.factor(k))
-        signals = gradients(task, model, optimizer, plan, scaler, step + repeat * stretch.steps, clipping)
-        losses.append(float(signals.total) / signals.weight)
-        norm_is_bad = not math.isfinite(signals.grad_norm)
-        if not math.isfinite(losses[-1]) or (norm_is_bad and not scaler.is_enabled()):
-            losses[-1] = math.inf
+        apply_schedules(copy.optimizer, schedules, step, lr_scale=lr_scale * stretch.factor(k))
+        losses.append(train_once(copy, task, plan, step + repeat * stretch.steps))
+        if losses[-1] == math.inf:
             return losses
-        guard_on_device(optimizer, signals, plan)
-        update(optimizer, scaler, drop=norm_is_bad)
         if is_over():
             return None
     return losses
+
+
+def train_once(copy: Copy, task: Task, plan: TrainPlan, step: int) -> float:
+    """Make one update of a copy, in place, with the learning rates that its groups hold.
+
+    Args:
+        copy: what is trained.
+        task, plan: of the run.
+        step: of the batch.
+    Returns:
+        the loss before the update; infinite where it or the gradient was no number, and no update was made.
+    """
+    model, optimizer, scaler, clipping = copy
+    signals = gradients(task, model, optimizer, plan, scaler, step, clipping)
+    loss = float(signals.total) / signals.weight
+    norm_is_bad = not math.isfinite(signals.grad_norm)
+    if not math.isfinite(loss) or (norm_is_bad and not scaler.is_enabled()):
+        return math.inf
+    guard_on_device(optimizer, signals, plan)
+    update(optimizer, scaler, drop=norm_is_bad)
+    return loss
 
 
 @torch.no_grad()

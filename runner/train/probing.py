@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from runner.records import Action, Alarm
 from runner.remedies.branch_probe import FACTOR, LEAST_STEPS, SCORE
-from runner.train.branches import Branch, Copy, Stretch, compare, grow
+from runner.train.branches import Branch, Copy, Stretch, compare, duplicate, grow
 from runner.train.restoring import clip_as, empty, forget_update, go_back, load_optimizer_state
 from runner.train.snapshots import copied
 from runner.train.state import TrainState
@@ -51,7 +50,7 @@ def probe(state: TrainState, run: Run, is_over: Callable[[], bool]) -> bool:
 
 def _copied(action: Action, run: Run) -> Copy:
     """Return what the branches begin with."""
-    copy = deepcopy(Copy(run.model, run.optimizer, run.scaler, run.clipping))
+    copy = duplicate(Copy(run.model, run.optimizer, run.scaler, run.clipping))
     if action.arguments["from_initial"]:
         begun = run.snapshots.content(0)
         copy.model.load_state_dict(begun["model"])

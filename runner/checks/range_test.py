@@ -1,0 +1,75 @@
+"""Rules for mode=range_test: a ramp that rises, has steps enough, and moves an optimizer that follows it."""
+
+from __future__ import annotations
+
+from runner.config import OptimizerNode, TaskNode
+from runner.curves import number
+from runner.finding.ramp import FEWEST_A_DECADE, Shape, fewest_steps
+from runner.signatures import locate, parameters_of
+from runner.wording import Findings
+
+MODE = "runner.modes.range_test.run"
+_ESTIMATES = {"d0", "growth_rate"}  # arguments of an optimizer that estimates its own step size
+_BELOW, _ABOVE, _ABOVE_LINEAR = 100.0, 1000.0, 3.0  # how far it reaches beyond the rates in use
+_WIDEST = (1e-7, 10.0)  # of an optimizer of which none are known
+
+
+def check_range_test(found: Findings) -> None:
+    """Check the ramp and the optimizer, in the mode that makes one.
+
+    Args:
+        found: takes the problems; its sections are read.
+    """
+    mode, optimizer, task = (found.sections.get(name) for name in ("mode", "optimizer", "task"))
+    if mode is None or mode.target != MODE:
+        return
+    wrong = {problem.key for problem in found.problems}
+    if optimizer is None or task is None or "optimizer._target_" in wrong:
+        return
+    _check_follows(optimizer, found)
+    given = {name: mode.arguments.get(name) for name in ("low", "high", "steps", "shape")}
+    if any(f"mode.{name}" in wrong for name in given):
+        return
+    shape: Shape = given["shape"] or "exponential"
+    usual = ramp_limits(optimizer, task, shape)
+    low, high = usual[0] if given["low"] is None else given["low"], usual[1] if given["high"] is None else given["high"]
+    if low >= high:
+        key, other, against = ("low", "high", high) if given["low"] is not None else ("high", "low", low)
+        word = "less" if key == "low" else "greater"
+        of_itself = (
+            "" if given[other] is not None else ", where the ramp begins" if other == "low" else ", where it ends"
+        )
+        fix = f"Set mode.low={number(high / 1e4, 2)}" if key == "low" else f"Set mode.high={number(1e4 * low, 2)}"
+        rule = f"must be {word} than mode.{other}={number(against)}{of_itself}, got {number(given[key])}"
+        found.add(f"mode.{key}", rule, fix)
+    elif given["steps"] is not None and given["steps"] < (fewest := fewest_steps(low, high, shape)):
+        what = f", {FEWEST_A_DECADE} a decade from {number(low)} to {number(high)}" if shape == "exponential" else ""
+        rule = f"must be at least {fewest}{what}, got {given['steps']}"
+        found.add("mode.steps", rule, "Set mode.steps=null for four times as many")
+
+
+def ramp_limits(optimizer: OptimizerNode, task: TaskNode, shape: Shape) -> tuple[float, float]:
+    """Return where a ramp begins and ends of itself.
+
+    Two decades below the lowest rate in use in the task's regime, so that nothing is learned at first, and three above
+    the highest one in use from scratch, so that it blows up: where it is too high costs nothing, since it is stopped. A
+    ramp of equal differences ends at three times that. 1e-7 to 10 where no rates in use are known.
+    """
+    if (typical := optimizer.typical) is None:
+        return _WIDEST
+    low, _ = typical.fine_tune if task.regime == "fine_tune" else typical.from_scratch
+    return low / _BELOW, typical.from_scratch[1] * (_ABOVE if shape == "exponential" else _ABOVE_LINEAR)
+
+
+def _check_follows(optimizer: OptimizerNode, found: Findings) -> None:
+    """Whether the steps of the optimizer follow `optimizer.lr` through a run."""
+    target = locate(optimizer.target)
+    if parameters_of(target).keys() >= _ESTIMATES:
+        rule = "must be an optimizer whose step size is optimizer.lr, got {}, which estimates one of its own as it goes"
+        fix = "Try a few values of what it does take: -m optimizer.d_coef=0.5,1,2"
+    elif f"{target.__module__}.{target.__name__}".startswith("torch.optim") and target.__name__ == "Rprop":
+        rule = "must be an optimizer that reads optimizer.lr at every update, got {}, which reads it at the first only"
+        fix = "Choose another, or try a few values: -m optimizer.lr=1e-3,1e-2,1e-1"
+    else:
+        return
+    found.add("optimizer._target_", rule.format(repr(optimizer.target)), fix)

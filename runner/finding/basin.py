@@ -1,0 +1,114 @@
+"""How wide the good learning rates are, and what too low and too high a one costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from runner.finding.points import LRPoint, best_of, sd_of
+
+LEAST_SHARE = 0.01  # of the loss that still counts as near-optimal
+STEP = 3.0  # what "too low" and "too high" are measured at
+_NEAR = 1.15  # 1e-2 stands for three times 3e-3
+
+
+class Basin(NamedTuple):
+    """The learning rates around the best one at which the loss is hardly worse.
+
+    Attributes:
+        low: smallest of them.
+        high: largest.
+        level: the loss up to which they count: l* + max(2 seed sd, 1 % of l*).
+        is_low_open: whether it reaches the smallest that was tried, so that it may be wider.
+        is_high_open: whether it reaches the largest.
+    """
+
+    low: float
+    high: float
+    level: float
+    is_low_open: bool
+    is_high_open: bool
+
+    @property
+    def decades(self) -> float:
+        """Its width."""
+        return math.log10(self.high / self.low)
+
+
+class Slopes(NamedTuple):
+    """What a learning rate beside the best one costs.
+
+    Attributes:
+        lower: loss at a third of the best learning rate, minus that at the best; nan where it was not tried.
+        higher: loss at three times it, minus that at the best; inf where runs fail there, nan where it was not tried.
+    """
+
+    lower: float
+    higher: float
+
+    @property
+    def ratio(self) -> float:
+        """How much steeper the right side is; nan where a side is not known or the left is flat."""
+        return self.higher / self.lower if self.lower > 0 else math.nan
+
+
+def basin_of(points: Sequence[LRPoint]) -> Basin | None:
+    """Return the basin around the smallest mean loss, None where every run failed.
+
+    The means are joined by straight lines over ln lr; a rate at which a run failed ends it.
+
+    Args:
+        points: in order of their rates.
+    """
+    best = best_of(points)
+    if best is None:
+        return None
+    noise = sd_of(best.losses)
+    level = best.mean + max(0.0 if math.isnan(noise) else 2 * noise, LEAST_SHARE * abs(best.mean))
+    place = points.index(best)
+    low, is_low_open = _edge(points[place::-1], level)
+    high, is_high_open = _edge(points[place:], level)
+    return Basin(low, high, level, is_low_open, is_high_open)
+
+
+def slopes_of(points: Sequence[LRPoint]) -> Slopes:
+    """Return what a third and three times the best learning rate cost; nan where every run failed."""
+    best = best_of(points)
+    if best is None:
+        return Slopes(math.nan, math.nan)
+    return Slopes(loss_at(points, best.lr / STEP) - best.mean, loss_at(points, best.lr * STEP) - best.mean)
+
+
+def loss_at(points: Sequence[LRPoint], lr: float) -> float:
+    """Return the mean loss at a learning rate, by a straight line over ln lr between the neighbours that were tried.
+
+    Returns:
+        inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %).
+    """
+    near = [point for point in points if 1 / _NEAR <= point.lr / lr <= _NEAR]
+    if near:
+        closest = min(near, key=lambda point: abs(math.log(point.lr / lr)))
+        return closest.mean if closest.is_sound else math.inf
+    below = max((point for point in points if point.lr < lr), key=lambda point: point.lr, default=None)
+    above = min((point for point in points if point.lr > lr), key=lambda point: point.lr, default=None)
+    if below is None or above is None:
+        return math.nan
+    if not (below.is_sound and above.is_sound):
+        return math.inf
+    share = math.log(lr / below.lr) / math.log(above.lr / below.lr)
+    return below.mean + share * (above.mean - below.mean)
+
+
+def _edge(outwards: Sequence[LRPoint], level: float) -> tuple[float, bool]:
+    """Return where the losses leave the basin on the way outwards from the best, and whether they never do."""
+    inner = outwards[0]
+    for point in outwards[1:]:
+        if not point.is_sound:
+            return inner.lr, False
+        if point.mean > level:
+            rise = point.mean - inner.mean
+            share = (level - inner.mean) / rise if math.isfinite(rise) else 0.0
+            return inner.lr * (point.lr / inner.lr) ** share, False
+        inner = point
+    return inner.lr, True

@@ -1,0 +1,93 @@
+"""How sure the best learning rate is: seeds drawn again and again, or its neighbours where there is one seed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from runner.finding.fit import Value, fit_values, misfit_of, range_of, values_of
+from runner.finding.points import LRPoint, best_of, mean_of, sound
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_MOST_MISFIT = 0.15  # of the range
+
+
+class Interval(NamedTuple):
+    """Where the best learning rate lies.
+
+    Attributes:
+        low: smallest learning rate of it.
+        high: largest.
+        level: 0.95 where seeds were resampled; nan where it lies between the neighbours of the best.
+        is_low_open: whether nothing below `low` was tried, so that it may lie lower.
+        is_high_open: whether nothing above `high` was tried, so that it may lie higher.
+    """
+
+    low: float
+    high: float
+    level: float
+    is_low_open: bool
+    is_high_open: bool
+
+
+def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval | None:
+    """Return the interval of the best learning rate, None where every run failed.
+
+    With two seeds at the best rate, the seeds of each rate are drawn anew (with replacement, their distance from the
+    mean times sqrt(n / (n - 1)), since n seeds scatter less around their own mean than around the true one), what a
+    parabola is off by (see `fit`, at most 0.15 of the range) is drawn from a normal distribution and added, the fit is
+    repeated, and the interval holds the middle 95 % of what it finds. A rate with one seed is given the noise that is
+    common to all. With one seed the interval is that between the neighbours of the best.
+
+    Args:
+        points: in order of their rates.
+        resamples: how often the seeds are drawn.
+        seed: of the draws.
+    Source: the percentile bootstrap of Efron and Tibshirani 1993, chapter 13.
+    """
+    best = best_of(points)
+    if best is None:
+        return None
+    tried = [point.lr for point in points]
+    if len(best.losses) < 2:
+        place = tried.index(best.lr)
+        low, high, level = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)], math.nan
+        return Interval(low, high, level, place == 0, place == len(tried) - 1)
+    values, scale = values_of(points)
+    unit, lowest = range_of(fit_values(values).near), min(value.y for value in values)
+    offs = [min(math.sqrt(misfit_of(value.y - lowest, unit)), _MOST_MISFIT * unit) for value in values]
+    draw = random.Random(seed)
+    seeds = [point.losses for point in sound(points)]
+    found = []
+    for _ in range(resamples):
+        drawn = [
+            value._replace(y=_drawn(value, losses, draw, scale=scale) + draw.gauss(0.0, off))
+            for value, losses, off in zip(values, seeds, offs, strict=True)
+        ]
+        found.append(fit_values(drawn).lr)
+    found.sort()
+    low, high = _quantile(found, (1 - LEVEL) / 2), _quantile(found, (1 + LEVEL) / 2)
+    return Interval(low, high, LEVEL, low <= tried[0], high >= tried[-1])
+
+
+def _drawn(value: Value, losses: Sequence[float], draw: random.Random, *, scale: float | None) -> float:
+    """Return the value that a draw of the seeds gives."""
+    count = len(losses)
+    if count == 1:
+        return value.y + draw.gauss(0.0, math.sqrt(value.noise))
+    mean = mean_of(losses)
+    shift = math.sqrt(count / (count - 1)) * (mean_of(draw.choices(losses, k=count)) - mean)
+    if scale is not None:
+        return (mean + shift) / scale
+    return value.y + math.log1p(max(shift / mean, -0.9))
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Return a quantile, interpolated in the logarithm."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return math.exp(math.log(ordered[below]) * (1 - place + below) + math.log(ordered[above]) * (place - below))

@@ -1,0 +1,158 @@
+"""The default search of a learning rate: which run to make next, given what the runs so far came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from runner.finding.observed import Observed
+from runner.finding.points import LRPoint, best_of, points_of
+
+STEP_DECADES = 0.5  # between neighbours; closer ones are not told apart by one seed
+_LEAP_DECADES = 1.0  # where nothing is learned yet, or nothing but broke down
+_ROOM = 1.2  # of a step: a gap is no wider than that, give or take the rounding of its ends
+_DIGITS = 3
+_LEARNED = 0.1  # share of the first loss that is gained before steps are small
+
+
+class Limits(NamedTuple):
+    """What the search may do.
+
+    Attributes:
+        middle: learning rate to start around, > 0.
+        low, high: learning rates that it does not leave; 0 and inf do not bound it.
+        seed: of all runs but those that verify, which take the next ones.
+        budget: updates of all runs but those that verify, in full runs.
+        verify: number of fresh seeds at the recommendation.
+        full_steps: updates of a full run.
+    """
+
+    middle: float
+    low: float
+    high: float
+    seed: int
+    budget: float
+    verify: int
+    full_steps: int
+
+
+class Ask(NamedTuple):
+    """A full run that is wanted.
+
+    Attributes:
+        lr: base learning rate, in three digits.
+        seed: the run's.
+        purpose: start, step, seeds or verify.
+    """
+
+    lr: float
+    seed: int
+    purpose: str
+
+
+def full_runs() -> Callable[[Sequence[Observed], Limits], list[Ask]]:
+    """Return the procedure that `sampler=lr` names: `next_asks`."""
+    return next_asks
+
+
+def middle_of(low: float, high: float, typical: tuple[float, float] | None) -> float:
+    """Return where to start: the geometric middle of what is typical and within the bounds, or of the bounds."""
+    if typical is not None:
+        inner = max(low, typical[0]), min(high, typical[1])
+        if inner[0] < inner[1]:
+            return math.sqrt(inner[0] * inner[1])
+    return math.sqrt(low * high)
+
+
+def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
+    """Return the runs to make next, those of a batch together; none when the budget is spent.
+
+    Full runs only. Two begin, half a decade apart around the middle; then, one by one, the next half decade beyond the
+    end at which the best lies, until it has a worse neighbour on each side; then one more seed at the best or a
+    neighbour, whichever has fewest. While nothing has learned, or everything broke down, a step is a decade, and the
+    gap is halved later. A run that breaks down costs what it made and tells where the edge is; one that failed
+    otherwise tells nothing, and is not made again. Nothing is remembered but the runs: a search that was killed goes on
+    from them.
+
+    Args:
+        seen: all runs that ended, those that verify included.
+        limits: of the search.
+    """
+    tried = [one for one in seen if one.purpose != "verify"]
+    if not tried:
+        return [Ask(lr, limits.seed, "start") for lr in _start(limits)]
+    if spent(tried, limits) + 0.95 > limits.budget:
+        return []
+    points, made = points_of(tried), {one.lr for one in tried}
+    if not points:
+        return []
+    wanted = _outside(points, tried, limits) or _between(points)
+    if wanted is not None and _rounded(wanted) not in made:
+        return [Ask(_rounded(wanted), limits.seed, "step")]
+    return _seeds(points, tried, limits)
+
+
+def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask]:
+    """Return the runs with fresh seeds at the recommendation that have not been made."""
+    made = {one.seed for one in seen if one.purpose == "verify" and one.lr == lr}
+    used = max([limits.seed, *(one.seed for one in seen if one.purpose != "verify")])
+    return [Ask(lr, seed, "verify") for seed in range(used + 1, used + 1 + limits.verify) if seed not in made]
+
+
+def spent(runs: Sequence[Observed], limits: Limits) -> float:
+    """Return the updates of runs, in full runs."""
+    return math.fsum(one.steps for one in runs) / limits.full_steps
+
+
+def _start(limits: Limits) -> list[float]:
+    half = 10 ** (STEP_DECADES / 2)
+    ends = max(limits.middle / half, limits.low), min(limits.middle * half, limits.high)
+    return [_rounded(lr) for lr in ends]
+
+
+def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> float | None:
+    """Return the next learning rate beyond the end at which the best lies; None where it does not, or may not."""
+    best = best_of(points)
+    if best is None:
+        wanted = points[0].lr / 10**_LEAP_DECADES
+    elif best.lr == points[0].lr:
+        wanted = best.lr / 10**STEP_DECADES
+    elif best.lr == points[-1].lr:
+        first = max((one.first_loss for one in runs if math.isfinite(one.first_loss)), default=math.inf)
+        is_learning = best.mean < (1 - _LEARNED) * first
+        wanted = best.lr * 10 ** (STEP_DECADES if is_learning else _LEAP_DECADES)
+    else:
+        return None
+    bounded = min(max(wanted, limits.low), limits.high)
+    return None if points[0].lr <= bounded <= points[-1].lr else bounded
+
+
+def _between(points: Sequence[LRPoint]) -> float | None:
+    """Return the middle of a gap beside the best that is wider than a step, of two the wider one; None without one."""
+    best = best_of(points)
+    if best is None:
+        return None
+    place = points.index(best)
+    beside = [*points[max(place - 1, 0) : place], *points[place + 1 : place + 2]]
+    other = max(beside, key=lambda point: abs(math.log(point.lr / best.lr)), default=best)
+    is_wide = abs(math.log10(other.lr / best.lr)) > _ROOM * STEP_DECADES
+    return math.sqrt(best.lr * other.lr) if is_wide else None
+
+
+def _seeds(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> list[Ask]:
+    """Return one more seed: at the best or a neighbour, whichever has fewest."""
+    best = best_of(points)
+    if best is None:
+        return []
+    place = points.index(best)
+    near = [best, *points[place + 1 : place + 2], *points[max(place - 1, 0) : place]]
+    chosen = min((point for point in near if point.is_sound), key=lambda point: len(point.losses))
+    seeds = [one.seed for one in runs if one.lr == chosen.lr]
+    return [
+        Ask(chosen.lr, next(s for s in range(limits.seed, limits.seed + len(seeds) + 1) if s not in seeds), "seeds")
+    ]
+
+
+def _rounded(lr: float) -> float:
+    return float(f"{lr:.{_DIGITS}g}")

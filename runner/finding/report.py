@@ -1,0 +1,189 @@
+"""The one report of a learning-rate sweep or search, whatever asked for the runs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
+
+from runner.curves import number
+from runner.finding.compare import Comparison, compare
+from runner.finding.group import GroupReport, report_of_group
+from runner.finding.observed import Observed
+
+LR = "optimizer.lr"
+MOST_GROUPS = 6  # that are told apart where each has a learning rate or two only
+MANY = 5  # comparisons, from which on chance is worth a word
+VERIFY = "verify"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent, in multiples of one full run: updates over the updates of a full run.
+
+    Attributes:
+        runs: number of runs that made an update, those that verify left out.
+        full_runs: their updates, in full runs.
+        verify_runs: number of runs that verified the result.
+        verify_full_runs: their updates.
+    """
+
+    runs: int
+    full_runs: float
+    verify_runs: int
+    verify_full_runs: float
+
+
+@dataclass(frozen=True)
+class LRReport:
+    """What was found of the learning rate.
+
+    Attributes:
+        key: what was varied: optimizer.lr, or optimizer.d_coef.
+        loss: name of the loss, such as "val loss".
+        groups: one for each of what else was varied, the smallest loss first.
+        comparisons: the best group against each of the others.
+        cost: of all runs.
+        fixed: what was not varied and the result depends on: dotted key -> value.
+        notes: what else must be known of these numbers.
+        runs: what it rests on.
+    """
+
+    key: str
+    loss: str
+    groups: tuple[GroupReport, ...]
+    comparisons: tuple[Comparison, ...]
+    cost: Cost
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    runs: tuple[Observed, ...] = ()
+
+    @property
+    def best(self) -> GroupReport:
+        """The group with the smallest loss."""
+        return self.groups[0]
+
+    def override_line(self, group: GroupReport | None = None) -> str:
+        """Return the overrides that use the recommendation of a group (the best one), "" where there is none."""
+        group = group or self.best
+        if math.isnan(group.recommended):
+            return ""
+        return f"{group.name} {self.key}={number(group.recommended)}".strip()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values for JSON; what is not known is None, infinite numbers are spelled."""
+        data: dict[str, Any] = _plain(self)
+        for group, one in zip(data["groups"], self.groups, strict=True):
+            group["override"] = self.override_line(one)
+            if one.basin is not None:
+                group["basin"]["decades"] = one.basin.decades
+            if one.windowed is not None:
+                group["windowed"]["decades"] = one.windowed.decades
+            group["slopes"]["ratio"] = _plain(one.slopes.ratio)
+        return data
+
+
+def lr_report(
+    observed: Sequence[Observed],
+    *,
+    full_steps: int | None = None,
+    key: str = LR,
+    loss: str = "loss",
+    fixed: Mapping[str, str] | None = None,
+) -> LRReport:
+    """Report what runs tell about the learning rate.
+
+    Args:
+        observed: the runs, at least one; a later one with the same group, rate, seed, length and purpose replaces an
+            earlier one.
+        full_steps: updates of a full run; None takes, group by group, the longest that was declared. Shorter runs tell
+            of failures and cost, and are not part of the curve.
+        key: dotted key of the learning rate.
+        loss: name of the loss.
+        fixed: what was not varied.
+    Raises:
+        ValueError: there is no run.
+    """
+    if not observed:
+        raise ValueError("observed: there must be a run, got none.")
+    runs, notes = _merged(_once(observed))
+    names = dict.fromkeys(one.group for one in runs)
+    groups = [report_of_group(name, [one for one in runs if one.group == name], full_steps) for name in names]
+    groups.sort(
+        key=lambda group: (math.isnan(group.best_loss), 0.0 if math.isnan(group.best_loss) else group.best_loss)
+    )
+    comparisons, more = _compare(groups)
+    return LRReport(
+        key, loss, tuple(groups), comparisons, _cost(runs, groups), dict(fixed or {}), (*notes, *more), tuple(runs)
+    )
+
+
+def _once(observed: Sequence[Observed]) -> list[Observed]:
+    """Return the last run of those that are alike."""
+    found = {(o.group, o.lr, o.seed, o.planned_steps, o.purpose == VERIFY): o for o in observed}
+    return list(found.values())
+
+
+def _merged(runs: list[Observed]) -> tuple[list[Observed], tuple[str, ...]]:
+    """Return the runs as one group where there are many groups that no curve can be drawn of, and say so."""
+    rates: dict[str, set[float]] = {}
+    for one in runs:
+        rates.setdefault(one.group, set()).add(one.lr)
+    if len(rates) <= MOST_GROUPS or statistics.median(map(len, rates.values())) > 2:
+        return runs, ()
+    keys = list(dict.fromkeys(word.partition("=")[0] for name in rates for word in shlex.split(name)))
+    also = f"{', '.join(keys)} had {len(rates)} settings with a learning rate or two each"
+    text = f"{also}: the curve is over all of them, and its scatter is theirs too."
+    return [one._replace(group="") for one in runs], (text,)
+
+
+def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
+    """Compare the best group with each of the others."""
+    with_loss = [group for group in groups if group.compared is not None]
+    if len(with_loss) < 2:
+        return (), ()
+    if any(word.startswith(("task=", "task.")) for group in groups for word in shlex.split(group.name)):
+        return (), ("The tasks differ: their losses are not compared.",)
+    best, *others = sorted(with_loss, key=lambda group: group.compared_loss)
+    found = []
+    for other in others:
+        assert best.compared is not None
+        assert other.compared is not None
+        lrs = (best.compared.lr, other.compared.lr)
+        found.append(compare(best.name, other.name, lrs, best.compared.by_seed, other.compared.by_seed))
+    counts = {len(group.rates) for group in with_loss}
+    notes = []
+    if len(counts) > 1:
+        notes.append("The groups were tried with different numbers of learning rates, which favours those with more.")
+    if len(found) >= MANY:
+        notes.append(f"Of {len(found)} comparisons, one in 20 shows a difference by chance.")
+    return tuple(found), tuple(notes)
+
+
+def _cost(runs: Sequence[Observed], groups: Sequence[GroupReport]) -> Cost:
+    full = {group.name: group.full_steps for group in groups}
+    spent = {True: [0, 0.0], False: [0, 0.0]}
+    for one in runs:
+        if one.steps > 0 and full[one.group] > 0:
+            tally = spent[one.purpose == VERIFY]
+            tally[0] += 1
+            tally[1] += one.steps / full[one.group]
+    return Cost(int(spent[False][0]), spent[False][1], int(spent[True][0]), spent[True][1])
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values: records by name, nan as None, infinite numbers spelled."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(item) for name, item in vars(value).items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

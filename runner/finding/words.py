@@ -1,0 +1,236 @@
+"""A report of a learning rate in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from runner.curves import number
+from runner.finding.compare import SIGNIFICANT, Comparison
+from runner.finding.failures import SAFE_RATIO
+from runner.finding.fit import ENOUGH_POINTS
+
+if TYPE_CHECKING:
+    from runner.finding.group import GroupReport
+    from runner.finding.report import Cost, LRReport
+
+WINDOW = "1.5 decades each side of the best"
+
+
+def headline(report: LRReport, group: GroupReport | None = None) -> str:
+    """Return the recommendation of a group (the best one) with its interval, or that there is none."""
+    group = group or report.best
+    if math.isnan(group.recommended):
+        why = group.fit.why_not
+        lower = f"; try lower ones: {_override(report.key, group.try_next)}" if group.try_next else ""
+        return f"no recommendation: {why}{lower}"
+    edge = ", at the edge of what is stable" if group.is_at_edge else ""
+    loss = "" if math.isnan(group.expected_loss) else f", {report.loss} about {number(group.expected_loss)}"
+    return f"{report.override_line(group)} ({_interval(group)}{loss}{edge})"
+
+
+def group_sentences(report: LRReport, group: GroupReport) -> list[str]:
+    """Return what was found of one group, the most important first."""
+    found = [*_how(group), *_edge(report, group), *_verified(report, group), *_missing(report, group)]
+    return [*found, *_basin(report, group), *_noise(group), *_sensitivity(report, group), *_left_out(group)]
+
+
+def brief(report: LRReport) -> list[str]:
+    """Return the few sentences that the terminal shows."""
+    if len(report.groups) > 1:
+        lines = [
+            f"recommended: {headline(report, group)}" for group in report.groups if not math.isnan(group.best_loss)
+        ]
+        lines = lines or [headline(report)]
+        more = [_comparison(report, comparison) for comparison in report.comparisons]
+        several = [*lines[:6], *more[:5]]
+        missing = [f"{report.best.name}: {text}" for text in _missing(report, report.best)]
+        return [*several, *missing, cost_sentence(report.cost)]
+    group = report.best
+    first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"
+    found = [*_how(group), *_edge(report, group), *_verified(report, group), *_missing(report, group)]
+    return [first, *found, *_basin(report, group), *_left_out(group), cost_sentence(report.cost)]
+
+
+def report_sentences(report: LRReport) -> list[str]:
+    """Return what is true of all groups together: comparisons, cost, what was not varied, notes."""
+    found = [_comparison(report, comparison) for comparison in report.comparisons]
+    found.append(cost_sentence(report.cost))
+    if report.fixed:
+        fixed = ", ".join(f"{key}={value}" for key, value in report.fixed.items())
+        found.append(f"Not varied, and the best learning rate depends on them: {fixed}.")
+    return [*found, *report.notes]
+
+
+def cost_sentence(cost: Cost) -> str:
+    """Return what was spent."""
+    text = f"Cost: {number(cost.full_runs)} full run{'s' if cost.full_runs != 1 else ''} in {_count(cost.runs, 'run')}"
+    if cost.verify_runs:
+        text += f", and {number(cost.verify_full_runs)} in {_count(cost.verify_runs, 'run')} that verified the result"
+    return f"{text}."
+
+
+def _interval(group: GroupReport) -> str:
+    """Return the interval in words; an end beyond which nothing was tried is open."""
+    found = group.interval
+    if found is None:
+        return "no interval"
+    low = f"{number(found.low)}{' or less' if found.is_low_open else ''}"
+    high = f"{number(found.high)}{' or more' if found.is_high_open else ''}"
+    if math.isnan(found.level) and (found.is_low_open or found.is_high_open):
+        return "the best lies at an end of what was tried"
+    if math.isnan(found.level):
+        return f"best between its neighbours {low} and {high}"
+    return f"best between {low} and {high} with {found.level:.0%} confidence"
+
+
+def _how(group: GroupReport) -> Iterator[str]:
+    """Say where the recommendation comes from."""
+    found = group.fit
+    if math.isnan(found.lr):
+        return
+    if found.is_vertex:
+        few = "" if found.points >= ENOUGH_POINTS else "; fewer than five do not tell whether a parabola fits"
+        scale = "the logarithm of the loss" if found.is_log else "the loss"
+        low, high = map(number, found.window)
+        yield (
+            f"Found as the lowest point, {number(found.lr)}, of a parabola in ln lr through {scale} at "
+            f"{found.points} learning rates from {low} to {high}{few}."
+        )
+    else:
+        yield f"It is the best that was tried, {number(found.best)}: {found.why_not}."
+    if group.curve_steps < group.full_steps:
+        short = group.curve_steps / group.full_steps
+        yield f"All runs had {short:.0%} of the full length: the best learning rate of full runs may be another."
+
+
+def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
+    """Say from where on runs fail, how far that is, and how sure."""
+    edge, best = group.edge, group.fit.lr
+    if edge.is_known and not math.isnan(best):
+        upper = number(edge.first_failing)
+        if not math.isnan(edge.hopeless):
+            upper += (
+                ", where all did" if edge.hopeless == edge.first_failing else f"; all did at {number(edge.hopeless)}"
+            )
+        stable = f"no run failed up to {number(edge.stable)}" if not math.isnan(edge.stable) else "some fail everywhere"
+        ratio = "" if math.isnan(group.safety_ratio) else f", {number(group.safety_ratio)} times the best"
+        yield f"Edge: {stable}{ratio}; runs failed from {upper}."
+        if group.is_capped:
+            third = f"a third of {number(edge.stable)}, the largest at which no run failed"
+            yield f"At the edge (less than {SAFE_RATIO:g} times the best): the recommendation is {third}."
+    elif not math.isnan(best) and len(group.rates) > 1:
+        far = "the best itself" if group.end == "high" else f"{number(group.safety_ratio)} times the best"
+        yield f"Edge: not found, no run failed up to {number(edge.stable)}, {far}."
+    if group.stuck:
+        rates = ", ".join(map(number, group.stuck))
+        yield f"At {rates} the {report.loss} ended no lower than it began, which counts as failed."
+    nearest = min(group.rates, key=lambda rate: abs(math.log(rate.lr / best)), default=None) if best > 0 else None
+    if nearest is not None:
+        rate = nearest.failures
+        worst = f"with 95% confidence at most {rate.high:.0%} of runs do"
+        yield f"{rate.failed} of {_count(rate.runs, 'run')} with {report.key}={number(rate.lr)} failed: {worst}."
+
+
+def _verified(report: LRReport, group: GroupReport) -> Iterator[str]:
+    found = group.verified
+    if found is None:
+        return
+    loss = "" if math.isnan(found.mean) else f", {report.loss} {number(found.mean)}"
+    loss += f" ± {number(found.sd)}" if loss and found.runs - found.failed > 1 else ""
+    yield (
+        f"Verified with {_count(found.runs, 'fresh seed')} at {number(found.lr)}: {found.failed} failed"
+        f" (at most {found.most_failing:.0%} do, with 95% confidence){loss}."
+    )
+
+
+def _missing(report: LRReport, group: GroupReport) -> Iterator[str]:
+    """Say what further runs would tell more."""
+    if group.try_next and not math.isnan(group.recommended):
+        why = {
+            "low": "The best is the smallest learning rate that was tried: extend the range with",
+            "high": "The best is the largest learning rate that was tried: extend the range with",
+        }.get(group.end, "Fewer than five learning rates lie within a decade of the best: add")
+        yield f"{why} {_override(report.key, group.try_next)}."
+    if math.isnan(group.noise) and not math.isnan(group.best_loss):
+        yield "One seed: what is seed noise and what is the learning rate cannot be told apart; add seed=0,1,2."
+
+
+def _basin(report: LRReport, group: GroupReport) -> Iterator[str]:
+    basin, slopes = group.basin, group.slopes
+    if basin is None or len(group.rates) == 1:
+        return
+    low = f"{number(basin.low)}{' or less' if basin.is_low_open else ''}"
+    high = f"{number(basin.high)}{' or more' if basin.is_high_open else ''}"
+    least = "at least " if basin.is_low_open or basin.is_high_open else ""
+    width = f"{least}{basin.decades:.2g} decades"
+    yield f"Near-optimal from {low} to {high} ({width}): the {report.loss} is at most {number(basin.level)} there."
+    sides = [
+        f"{what} {'makes runs fail' if math.isinf(rise) else _change(rise, group.best_loss)}"
+        for what, rise in (("a third of it", slopes.lower), ("three times it", slopes.higher))
+        if not math.isnan(rise)
+    ]
+    if sides:
+        yield f"Beside the best, {number(group.best_lr)}: {', '.join(sides)}."
+
+
+def _change(rise: float, loss: float) -> str:
+    if loss > 0:
+        return f"changes the loss by {rise / loss:+.1%}"
+    return f"changes the loss by {'+' if rise >= 0 else ''}{number(rise)}"
+
+
+def _noise(group: GroupReport) -> Iterator[str]:
+    if not math.isnan(group.noise):
+        rate = next(rate for rate in group.rates if rate.lr == group.best_lr)
+        seeds = f"{len(rate.by_seed)} seeds with {number(rate.lr)}"
+        yield f"Seed noise: standard deviation {number(group.noise)} over {seeds}."
+
+
+def _sensitivity(report: LRReport, group: GroupReport) -> Iterator[str]:
+    """Give both forms of the LR sensitivity, and say which is which."""
+    what = f"mean {report.loss} above the best, a run that failed counting as before training"
+    before = "" if math.isnan(group.initial_loss) else f" ({number(group.initial_loss)})"
+    if group.sensitivity is not None:
+        yield f"LR sensitivity {number(group.sensitivity)} over 3e-4 to 0.3: {what}{before}."
+    if group.windowed is not None:
+        tried = f"of which {group.windowed.decades:.2g} of 3 decades were tried"
+        what = "" if group.sensitivity is not None else f": {what}{before}"
+        yield f"LR sensitivity {number(group.windowed.value)} over {WINDOW}, {tried}{what}."
+
+
+def _left_out(group: GroupReport) -> Iterator[str]:
+    if group.short_runs:
+        yield f"{_count(group.short_runs, 'shorter run')} not in the curve; what failed in them counts."
+    if group.unfinished:
+        words = {"waiting": "not started"}
+        counts = ", ".join(f"{count} {words.get(status, status)}" for status, count in group.unfinished.items())
+        yield f"Without an end, and left out: {counts}."
+
+
+def _comparison(report: LRReport, found: Comparison) -> str:
+    """Say whether a difference is there."""
+    better, other = (
+        f"{name or 'the other'} at {report.key}={number(lr)}"
+        for name, lr in zip((found.better, found.other), found.lrs, strict=True)
+    )
+    seeds = f"{_count(found.seeds, 'seed')}{' in common' if found.is_paired else ' each, none in common'}"
+    difference = f"{report.loss} lower by {number(found.difference)}"
+    if math.isnan(found.error):
+        return f"{better} against {other}: {difference} with {seeds}, which shows no difference: add seeds."
+    error = f"± {number(found.error)} (standard error)"
+    sign = f", better with {found.wins} of {found.seeds}" if found.is_paired else ""
+    sign += f", sign test p {number(found.p_sign, 2)}" if found.is_paired else ""
+    shown = "the difference is there" if found.is_shown else "no difference shown"
+    if found.is_shown and found.is_paired and found.p_sign > SIGNIFICANT:
+        shown += ", though with so few seeds the sign test cannot tell" if found.wins == found.seeds else ""
+    return f"{better} against {other}: {difference} {error} over {seeds}{sign}: {shown}."
+
+
+def _override(key: str, lrs: tuple[float, ...]) -> str:
+    return f"{key}={','.join(number(lr) for lr in lrs)}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,151 @@
+"""What every sweep and search over learning rates ends in: one report, its files, and a few lines on the terminal."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from runner.commands import PROGRAM
+from runner.curves import number
+from runner.finding.words import brief, group_sentences, headline
+from runner.report.lr_files import write_lr_report
+from runner.sweep_summary import SEED
+from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
+from runner.tracking.sweep_observed import in_common, loss_name, lr_key, observe
+
+if TYPE_CHECKING:
+    from runner.finding.observed import Observed
+    from runner.finding.report import LRReport
+
+LR_TAGS = "lr."  # how the tags and metrics of a report begin
+
+
+class Told(NamedTuple):
+    """What was found.
+
+    Attributes:
+        report: of the sweep.
+        overrides: name of a group -> what trains with its recommendation; groups without one are left out.
+    """
+
+    report: LRReport
+    overrides: Mapping[str, list[str]]
+
+
+def end_with_report(
+    directory: Path,
+    sweep: Sweep,
+    states: Sequence[JobState],
+    *,
+    root: Path,
+    full_steps: int | None = None,
+    quiet: bool = False,
+) -> Told | None:
+    """Report a sweep in which the learning rate varies: write the files, print the recommendation.
+
+    Args:
+        directory: where the files go.
+        sweep: its jobs.
+        states: what they came to, in the same order.
+        root: the directory of launch, below which the runs lie.
+        full_steps: updates of a full run; None is the longest that was declared, group by group.
+        quiet: print nothing.
+    Returns:
+        what was told, None where fewer than two learning rates were tried, or no run has begun.
+    Raises:
+        OSError: the files cannot be written.
+    """
+    from runner.finding.report import lr_report
+
+    key = lr_key(sweep)
+    if key is None or not any(state.run for state in states):
+        return None
+    observed = observe(sweep, states, root, key=key)
+    fixed = in_common(sweep, states, root)
+    report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed)
+    told = Told(report, _overrides(sweep, report, observed))
+    commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
+    title = (
+        f"{sweep.jobs[0].experiment}: {' x '.join(dict.fromkeys(name for job in sweep.jobs for name in job.varied))}"
+    )
+    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands)
+    if not quiet:
+        for line in brief(report):
+            print(line)
+        if report.best.name in commands:
+            print(f"use it with: {commands[report.best.name]}", flush=True)
+    return told
+
+
+def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> dict[str, list[str]]:
+    """Return group -> the overrides that train with its recommendation.
+
+    They are those of its longest job, with the recommended rate, and without the seed where it was varied.
+    """
+    longest: dict[str, Job] = {}
+    known = {group.name for group in report.groups}
+    for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
+        longest.setdefault(one.group if one.group in known else "", job)
+    found = {}
+    for group in report.groups:
+        if not math.isnan(group.recommended):
+            words = longest[group.name].overrides
+            kept = [text for text in words if not (key_of(text) == SEED and sweep.varies(SEED))]
+            found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
+    return found
+
+
+def group_evidence(report: LRReport) -> list[str]:
+    """Return what the recommendation of the best group rests on, in sentences."""
+    return [headline(report), *group_sentences(report, report.best)]
+
+
+def tags_of(report: LRReport) -> dict[str, str]:
+    """Return what MLflow shows of a report beside its numbers."""
+    best = report.best
+    found = {f"{LR_TAGS}report": headline(report), f"{LR_TAGS}override": report.override_line()}
+    if not math.isnan(best.recommended):
+        found[f"{LR_TAGS}recommended"] = number(best.recommended)
+        found[f"{LR_TAGS}is_at_edge"] = str(best.is_at_edge).lower()
+    if best.interval is not None:
+        found[f"{LR_TAGS}interval"] = f"{number(best.interval.low)} to {number(best.interval.high)}"
+    return {name: value for name, value in found.items() if value}
+
+
+def metrics_of(report: LRReport) -> dict[str, float]:
+    """Return the numbers of the best group that are known, for MLflow."""
+    best = report.best
+    found = {
+        "recommended": best.recommended,
+        "expected_loss": best.expected_loss,
+        "safety_ratio": best.safety_ratio,
+        "seed_noise": best.noise,
+        "largest_stable": best.edge.stable,
+        "smallest_hopeless": best.edge.hopeless,
+        "cost_full_runs": report.cost.full_runs,
+        "sensitivity": best.sensitivity if best.sensitivity is not None else math.nan,
+        "sensitivity_windowed": best.windowed.value if best.windowed is not None else math.nan,
+        "basin_decades": best.basin.decades if best.basin is not None else math.nan,
+        "interval_low": best.interval.low if best.interval is not None else math.nan,
+        "interval_high": best.interval.high if best.interval is not None else math.nan,
+    }
+    return {f"{LR_TAGS}{name}": value for name, value in found.items() if math.isfinite(value)}
+
+
+def safe_end(
+    directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, quiet: bool = False
+) -> Told | None:
+    """Report a sweep as `end_with_report`; where that cannot be done, say so, for the runs are done and count.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    try:
+        return end_with_report(directory, sweep, states, root=root, quiet=quiet)
+    except (ValueError, ArithmeticError, LookupError) as error:
+        print(f"warning lr_report.json: no report ({type(error).__name__}: {error})", file=sys.stderr)
+        return None

@@ -1,0 +1,191 @@
+"""mode=range_test: raise the learning rate until the loss blows up, and print a bracket of the best one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from runner.config import Config, Invocation
+from runner.curves import number
+from runner.errors import RunnerError
+from runner.finding.ramp import Ramp
+from runner.finding.range_curve import Spread
+from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
+from runner.records import spell_non_finite
+from runner.report.range_figure import range_figure
+from runner.tracking.directory import output_directory, write_whole
+from runner.tracking.tables import print_table, rounded
+
+REPORT, PICTURE = "range_test.json", "range_test.png"
+_FROM = {
+    "valley": "half-way down the longest descent (fastai's default)",
+    "minimum/10": "a tenth of the rate of the lowest loss (fastai)",
+    "steep": "steepest descent over the logarithm of the rate (fastai)",
+    "slide": "where slopes 15 points apart are alike (fastai)",
+    "lightning": "steepest descent over the rate itself (Lightning)",
+    "smith low": "where the loss starts to fall (Smith)",
+    "smith high": "where it rises or is ragged (Smith)",
+    "stop": "where the loss blew up, or the ramp ended",
+}
+_WHY = (
+    "that is a bracket, not an answer: a ramp stays a few steps at each rate, with neither warmup nor decay, so it "
+    "shows where learning begins and ends, not which rate ends lowest; and another length, batch size, warmup, "
+    "number format or data order moves that"
+)
+
+
+def run(
+    config: Config,
+    invocation: Invocation,
+    *,
+    low: Annotated[float, Gt(0)] | None = None,
+    high: Annotated[float, Gt(0)] | None = None,
+    steps: Annotated[int, Ge(2), Le(1_000_000)] | None = None,
+    repeats: Annotated[int, Ge(1), Le(100)] = REPEATS,
+    shape: Literal["exponential", "linear"] = "exponential",
+    sharpness: bool = True,
+    verify: bool = False,
+    directory: Annotated[str, MinLen(1)] | None = None,
+) -> None:
+    """Ramp the learning rate on copies of the training; print rules, bracket, cost and how to go on, then where it is.
+
+    Args:
+        config: checked.
+        invocation: how the program was called.
+        low, high, steps, repeats, shape, sharpness: as `range_bracket` takes them.
+        verify: whether short schedules around the middle of the bracket are made too.
+        directory: where report and picture go; None for a new one.
+
+    Raises:
+        RunnerError: the run cannot be made, or the files cannot be written.
+    """
+    count = itertools.count(1)
+
+    def on_ramp(ramp: Ramp) -> None:
+        if not config.quiet:
+            print(f"ramp {next(count)}: {_ending(ramp)}", flush=True)
+
+    test = range_bracket(
+        config, low=low, high=high, steps=steps, repeats=repeats, shape=shape, sharpness=sharpness, on_ramp=on_ramp
+    )
+    tried = _verified(config, test) if verify and test.found.nothing is None else []
+    if config.quiet:
+        print(_last_word(test), flush=True)
+    else:
+        _show(test, tried)
+    given = directory if invocation.sweep is None else None  # a multirun has one for each of its jobs
+    print(_write(config, invocation, test, tried, given), flush=True)
+
+
+def _ending(ramp: Ramp) -> str:
+    way = f"{len(ramp.lrs):,} steps, lr {number(ramp.lrs[0], 2)} to {number(ramp.stop, 2)}"
+    return f"{way}, stopped: {ramp.stopped}" if ramp.stopped else f"{way}, to its end"
+
+
+def _verified(config: Config, test: RangeTest) -> list[Verified]:
+    return verify(config, test.found.middle)
+
+
+def _show(test: RangeTest, tried: Sequence[Verified]) -> None:
+    """Print what every rule says, the bracket and its doubt, what it cost, and how to go on."""
+    found = test.found
+    if found.rules:
+        rows = [[f"{name:<12}{_FROM[name]}", *_cells(spread)] for name, spread in found.rules.items()]
+        print_table(["rule", "suggests", "least", "most"], rows)
+        print(in_words(test))
+    for line in (test.sharpness.text if test.sharpness is not None else "", test.remark):
+        if line:
+            print(line)
+    if found.rules:
+        print(_WHY)
+    if tried:
+        _show_verified(test, tried)
+    spent = test.steps + sum(one.steps for one in tried)
+    print(f"cost: {spent:,} steps, {spent / test.run_steps:.2g} times the run")
+    print(_last_word(test), flush=True)
+
+
+def _cells(spread: Spread) -> list[str]:
+    return [number(value, 2) for value in spread]
+
+
+def in_words(test: RangeTest) -> str:
+    """Return what was found in one sentence."""
+    found, count = test.found, len(test.ramps)
+    if found.nothing is not None:
+        return f"no suggestion: {found.nothing.reason}"
+    which = f"the widest of {count} ramps" if count > 1 else "of one ramp"
+    end = ", and maybe higher: not every ramp blew up" if found.is_open else ""
+    bracket = f"{number(found.low, 2)} to {number(found.high, 2)}"
+    return f"bracket of optimizer.lr: {bracket}, valley / 3 to stop / 3, {which}{end}"
+
+
+def _last_word(test: RangeTest) -> str:
+    """Return the overrides to go on with, or why there are none."""
+    if test.found.nothing is not None:
+        return f"{in_words(test)}. {test.found.nothing.advice}"
+    return shlex.join(_overrides(test))
+
+
+def _overrides(test: RangeTest) -> list[str]:
+    if test.found.nothing is not None:
+        return []
+    low, high = (number(value, 2) for value in (test.found.low, test.found.high))
+    return ["mode=search", f"search.low={low}", f"search.high={high}"]
+
+
+def _show_verified(test: RangeTest, tried: Sequence[Verified]) -> None:
+    middle = number(test.found.middle, 2)
+    best = min(tried, key=lambda one: sum(one.losses))
+    verdict = "lowest" if best is tried[1] else "lowest, at an end: look beyond"
+    rows = [[number(one.lr, 2), *map(rounded, one.losses), verdict if one is best else ""] for one in tried]
+    print(
+        f"a quarter of the run at 0.3, 1 and 3 times the middle of the bracket, {middle}, each falling to 0; "
+        "the whole run may end lowest at another rate:"
+    )
+    print_table(["optimizer.lr", *(f"loss {k + 1}" for k in range(len(tried[0].losses))), ""], rows)
+
+
+def _write(
+    config: Config, invocation: Invocation, test: RangeTest, tried: Sequence[Verified], directory: str | None
+) -> Path:
+    """Write report and picture; return where they are."""
+    name = config.name or invocation.choices["task"]
+    place = output_directory(directory, key="mode.directory", experiment=f"{name}/range_tests")
+    try:
+        write_whole(place / REPORT, json.dumps(spell_non_finite(_as_json(test, tried)), indent=1) + "\n")
+        title = f"{name}: {invocation.choices['optimizer']}, range test"
+        range_figure(test.ramps, test.found, place / PICTURE, title=title, verdict=in_words(test))
+    except OSError as error:
+        raise RunnerError(f"{place}: cannot be written ({error.strerror}). Give another mode.directory.") from None
+    if not config.quiet:
+        print(f"{place / REPORT}\n{place / PICTURE}")
+    return place
+
+
+def _as_json(test: RangeTest, tried: Sequence[Verified]) -> dict[str, Any]:
+    found = test.found
+    return {
+        "overrides": _overrides(test),
+        "low": found.low,
+        "high": found.high,
+        "is_open": found.is_open,
+        "nothing": found.nothing._asdict() if found.nothing is not None else None,
+        "rules": {name: spread._asdict() for name, spread in found.rules.items()},
+        "sharpness": test.sharpness.as_dict() if test.sharpness is not None else None,
+        "begin": test.begin,
+        "steps": test.steps,
+        "run_steps": test.run_steps,
+        "cost": test.cost,
+        "ramps": [
+            {**ramp._asdict(), "rules": curve.rules, "smoothed": curve.smoothed}
+            for ramp, curve in zip(test.ramps, found.curves, strict=True)
+        ],
+        "verified": [one._asdict() for one in tried],
+    }

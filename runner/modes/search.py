@@ -1,0 +1,46 @@
+"""mode=search: which learning rate, how safe, how sure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.config import Config, Invocation
+from runner.finding.words import report_sentences
+from runner.found_page import write_found_page
+
+if TYPE_CHECKING:
+    from runner.lr_end import Told
+
+
+def run(config: Config, invocation: Invocation) -> None:
+    """Search, verify and report; or finish what is missing of an earlier search.
+
+    Raises:
+        ConfigError: the search cannot begin; nothing has started and nothing is written.
+        SweepError: no trial finished, or a signal ended it.
+    """
+    from runner.trials.find_lr import find_lr, limits_of
+    from runner.trials.trials import Trials  # not for --help
+
+    limits = limits_of(config)
+
+    def use(told: Told) -> None:
+        _write(config, invocation, told)
+
+    with Trials(config, invocation, mode="search") as evaluate:
+        find_lr(config, limits, evaluate)
+        evaluate.finish(use if config.search.write is not None else None)
+
+
+def _write(config: Config, invocation: Invocation, told: Told) -> None:
+    """Write the page that trains with what was found."""
+    from runner.lr_end import group_evidence
+
+    report = told.report
+    if report.best.name in told.overrides:
+        evidence = [*group_evidence(report), *report_sentences(report)]
+        words = told.overrides[report.best.name]
+        command = write_found_page(Path(str(config.search.write)), words, evidence, page=invocation.page)
+        if not config.quiet:
+            print(f"the page is used with: {command}")

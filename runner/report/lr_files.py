@@ -1,0 +1,61 @@
+"""The files of a learning-rate report: lr_report.json, lr_report.png and lr_report.html."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.tracking.directory import LR_FIGURE, LR_PAGE, LR_REPORT, write_whole
+
+if TYPE_CHECKING:
+    from runner.finding.report import LRReport
+
+VERSION = 1
+
+
+def write_lr_report(
+    directory: Path, report: LRReport, *, title: str, command: str = "", uses: Mapping[str, str] | None = None
+) -> list[Path]:
+    """Write the report as JSON, as a picture and as a page; each appears whole or not at all.
+
+    A picture or page that cannot be drawn is left out with a warning on standard error; the numbers are not.
+
+    Args:
+        directory: where to; must exist.
+        report: what was found.
+        title: what was swept.
+        command: the command line that made the runs.
+        uses: name of a group -> command line that trains with its recommendation.
+    Returns:
+        what was written.
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from runner.finding.words import group_sentences, headline, report_sentences
+    from runner.report.lr_figure import write_lr_figure
+    from runner.report.lr_page import lr_page
+
+    sentences = {group.name: group_sentences(report, group) for group in report.groups}
+    data = {
+        "version": VERSION,
+        "title": title,
+        "command": command,
+        "headline": headline(report),
+        "override": report.override_line(),
+        "sentences": {"all": report_sentences(report), "groups": sentences},
+        **report.as_json(),
+    }
+    write_whole(directory / LR_REPORT, json.dumps(data, indent=2, allow_nan=False) + "\n")
+    written = [directory / LR_REPORT]
+    try:
+        write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=headline(report))
+        written.append(directory / LR_FIGURE)
+        write_whole(directory / LR_PAGE, lr_page(report, title=title, command=command, uses=uses or {}))
+        written.append(directory / LR_PAGE)
+    except (ValueError, ArithmeticError, LookupError) as error:
+        missing = LR_FIGURE if len(written) == 1 else LR_PAGE
+        print(f"warning {missing}: not drawn ({type(error).__name__}: {error})", file=sys.stderr)
+    return written

@@ -1,0 +1,104 @@
+"""What a search is, and its study opened: made where there is none, and refused where it is about something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.config_search import Direction
+from runner.errors import ConfigError, Problem, SweepError
+from runner.search.fingerprint import differences
+from runner.search.space import Space
+from runner.search.storage import Storage, open_storage, unusable
+
+if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
+    from optuna import Trial
+
+FINGERPRINT = "fingerprint"
+Extend = Callable[["Trial"], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched, and how.
+
+    Attributes:
+        space: dotted key -> what it may be.
+        extend: asks a trial for further values; None where the space is all.
+        fingerprint: what the study is about (`runner.search.fingerprint`).
+        metrics: what a trial is judged by, such as "val/loss".
+        directions: minimize or maximize, one for every metric.
+        sampler: section with its `_target_`.
+        storage: where the study is kept; None for a journal beside the sweep.
+        name: of the study.
+        section: dotted key of the section that says all this, for messages.
+    """
+
+    space: Space
+    extend: Extend | None
+    fingerprint: Mapping[str, Any]
+    metrics: Sequence[str]
+    directions: Sequence[Direction]
+    sampler: Mapping[str, Any]
+    storage: Storage | None
+    name: str
+    section: str
+
+    def named(self, name: str) -> Plan:
+        """Return it with another name of the study."""
+        return replace(self, name=name)
+
+    @property
+    def sampler_key(self) -> str:
+        """Dotted key of the sampler, for messages: beside the section search, or inside that of Hydra's sweeper."""
+        return f"{self.section}.sampler" if "." in self.section else "sampler"
+
+    @property
+    def storage_key(self) -> str:
+        """Dotted key of the storage, for messages."""
+        return f"{self.section}.storage"
+
+
+def open_study(plan: Plan, directory: Path) -> OptunaStudy:
+    """Open the study of a plan, without its sampler.
+
+    Args:
+        directory: of the sweep.
+    Raises:
+        ConfigError: the storage cannot be opened, or has a study of this name that is about something else.
+    """
+    import optuna
+
+    storage = open_storage(plan.storage, directory, key=plan.storage_key)
+    with answering(plan):
+        study = optuna.create_study(
+            storage=storage, study_name=plan.name, directions=list(plan.directions), load_if_exists=True
+        )
+        there = study.user_attrs.get(FINGERPRINT)
+        if there is None and not study.get_trials(deepcopy=False):
+            study.set_user_attr(FINGERPRINT, dict(plan.fingerprint))
+            return study
+    key = f"{plan.section}.study_name"
+    if there is None:
+        rule = f"must be a study of this program, got {plan.name!r}, whose trials another one has made"
+        raise ConfigError([Problem(key, rule, "Choose another name")])
+    if found := differences(there, plan.fingerprint):
+        rule = f"must be a study of the same task and space, got {plan.name!r}: {'; '.join(found)}"
+        raise ConfigError([Problem(key, rule, "Choose another name, or take the change back")])
+    return study
+
+
+@contextmanager
+def answering(plan: Plan) -> Iterator[None]:
+    """Turn the failure of a storage into words; the runs are on disk, and are told when the search goes on."""
+    try:
+        yield
+    except (ConfigError, SweepError):
+        raise
+    except Exception as error:
+        problem = unusable(plan.storage, error, key=plan.storage_key)
+        raise SweepError(f"{problem} The runs are kept", exit_code=1) from error

@@ -1,0 +1,276 @@
+"""A study on disk: asked for trials in batches, told what they came to, and gone on with where it stopped."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import ConfigError
+from runner.search.opening import Plan, answering, open_study
+from runner.search.parts import GRID, make_sampler
+from runner.search.space import varied_texts
+from runner.search.storage import is_shared, quiet_optuna
+from runner.search.trials import Asked, Counts, Ended, value_of_diverged
+from runner.tracking.lock import is_locked
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.trial import FrozenTrial
+
+PLACE, JOB, KNOWN, STATUS = "place", "job", "known", "status"
+DIVERGED = "diverged"
+
+
+class Study:
+    """Trials of a plan.
+
+    Args:
+        plan: what is searched.
+        directory: of the sweep; it is locked by this process.
+    Raises:
+        ConfigError: the storage cannot be opened, or has a study of this name that is about something else.
+    """
+
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        self.plan = plan
+        self.place = f"{socket.gethostname()}:{directory.absolute()}"
+        self._failed_now = 0
+        with quiet_optuna():
+            self._study = open_study(plan, directory)
+            self._give_up_dead()
+            so_far = len(self._study.trials)
+            self._study.sampler = make_sampler(plan.sampler, plan.space, key=plan.sampler_key, seed_offset=so_far)
+
+    def _give_up_dead(self) -> None:
+        """Mark what processes that are gone have left running as failed; their points come first in what is asked next.
+
+        Those of this place are left to `in_flight`. What nobody has signed is given up only where no other search may
+        be about to.
+        """
+        from optuna.trial import TrialState
+
+        with answering(self.plan):
+            for trial in self._running():
+                place = str(trial.user_attrs.get(PLACE, ""))
+                if place == self.place or not (_is_gone(place) if place else not is_shared(self.plan.storage)):
+                    continue
+                self._study.tell(trial.number, state=TrialState.FAIL)
+                if trial.params:
+                    self._study.enqueue_trial(trial.params)
+
+    def _running(self) -> list[FrozenTrial]:
+        from optuna.trial import TrialState
+
+        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def ask(self, most: int, *, total: int) -> list[Asked]:
+        """Return trials to run now.
+
+        Args:
+            most: how many.
+            total: trials wanted in the study, over all launches and all searches that share it; those known, and those
+                that failed in an earlier launch, do not count.
+        Returns:
+            fewer, or none, where no more are wanted.
+        Raises:
+            SweepError: the storage failed.
+        """
+        asked = list[Asked]()
+        with quiet_optuna(), answering(self.plan):
+            while len(asked) < most and self._taken() < total and not self._is_exhausted():
+                trial = self._study.ask({key: one.distribution for key, one in self.plan.space.items()})
+                trial.set_user_attr(PLACE, self.place)
+                if self._rank(trial.number) >= total:  # another search was faster
+                    self._fail(trial.number)
+                    break
+                self._extend(trial)
+                asked.append(Asked(trial.number, varied_texts(self.plan.space, trial.params), trial.params))
+        return asked
+
+    def _extend(self, trial: Trial) -> None:
+        """Let a function of the user's ask the trial for what the space does not have."""
+        if self.plan.extend is None:
+            return
+        try:
+            self.plan.extend(trial)
+        except ConfigError:
+            self._fail(trial.number)
+            raise
+
+    def _taken(self) -> int:
+        return sum(map(_counts, self._study.get_trials(deepcopy=False))) + self._failed_now
+
+    def _rank(self, number: int) -> int:
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(_counts(trial) for trial in trials if trial.number < number) + self._failed_now
+
+    def _is_exhausted(self) -> bool:
+        """Whether every point of a grid has been asked for."""
+        if self.plan.sampler.get("_target_") != GRID:
+            return False
+        points = {trial.system_attrs.get("grid_id") for trial in self._study.get_trials(deepcopy=False)} - {None}
+        return len(points) >= math.prod(len(one.values or ()) for one in self.plan.space.values())
+
+    def in_flight(self) -> dict[int, list[Asked]]:
+        """Return the trials of this sweep that are still to be told, by the number of their job; 0 for none."""
+        found: dict[int, list[Asked]] = {}
+        with answering(self.plan):
+            for trial in self._running():
+                if trial.user_attrs.get(PLACE) == self.place:
+                    asked = Asked(trial.number, varied_texts(self.plan.space, trial.params), trial.params)
+                    found.setdefault(int(trial.user_attrs.get(JOB, 0)), []).append(asked)
+        return found
+
+    def assign(self, number: int, job: int) -> None:
+        """Write down which job of the sweep a trial is."""
+        with answering(self.plan):
+            self._trial(number).set_user_attr(JOB, job)
+
+    def again(self, job: int) -> None:
+        """Set a trial running again that has failed as this job of the sweep; nothing where there is none."""
+        from optuna.trial import TrialState, create_trial
+
+        with quiet_optuna(), answering(self.plan):
+            failed = [
+                trial
+                for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+                if trial.user_attrs.get(JOB) == job and trial.user_attrs.get(PLACE) == self.place
+            ]
+            if failed:
+                attrs = {JOB: job, PLACE: self.place}
+                last = failed[-1]
+                trial = create_trial(
+                    state=TrialState.RUNNING, params=last.params, distributions=last.distributions, user_attrs=attrs
+                )
+                self._study.add_trial(trial)
+
+    def tell(self, number: int, ended: Ended) -> None:
+        """Say what a trial came to; nothing where that is known.
+
+        One that diverged has a finite bad value and breaks the constraint "diverged", so that samplers keep away from
+        where it was; its step and what it said are among its attributes.
+
+        Raises:
+            SweepError: the storage failed.
+        """
+        from optuna.trial import TrialState
+
+        with quiet_optuna(), answering(self.plan):
+            trial = self._trial(number)
+            frozen = self._study._storage.get_trial(trial._trial_id)
+            if frozen.state.is_finished():
+                return
+            for name, value in (("steps", ended.steps), ("run", ended.run), ("verdict", ended.verdict)):
+                trial.set_user_attr(name, value)
+            status = "diverged" if ended.is_diverged else ended.status
+            trial.set_user_attr(STATUS, status)
+            if status == "failed" or (status == "pruned" and not frozen.intermediate_values):
+                self._failed_now += 1
+                self._fail(number)
+                return
+            trial.set_constraint(DIVERGED, 1.0 if status == "diverged" else -1.0)
+            if status == "pruned":
+                self._finish(number, None, TrialState.PRUNED)
+                return
+            values = list(ended.values) if status == "finished" else self._bad_values(ended)
+            self._finish(number, values, TrialState.COMPLETE)
+
+    def _fail(self, number: int) -> None:
+        from optuna.trial import TrialState
+
+        self._finish(number, None, TrialState.FAIL)
+
+    def _finish(self, number: int, values: list[float] | None, state: Any) -> None:
+        try:
+            self._study.tell(number, values, state=state)
+        except RuntimeError as error:  # a grid that is done wants to stop a loop that is not Optuna's
+            if "Study.stop" not in str(error):
+                raise
+
+    def _bad_values(self, ended: Ended) -> list[float]:
+        sound = [trial.values for trial in self._complete() if trial.user_attrs.get(STATUS) != "diverged"]
+        goals = zip(self.plan.metrics, self.plan.directions, strict=True)
+        return [
+            value_of_diverged(metric, way, others=(values[i] for values in sound), first_loss=ended.first_loss)
+            for i, (metric, way) in enumerate(goals)
+        ]
+
+    def _complete(self) -> list[FrozenTrial]:
+        from optuna.trial import TrialState
+
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def report(self, number: int, percent: int, value: float) -> None:
+        """Say what a trial has come to on its way.
+
+        Args:
+            number: of the trial.
+            percent: of its steps that are made.
+            value: of the metric then; one that is not finite is left out.
+        """
+        if math.isfinite(value):
+            self._trial(number).report(value, percent)
+
+    def add_known(self, source: str, params: Mapping[str, Any], ended: Ended) -> None:
+        """Add an earlier run as a trial that has finished; nothing where the study has it.
+
+        Args:
+            source: names the run.
+            params: dotted key -> value, all of the space and inside it.
+            ended: what it came to: finished or diverged.
+        """
+        from optuna.trial import create_trial
+
+        with quiet_optuna(), answering(self.plan):
+            if any(trial.user_attrs.get(KNOWN) == source for trial in self._study.get_trials(deepcopy=False)):
+                return
+            status = "diverged" if ended.is_diverged else "finished"
+            trial = create_trial(
+                params=dict(params),
+                distributions={key: one.distribution for key, one in self.plan.space.items()},
+                values=list(ended.values) if status == "finished" else self._bad_values(ended),
+                user_attrs={KNOWN: source, STATUS: status, "steps": ended.steps, "verdict": ended.verdict},
+                constraints={DIVERGED: 1.0 if status == "diverged" else -1.0},
+            )
+            self._study.add_trial(trial)
+
+    def counts(self) -> Counts:
+        """Return how many trials came to what."""
+        from optuna.trial import TrialState
+
+        with answering(self.plan):
+            trials = self._study.get_trials(deepcopy=False)
+        told = [trial.user_attrs.get(STATUS) for trial in trials if KNOWN not in trial.user_attrs]
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        numbers = {name: told.count(name) for name in ("finished", "pruned", "diverged", "failed")}
+        return Counts(**numbers, known=len(trials) - len(told), running=running)
+
+    def best(self) -> list[FrozenTrial]:
+        """Return the best trial that finished, those of the Pareto front for several metrics, none where none did."""
+        with quiet_optuna(), answering(self.plan):
+            sound = [trial for trial in self._complete() if trial.user_attrs.get(STATUS) == "finished"]
+            if len(self.plan.metrics) > 1:
+                return list(self._study.best_trials) if sound else []
+        sign = 1 if self.plan.directions[0] == "minimize" else -1
+        return [min(sound, key=lambda trial: sign * float(trial.values[0]))] if sound else []
+
+    def _trial(self, number: int) -> Trial:
+        import optuna
+
+        trials = self._study.get_trials(deepcopy=False)
+        return optuna.trial.Trial(self._study, trials[number]._trial_id)
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial counts towards those wanted."""
+    return KNOWN not in trial.user_attrs and trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
+
+
+def _is_gone(place: str) -> bool:
+    """Whether the sweep of a place has no process any more, as far as this machine can tell."""
+    host, _, directory = place.partition(":")
+    return host == socket.gethostname() and not (os.path.isdir(directory) and is_locked(Path(directory)))

@@ -1,0 +1,142 @@
+"""A search as rounds of jobs: asked of the study, checked, and told once they have run."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from runner.errors import ConfigError
+from runner.search.study import Study
+from runner.search.trials import Asked, Ended, has_too_many_failed
+from runner.sweeps.check import CheckedJob
+from runner.sweeps.course import Round, job_of
+from runner.tracking.jsonl import find_result, first_loss
+from runner.tracking.sweep_file import Job, JobState, Launchable
+from runner.tracking.sweep_runs import DONE
+
+
+class Share(NamedTuple):
+    """What every job gets of the machine: CPU threads, None where jobs run one by one; and the CUDA devices."""
+
+    threads: int | None
+    gpus: Sequence[str]
+
+
+@dataclass
+class Rounds:
+    """What a search makes and has made.
+
+    Attributes:
+        study: asked and told.
+        check: overrides of a trial -> the job, checked.
+        experiment: that all runs share.
+        share: of the machine for every job.
+        at_once: most trials asked for at once.
+        total: trials wanted in the study.
+        max_failure_rate: share of failed trials at which it gives up.
+        jobs: all so far.
+        flying: number of a job -> its trials that are still to be told.
+        failed, ended: trials of this launch.
+        gave_up: whether too many failed.
+    """
+
+    study: Study
+    check: Callable[[Mapping[str, str]], CheckedJob]
+    experiment: str
+    share: Share
+    at_once: int
+    total: int
+    max_failure_rate: float
+    jobs: list[Job] = field(default_factory=list)
+    flying: dict[int, list[int]] = field(default_factory=dict)
+    failed: int = 0
+    ended: int = 0
+    gave_up: bool = False
+
+    def more(self, states: Sequence[JobState]) -> Round | None:
+        """Tell what the jobs came to, and return the next round; None where no more trials are wanted.
+
+        Args:
+            states: how far all jobs are; none is running.
+        Raises:
+            SweepError: the storage of the study failed.
+        """
+        self.tell(states)
+        while not self.gave_up and (asked := self.study.ask(self.at_once, total=self.total)):
+            if jobs := self.enlist(asked, states):
+                return Round([Launchable(job, job.overrides) for job in jobs], tuple(self.jobs))
+        return None
+
+    def enlist(self, asked: Iterable[Asked], states: Sequence[JobState]) -> list[Job]:
+        """Return new jobs for trials; a trial that an earlier job has made is that job, and is not run again.
+
+        Args:
+            asked: trials.
+            states: of the jobs so far.
+        """
+        fresh = list[Job]()
+        for trial in asked:
+            twin = next((job for job in self.jobs if job.varied == trial.overrides), None)
+            if twin is None:
+                twin = self._new_job(trial)
+                if twin is None:
+                    continue
+                self.jobs.append(twin)
+                fresh.append(twin)
+            self.study.assign(trial.number, twin.number)
+            self.flying.setdefault(twin.number, []).append(trial.number)
+        self.tell(states)
+        return fresh
+
+    def _new_job(self, trial: Asked) -> Job | None:
+        try:
+            checked = self.check(trial.overrides)
+        except ConfigError as error:
+            name = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
+            print(f"warning search: trial {trial.number} ({name}) is refused: {error.problems[0]}", file=sys.stderr)
+            self._end(trial.number, Ended("failed", verdict=str(error.problems[0])))
+            return None
+        number = len(self.jobs) + 1
+        return job_of(checked, number, experiment=self.experiment, threads=self.share.threads, gpus=self.share.gpus)
+
+    def tell(self, states: Sequence[JobState], *, ends: Sequence[str] = (*DONE, "failed")) -> None:
+        """Tell the study what became of its trials, as far as that is known; one to go on with stays as it is.
+
+        Args:
+            states: of the jobs, maybe of the first ones only.
+            ends: statuses that are told.
+        """
+        for job, state in zip(self.jobs, states, strict=False):
+            if state.status in ends:
+                for number in self.flying.pop(job.number, ()):
+                    self._end(number, ended_of(state, self.study.plan.metrics))
+
+    def _end(self, number: int, ended: Ended) -> None:
+        self.study.tell(number, ended)
+        self.ended += 1
+        self.failed += ended.status == "failed"
+        self.gave_up = has_too_many_failed(self.failed, self.ended, most=self.max_failure_rate)
+
+
+def ended_of(state: JobState, metrics: Sequence[str]) -> Ended:
+    """Return what a job that has ended came to, as a study wants it.
+
+    Args:
+        state: of the job; its run is read from the directory of launch.
+        metrics: that the study is about.
+    """
+    directory = Path(state.run) if state.run is not None else None
+    first = first_loss(directory) if directory is not None else math.nan
+    ended = Ended(state.status, (), state.steps, first, state.verdict, state.run or "")
+    result = find_result(directory) if directory is not None else None
+    if state.status != "finished" or result is None:
+        return ended
+    missing = [name for name in metrics if name not in result.final]
+    if missing:
+        text = f"reports no {', '.join(missing)}, only {', '.join(result.final)}"
+        return ended._replace(status="failed", verdict=text)
+    return ended._replace(values=tuple(float(result.final[name]) for name in metrics))

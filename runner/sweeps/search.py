@@ -1,0 +1,200 @@
+"""A multirun that searches: `-m hydra/sweeper=optuna`. Checked whole, asked in rounds, told, gone on with, reported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from runner.errors import SweepError
+from runner.search.opening import Plan
+from runner.search.options import SECTION, SearchOptions
+from runner.sweeps.check import go_on, rest_of
+from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
+from runner.sweeps.place import new_directory
+from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
+from runner.tracking.lock import alone_in
+from runner.tracking.sweep_file import JobState, Launchable, Sweep
+from runner.tracking.sweep_runs import DONE, SweepRuns
+
+if TYPE_CHECKING:
+    from runner.sweeps.search_page import SearchPage
+
+_Begun = tuple[Sweep, SweepRuns, Sequence[Launchable]]
+RESULTS = "optimization_results.yaml"
+
+
+def run_search(arguments: list[str], *, context: HydraContext, config: DictConfig, options: SearchOptions) -> None:
+    """Search, or go on with a search.
+
+    Args:
+        arguments: overrides, without Hydra's own.
+        context: Hydra's.
+        config: the page without the overrides that vary.
+        options: how.
+    Raises:
+        ConfigError: something is refused; nothing has started and nothing is written.
+        SweepError: no trial finished, too many failed, or a signal ended it.
+    """
+    from runner.sweeps.search_page import plan_of, read_page
+
+    resumed = resumed_directory(arguments)
+    arguments = [text for text in arguments if not text.startswith(f"{KEY}=")]
+    sweep = read_resumed(resumed) if resumed is not None else None
+    page = read_page(arguments, context, config, options, words=sweep.page if sweep is not None else None)
+    plan = plan_of(page, options)
+    directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
+    with alone_in(directory, key=KEY, what="a sweep that no other process is running"):
+        _Search(page, plan, options, directory, config).run(context, sweep, arguments)
+
+
+class _Search:
+    """A search in its directory, which is locked.
+
+    Args:
+        page, plan: what is searched.
+        options: how.
+        directory: of the sweep.
+        config: the page without the overrides that vary.
+    """
+
+    def __init__(
+        self, page: SearchPage, plan: Plan, options: SearchOptions, directory: Path, config: DictConfig
+    ) -> None:
+        from runner.search.judge import read_judge, write_judge
+        from runner.search.parts import is_none
+        from runner.search.study import Study
+        from runner.sweeps.course import find_gpus
+        from runner.sweeps.rounds import Rounds, Share
+
+        self._page, self._directory, self._config = page, directory, config
+        self._known = options.known
+        before = read_judge(directory)
+        name = plan.name or (before["name"] if before is not None else directory.name)
+        self.study = Study(plan.named(name), directory)
+        threads = divide_cores(config, options.n_jobs or os.cpu_count() or 1)
+        self.rounds = Rounds(
+            study=self.study,
+            check=page.check,
+            experiment=page.base.experiment,
+            share=Share(threads, find_gpus()),
+            at_once=options.n_jobs or _at_once(config, threads),
+            total=options.n_trials,
+            max_failure_rate=options.max_failure_rate,
+        )
+        about = {"storage": plan.storage, "name": name, "place": self.study.place, "metric": plan.metrics[0]}
+        pruner = None if is_none(options.pruner) else options.pruner
+        write_judge(directory, {**about, "pruner": pruner, "prune_after": options.prune_after})
+
+    def run(self, context: HydraContext, sweep: Sweep | None, arguments: Sequence[str]) -> None:
+        """Run what is missing.
+
+        Args:
+            context: Hydra's.
+            sweep: that goes on; None for a new one.
+            arguments: overrides, some of which may differ from those of the sweep.
+        """
+        from runner.sweeps.course import Launch, carry_out
+        from runner.sweeps.worker import run_in_sweep
+
+        begun = self._begin() if sweep is None else self._go_on(sweep, arguments)
+        if begun is None:  # a shared study that has all its trials
+            self._close([])
+            print(self._directory, flush=True)
+            self._raise_if_given_up()
+            return
+        sweep, runs, jobs = begun
+        page = self._page
+
+        def again(one: Launchable, state: JobState) -> Launchable:
+            return go_on(one, state, page.compose, page.words)
+
+        launcher = make_launcher(context, self._config, run_in_sweep)
+        launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self.rounds.total, self._close)
+        carry_out(launch, self._directory, launcher, page=self._config, most=None)
+        self._raise_if_given_up()
+
+    def _raise_if_given_up(self) -> None:
+        if self.rounds.gave_up:
+            raise SweepError("the search gave up", exit_code=1)
+
+    def _begin(self) -> _Begun | None:
+        from runner.sweeps.course import new_sweep
+
+        self._learn()
+        first = self.rounds.more([])
+        if first is None:
+            return None
+        sweep = new_sweep(self.rounds.jobs, self._directory, self._page.words)
+        return sweep, SweepRuns(sweep, Path.cwd()), first.jobs
+
+    def _learn(self) -> None:
+        """Tell the study of earlier runs."""
+        from runner.search.known import Mlflow, find_known, learn
+        from runner.search.page import page_of_task
+
+        if not self._known:
+            return
+
+        def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
+            return page_of_task(self._page.check(overrides).config.model_dump(mode="json", by_alias=True))
+
+        base = self._page.base
+        mlflow = Mlflow(base.config.tracking.uri, base.experiment)
+        runs = find_known(self._known, mlflow, key=f"{SECTION}.known")
+        print(learn(self.study, runs, page_of), file=sys.stderr)
+
+    def _go_on(self, sweep: Sweep, arguments: Sequence[str]) -> _Begun:
+        """Return the jobs that are left, with those of trials that were asked for and never became one."""
+        runs = SweepRuns(sweep, Path.cwd())
+        refuse_if_alive(self._directory, runs.directories())
+        states, rounds = runs.states(), self.rounds
+        changes = [text for text in arguments if sweep.may_change(text)]
+        left = rest_of(sweep, states, self._page.compose, changes=changes)
+        for number in {one.job.number for one in left} - self.study.in_flight().keys():
+            self.study.again(number)
+        rounds.jobs = list(sweep.jobs)
+        flying = self.study.in_flight()
+        lost = flying.pop(0, [])
+        rounds.flying = {job: [trial.number for trial in trials] for job, trials in flying.items()}
+        rounds.tell(states, ends=DONE)  # those that failed are made again
+        states = [state if state.status in DONE else JobState() for state in states]
+        fresh = rounds.enlist(lost, states)
+        runs.grow(rounds.jobs)
+        return runs.sweep, runs, [*left, *(Launchable(job, job.overrides) for job in fresh)]
+
+    def _close(self, states: Sequence[JobState]) -> None:
+        """Tell the last jobs, write the best trial, and say what came of the search."""
+        self.rounds.tell(states)
+        counts, best = self.study.counts(), self.study.best()
+        plan = self.study.plan
+        solutions = [
+            {"params": dict(trial.params), "values": [float(value) for value in trial.values]} for trial in best
+        ]
+        results: dict[str, object] = {"name": "optuna"}
+        if len(plan.metrics) > 1:
+            results["solutions"] = solutions
+        elif best:
+            results |= {"best_params": solutions[0]["params"], "best_value": best[0].values[0]}
+        (self._directory / RESULTS).write_text(yaml.safe_dump(results, sort_keys=False), encoding="utf-8")
+        if self.rounds.gave_up:
+            failed, ended = self.rounds.failed, self.rounds.ended
+            more = f"more than {SECTION}.max_failure_rate allows"
+            print(f"warning search: {failed} of {ended} trials failed, {more}", file=sys.stderr)
+        if counts.diverged and not best:
+            print("warning search: every trial diverged. Lower the range of optimizer.lr", file=sys.stderr)
+        if not self._page.base.config.quiet:
+            print(f"search {plan.name}: {counts}", flush=True)
+
+
+def _at_once(config: DictConfig, threads: int | None) -> int:
+    """Return how many trials are asked for at once: as many as run at once."""
+    if is_in_this_process(config):
+        return 1
+    return int(config.hydra.launcher.n_jobs) if threads is not None else os.cpu_count() or 1

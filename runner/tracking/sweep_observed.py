@@ -1,0 +1,115 @@
+"""A sweep in the words of a learning-rate report: what its runs came to, and what they had in common."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.finding.observed import Observed
+from runner.sweep_summary import SEED
+from runner.tracking.directory import CONFIG
+from runner.tracking.jsonl import find_result, first_loss
+from runner.tracking.sweep_file import Job, JobState, Sweep
+
+LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
+PURPOSE = "purpose"  # tag of a run: what a search made it for
+_LENGTH = ("train.duration",)
+_SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
+_CHOSEN = ("task", "optimizer", "warmup", "schedule")
+_WRITTEN = ("train.duration", "train.batch_size", "train.accumulate", "train.precision", "train.clip_norm")
+
+
+def lr_key(sweep: Sweep) -> str | None:
+    """Return the key of the learning rate that varies between jobs, None where fewer than two were tried."""
+    for key in LR_KEYS:
+        if sweep.varies(key) and len({_rate(job, key) for job in sweep.jobs}) > 1:
+            return key
+    return None
+
+
+def observe(sweep: Sweep, states: Sequence[JobState], root: Path, *, key: str = LR_KEYS[0]) -> list[Observed]:
+    """Return what the jobs of a sweep came to.
+
+    Args:
+        sweep: its jobs.
+        states: of the jobs, in order.
+        root: the directory of launch, below which the runs lie.
+        key: of the learning rate.
+    """
+    return [observe_job(job, state, root, key=key) for job, state in zip(sweep.jobs, states, strict=True)]
+
+
+def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0]) -> Observed:
+    """Return what one job came to; see `observe`."""
+    run = root / state.run if state.run is not None else None
+    result = find_result(run) if run is not None else None
+    purpose = result.tags.get(PURPOSE, "") if result is not None else ""
+    return Observed(
+        lr=_rate(job, key),
+        seed=job.seed,
+        loss=state.final_loss,
+        status=state.status,
+        group=_group(job, key, is_of_search=bool(purpose)),
+        first_loss=first_loss(run) if run is not None else math.nan,
+        steps=state.steps,
+        planned_steps=state.planned_steps,
+        run=state.run or "",
+        purpose=purpose,
+    )
+
+
+def in_common(sweep: Sweep, states: Sequence[JobState], root: Path) -> dict[str, str]:
+    """Return what did not vary and the best learning rate depends on: dotted key or group -> value."""
+    runs = [root / state.run for state in states if state.run is not None]
+    result = next((found for run in runs if (found := find_result(run)) is not None), None)
+    if result is None:
+        return {}
+    tree = next((page for run in runs if (page := _config(run))), {})
+    values = {name: result.choices.get(name) for name in _CHOSEN} | {key: _at(tree, key) for key in _WRITTEN}
+    return {key: str(value) for key, value in values.items() if value is not None and not sweep.varies(key)}
+
+
+def loss_name(states: Sequence[JobState]) -> str:
+    """Return what the final losses of the jobs are losses of."""
+    is_val = {state.is_val for state in states if not math.isnan(state.final_loss)}
+    if len(is_val) != 1:
+        return "loss"
+    return "val loss" if True in is_val else "train loss"
+
+
+def _group(job: Job, key: str, *, is_of_search: bool) -> str:
+    """Return what else varies, as pasted on a command line; a search makes runs of several lengths for one curve."""
+    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
+    varied = {name.lstrip("+"): value for name, value in job.varied.items()}
+    others = {name: value for name, value in varied.items() if name not in aside and not name.startswith(_SAYS)}
+    return shlex.join(f"{name}={value}" for name, value in others.items())
+
+
+def _rate(job: Job, key: str) -> float:
+    if key == LR_KEYS[0] or key not in job.varied:
+        return job.lr
+    try:
+        return float(job.varied[key])
+    except ValueError:
+        return job.lr
+
+
+def _config(run: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _at(tree: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key, None where there is none."""
+    found: Any = tree
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found

@@ -1,0 +1,70 @@
+"""What makes the runs of a batch: `sweep.backend`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from runner.config import Config
+from runner.errors import ConfigError, Problem
+from runner.trials.trial import Batch, Share, Trial
+
+
+class Backend(NamedTuple):
+    """A way to make runs.
+
+    Attributes:
+        run: makes those of a batch.
+        pass_on: sends a signal to its worker processes; None where it has none.
+        share: of the machine for each trial; None is all of it.
+        close: ends what it has started.
+        prepare: is called with the configurations of a batch before anything of it is written; may refuse them.
+    """
+
+    run: Callable[[Sequence[Trial], Batch], None]
+    pass_on: Callable[[int], None] | None = None
+    share: Share | None = None
+    close: Callable[[], None] = lambda: None
+    prepare: Callable[[Sequence[Config]], None] = lambda configs: None
+
+
+def backend_of(config: Config) -> Backend:
+    """Return the backend that the page chooses.
+
+    Raises:
+        ConfigError: this machine has fewer cores than there are to be workers.
+    """
+    from runner.trials.in_turn import run_in_turn
+
+    if config.sweep.backend == "processes":
+        return _processes(config.sweep.jobs)
+    if config.sweep.backend == "lanes":
+        return _lanes(config.sweep.lanes)
+    return Backend(run_in_turn)
+
+
+def _lanes(width: int) -> Backend:
+    from runner.lanes.refusal import WAY_OUT
+    from runner.trials.in_lanes import refusal_of, run_in_lanes
+
+    def prepare(configs: Sequence[Config]) -> None:
+        if configs and (reason := refusal_of(configs[0])) is not None:
+            key, _, rule = reason.partition(": ")
+            raise ConfigError([Problem(key, rule.removesuffix(f". {WAY_OUT}."), WAY_OUT)])
+
+    return Backend(partial(run_in_lanes, width=width), prepare=prepare)
+
+
+def _processes(jobs: int | None) -> Backend:
+    from runner.build import available_devices
+    from runner.sweeps.launch import cores
+    from runner.trials.workers import Workers
+
+    there = cores()
+    if jobs is not None and jobs > there:
+        rule = f"must be 1 to {there}, the cores of this machine, got {jobs}"
+        raise ConfigError([Problem("sweep.jobs", rule, "Set sweep.jobs=null")])
+    workers = Workers(jobs or there)
+    gpus = [device for device in available_devices() if device.startswith("cuda")]
+    return Backend(workers.run, workers.pass_on, Share(max(1, there // (jobs or there)), gpus), workers.close)

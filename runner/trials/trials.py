@@ -1,0 +1,221 @@
+"""Evaluate: points in, what came of them out. Every trial is a recorded run, all of them are one sweep."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from signal import Signals
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from hydra.core.hydra_config import HydraConfig
+
+from runner.commands import PROGRAM
+from runner.compose import overrides_of
+from runner.config import Config, Invocation
+from runner.errors import ConfigError, Problem
+from runner.finding.observed import Observed
+from runner.sweeps.place import new_directory
+from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
+from runner.sweeps.signals import caught
+from runner.tracking.lock import alone_in
+from runner.tracking.stderr import gathered_stderr
+from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
+from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe
+from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
+from runner.tracking.sweep_table import SweepTable
+from runner.trials.backends import Backend, backend_of
+from runner.trials.point import OnEval, Point
+from runner.trials.trial import Batch, Trial, trial_invocation
+
+if TYPE_CHECKING:
+    from runner.lr_end import Told
+    from runner.sweeps.check import CheckedJob
+
+_Key = tuple[tuple[str, str], ...]
+_ALONE = "a sweep that no other process is running"
+
+
+class Trials:
+    """The trials of one sweep, made batch by batch; a context, of which the end lets others into its directory.
+
+    A point that was asked for before, in this launch or in the one that it goes on with (`resume.sweep`), runs only
+    where its run is not done, and then goes on with it.
+
+    Args:
+        config: checked, of the mode that asks; `sweep.backend`, `sweep.jobs` and `sweep.lanes` say how runs are made.
+        invocation: how the program was called; the trials get what it says of them.
+        mode: what makes the sweep, for sweep.json.
+    Attributes:
+        directory: of the sweep; there are files in it once a batch is checked.
+        signal: that has ended it, None while none has come.
+    """
+
+    def __init__(self, config: Config, invocation: Invocation, *, mode: str) -> None:
+        from runner.trials.enlist import Page
+
+        self._config = config
+        self._invocation = invocation
+        self._backend: Backend = backend_of(config)
+        self._page = Page(invocation, share=self._backend.share)
+        self._errors: dict[int, str] = {}
+        self._closing = ExitStack()
+        self._closing.callback(self._backend.close)
+        self._sweep: Sweep | None = None
+        resumed = config.resume.sweep
+        self.directory = Path(resumed if resumed is not None else str(HydraConfig.get().sweep.dir))
+        self._given = tuple(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
+        self._mode = mode
+        if resumed is not None:
+            self._sweep = self._resumed()
+        self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
+        self._earlier, self._made = frozenset(self._jobs), set[_Key]()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    @property
+    def signal(self) -> Signals | None:
+        """The signal after which nothing starts any more."""
+        stop = self.directory / STOP
+        return Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
+
+    def __call__(self, points: Sequence[Point], *, on_eval: OnEval | None = None) -> list[Observed]:
+        """Make the runs of points, and return what came of them, in the same order.
+
+        A trial that fails or diverges is told like any other; after a signal, those that have not run are "waiting".
+
+        Args:
+            points: settings of the page.
+            on_eval: is asked after each evaluation whether the trial is given up.
+        Raises:
+            ConfigError: with all that is wrong with any of them; none has started.
+        """
+        keys = [_key(point.overrides) for point in points]
+        by_key = dict[_Key, Point]()
+        for key, point in zip(keys, points, strict=True):
+            by_key.setdefault(key, point)
+        fresh = {key: point for key, point in by_key.items() if key not in self._jobs}
+        checked = self._page.check(list(fresh.values()))
+        self._backend.prepare([one.config for one in checked])
+        jobs, checked = self._page.enlist(checked, len(self._jobs) + 1)
+        sweep = self._grow(jobs)
+        self._jobs |= zip(fresh, jobs, strict=True)
+        runs = SweepRuns(sweep, Path.cwd())
+        ready = dict(zip(fresh, checked, strict=True)) | self._left(by_key, runs.states())
+        self._made |= ready.keys()
+        trials = [self._trial(keys.index(key), self._jobs[key], one) for key, one in ready.items()]
+        self._run(sweep, runs, trials, on_eval)
+        observed = observe(sweep, self._states(runs), Path.cwd(), key=lr_key(sweep) or LR_KEYS[0])
+        return [observed[self._jobs[key].number - 1] for key in keys]
+
+    def finish(self, use: Callable[[Told], None] | None = None) -> None:
+        """Write and print what came of all trials, the directory of the sweep last.
+
+        Args:
+            use: is called with what was told of the learning rates, before the directory is printed.
+        Raises:
+            SweepError: none has finished, a signal ended it, or it cannot be written.
+        """
+        from runner.sweeps.end import finish
+
+        assert self._sweep is not None, "no batch was made"
+        states = self._states(SweepRuns(self._sweep, Path.cwd()))
+        config = self._config
+        finish(
+            self.directory,
+            self._sweep,
+            states,
+            tracking=config.tracking,
+            signal=self.signal,
+            quiet=config.quiet,
+            use=use,
+        )
+
+    def _left(self, points: Mapping[_Key, Point], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
+        """Return points of an earlier launch that are not done, to go on with their runs."""
+        found = {}
+        for key, point in points.items():
+            state = states[self._jobs[key].number - 1]
+            if key in self._earlier - self._made and state.status not in DONE:
+                found[key] = self._page.go_on(self._jobs[key], state, point)
+        return found
+
+    def _run(self, sweep: Sweep, runs: SweepRuns, trials: Sequence[Trial], on_eval: OnEval | None) -> None:
+        """Make runs under one table."""
+        if not trials or self.signal is not None:
+            return
+        batch = Batch(self.directory, on_eval, self._errors)
+        with (
+            gathered_stderr(self.directory / "stderr.log") as stderr,
+            SweepTable(sweep, lambda: self._now(runs), stderr=stderr, quiet=self._config.quiet),
+            caught(self.directory / STOP, pass_on=self._backend.pass_on),
+        ):
+            self._backend.run(trials, batch)
+
+    def _now(self, runs: SweepRuns, *, is_over: bool = False) -> list[JobState]:
+        return with_errors(runs.states(is_over=is_over), runs.begun(), dict(self._errors))
+
+    def _states(self, runs: SweepRuns) -> list[JobState]:
+        return self._now(runs, is_over=True)
+
+    def _trial(self, place: int, job: Job, one: CheckedJob) -> Trial:
+        assert self._sweep is not None
+        return Trial(place, job, one.config, trial_invocation(one, self._invocation, self._sweep.id))
+
+    def _grow(self, jobs: Sequence[Job]) -> Sweep:
+        """Enter jobs in sweep.json, which is made with the first of them."""
+        if self._sweep is None:
+            self._take(new_directory(self.directory))
+            given = self._given
+            command = shlex.join([*PROGRAM, *self._invocation.page, *given])
+            name = f"{self.directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
+            launched_from = os.path.relpath(Path.cwd(), self.directory)
+            self._sweep = Sweep(name, command, self._invocation.page, given, (), launched_from, self._mode)
+        if jobs or not self._sweep.jobs:
+            self._sweep = replace(self._sweep, jobs=(*self._sweep.jobs, *jobs))
+        states = self._states(SweepRuns(self._sweep, Path.cwd()))
+        write_sweep(self.directory, self._sweep, states, status="running")
+        return self._sweep
+
+    def _resumed(self) -> Sweep:
+        """Return the sweep to go on with.
+
+        Raises:
+            ConfigError: there is none, another process runs it, or its page was another one.
+        """
+        sweep = read_resumed(self.directory)
+        if sweep.mode != self._mode or sweep.key(sweep.overrides) != sweep.key(self._given):
+            rule = f"must be given on the command line, alone, got {str(self.directory)!r}"
+            raise ConfigError([Problem(KEY, rule, f"Call {shlex.join([*PROGRAM, f'{KEY}={self.directory}'])}")])
+        self._take(self.directory)
+        refuse_if_alive(self.directory, SweepRuns(sweep, Path.cwd()).directories())
+        return sweep
+
+    def _take(self, directory: Path) -> None:
+        """Keep others out of the directory, and forget a signal that ended an earlier launch."""
+        self._closing.enter_context(alone_in(directory, key=KEY, what=_ALONE))
+        (directory / STOP).unlink(missing_ok=True)
+
+
+def _key(overrides: Mapping[str, str]) -> _Key:
+    """Return what tells points apart, numbers however they are written."""
+    return tuple(sorted((key, _number(value)) for key, value in overrides.items()))
+
+
+def _number(text: str) -> str:
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text

@@ -1,0 +1,133 @@
+"""backend=processes: trials in worker processes, several at once; one that dies takes no trial with it but its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from signal import Signals
+from typing import NamedTuple
+
+from runner.trials.trial import Batch, Trial, make_run
+
+_POLL_SECONDS = 0.2  # another thread may have caught a signal, which this one then handles
+_LAST_SECONDS = 5.0  # for a worker that has nothing to do to end
+
+
+class _Worker(NamedTuple):
+    """A worker process, and how it is spoken to."""
+
+    process: BaseProcess
+    connection: Connection
+
+
+class Workers:
+    """Worker processes, kept from batch to batch.
+
+    Args:
+        most: how many there are at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._workers: list[_Worker] = []
+
+    def run(self, trials: Sequence[Trial], batch: Batch) -> None:
+        """Make the runs; those that fail are named in `batch.errors`."""
+        waiting, at_work = deque(trials), dict[Connection, tuple[_Worker, Trial]]()
+        while True:
+            idle = [worker for worker in self._workers if worker.connection not in at_work]
+            while waiting and len(at_work) < self._most and not batch.is_stopped:
+                worker = idle.pop() if idle else self._start()
+                trial = waiting.popleft()
+                at_work[worker.connection] = (worker, trial)
+                with contextlib.suppress(OSError):  # it has died, which shows when it is listened to
+                    worker.connection.send((trial, batch.directory, batch.on_eval is not None))
+            if not at_work:
+                return
+            for connection in wait(list(at_work), _POLL_SECONDS):
+                assert isinstance(connection, Connection)
+                worker, trial = at_work[connection]
+                if self._hear(worker, trial, batch):
+                    del at_work[connection]
+
+    def pass_on(self, number: int) -> None:
+        """Send a signal to all workers."""
+        for worker in list(self._workers):
+            if worker.process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, number)
+
+    def close(self) -> None:
+        """Let the workers end."""
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            worker.process.join(_LAST_SECONDS)
+            if worker.process.exitcode is None:
+                worker.process.kill()
+        self._workers.clear()
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of torch as they are
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(there,), daemon=True)
+        process.start()
+        there.close()
+        self._workers.append(worker := _Worker(process, here))
+        return worker
+
+    def _hear(self, worker: _Worker, trial: Trial, batch: Batch) -> bool:
+        """Take in what a worker says; return whether its trial has ended."""
+        try:
+            said = worker.connection.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            worker.process.join()
+            batch.errors[trial.job.number] = _death(worker.process.exitcode)
+            return True
+        if isinstance(said, str):
+            if said:
+                batch.errors[trial.job.number] = said
+            return True
+        step, metrics = said
+        with contextlib.suppress(OSError):
+            worker.connection.send(batch.on_eval is not None and batch.on_eval(trial.place, step, metrics))
+        return False
+
+
+def _death(code: int | None) -> str:
+    """Return how a worker has ended, in words."""
+    how = f"{Signals(-code).name}({code})" if code is not None and code < 0 else f"exit code {code}"
+    return f"its worker process ended with {how}, maybe for want of memory"
+
+
+def _work(connection: Connection) -> None:
+    """Make the runs that come, until no more do; a worker whose parent was killed ends its run first."""
+    from runner.sweeps.worker import quietly
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    while True:
+        try:
+            trial, directory, is_asked = connection.recv()
+        except (EOFError, OSError):
+            return
+        prune = partial(_ask, connection) if is_asked else None
+        error = quietly(partial(make_run, trial, prune), Path(directory), name=trial.job.name)
+        with contextlib.suppress(OSError):
+            connection.send(error)
+
+
+def _ask(connection: Connection, step: int, metrics: Mapping[str, float]) -> bool:
+    """Ask the process of the sweep whether the trial is given up; where that has died it is not."""
+    try:
+        connection.send((step, dict(metrics)))
+        return bool(connection.recv())
+    except (EOFError, OSError):
+        return False

@@ -1,0 +1,392 @@
+"""What is told of a learning rate: published vectors, and that it degrades honestly."""
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.finding.basin import basin_of, slopes_of
+from runner.finding.compare import compare, sign_test
+from runner.finding.failures import edge_of, failure_bounds
+from runner.finding.fit import fit, fit_quadratic
+from runner.finding.interval import interval_of
+from runner.finding.observed import Observed
+from runner.finding.points import LRPoint, points_of
+from runner.finding.report import lr_report
+from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
+from runner.finding.words import brief, group_sentences, headline, report_sentences
+
+# an MLP on digits with AdamW: means and seed sds of 5 seeds, without and with warmup
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+MEANS = (1.2963, 0.2365, 0.1008, 0.0941, 0.1051, 0.1901, 0.433, 1.579)
+SDS = (0.0127, 0.0036, 0.0009, 0.0029, 0.0192, 0.0543, 0.084, 0.412)
+WARM = (1.1759, 0.2027, 0.0973, 0.0889, 0.1006, 0.2369, 0.925, 2.201)
+
+
+def observe(
+    rates: tuple[float, ...] = RATES,
+    means: tuple[float, ...] = MEANS,
+    *,
+    seeds: int = 3,
+    fails_from: float = math.inf,
+    group: str = "",
+    first_loss: float = math.log(10),
+    purpose: str = "",
+    steps: int = 400,
+    noise: float = 1.0,
+) -> list[Observed]:
+    """Runs around the measured means with the measured noise."""
+    draw = random.Random(0)
+    found = []
+    for lr, mean, sd in zip(rates, means, SDS[: len(rates)], strict=True):
+        for seed in range(seeds):
+            loss, failed = abs(draw.gauss(mean, noise * sd)), lr >= fails_from
+            status = "diverged" if failed else "finished"
+            done = 40 if failed else steps
+            found.append(
+                Observed(
+                    lr, seed, math.nan if failed else loss, status, group, first_loss, done, steps, purpose=purpose
+                )
+            )
+    return found
+
+
+def points(means: tuple[float, ...] = MEANS, rates: tuple[float, ...] = RATES) -> list[LRPoint]:
+    return [LRPoint(lr, (mean,)) for lr, mean in zip(rates, means, strict=True)]
+
+
+def test_sensitivity_is_that_of_the_definition_and_a_diverged_run_counts_as_the_initial_loss() -> None:
+    assert lr_sensitivity([3.5, 3.2, 3.0, 3.1, 4.0, 12.0, math.nan], 10.4) == pytest.approx(2.3714285714, abs=1e-9)
+    assert lr_sensitivity([3.5, 3.2, 3.0, 3.1, 4.0, math.inf, math.nan], 10.4) == pytest.approx(2.3714285714, abs=1e-9)
+
+
+@pytest.mark.parametrize(("means", "published", "sd"), [(MEANS, 0.298, 0.072), (WARM, 0.461, 0.074)])
+def test_sensitivity_on_the_grid_is_the_measured_one(means: tuple[float, ...], published: float, sd: float) -> None:
+    found = sensitivity_on_grid(points(means), math.log(10))
+    assert found is not None
+    assert abs(found - published) < sd / math.sqrt(5)  # that of the means, and the mean over seeds
+
+
+def test_sensitivity_on_the_grid_needs_all_seven_rates_and_takes_half_decades_for_them() -> None:
+    half_decades = [LRPoint(10 ** (-3.5 + i / 2), (1.0,)) for i in range(7)]
+    assert sensitivity_on_grid(half_decades, 5.0) == 0.0
+    assert sensitivity_on_grid(half_decades[1:], 5.0) is None
+    assert sensitivity_on_grid([LRPoint(lr, (), 1) for lr in GRID], 5.0) is None
+
+
+def test_windowed_sensitivity_does_not_count_close_rates_twice() -> None:
+    coarse = points()
+    fine = sorted([*coarse, *(LRPoint(3e-3 * 10 ** (i / 1000), (0.0941,)) for i in range(1, 20))])
+    few, many = (windowed_sensitivity(some, math.log(10), center=3e-3) for some in (coarse, fine))
+    assert few is not None
+    assert many is not None
+    assert many.value == pytest.approx(few.value, rel=0.02)
+    assert many.decades == pytest.approx(1.5 + math.log10(30), rel=1e-6)
+
+
+def test_a_parabola_is_found_again() -> None:
+    rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    exact = fit_quadratic(rates, [2 + 0.05 * (math.log(lr) - math.log(1.5e-3)) ** 2 for lr in rates])
+    assert exact.vertex == pytest.approx(1.5e-3, rel=1e-9)
+    assert exact.c2 == pytest.approx(0.05, rel=1e-9)
+    found = fit_quadratic(rates, (2.30, 2.10, 2.00, 2.02, 2.20))
+    assert (found.c2, found.c1, found.c0) == pytest.approx((0.04764146, 0.63488784, 4.10949904), abs=1e-8)
+    assert found.vertex == pytest.approx(1.2770718e-3, rel=1e-7)
+    assert found.at(found.vertex) == pytest.approx(1.99431, abs=1e-5)
+
+
+@given(
+    center=st.floats(-4.0, -1.0),
+    bend=st.floats(0.02, 2.0),
+    floor=st.floats(-3.0, 3.0),
+    start=st.floats(0.0, 0.49),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_fit_finds_the_vertex_of_what_is_a_parabola(center: float, bend: float, floor: float, start: float) -> None:
+    logs = [center - 1.5 + start + i / 2 for i in range(6)]
+    made = [LRPoint(10**x, (math.exp(floor + bend * (x - center) ** 2),)) for x in logs]
+    found = fit(made)
+    assert found.is_vertex
+    assert math.log10(found.lr) == pytest.approx(center, abs=1e-6)
+    assert found.loss == pytest.approx(math.exp(floor), rel=1e-6)
+
+
+@given(scale=st.floats(1e-6, 1e6), shift=st.floats(1e-3, 1e3))
+@settings(max_examples=40, deadline=None)
+def test_the_unit_of_loss_and_learning_rate_do_not_matter(scale: float, shift: float) -> None:
+    plain = fit(points())
+    other = fit([LRPoint(lr * shift, (mean * scale,)) for lr, mean in zip(RATES, MEANS, strict=True)])
+    assert other.lr / shift == pytest.approx(plain.lr, rel=1e-6)
+
+
+def test_losses_below_zero_are_fitted_as_they_are() -> None:
+    found = fit([LRPoint(lr, (-5 + (math.log10(lr) + 2.6) ** 2,)) for lr in RATES])
+    assert not found.is_log
+    assert math.log10(found.lr) == pytest.approx(-2.6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("means", "why"),
+    [
+        ((1.0, 1.0), "there are only 2 learning rates to fit"),
+        ((1.0, 1.0, 1.0, 1.0, 1.0), "the losses do not bend upwards"),
+        ((1.0, 0.9, 0.8, 0.6, 0.3), "the losses do not bend upwards"),
+        ((3.0, 2.0, 1.5, 1.2, 1.0), "the lowest point of the parabola lies outside the learning rates that were tried"),
+    ],
+)
+def test_a_parabola_that_cannot_be_trusted_leaves_the_best_that_was_tried(means: tuple[float, ...], why: str) -> None:
+    found = fit(points(means, RATES[: len(means)]))
+    assert (found.lr, found.why_not) == (RATES[means.index(min(means))], why)
+    assert not found.is_vertex
+
+
+def test_a_rate_with_a_failed_seed_is_never_the_best() -> None:
+    lucky = [*points(), LRPoint(1.0, (0.01,), 4)]
+    assert fit(lucky).best == 3e-3
+
+
+def test_bounds_of_failures_are_those_of_the_binomial_distribution() -> None:
+    none = {3: 0.63, 5: 0.45, 10: 0.26, 20: 0.14, 30: 0.095, 60: 0.049}
+    assert {n: pytest.approx(failure_bounds(0, n)[1], abs=0.005) for n in none} == none
+    assert failure_bounds(5, 5) == pytest.approx((0.05**0.2, 1.0))
+    assert failure_bounds(0, 0) == (0.0, 1.0)
+    # 1 of 5, from tables of the binomial distribution: P(>= 1) = .05 at 1.02 %, P(<= 1) = .05 at 65.7 %
+    assert failure_bounds(1, 5) == pytest.approx((0.0102, 0.6574), abs=1e-4)
+
+
+def test_the_edge_lies_between_the_last_rate_without_a_failure_and_the_first_with_only_failures() -> None:
+    some = [LRPoint(0.1, (1.0,)), LRPoint(0.2, (1.0,), 1), LRPoint(0.3, (1.0,)), LRPoint(0.4, (), 2)]
+    assert edge_of(some) == (0.1, 0.2, 0.4)
+    assert not edge_of(some[:1]).is_known
+
+
+def test_the_basin_ends_where_the_losses_leave_it_or_runs_fail() -> None:
+    flat = [LRPoint(lr, (1.0,)) for lr in (1e-3, 1e-2, 1e-1)]
+    found = basin_of([*flat, LRPoint(1.0, (), 1)])
+    assert found is not None
+    assert (found.low, found.high, found.is_low_open, found.is_high_open) == (1e-3, 1e-1, True, False)
+    assert found.decades == pytest.approx(2.0)
+    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(1e-1, (2.0,))]
+    wide = basin_of(noisy)
+    assert wide is not None
+    assert wide.level == pytest.approx(1.0 + 2 * math.sqrt(0.02))
+    assert wide.low == 1e-3
+    assert wide.high == pytest.approx(1e-2 * 10 ** (2 * math.sqrt(0.02)))
+
+
+def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:
+    assert slopes_of(points()).ratio == pytest.approx((0.1051 - 0.0941) / (0.1008 - 0.0941), rel=1e-9)
+    failing = [*points()[:4], LRPoint(1e-2, (), 3)]
+    assert slopes_of(failing).higher == math.inf
+    assert math.isnan(slopes_of(points()[3:4]).higher)
+
+
+def test_the_interval_holds_the_optimum_and_shrinks_with_noise() -> None:
+    wide = interval_of(points_of(observe(seeds=5)), resamples=200)
+    calm = interval_of(points_of(observe(seeds=5, noise=0.1)), resamples=200)
+    assert wide is not None
+    assert calm is not None
+    assert wide.low < 3e-3 < wide.high
+    assert wide.level == 0.95
+    assert wide.high / wide.low > calm.high / calm.low > 1.0
+
+
+def test_one_seed_has_the_interval_between_the_neighbours_of_the_best() -> None:
+    found = interval_of(points())
+    assert found is not None
+    assert found[:2] == (1e-3, 1e-2)
+    assert math.isnan(found.level)
+    end = interval_of(points()[3:])
+    assert end is not None
+    assert end.is_low_open
+    assert not end.is_high_open
+    assert interval_of([LRPoint(0.1, (), 1)]) is None
+
+
+def test_sign_test() -> None:
+    assert [sign_test(5, 0), sign_test(6, 0), sign_test(0, 0), sign_test(2, 3)] == [0.0625, 0.03125, 1.0, 1.0]
+
+
+def test_paired_seeds_show_a_difference_that_noise_between_seeds_would_hide() -> None:
+    noise = (0.0, 5.0, -4.0, 9.0, 2.0)
+    left = dict(enumerate(noise))
+    right = {seed: loss + 0.5 + 0.01 * seed for seed, loss in left.items()}
+    paired = compare("a", "b", (1e-3, 1e-3), left, right)
+    assert (paired.is_shown, paired.wins, paired.p_sign, paired.seeds) == (True, 5, 0.0625, 5)
+    assert paired.difference == pytest.approx(0.52)
+    apart = compare("a", "b", (1e-3, 1e-3), left, {seed + 9: loss for seed, loss in right.items()})
+    assert (apart.is_paired, apart.is_shown) == (False, False)
+    assert apart.difference == pytest.approx(0.52)
+    single = compare("a", "b", (1e-3, 1e-3), {0: 1.0}, {0: 2.0})
+    assert math.isnan(single.error)
+    assert not single.is_shown
+
+
+def test_no_difference_is_shown_between_draws_of_one_distribution() -> None:
+    draw = random.Random(3)
+    shown = 0
+    for _ in range(200):
+        left, right = ({seed: draw.gauss(0, 1) for seed in range(5)} for _ in range(2))
+        shown += compare("a", "b", (1.0, 1.0), left, right).is_shown
+    assert shown <= 20  # 5 % of 200 are 10, 20 are 3 sd more
+
+
+def test_the_recommendation_lies_in_its_interval_and_says_what_it_rests_on() -> None:
+    report = lr_report(observe(), loss="val loss", fixed={"train.batch_size": "64"})
+    [group] = report.groups
+    assert group.interval is not None
+    assert group.interval.low < group.recommended < group.interval.high
+    assert group.recommended == pytest.approx(3e-3, rel=0.4)
+    assert report.override_line() == f"optimizer.lr={headline(report).partition('=')[2].partition(' ')[0]}"
+    text = "\n".join([*group_sentences(report, group), *report_sentences(report)])
+    assert "0 of 3 runs with optimizer.lr=0.003 failed: with 95% confidence at most 63% of runs do." in text
+    assert "Not varied, and the best learning rate depends on them: train.batch_size=64." in text
+    assert "Cost: 24 full runs in 24 runs." in text
+
+
+def test_at_the_edge_the_recommendation_is_a_third_of_the_largest_stable_rate() -> None:
+    [group] = lr_report(observe(fails_from=1e-2)).groups
+    assert group.is_at_edge
+    assert group.is_capped
+    assert group.recommended == pytest.approx(1e-3)
+    assert group.recommended <= group.edge.stable / 3
+    assert (group.edge.stable, group.edge.hopeless) == (3e-3, 1e-2)
+
+
+def test_far_from_the_edge_nothing_is_capped() -> None:
+    [group] = lr_report(observe(fails_from=3e-1)).groups
+    assert not group.is_at_edge
+    assert group.safety_ratio == pytest.approx(0.1 / group.best_lr, rel=0.4)
+
+
+def test_every_run_failed_recommends_lower_rates() -> None:
+    report = lr_report(observe(fails_from=0.0))
+    assert math.isnan(report.best.recommended)
+    assert report.best.try_next == (1e-6, 3e-6, 1e-5, 3e-5)
+    assert headline(report) == (
+        "no recommendation: a run failed at every learning rate; try lower ones: optimizer.lr=1e-6,3e-6,1e-5,3e-5"
+    )
+    assert report.override_line() == ""
+
+
+@pytest.mark.parametrize(("first", "last", "end", "more"), [(0, 3, "high", (3e-3, 1e-2)), (4, 8, "low", (1e-3, 3e-3))])
+def test_the_best_at_an_end_asks_for_a_wider_range(first: int, last: int, end: str, more: tuple[float, ...]) -> None:
+    [group] = lr_report(observe(RATES[first:last], MEANS[first:last])).groups
+    assert (group.end, group.try_next) == (end, more)
+
+
+def test_a_range_that_ends_in_failures_is_not_to_be_extended() -> None:
+    [group] = lr_report(observe(RATES[:5], MEANS[:5], fails_from=1e-2)).groups
+    assert group.end == ""
+
+
+def test_losses_that_are_no_numbers_are_failures_and_interrupted_runs_nothing() -> None:
+    runs = [*observe(seeds=1), Observed(1.0, 0, math.nan), Observed(2.0, 0, 0.001, "interrupted", steps=10)]
+    [group] = lr_report(runs).groups
+    assert group.edge.first_failing == 1.0
+    assert group.unfinished == {"interrupted": 1}
+    assert group.rates[-1].lr == 1.0
+
+
+def test_a_rate_above_the_best_at_which_nothing_was_learned_counts_as_failed() -> None:
+    runs = [one._replace(loss=2.29 + one.seed / 100) if one.lr == 3e-1 else one for one in observe()]
+    report = lr_report(runs)
+    [group] = report.groups
+    assert group.stuck == (3e-1,)
+    assert (group.edge.stable, group.edge.hopeless) == (1e-1, 3e-1)
+    assert group.rates[-1].mean == pytest.approx(2.3)
+    assert "At 0.3 the loss ended no lower than it began, which counts as failed." in group_sentences(report, group)
+    too_low = [one._replace(loss=2.3) if one.lr == 1e-4 else one for one in observe()]
+    assert lr_report(too_low).groups[0].stuck == ()
+
+
+def test_shorter_runs_tell_of_failures_and_are_not_in_the_curve() -> None:
+    short = observe((1e-3, 1.0), (0.0, 0.5), steps=100, fails_from=1.0, purpose="grid")
+    report = lr_report([*observe(), *short])
+    [group] = report.groups
+    assert group.best_loss > 0.05
+    assert group.edge.first_failing == 1.0
+    assert group.short_runs == 6
+    alone = lr_report(short, full_steps=400)
+    assert alone.groups[0].curve_steps == 100
+    assert "All runs had 25% of the full length" in " ".join(brief(alone))
+    assert alone.cost.full_runs == pytest.approx(3 * 0.25 + 3 * 0.1)
+
+
+def test_fresh_seeds_verify_and_cost_apart() -> None:
+    fresh = observe((3e-3,), (0.0941,), seeds=5, purpose="verify")
+    report = lr_report([*observe(), *fresh])
+    verified = report.best.verified
+    assert verified is not None
+    assert (verified.runs, verified.failed, round(verified.most_failing, 2)) == (5, 0, 0.45)
+    assert (report.cost.full_runs, report.cost.verify_full_runs) == (24.0, 5.0)
+    assert report.best.fit == lr_report(observe()).best.fit
+
+
+def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
+    warm = observe(means=WARM, group="warmup=linear", noise=0.1)
+    cold = observe(group="warmup=none", noise=0.1)
+    report = lr_report([*cold, *warm])
+    assert [group.name for group in report.groups] == ["warmup=linear", "warmup=none"]
+    [comparison] = report.comparisons
+    assert (comparison.is_paired, comparison.is_shown, comparison.seeds) == (True, True, 3)
+    assert comparison.difference == pytest.approx(0.0052, abs=0.001)
+    assert report.override_line().startswith("warmup=linear optimizer.lr=")
+    same = lr_report([*cold, *observe(group="warmup=x")])
+    assert "no difference shown" in report_sentences(same)[0]
+
+
+def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:
+    runs = [*observe(RATES[:7], MEANS[:7], group="a=0"), *(one for n in range(1, 6) for one in observe(group=f"a={n}"))]
+    notes = lr_report(runs).notes
+    assert [note.split(",")[0] for note in notes] == [
+        "The groups were tried with different numbers of learning rates",
+        "Of 5 comparisons",
+    ]
+    assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
+
+
+def test_different_tasks_are_not_compared() -> None:
+    report = lr_report([*observe(group="task=a"), *observe(means=WARM, group="task=b")])
+    assert report.comparisons == ()
+    assert report.notes == ("The tasks differ: their losses are not compared.",)
+
+
+def test_many_settings_with_a_rate_each_are_one_curve() -> None:
+    runs = [one._replace(group=f"optimizer.eps={i}") for i, one in enumerate(observe(seeds=1))]
+    report = lr_report(runs)
+    assert [group.name for group in report.groups] == [""]
+    assert report.notes[0].startswith("optimizer.eps had 8 settings")
+
+
+@given(
+    st.lists(
+        st.builds(
+            Observed,
+            st.sampled_from((1e-4, 1e-3, 3e-3, 1e-2, 0.1, 1.0)),
+            st.integers(0, 2),
+            st.one_of(st.floats(1e-300, 1e300), st.floats(allow_nan=True), st.just(0.0)),
+            st.sampled_from(("finished", "diverged", "interrupted", "failed", "waiting")),
+            st.sampled_from(("", "a=1")),
+            st.floats(),
+            st.integers(0, 100),
+            st.sampled_from((0, 50, 100)),
+            st.just("runs/x"),
+            st.sampled_from(("", "grid", "verify", "range_test")),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_whatever_runs_came_to_there_is_a_report(runs: list[Observed]) -> None:
+    report = lr_report(runs)
+    json.dumps(report.as_json(), allow_nan=False)
+    sentences = [headline(report), *brief(report), *report_sentences(report)]
+    for group in report.groups:
+        sentences += group_sentences(report, group)
+        assert math.isnan(group.recommended) or group.recommended > 0
+    assert all("nan" not in text for text in sentences)
