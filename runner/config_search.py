@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 from pydantic import BeforeValidator, Field, Strict
 
 from runner.config_types import Count, Finite, Positive, Section, integral
@@ -88,7 +88,16 @@ class SearchSection(Searching):
     """What mode=search looks for.
 
     Attributes:
+        low, high: bounds of the learning rate; None begins at what is typical for the optimizer and may leave it.
+        budget: updates of the default procedure, in full runs.
+        verify: number of fresh seeds at the recommendation.
+        write: page to write that trains with it; None writes none.
         space: dotted key -> what it may be, in Hydra's words; {} is the learning rate.
     """
 
+    low: Positive | None = None
+    high: Positive | None = None
+    budget: Annotated[float, Ge(4), Finite] = 6.0
+    verify: Annotated[int, Strict(), Ge(0), BeforeValidator(integral)] = 5
+    write: Annotated[str, MinLen(1)] | None = None
     space: Annotated[dict[str, Any], BeforeValidator(_flat)] = Field(default_factory=dict)

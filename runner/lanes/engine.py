@@ -24,14 +24,16 @@ import torch
 from torch import Tensor
 
 from runner.errors import TaskError
+from runner.lanes.evaluation import evaluate
 from runner.lanes.forward import backward, scale
+from runner.lanes.fused import FusedUpdate
 from runner.lanes.lane import Lane, Outcome, Running
 from runner.lanes.refusal import unfit
 from runner.lanes.stack import Stack, release
 from runner.tasks.closing import Closable, in_use
 from runner.train.act import Run
 from runner.train.clipping import Fixed
-from runner.train.course import Course, is_evaluated, judge, metrics_of, note_update, settle
+from runner.train.course import Course, is_evaluated, judge, note_update, settle
 from runner.train.seeding import generator_states, restore_generators
 from runner.train.step import Signals, update
 
@@ -128,29 +130,43 @@ def _step(stack: Stack, lanes: list[Running]) -> None:
         for lane in lanes:
             lane.error = error
         return
-    for lane, those in zip(lanes, signals, strict=True):
-        if lane.attempt(judge, those):
-            lane.attempt(
-                lambda course: update(course.run.optimizer, course.run.scaler, course.run.average, drop=course.drops)
-            )
-            lane.attempt(note_update)
-            lane.goes_on = True
-    for lane in lanes:
-        if lane.goes_on and lane.error is None:
-            lane.goes_on = False
-            lane.attempt(
-                lambda course: settle(course, metrics_of(course, course.run.model) if is_evaluated(course) else None)
-            )
+    going = [lane for lane, those in zip(lanes, signals, strict=True) if lane.attempt(judge, those)]
+    with torch.no_grad():
+        for lane in going:
+            lane.attempt(_update, lane.fused)
+    due = [lane for lane in going if lane.error is None and is_evaluated(lane.course)]
+    metrics = _metrics(stack, lanes, due) if due else {}
+    for lane in going:
+        if lane.error is None:
+            lane.attempt(settle, metrics.get(lane.index))
 
 
-def _update(course: Course) -> None:
+def _metrics(stack: Stack, lanes: list[Running], due: list[Running]) -> dict[int, dict[str, float]]:
+    """Return what evaluations find, by index of the lane; a failure ends all that were due."""
+    try:
+        with ExitStack() as averages:
+            for lane in due:
+                if lane.run.average is not None:
+                    averages.enter_context(lane.run.average.applied())
+            found = evaluate(
+                stack, [lane.run.task for lane in lanes], [lanes.index(lane) for lane in due], lanes[0].run.plan
+            )
+    except Exception as error:
+        for lane in due:
+            lane.error = error
+        return {}
+    return {lane.index: metrics for lane, metrics in zip(due, found, strict=True)}
+
+
+def _update(course: Course, fused: FusedUpdate | None) -> None:
     run = course.run
-    update(run.optimizer, run.scaler, run.average, drop=course.drops)
+    if fused is None or course.drops:
+        update(run.optimizer, run.scaler, run.average, drop=course.drops)
+    else:
+        fused()
+        if run.average is not None:
+            run.average.update()
     note_update(course)
-
-
-def _settle(course: Course) -> None:
-    settle(course, metrics_of(course, course.run.model) if is_evaluated(course) else None)
 
 
 def _gradients(stack: Stack, lanes: list[Running]) -> list[Signals]:
@@ -166,7 +182,8 @@ def _gradients(stack: Stack, lanes: list[Running]) -> list[Signals]:
         plan,
         [lane.course.shown for lane in lanes],
     )
-    stack.drop_frozen_gradients()
+    if stack.has_frozen:
+        stack.drop_frozen_gradients()
     grads = [p.grad for p in stack.parameters.values() if p.grad is not None]
     norms = torch.linalg.vector_norm(
         torch.stack([g.flatten(1).norm(dim=1) if g.dim() > 1 else g.abs() for g in grads]), dim=0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from runner.errors import TaskError
+from runner.lanes.batched import batched_operations
 from runner.lanes.stack import Stack
 from runner.tasks.protocol import Batch, Task
 from runner.train.plan import TrainPlan
@@ -100,7 +101,7 @@ def forward(stack: Stack, task: Task, shared: Shared, plan: TrainPlan, *, with_o
     if not is_whole:
         index = torch.tensor(shared.lanes, device=plan.device)
         tensors = {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
-    with autocast(plan):
+    with autocast(plan), batched_operations():
         totals, *tensors_out = torch.func.vmap(
             one, in_dims=(0, 0 if shared.is_stacked else None), randomness="different"
         )(tensors, shared.batch)

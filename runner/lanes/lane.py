@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runner.lanes.fused import FusedUpdate
 from runner.train.act import OnRecord, Run
 from runner.train.checkpoint import Checkpoints
 from runner.train.course import Course, Interrupted, begin, finish, make_ready
@@ -42,12 +43,12 @@ class Running:
     def __init__(self, index: int, lane: Lane) -> None:
         self.index = index
         self.error: Exception | None = None
-        self.goes_on = False
         self.parts = lane.parts
         parts = {**lane.parts}
         given_clipping = parts.pop("clipping", None)
         self.run = Run(**parts, checkpoints=lane.checkpoints, on_record=lane.on_record, given_clipping=given_clipping)
         self.course: Course = begin(self.run, lane.interrupted)
+        self.fused = FusedUpdate(self.run.optimizer) if FusedUpdate.takes(self.run.optimizer) else None
 
     @property
     def is_over(self) -> bool:

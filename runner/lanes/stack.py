@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class Stack:
     Attributes:
         parameters, buffers: by name, (lanes, ...).
         size: number of lanes.
+        has_frozen: whether a lane does not train what another one does.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -29,14 +30,17 @@ class Stack:
         self.template = self.models[0]
         self.parameters = _stacked([dict(model.named_parameters()) for model in self.models])
         self.buffers = _stacked([dict(model.named_buffers()) for model in self.models])
-        self._own = [[dict(model.named_parameters())[name] for name in self.parameters] for model in self.models]
+        self._lanes = list(zip(*(model.parameters() for model in self.models), strict=True))  # by name, then by lane
         self._places = list(_places(self.template))
         self.follow_freezing()
 
     def follow_freezing(self) -> None:
         """Take gradients of what any lane trains now."""
-        for stacked, lanes in zip(self.parameters.values(), zip(*self._own, strict=True), strict=True):
-            stacked.requires_grad_(any(parameter.requires_grad for parameter in lanes))
+        self.has_frozen = False
+        for stacked, lanes in zip(self.parameters.values(), self._lanes, strict=True):
+            are_trained = {parameter.requires_grad for parameter in lanes}
+            stacked.requires_grad_(any(are_trained))
+            self.has_frozen |= len(are_trained) > 1
 
     @contextmanager
     def lent(self, tensors: dict[str, Tensor]) -> Iterator[nn.Module]:
@@ -52,18 +56,19 @@ class Stack:
 
     def drop_frozen_gradients(self) -> None:
         """Set gradients to zero where a lane does not train what another one does."""
-        for stacked, lanes in zip(self.parameters.values(), zip(*self._own, strict=True), strict=True):
+        for stacked, lanes in zip(self.parameters.values(), self._lanes, strict=True):
             frozen = [index for index, parameter in enumerate(lanes) if not parameter.requires_grad]
             if frozen and stacked.grad is not None:
                 stacked.grad[frozen] = 0.0
 
     def hand_out_gradients(self) -> None:
         """Give every lane's parameters the views of their gradients; None where there is none or a lane is frozen."""
-        for index, stacked in enumerate(self.parameters.values()):
-            slices = repeat(None) if stacked.grad is None else stacked.grad.unbind(0)
-            for own, grad in zip(self._own, slices, strict=False):
-                parameter = own[index]
-                parameter.grad = grad if parameter.requires_grad else None
+        for stacked, lanes in zip(self.parameters.values(), self._lanes, strict=True):
+            for own, grad in zip(lanes, repeat(None) if stacked.grad is None else stacked.grad.unbind(0), strict=False):
+                own.grad = grad
+        if self.has_frozen:
+            for own in chain.from_iterable(self._lanes):
+                own.grad = own.grad if own.requires_grad else None
 
 
 def release(model: nn.Module) -> None:

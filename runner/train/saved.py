@@ -116,7 +116,7 @@ def _without_neighbours(value: Any) -> Any:
     if type(value) in (torch.Tensor, torch.nn.Parameter):
         is_view = value.untyped_storage().nbytes() > value.numel() * value.element_size()
         return value.detach().clone() if is_view else value
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple) and value and not isinstance(value[0], int | float):
         return type(value)(map(_without_neighbours, value))
     if isinstance(value, dict):
         return type(value)((key, _without_neighbours(item)) for key, item in value.items())

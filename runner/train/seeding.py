@@ -29,12 +29,13 @@ def make_deterministic(enabled: bool) -> None:
 
 
 def generator_states() -> dict[str, Any]:
-    """Return the states of all global generators, as tensors, lists and numbers only."""
+    """Return the states of all global generators, as tensors and numbers only: to pickle a list takes milliseconds."""
     name, keys, *rest = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+        "python": (version, torch.tensor(words), gauss),
+        "numpy": (name, torch.tensor(keys.astype(np.int64)), *rest),  # type: ignore[union-attr]
     }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -46,11 +47,16 @@ def generator_states() -> dict[str, Any]:
 def restore_generators(states: dict[str, Any]) -> None:
     """Set all global generators to saved states; a device that is not there is left out."""
     torch.set_rng_state(states["torch"])
-    version, keys, gauss = states["python"]
-    random.setstate((version, tuple(keys), gauss))
-    name, numbers, *rest = states["numpy"]
-    np.random.set_state((name, np.array(numbers, dtype=np.uint32), *rest))
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(_listed(words)), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.array(_listed(keys), dtype=np.uint32), *rest))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
     if "mps" in states and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])
+
+
+def _listed(words: Any) -> list[int]:
+    """Return the words of a state; older checkpoints have lists of them."""
+    return words.tolist() if isinstance(words, torch.Tensor) else list(words)

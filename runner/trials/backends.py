@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from runner.config import Config
@@ -18,12 +19,14 @@ class Backend(NamedTuple):
         pass_on: sends a signal to its worker processes; None where it has none.
         share: of the machine for each trial; None is all of it.
         close: ends what it has started.
+        prepare: is called with the configurations of a batch before anything of it is written; may refuse them.
     """
 
     run: Callable[[Sequence[Trial], Batch], None]
     pass_on: Callable[[int], None] | None = None
     share: Share | None = None
     close: Callable[[], None] = lambda: None
+    prepare: Callable[[Sequence[Config]], None] = lambda configs: None
 
 
 def backend_of(config: Config) -> Backend:
@@ -36,7 +39,21 @@ def backend_of(config: Config) -> Backend:
 
     if config.sweep.backend == "processes":
         return _processes(config.sweep.jobs)
+    if config.sweep.backend == "lanes":
+        return _lanes(config.sweep.lanes)
     return Backend(run_in_turn)
+
+
+def _lanes(width: int) -> Backend:
+    from runner.lanes.refusal import WAY_OUT
+    from runner.trials.in_lanes import refusal_of, run_in_lanes
+
+    def prepare(configs: Sequence[Config]) -> None:
+        if configs and (reason := refusal_of(configs[0])) is not None:
+            key, _, rule = reason.partition(": ")
+            raise ConfigError([Problem(key, rule.removesuffix(f". {WAY_OUT}."), WAY_OUT)])
+
+    return Backend(partial(run_in_lanes, width=width), prepare=prepare)
 
 
 def _processes(jobs: int | None) -> Backend:

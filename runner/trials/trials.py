@@ -107,7 +107,9 @@ class Trials:
         for key, point in zip(keys, points, strict=True):
             by_key.setdefault(key, point)
         fresh = {key: point for key, point in by_key.items() if key not in self._jobs}
-        jobs, checked = self._page.enlist(self._page.check(list(fresh.values())), len(self._jobs) + 1)
+        checked = self._page.check(list(fresh.values()))
+        self._backend.prepare([one.config for one in checked])
+        jobs, checked = self._page.enlist(checked, len(self._jobs) + 1)
         sweep = self._grow(jobs)
         self._jobs |= zip(fresh, jobs, strict=True)
         runs = SweepRuns(sweep, Path.cwd())

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from runner.trials.trial import Batch, Trial, make_run
 
+_POLL_SECONDS = 0.2  # another thread may have caught a signal, which this one then handles
 _LAST_SECONDS = 5.0  # for a worker that has nothing to do to end
 
 
@@ -50,7 +51,7 @@ class Workers:
                     worker.connection.send((trial, batch.directory, batch.on_eval is not None))
             if not at_work:
                 return
-            for connection in wait(list(at_work)):
+            for connection in wait(list(at_work), _POLL_SECONDS):
                 assert isinstance(connection, Connection)
                 worker, trial = at_work[connection]
                 if self._hear(worker, trial, batch):
