@@ -150,6 +150,10 @@ def test_same_seed_gives_the_same_search_and_another_another(program: Program) -
             ["hydra.sweeper.sampler.sed: unknown key, did you mean hydra.sweeper.sa"],
         ),
         (
+            [LR, "hydra/sweeper/sampler=lr"],
+            ["hydra/sweeper/sampler: must be one of gp, grid, qmc, random, tpe, got 'lr'"],
+        ),
+        (
             [LR, "hydra/sweeper/sampler=grid"],
             ["optimizer.lr: must be a list or a range for sampler=grid, got interval"],
         ),
