@@ -109,9 +109,11 @@ class Rounds:
             ends: statuses that are told.
         """
         for job, state in zip(self.jobs, states, strict=False):
-            if state.status in ends:
+            if state.status in ends and job.number in self.flying:
+                metrics = self.study.plan.metrics
+                ended = ended_of(state.status, state.run, metrics, steps=state.steps, verdict=state.verdict)
                 for number in self.flying.pop(job.number, ()):
-                    self._end(number, ended_of(state, self.study.plan.metrics))
+                    self._end(number, ended)
 
     def _end(self, number: int, ended: Ended) -> None:
         self.study.tell(number, ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,9 +117,16 @@ class _Search:
             return go_on(one, state, page.compose, page.words)
 
         launcher = make_launcher(context, self._config, run_in_sweep)
-        launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self.rounds.total, self._close)
+        launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self._total(), self._close)
         carry_out(launch, self._directory, launcher, page=self._config, most=None)
         self._raise_if_given_up()
+
+    def _total(self) -> int:
+        """Return how many jobs there will be at most: a space of lists has only so many points."""
+        space, total = self.study.plan.space, self.rounds.total
+        counted = [one.values for one in space.values()]
+        whole = math.prod(len(values) for values in counted if values is not None)
+        return total if None in counted or self._page.extend is not None else min(total, whole)
 
     def _raise_if_given_up(self) -> None:
         if self.rounds.gave_up:

@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING
 
 from runner.config import Config, Invocation
 from runner.curves import number
-from runner.errors import ConfigError, Problem, SweepError
+from runner.errors import ConfigError, Problem
+from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
-from runner.search.ended import ended_of
 from runner.search.fingerprint import fingerprint
 from runner.search.goals import choose_goals, reported
-from runner.search.judge import Judge
 from runner.search.known import Mlflow, find_known, learn
+from runner.search.loop import OnEval, search
 from runner.search.opening import Plan
 from runner.search.page import page_of_task
 from runner.search.parts import is_none, make_pruner, make_sampler
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
-from runner.search.trials import Asked, has_too_many_failed
-from runner.tracking.sweep_file import JobState
 from runner.trials.find_lr import bounds_of, lr_key_of
 from runner.trials.point import Point
 
@@ -42,14 +40,14 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials) -> Plan:
     """
     from runner.build import find_facts  # imports torch
 
-    search, sampler = config.search, section_of(config.sampler)
-    texts = dict(search.space) or {lr_key_of(config): "interval({}, {})".format(*map(number, bounds_of(config)))}
-    extend = extend_by(search.custom_search_space, invocation.tree, key=f"{_SECTION}.custom_search_space")
+    section, sampler = config.search, section_of(config.sampler)
+    texts = dict(section.space) or {lr_key_of(config): "interval({}, {})".format(*map(number, bounds_of(config)))}
+    extend = extend_by(section.custom_search_space, invocation.tree, key=f"{_SECTION}.custom_search_space")
     space: Space = read_space(space_of(texts))
     checked = evaluate.check([Point(corner) for corner in corners(space)])
     facts = find_facts(config.task, config.train, config.resume, config.seed)
     known = reported(facts.goals, facts.examples)
-    metrics, directions = choose_goals(search.metric, search.direction, known, section=_SECTION)
+    metrics, directions = choose_goals(section.metric, section.direction, known, section=_SECTION)
     make_sampler(sampler, space, key="sampler")
     make_pruner(section_of(config.pruner), key="pruner")
     if len(metrics) > 1 and not is_none(section_of(config.pruner)):
@@ -60,11 +58,11 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials) -> Plan:
         raise ConfigError([Problem("pruner", rule, "Set pruner=none")])
     tree = page_of_task(checked[0].config.model_dump(mode="json", by_alias=True))
     said = {key: dimension.text for key, dimension in space.items()}
-    if search.custom_search_space is not None:
-        said["custom_search_space"] = search.custom_search_space
-    name = search.study_name or evaluate.directory.name
+    if section.custom_search_space is not None:
+        said["custom_search_space"] = section.custom_search_space
+    name = section.study_name or evaluate.directory.name
     about = fingerprint(said, tree, metrics, directions)
-    return Plan(space, extend, about, metrics, directions, sampler, search.storage, name, _SECTION)
+    return Plan(space, extend, about, metrics, directions, sampler, section.storage, name, _SECTION)
 
 
 def section_of(node: Node) -> dict[str, object]:
@@ -76,46 +74,29 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
     """Make the trials that are missing in the study; a signal ends it.
 
     Raises:
-        SweepError: too many trials failed, or the storage of the study did.
+        SweepError: the storage of the study failed.
     """
-    search, failed, ended = config.search, 0, 0
+    section = config.search
     evaluate([])  # makes the directory of the sweep, which the study is locked by
     study = Study(plan, evaluate.directory)
     _learn(config, study, evaluate)
-    at_once = config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2)
-    asked: Sequence[Asked] = [trial for trials in study.in_flight().values() for trial in trials]
-    while asked := asked or study.ask(at_once, total=search.n_trials):
-        judge = _Judges(config, study, asked)
-        found = evaluate([Point(trial.overrides) for trial in asked], on_eval=judge if judge.is_needed else None)
-        for trial, one in zip(asked, found, strict=True):
-            if one.status not in ("waiting", "interrupted"):
-                state = JobState(one.status, one.status, one.run or None, one.steps, one.planned_steps)
-                study.tell(trial.number, ended_of(state, plan.metrics))
-                failed, ended = failed + (one.status == "failed"), ended + 1
-        if evaluate.signal is not None:
-            return
-        if has_too_many_failed(failed, ended, most=search.max_failure_rate):
-            rule = f"{failed} of {ended} trials failed, more than {_SECTION}.max_failure_rate allows"
-            raise SweepError(f"the search gave up: {rule}", exit_code=1)
-        asked = []
+
+    def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
+        return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
+
+    pruner = section_of(config.pruner)
+    search(
+        study,
+        evaluate_points,
+        total=section.n_trials,
+        at_once=config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2),
+        planned_steps=planned_steps(config).steps,
+        pruner=None if is_none(pruner) else pruner,
+        prune_after=section.prune_after,
+        max_failure_rate=section.max_failure_rate,
+    )
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)
-
-
-class _Judges:
-    """Asks the pruner at every evaluation of a batch."""
-
-    def __init__(self, config: Config, study: Study, asked: Sequence[Asked]) -> None:
-        self.is_needed = not is_none(section_of(config.pruner))
-        if self.is_needed:
-            judging = study.with_pruner(make_pruner(section_of(config.pruner), key="pruner"))
-            metric, after = study.plan.metrics[0], config.search.prune_after
-            self._judges = [Judge(judging, [trial.number], metric=metric, prune_after=after) for trial in asked]
-            self._steps = planned_steps(config).steps
-
-    def __call__(self, place: int, step: int, metrics: Mapping[str, float]) -> bool:
-        """Return whether a trial is given up."""
-        return self._judges[place](step, self._steps, metrics)
 
 
 def _learn(config: Config, study: Study, evaluate: Trials) -> None:
