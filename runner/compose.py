@@ -26,9 +26,9 @@ from runner.nodes import conf_directory
 from runner.tracking.directory import CONFIG
 from runner.wording import shown, unresolved
 
-_PLUGINS = str(Path(__file__).resolve().parent / "plugins")
-if _PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
-    sys.path.append(_PLUGINS)
+PLUGINS = str(Path(__file__).resolve().parent / "plugins")
+if PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
+    sys.path.append(PLUGINS)
 
 _PLATEAU = "Set schedule=constant detector=[default,plateau] remedy=[reduce_lr,stop]"
 _ELSEWHERE = {

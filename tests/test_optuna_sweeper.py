@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,10 @@ def test_same_seed_gives_the_same_search_and_another_another(program: Program) -
         (
             [LR, "+hydra.sweeper.sampler.sed=1"],
             ["hydra.sweeper.sampler.sed: unknown key, did you mean hydra.sweeper.sa"],
+        ),
+        (
+            [LR, "hydra/sweeper/sampler=lr"],
+            ["hydra/sweeper/sampler: must be one of gp, grid, qmc, random, tpe, got 'lr'"],
         ),
         (
             [LR, "hydra/sweeper/sampler=grid"],
@@ -361,3 +366,28 @@ def test_trials_run_at_once_through_joblib_and_are_pruned_there(tmp_path: Path) 
     assert done.code == 0, done.err
     assert sorted(statuses(done)) == ["finished"] + ["pruned"] * 3
     assert sorted(states_of(trials_of(done))) == ["COMPLETE"] + ["PRUNED"] * 3
+
+
+def test_interrupted_search_goes_on_with_the_same_trials(program: Program, tmp_path: Path) -> None:
+    words = [*OPTUNA, *QUADRATIC, LR, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]
+    stopped = call_program(*words, "notify.command='kill -INT $PPID'", directory=tmp_path)
+    assert stopped.code == 130, stopped.err
+    assert statuses(stopped) == ["finished", "waiting"]
+    assert states_of(trials_of(stopped)) == ["COMPLETE", "RUNNING"]
+    rest = program(f"resume.sweep={stopped.run}", "notify.command=null")
+    assert rest.code == 0, rest.err
+    assert statuses(rest) == ["finished"] * 3
+    assert states_of(trials_of(rest)) == ["COMPLETE"] * 3
+    assert len(runs_of(tmp_path)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_trials_run_at_once_through_ray_and_are_pruned_there(tmp_path: Path) -> None:
+    ray = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "hydra.sweeper.n_jobs=2"]
+    threshold = ["hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.upper=2.25"]
+    plain = [text for text in PRUNING if "pruner" not in text]
+    board = "+hydra.launcher.ray.init.include_dashboard=false"
+    done = call_command(*OPTUNA, *plain, *threshold, *ray, board, directory=tmp_path)
+    assert done.code == 0, done.err
+    assert sorted(statuses(done)) == ["finished"] + ["pruned"] * 3

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from runner.finding.fit import fit
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
-from runner.finding.procedure import Limits, around, next_asks, spent, verify_asks
+from runner.finding.procedure import Limits, middle_of, next_asks, spent, verify_asks
 
-LIMITS = Limits(1e-4, 1e-2, may_extend=True, seed=0, budget=6, verify=5, full_steps=100)
+LIMITS = Limits(1e-3, 0.0, math.inf, seed=0, budget=6, verify=5, full_steps=100)
 
 
 def made(lr: float, seed: int, loss: float, *, purpose: str = "") -> Observed:
@@ -36,7 +36,7 @@ def valley(best: float, *, edge: float = math.inf) -> Callable[[float], float]:
     return lambda lr: math.nan if lr >= edge else 0.1 * math.exp(min(math.log10(lr / best) ** 2, 3.0))
 
 
-@given(st.floats(-4.5, -1.5))
+@given(st.floats(-4.2, -1.8))
 def test_minimum_of_a_parabola_is_found_within_the_budget(exponent: float) -> None:
     seen = search(valley(10**exponent))
     assert fit(points_of(seen)).lr == pytest.approx(10**exponent, rel=0.02)
@@ -51,25 +51,34 @@ def test_no_run_is_asked_for_twice(exponent: float, edge: float, budget: int) ->
     assert spent(seen, limits) <= budget + 0.05
 
 
-def test_first_batch_spans_the_bracket_evenly() -> None:
+def test_two_runs_begin_half_a_decade_apart() -> None:
     asks = next_asks([], LIMITS)
-    assert [(ask.lr, ask.seed, ask.purpose) for ask in asks] == [
-        (1e-4, 0, "grid"), (4.64e-4, 0, "grid"), (2.15e-3, 0, "grid"), (1e-2, 0, "grid"),
-    ]  # fmt: skip
+    assert [(ask.lr, ask.seed, ask.purpose) for ask in asks] == [(5.62e-4, 0, "start"), (1.78e-3, 0, "start")]
 
 
-def test_bracket_is_left_where_it_may_be() -> None:
-    rates = [one.lr for one in search(valley(0.1))]
-    assert rates[4] == pytest.approx(4.64e-2, rel=0.01)
-    bounded = search(valley(0.1), LIMITS._replace(may_extend=False))
-    assert max(one.lr for one in bounded) <= 1e-2
+def test_bounds_are_not_left() -> None:
+    assert max(one.lr for one in search(valley(3e-2))) > 2e-2
+    bounded = search(valley(3e-2), LIMITS._replace(low=1e-4, high=1e-2))
+    assert max(one.lr for one in bounded) == 1e-2
+    narrow = search(valley(1e-3), LIMITS._replace(low=9e-4, high=1.1e-3))
+    assert {one.lr for one in narrow} == {9e-4, 1.1e-3}
 
 
 def test_rates_that_all_break_down_are_followed_downwards_at_little_cost() -> None:
     seen = search(valley(1e-6, edge=1e-5))
-    assert min(one.lr for one in seen if one.has_failed) > 1e-5
+    rates = [one.lr for one in seen]
+    assert rates[2] == pytest.approx(5.62e-5, rel=0.01)  # a decade lower
     assert spent(seen, LIMITS) <= 6
     assert fit(points_of(seen)).lr < 1e-5
+
+
+def test_where_nothing_is_learned_the_rate_goes_up_in_leaps_and_the_gap_is_halved_later() -> None:
+    def loss(lr: float) -> float:
+        return 2.3 - 2 / (1 + (lr / 0.1) ** -3) if lr < 0.5 else math.nan
+
+    rates = [one.lr for one in search(loss)]
+    assert rates[2] == pytest.approx(1.78e-2, rel=0.01)
+    assert any(0.03 < lr < 0.3 for lr in rates)
 
 
 def test_stuck_runs_above_the_best_count_as_broken_down() -> None:
@@ -78,10 +87,12 @@ def test_stuck_runs_above_the_best_count_as_broken_down() -> None:
     assert [point.lr for point in points if point.failed] == [1e-1]  # the lowest is merely too low
 
 
-def test_seeds_come_where_neighbours_are_close() -> None:
+def test_seeds_come_where_the_best_has_a_worse_neighbour_on_each_side() -> None:
     seen = search(valley(1e-3), LIMITS._replace(budget=12))
-    assert {one.purpose for one in seen} == {"grid", "refine", "seeds"}
-    assert all(0.3e-3 < one.lr < 3e-3 for one in seen if one.purpose == "seeds")
+    assert {one.purpose for one in seen} == {"start", "step", "seeds"}
+    repeated = [one.lr for one in seen if one.purpose == "seeds"]
+    assert set(repeated) <= {1.78e-4, 5.62e-4, 1.78e-3}
+    assert max(map(repeated.count, repeated)) - min(map(repeated.count, repeated)) <= 1
 
 
 def test_fresh_seeds_verify_once() -> None:
@@ -92,5 +103,8 @@ def test_fresh_seeds_verify_once() -> None:
     assert [ask.seed for ask in verify_asks(seen, 1.02e-3, LIMITS)] == [3, 4, 5]
 
 
-def test_start_is_a_decade_on_each_side_of_the_middle_of_what_is_typical() -> None:
-    assert around((1e-2, 0.8)) == (8.94e-3, 0.894)
+def test_middle_is_that_of_what_is_typical_and_within_the_bounds() -> None:
+    assert middle_of(1e-5, 1.0, (1e-3, 0.1)) == pytest.approx(1e-2)
+    assert middle_of(1e-2, 10.0, (1e-3, 1.0)) == pytest.approx(0.1)
+    assert middle_of(1e-6, 1e-4, (1e-3, 0.1)) == pytest.approx(1e-5)
+    assert middle_of(1e-4, 1e-2, None) == pytest.approx(1e-3)

@@ -34,7 +34,7 @@ def points(asked: Sequence[Asked]) -> list[dict[str, str]]:
     return [dict(one.overrides) for one in asked]
 
 
-@pytest.mark.parametrize("name", [name for name in options("sampler") if name != "grid"])
+@pytest.mark.parametrize("name", [name for name in options("sampler") if name not in ("grid", "lr")])
 def test_sampler_of_a_page_asks_inside_the_space_and_learns(name: str, tmp_path: Path) -> None:
     study = Study(plan(sampler=name), tmp_path)
     for _ in range(8):

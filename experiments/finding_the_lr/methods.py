@@ -20,11 +20,10 @@ import optuna
 from runs_of_cells import PAGE, CellRun, full_steps, page_of, train
 from truth import ROOT
 
-from runner.finding.fit import fit
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
-from runner.finding.procedure import Limits, around, next_asks, verify_asks
-from runner.finding.recommend import recommend
+from runner.finding.procedure import Limits, next_asks, verify_asks
+from runner.finding.recommend import ASYMMETRY_DECADES, Recommendation, recommend
 from runner.records import spell_non_finite
 
 FIRST_SEED = 1000
@@ -100,14 +99,15 @@ def observed(run: CellRun, purpose: str) -> Observed:
 
 def ours(lab: Lab) -> list[Pick]:
     """Search as mode=search does; also what it finds without the distance to the edge."""
-    low, high = around(typical(lab.cell))
-    limits = Limits(low, high, True, lab.seed, BUDGET, FRESH, lab.full)
+    low, high = typical(lab.cell)
+    limits = Limits(math.sqrt(low * high), 0.0, math.inf, lab.seed, BUDGET, FRESH, lab.full)
     seen: list[Observed] = []
     while asks := next_asks(seen, limits):
         seen += [observed(lab.run(ask.lr, ask.seed), ask.purpose) for ask in asks]
     cost, points = lab.cost, points_of(seen)
     picks = list[Pick]()
-    for name, lr in (("ours", recommend(points, points).lr), ("ours, no cap", fit(points).lr)):
+    advice = recommend(points, points)
+    for name, lr in (("ours", advice.lr), ("ours, no cap", uncapped(advice))):
         if picks and lr == picks[0].lr:
             picks.append(picks[0]._replace(method=name))
             continue
@@ -118,6 +118,11 @@ def ours(lab: Lab) -> list[Pick]:
         failed = len(fresh) - len(good)
         picks.append(Pick(lab.cell, name, 0, lr, cost, loss, lab.cost - before, len(fresh), failed))
     return picks
+
+
+def uncapped(advice: Recommendation) -> float:
+    """Return what would be recommended without the distance to the edge."""
+    return advice.fit.lr / 10**ASYMMETRY_DECADES if advice.fit.is_vertex else advice.fit.lr
 
 
 def sampled(

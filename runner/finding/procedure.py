@@ -9,28 +9,28 @@ from typing import NamedTuple
 from runner.finding.observed import Observed
 from runner.finding.points import LRPoint, best_of, points_of
 
-START_POINTS = 4
-CLOSE_DECADES = 0.36  # neighbours of the best closer than this are not told apart by one seed: more seeds come next
-_DECADES = 1.0  # on each side of the middle of what is typical
+STEP_DECADES = 0.5  # between neighbours; closer ones are not told apart by one seed
+_LEAP_DECADES = 1.0  # where nothing is learned yet, or nothing but broke down
+_ROOM = 1.2  # of a step: a gap is no wider than that, give or take the rounding of its ends
 _DIGITS = 3
+_LEARNED = 0.1  # share of the first loss that is gained before steps are small
 
 
 class Limits(NamedTuple):
     """What the search may do.
 
     Attributes:
-        low: smallest learning rate to start with, > 0.
-        high: largest, > low.
-        may_extend: whether it may leave them when the best lies at an end.
+        middle: learning rate to start around, > 0.
+        low, high: learning rates that it does not leave; 0 and inf do not bound it.
         seed: of all runs but those that verify, which take the next ones.
         budget: updates of all runs but those that verify, in full runs.
         verify: number of fresh seeds at the recommendation.
         full_steps: updates of a full run.
     """
 
+    middle: float
     low: float
     high: float
-    may_extend: bool
     seed: int
     budget: float
     verify: int
@@ -43,7 +43,7 @@ class Ask(NamedTuple):
     Attributes:
         lr: base learning rate, in three digits.
         seed: the run's.
-        purpose: grid, refine, seeds or verify.
+        purpose: start, step, seeds or verify.
     """
 
     lr: float
@@ -56,20 +56,24 @@ def full_runs() -> Callable[[Sequence[Observed], Limits], list[Ask]]:
     return next_asks
 
 
-def around(typical: tuple[float, float]) -> tuple[float, float]:
-    """Return where to start: a decade on each side of the geometric middle of what is typical."""
-    middle = math.sqrt(typical[0] * typical[1])
-    return _rounded(middle / 10**_DECADES), _rounded(middle * 10**_DECADES)
+def middle_of(low: float, high: float, typical: tuple[float, float] | None) -> float:
+    """Return where to start: the geometric middle of what is typical and within the bounds, or of the bounds."""
+    if typical is not None:
+        inner = max(low, typical[0]), min(high, typical[1])
+        if inner[0] < inner[1]:
+            return math.sqrt(inner[0] * inner[1])
+    return math.sqrt(low * high)
 
 
 def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     """Return the runs to make next, those of a batch together; none when the budget is spent.
 
-    Full runs only, all with one seed: `START_POINTS` over the bracket, evenly on a log scale; then, one by one, beyond
-    the end at which the best lies, or half way between the best and its farther neighbour; when both neighbours are
-    close, more seeds at the best and its neighbours. A run that breaks down costs what it made and tells where the
-    edge is; one that failed otherwise tells nothing, and is not made again. Nothing is remembered but the runs: a
-    search that was killed goes on from them.
+    Full runs only. Two begin, half a decade apart around the middle; then, one by one, the next half decade beyond the
+    end at which the best lies, until it has a worse neighbour on each side; then one more seed at the best or a
+    neighbour, whichever has fewest. While nothing has learned, or everything broke down, a step is a decade, and the
+    gap is halved later. A run that breaks down costs what it made and tells where the edge is; one that failed
+    otherwise tells nothing, and is not made again. Nothing is remembered but the runs: a search that was killed goes on
+    from them.
 
     Args:
         seen: all runs that ended, those that verify included.
@@ -77,15 +81,15 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     """
     tried = [one for one in seen if one.purpose != "verify"]
     if not tried:
-        return [Ask(lr, limits.seed, "grid") for lr in _start(limits)]
+        return [Ask(lr, limits.seed, "start") for lr in _start(limits)]
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
     points, made = points_of(tried), {one.lr for one in tried}
     if not points:
         return []
-    wanted = _outside(points, limits) or _between(points)
+    wanted = _outside(points, tried, limits) or _between(points)
     if wanted is not None and _rounded(wanted) not in made:
-        return [Ask(_rounded(wanted), limits.seed, "refine")]
+        return [Ask(_rounded(wanted), limits.seed, "step")]
     return _seeds(points, tried, limits)
 
 
@@ -102,42 +106,38 @@ def spent(runs: Sequence[Observed], limits: Limits) -> float:
 
 
 def _start(limits: Limits) -> list[float]:
-    ratio = limits.high / limits.low
-    return [_rounded(limits.low * ratio ** (nth / (START_POINTS - 1))) for nth in range(START_POINTS)]
+    half = 10 ** (STEP_DECADES / 2)
+    ends = max(limits.middle / half, limits.low), min(limits.middle * half, limits.high)
+    return [_rounded(lr) for lr in ends]
 
 
-def _outside(points: Sequence[LRPoint], limits: Limits) -> float | None:
+def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> float | None:
     """Return the next learning rate beyond the end at which the best lies; None where it does not, or may not."""
     best = best_of(points)
-    low, high = (0.0, math.inf) if limits.may_extend else (limits.low, limits.high)
-    step = (limits.high / limits.low) ** (1 / (START_POINTS - 1))
-    if best is None or best.lr == points[0].lr:
-        wanted = points[0].lr / step
-        return wanted if wanted >= low / 1.01 else None
-    if best.lr == points[-1].lr:
-        wanted = best.lr * step
-        return wanted if wanted <= high * 1.01 else None
-    return None
+    if best is None:
+        wanted = points[0].lr / 10**_LEAP_DECADES
+    elif best.lr == points[0].lr:
+        wanted = best.lr / 10**STEP_DECADES
+    elif best.lr == points[-1].lr:
+        first = max((one.first_loss for one in runs if math.isfinite(one.first_loss)), default=math.inf)
+        is_learning = best.mean < (1 - _LEARNED) * first
+        wanted = best.lr * 10 ** (STEP_DECADES if is_learning else _LEAP_DECADES)
+    else:
+        return None
+    bounded = min(max(wanted, limits.low), limits.high)
+    return None if points[0].lr <= bounded <= points[-1].lr else bounded
 
 
 def _between(points: Sequence[LRPoint]) -> float | None:
-    """Return the middle of the wider gap beside the best, of two alike the better side; None where both are close."""
+    """Return the middle of a gap beside the best that is wider than a step, of two the wider one; None without one."""
     best = best_of(points)
     if best is None:
         return None
     place = points.index(best)
-    below = points[place - 1] if place > 0 else None
-    above = points[place + 1] if place + 1 < len(points) else None
-    gaps = [(math.log10(best.lr / below.lr), -below.mean, below.lr)] if below is not None else []
-    gaps += [(math.log10(above.lr / best.lr), -_mean(above), above.lr)] if above is not None else []
-    if not gaps:
-        return None
-    gap, _, other = max(gaps, key=lambda gap: (round(10 * gap[0]), gap[1]))
-    return math.sqrt(best.lr * other) if gap > CLOSE_DECADES else None
-
-
-def _mean(point: LRPoint) -> float:
-    return point.mean if point.is_sound else math.inf
+    beside = [*points[max(place - 1, 0) : place], *points[place + 1 : place + 2]]
+    other = max(beside, key=lambda point: abs(math.log(point.lr / best.lr)), default=best)
+    is_wide = abs(math.log10(other.lr / best.lr)) > _ROOM * STEP_DECADES
+    return math.sqrt(best.lr * other.lr) if is_wide else None
 
 
 def _seeds(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> list[Ask]:

@@ -11,6 +11,9 @@ from runner.finding.fit import Fit, fit
 from runner.finding.points import LRPoint
 
 _DIGITS = 3
+# The loss rises faster above the best rate than below it, so the vertex of a parabola lies too high. By trial on ten
+# measured cells (experiments/finding_the_lr): a regret of 1.2 % in the median without it, of 0.8 % with it.
+ASYMMETRY_DECADES = 0.05
 
 
 class Recommendation(NamedTuple):
@@ -36,16 +39,17 @@ class Recommendation(NamedTuple):
 def recommend(points: Sequence[LRPoint], tried: Sequence[LRPoint]) -> Recommendation:
     """Recommend the learning rate of the smallest loss, or a third of the largest stable one where that is less.
 
+    Where a parabola says where the loss is smallest, it is 0.05 decades below its vertex.
+
     Args:
         points: of the curve, in order of their rates.
         tried: these and all others that tell where runs fail, in order.
     """
     found, edge = fit(points), edge_of(tried)
-    ratio, lr = edge.stable / found.lr, found.lr
+    ratio, lr = edge.stable / found.lr, found.lr / 10**ASYMMETRY_DECADES if found.is_vertex else found.lr
     is_at_edge = edge.is_known and not ratio >= SAFE_RATIO
-    if is_at_edge and not math.isnan(edge.stable):
-        lr = min(lr, edge.stable / SAFE_RATIO)
-    is_capped = lr < found.lr
+    is_capped = is_at_edge and edge.stable / SAFE_RATIO < lr
+    lr = edge.stable / SAFE_RATIO if is_capped else lr
     return Recommendation(_rounded(lr, down=is_capped), found, edge, ratio, is_at_edge, is_capped)
 
 

@@ -24,5 +24,6 @@ def page_of_task(tree: Mapping[str, Any]) -> dict[str, str]:
 
 def without_aside(params: Mapping[str, str]) -> dict[str, str]:
     """Return dotted keys and texts, as MLflow has them, without those that say nothing of what is trained."""
-    kept = {key: value for key, value in params.items() if key.partition(".")[0] not in _NOT_OF_THE_TASK}
+    aside = _NOT_OF_THE_TASK | {"lr"}  # what a run has made of its learning rate
+    kept = {key: value for key, value in params.items() if key.partition(".")[0] not in aside}
     return {key: value for key, value in kept.items() if key not in _NOT_OF_THE_TASK_KEYS}

@@ -102,7 +102,7 @@ class Dimension:
             ValueError: it is no number where one is wanted.
         """
         if self.kind == "choice":
-            return text if text in self.choices else None
+            return next((choice for choice in self.choices if _is_same(choice, text)), None)
         value = float(text)
         is_inside = self.low <= value <= self.high and (self.kind == "float" or value.is_integer())
         if not is_inside:
@@ -241,6 +241,14 @@ def _range(key: str, prefix: str, given: str, value: RangeSweep) -> Dimension:
     low, high = sorted((start, start + (count - 1) * step))
     is_int = all(type(number) is int for number in (start, stop, step)) and "float" not in value.tags
     return Dimension(key, prefix, given, "int" if is_int else "float", low, high, step=abs(step))
+
+
+def _is_same(choice: str, text: str) -> bool:
+    """Whether two texts stand for the same value: 1e-5 and 1e-05 do."""
+    try:
+        return choice == text or float(choice) == float(text)
+    except ValueError:
+        return choice.strip("'\"") == text
 
 
 def _is_log(key: str) -> bool:

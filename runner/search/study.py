@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
+from runner.search.judge import Judge
 from runner.search.opening import Plan, answering, open_study
-from runner.search.parts import GRID, make_sampler
+from runner.search.parts import GRID, make_pruner, make_sampler
 from runner.search.space import varied_texts
 from runner.search.storage import is_shared, quiet_optuna
 from runner.search.trials import Asked, Counts, Ended, value_of_diverged
@@ -214,6 +215,17 @@ class Study:
         """
         if math.isfinite(value):
             self._trial(number).report(value, percent)
+
+    def judge(self, numbers: Sequence[int], pruner: Mapping[str, Any], *, prune_after: float) -> Judge:
+        """Return what says at every evaluation whether a trial of this study is given up.
+
+        Args:
+            numbers: of the trials that one run is.
+            pruner: section with its `_target_`.
+            prune_after: percent of the run before which it is not.
+        """
+        self._study.pruner = make_pruner(pruner, key=f"{self.plan.section}.pruner")
+        return Judge(self._study, numbers, metric=self.plan.metrics[0], prune_after=prune_after)
 
     def add_known(self, source: str, params: Mapping[str, Any], ended: Ended) -> None:
         """Add an earlier run as a trial that has finished; nothing where the study has it.

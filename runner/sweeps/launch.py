@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from runner.compose import quoted
+from runner.compose import PLUGINS, quoted
 from runner.config import Train
 from runner.errors import ConfigError, Problem, in_words
 from runner.tracking.sweep_file import Launchable
@@ -65,7 +66,9 @@ def _told(error: Exception) -> str:
 
 
 def make_launcher(context: HydraContext, config: DictConfig, task: TaskFunction) -> Launcher:
-    """Return the launcher that the page chooses."""
+    """Return the launcher that the page chooses; workers of Ray find our sweepers, of which Hydra's state speaks."""
+    if str(config.hydra.launcher._target_).endswith(".RayLauncher"):
+        os.environ["PYTHONPATH"] = os.pathsep.join([PLUGINS, *filter(None, [os.environ.get("PYTHONPATH")])])
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from runner.errors import ConfigError
-from runner.records import StepRecord
+from runner.search.ended import ended_of
 from runner.search.study import Study
 from runner.search.trials import Asked, Ended, has_too_many_failed
 from runner.sweeps.check import CheckedJob
 from runner.sweeps.course import Round, job_of
-from runner.tracking.jsonl import find_result, read_records
 from runner.tracking.sweep_file import Job, JobState, Launchable
 from runner.tracking.sweep_runs import DONE
 
@@ -112,41 +109,14 @@ class Rounds:
             ends: statuses that are told.
         """
         for job, state in zip(self.jobs, states, strict=False):
-            if state.status in ends:
+            if state.status in ends and job.number in self.flying:
+                metrics = self.study.plan.metrics
+                ended = ended_of(state.status, state.run, metrics, steps=state.steps, verdict=state.verdict)
                 for number in self.flying.pop(job.number, ()):
-                    self._end(number, ended_of(state, self.study.plan.metrics))
+                    self._end(number, ended)
 
     def _end(self, number: int, ended: Ended) -> None:
         self.study.tell(number, ended)
         self.ended += 1
         self.failed += ended.status == "failed"
         self.gave_up = has_too_many_failed(self.failed, self.ended, most=self.max_failure_rate)
-
-
-def ended_of(state: JobState, metrics: Sequence[str]) -> Ended:
-    """Return what a job that has ended came to, as a study wants it.
-
-    Args:
-        state: of the job; its run is read from the directory of launch.
-        metrics: that the study is about.
-    """
-    directory = Path(state.run) if state.run is not None else None
-    first_loss = _first_loss(directory) if directory is not None else math.nan
-    ended = Ended(state.status, (), state.steps, first_loss, state.verdict, state.run or "")
-    result = find_result(directory) if directory is not None else None
-    if state.status != "finished" or result is None:
-        return ended
-    missing = [name for name in metrics if name not in result.final]
-    if missing:
-        text = f"reports no {', '.join(missing)}, only {', '.join(result.final)}"
-        return ended._replace(status="failed", verdict=text)
-    return ended._replace(values=tuple(float(result.final[name]) for name in metrics))
-
-
-def _first_loss(directory: Path) -> float:
-    """Return the training loss before the first update."""
-    try:
-        record = next(record for record in read_records(directory) if isinstance(record, StepRecord))
-    except (OSError, ValueError, StopIteration):
-        return math.nan
-    return record.loss if record.step == 0 else math.nan

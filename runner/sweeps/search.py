@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,7 @@ class _Search:
         from runner.sweeps.rounds import Rounds, Share
 
         self._page, self._directory, self._config = page, directory, config
+        self._known = options.known
         before = read_judge(directory)
         name = plan.name or (before["name"] if before is not None else directory.name)
         self.study = Study(plan.named(name), directory)
@@ -115,9 +117,16 @@ class _Search:
             return go_on(one, state, page.compose, page.words)
 
         launcher = make_launcher(context, self._config, run_in_sweep)
-        launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self.rounds.total, self._close)
+        launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self._total(), self._close)
         carry_out(launch, self._directory, launcher, page=self._config, most=None)
         self._raise_if_given_up()
+
+    def _total(self) -> int:
+        """Return how many jobs there will be at most: a space of lists has only so many points."""
+        space, total = self.study.plan.space, self.rounds.total
+        counted = [one.values for one in space.values()]
+        whole = math.prod(len(values) for values in counted if values is not None)
+        return total if None in counted or self._page.extend is not None else min(total, whole)
 
     def _raise_if_given_up(self) -> None:
         if self.rounds.gave_up:
@@ -126,11 +135,28 @@ class _Search:
     def _begin(self) -> _Begun | None:
         from runner.sweeps.course import new_sweep
 
+        self._learn()
         first = self.rounds.more([])
         if first is None:
             return None
         sweep = new_sweep(self.rounds.jobs, self._directory, self._page.words)
         return sweep, SweepRuns(sweep, Path.cwd()), first.jobs
+
+    def _learn(self) -> None:
+        """Tell the study of earlier runs."""
+        from runner.search.known import Mlflow, find_known, learn
+        from runner.search.page import page_of_task
+
+        if not self._known:
+            return
+
+        def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
+            return page_of_task(self._page.check(overrides).config.model_dump(mode="json", by_alias=True))
+
+        base = self._page.base
+        mlflow = Mlflow(base.config.tracking.uri, base.experiment)
+        runs = find_known(self._known, mlflow, key=f"{SECTION}.known")
+        print(learn(self.study, runs, page_of), file=sys.stderr)
 
     def _go_on(self, sweep: Sweep, arguments: Sequence[str]) -> _Begun:
         """Return the jobs that are left, with those of trials that were asked for and never became one."""

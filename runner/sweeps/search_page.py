@@ -123,6 +123,9 @@ def plan_of(page: SearchPage, options: SearchOptions) -> Plan:
     metrics, directions = choose_goals(options.metric, options.direction, known, section=SECTION)
     make_sampler(options.sampler, page.space, key=f"{SECTION}.sampler")
     make_pruner(options.pruner, key=f"{SECTION}.pruner")
+    if options.known and page.extend is not None:
+        rule = f"must be left out where a function makes the space, got {', '.join(options.known)}"
+        raise ConfigError([Problem(f"{SECTION}.known", rule, "Leave it out")])
     if len(metrics) > 1 and not is_none(options.pruner):
         rule = f"must be none with several metrics, got {options.pruner['_target_']}"
         raise ConfigError([Problem(f"{SECTION}.pruner", rule, "Set hydra/sweeper/pruner=none")])

@@ -46,8 +46,16 @@ def run_in_sweep(composed: DictConfig) -> str:
     is_orphan = sweep is not None and not is_locked(directory)  # the parent was killed
     if stop.exists() or is_orphan:
         return ""  # the disk says that it has not begun
+    if sweep is not None:
+        _take_command_line(sweep)
     prune = _judge(directory, sweep) if sweep is not None else None
     return quietly(lambda: run(composed, prune=prune), directory, name=HydraConfig.get().job.override_dirname)
+
+
+def _take_command_line(sweep: Sweep) -> None:
+    """Give a worker of Ray, which has a command line of its own, that of its sweep."""
+    if Path(sys.argv[0]).name == "default_worker.py":
+        sys.argv[1:] = [*sweep.page, "--multirun", *sweep.overrides]
 
 
 def _judge(directory: Path, sweep: Sweep) -> Judge | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -90,6 +91,15 @@ class RecordWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def first_loss(directory: Path) -> float:
+    """Return the training loss of a run before its first update; nan where it is not recorded."""
+    try:
+        record = next(record for record in read_records(directory) if isinstance(record, StepRecord))
+    except (OSError, ValueError, StopIteration):
+        return math.nan
+    return record.loss if record.step == 0 else math.nan
 
 
 def read_records(directory: Path) -> Iterator[Record]:

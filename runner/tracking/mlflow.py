@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import getpass
 import json
@@ -13,14 +12,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import TrackingError
 from runner.records import RunResult, spell_non_finite
 from runner.tracking.address import absolute, artifacts_root, database_path, set_environment, unreachable
+from runner.tracking.database import alone_in_database
 from runner.tracking.directory import ARTIFACTS, CONFIG, DATASET, RECORDS, RESULT
 from runner.tracking.jsonl import read_result
 from runner.tracking.mapping import Point, lr_params, params, tags
+from runner.tracking.tracked import EndedRun, TrackedRun
 from runner.tracking.transfer import LARGEST_BATCH, State, batches, write_state
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ MLFLOW_STATUS = {
     "pruned": "KILLED",
 }
 MOST_PARAMS_OR_TAGS = 100
-_ADVISORY_LOCK = 7_310_585
 
 
 class MlflowSender:
@@ -62,7 +62,7 @@ class MlflowSender:
 
         gc.freeze()  # with the threshold of main: a third less time a point
         result = read_result(self._directory)
-        with _alone_in_database(self._uri):
+        with alone_in_database(self._uri):
             self._client = MlflowClient(tracking_uri=self._uri)  # connects to a database
             params_there = _params_of(self._client, state)
             if params_there is None:
@@ -188,30 +188,6 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     return str(found.experiment_id)
 
 
-@contextlib.contextmanager
-def _alone_in_database(uri: str) -> Iterator[None]:
-    """Keep others out while a database may get its tables or an experiment; MLflow does that unsafely.
-
-    A PostgreSQL server that does not answer fails here at once, where MLflow would try for minutes.
-    """
-    if uri.startswith("sqlite"):
-        from filelock import FileLock
-
-        database = database_path(uri)
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{database}.lock"):
-            yield
-    elif uri.startswith("postgresql"):
-        import sqlalchemy
-
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-        with engine.connect() as connection:
-            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({_ADVISORY_LOCK})"))
-            yield
-    else:
-        yield
-
-
 def newest_experiment(uri: str) -> str | None:
     """Return the id of the experiment with the most recent run, None when there is no run.
 
@@ -248,14 +224,6 @@ def _run_id(state: State) -> str:
 def _chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-class TrackedRun(NamedTuple):
-    """A run that is read: its name, its params, and the names of its metrics."""
-
-    name: str
-    params: dict[str, str]
-    metrics: list[str]
 
 
 def find_run(uri: str, run_id: str) -> TrackedRun | None:
@@ -297,3 +265,32 @@ def metric_history(uri: str, run_id: str, key: str) -> tuple[list[float], list[f
     points = sorted(points, key=lambda point: point.timestamp)
     values = [math.copysign(math.inf, p.value) if abs(p.value) >= sys.float_info.max else p.value for p in points]
     return [float(point.step) for point in points], values
+
+
+def ended_runs(uri: str, experiment: str) -> Iterator[EndedRun]:
+    """Yield the runs of an experiment that have ended, the oldest first; none where there is no such experiment.
+
+    Raises:
+        TrackingError: the server cannot be reached.
+    """
+    uri = absolute(uri)
+    if uri.startswith("sqlite") and not database_path(uri).exists():
+        return
+    set_environment()
+    from mlflow import MlflowClient
+
+    try:
+        client, token = MlflowClient(tracking_uri=uri), None
+        found = client.get_experiment_by_name(experiment)
+        while found is not None:
+            order = ["attributes.start_time ASC"]
+            page = client.search_runs([found.experiment_id], "", order_by=order, max_results=1000, page_token=token)
+            for run in page:
+                tags = dict(run.data.tags)
+                if run.info.end_time is not None:
+                    directory = tags.get("directory", "")
+                    yield EndedRun(run.info.run_id, directory, dict(run.data.params), tags, dict(run.data.metrics))
+            if not (token := page.token):
+                return
+    except Exception as error:
+        raise TrackingError(unreachable(uri, error)) from None

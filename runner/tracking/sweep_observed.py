@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.finding.observed import Observed
-from runner.records import StepRecord
 from runner.sweep_summary import SEED
 from runner.tracking.directory import CONFIG
-from runner.tracking.jsonl import find_result, read_records
+from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
@@ -55,7 +53,7 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
         loss=state.final_loss,
         status=state.status,
         group=_group(job, key, is_of_search=bool(purpose)),
-        first_loss=_first_loss(run) if run is not None else math.nan,
+        first_loss=first_loss(run) if run is not None else math.nan,
         steps=state.steps,
         planned_steps=state.planned_steps,
         run=state.run or "",
@@ -97,14 +95,6 @@ def _rate(job: Job, key: str) -> float:
         return float(job.varied[key])
     except ValueError:
         return job.lr
-
-
-def _first_loss(run: Path) -> float:
-    """Return the training loss before the first update; nan where it is not on record."""
-    with contextlib.suppress(OSError, ValueError):
-        first = next((record for record in read_records(run) if isinstance(record, StepRecord)), None)
-        return first.loss if first is not None and first.step == 0 else math.nan
-    return math.nan
 
 
 def _config(run: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class OptunaSweeperConf:
 _STORE = ConfigStore.instance()
 _STORE.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="stepsize")
 for _group in ("sampler", "pruner"):
-    for _name in option_names(_group):
+    for _name in set(option_names(_group)) - {"lr"}:  # the search of mode=search that is not Optuna's
         _STORE.store(
             group=f"hydra/sweeper/{_group}",
             name=_name,

@@ -1,0 +1,72 @@
+"""Earlier runs as known points of a search: from directories of runs and sweeps, and from MLflow."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Program, Refusal
+from tests.test_optuna_sweeper import LR, OPTUNA, QUADRATIC, trials_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),
+]
+SEARCH = (*OPTUNA, *QUADRATIC, LR, "hydra.sweeper.n_trials=1")
+
+
+def test_runs_of_a_sweep_are_known_points_where_the_task_is_the_same(program: Program) -> None:
+    sweep = program("-m", *QUADRATIC, "optimizer.lr=0.01,0.1,0.9", "seed=0,1")
+    other = program(*QUADRATIC, "optimizer.lr=0.02", "train.duration=20")
+    same = program(*QUADRATIC, "optimizer.lr=0.05", "train.checkpoint_every=5")
+    entries = ",".join(str(done.run) for done in (sweep, other, same))
+    done = program(*SEARCH, f"hydra.sweeper.known=[{entries}]")
+    assert done.code == 0, done.err
+    assert (
+        "known points: 5 of 8 earlier runs (2 have optimizer.lr outside the space; 1 differ in train.duration)"
+        in done.err
+    )
+    trials = trials_of(done)
+    assert [trial.params["optimizer.lr"] for trial in trials[:5]] == [0.01, 0.01, 0.1, 0.1, 0.05]
+    assert all("known" in trial.user_attrs for trial in trials[:5])
+    assert len(trials) == 6, "known points do not count"
+    assert "1 finished, 5 known" in done.out
+
+
+def test_diverged_run_is_a_known_bad_point_and_an_option_is_known_by_its_name(program: Program) -> None:
+    words = ["task=quadratic", "train.duration=30", "warmup=none"]
+    first = program(*words, "optimizer.lr=9")
+    assert first.code == 3
+    search = ["optimizer.lr=interval(1e-3,10)", "optimizer=sgd,adam", "hydra.sweeper.n_trials=1"]
+    done = program(*OPTUNA, *words, *search, f"hydra.sweeper.known={first.run}")
+    assert done.code in (0, 3), done.err
+    known = trials_of(done)[0]
+    assert known.params == {"optimizer.lr": 9.0, "optimizer": "sgd"}
+    assert known.constraints["diverged"] > 0
+    assert known.user_attrs["verdict"].startswith("diverged")
+
+
+def test_runs_in_mlflow_are_known_points(program: Program) -> None:
+    for words in (["optimizer.lr=0.01"], ["optimizer.lr=0.1"], ["optimizer.lr=0.1", "optimizer.momentum=0.5"]):
+        program(*QUADRATIC, *words, tracking="mlflow")
+    done = program(*SEARCH, "hydra.sweeper.known=mlflow", tracking="mlflow")
+    assert done.code == 0, done.err
+    assert "known points: 2 of 3 earlier runs (1 differ in optimizer.momentum)" in done.err
+    values = {trial.params["optimizer.lr"]: trial.value for trial in trials_of(done)[:2]}
+    assert set(values) == {0.01, 0.1}
+    assert all(0 < value < 10 for value in values.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hydra.sweeper.known=nowhere"], "must be directories of runs or sweeps, or mlflow, got nowhere. Give a path"),
+        (["hydra.sweeper.known=mlflow"], "must be directories while nothing is tracked, got mlflow."),
+    ],
+)
+def test_known_points_that_are_not_there_are_named(
+    refuse: Callable[..., Refusal], tmp_path: Path, words: list[str], message: str
+) -> None:
+    refusal = refuse(*SEARCH, "tracking=off", *words)
+    assert refusal.code == 2
+    assert f"hydra.sweeper.known: {message}" in refusal.err
