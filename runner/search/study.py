@@ -18,7 +18,9 @@ from runner.search.trials import Asked, Counts, Ended, value_of_diverged
 from runner.tracking.lock import is_locked
 
 if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
     from optuna import Trial
+    from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial
 
 PLACE, JOB, KNOWN, STATUS = "place", "job", "known", "status"
@@ -248,6 +250,11 @@ class Study:
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
         numbers = {name: told.count(name) for name in ("finished", "pruned", "diverged", "failed")}
         return Counts(**numbers, known=len(trials) - len(told), running=running)
+
+    def with_pruner(self, pruner: BasePruner) -> OptunaStudy:
+        """Return the study as a judge wants it, with a pruner."""
+        self._study.pruner = pruner
+        return self._study
 
     def best(self) -> list[FrozenTrial]:
         """Return the best trial that finished, those of the Pareto front for several metrics, none where none did."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from runner.errors import ConfigError
+from runner.search.ended import ended_of
 from runner.search.study import Study
 from runner.search.trials import Asked, Ended, has_too_many_failed
 from runner.sweeps.check import CheckedJob
 from runner.sweeps.course import Round, job_of
-from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Launchable
 from runner.tracking.sweep_runs import DONE
 
@@ -120,23 +118,3 @@ class Rounds:
         self.ended += 1
         self.failed += ended.status == "failed"
         self.gave_up = has_too_many_failed(self.failed, self.ended, most=self.max_failure_rate)
-
-
-def ended_of(state: JobState, metrics: Sequence[str]) -> Ended:
-    """Return what a job that has ended came to, as a study wants it.
-
-    Args:
-        state: of the job; its run is read from the directory of launch.
-        metrics: that the study is about.
-    """
-    directory = Path(state.run) if state.run is not None else None
-    first = first_loss(directory) if directory is not None else math.nan
-    ended = Ended(state.status, (), state.steps, first, state.verdict, state.run or "")
-    result = find_result(directory) if directory is not None else None
-    if state.status != "finished" or result is None:
-        return ended
-    missing = [name for name in metrics if name not in result.final]
-    if missing:
-        text = f"reports no {', '.join(missing)}, only {', '.join(result.final)}"
-        return ended._replace(status="failed", verdict=text)
-    return ended._replace(values=tuple(float(result.final[name]) for name in metrics))
