@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -38,14 +39,34 @@ _DURATIONS = (Steps, StepsOrZero)
 
 def parameters_of(target: Any) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a class or function; a builtin such as `torch.tensor` tells none, and takes any."""
+    found: Mapping[str, inspect.Parameter] = _remembered(_parameters, target)
+    return found
+
+
+def hints_of(target: Any) -> Mapping[str, Any]:
+    """Return argument -> annotation of a class or function; empty when they cannot be resolved."""
+    found: Mapping[str, Any] = _remembered(_hints, target)
+    return found
+
+
+def _remembered(find: Any, target: Any) -> Any:
+    """Return what is found out of a target, once for all jobs of a sweep."""
+    try:
+        return find(target)
+    except TypeError:  # an object that is no key
+        return find.__wrapped__(target)
+
+
+@functools.lru_cache(maxsize=512)
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(target).parameters
     except ValueError:
         return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
 
 
-def hints_of(target: Any) -> dict[str, Any]:
-    """Return argument -> annotation of a class or function; empty when they cannot be resolved."""
+@functools.lru_cache(maxsize=512)
+def _hints(target: Any) -> Mapping[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return get_type_hints(function, include_extras=True)

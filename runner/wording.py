@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Mapping
@@ -88,7 +89,15 @@ def schedule_fix(key: str, value: Any) -> str:
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any]:
-    """Return the validator of a type, also of one that pydantic does not know."""
+    """Return the validator of a type, also of one that pydantic does not know; it is made once."""
+    try:
+        return _adapter(annotation)
+    except TypeError:  # a type with a list inside is no key
+        return _adapter.__wrapped__(annotation)
+
+
+@functools.lru_cache(maxsize=512)
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
     is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return TypeAdapter(annotation, config=None if is_model else ConfigDict(arbitrary_types_allowed=True))
 

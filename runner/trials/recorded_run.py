@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from signal import Signals
 from typing import Any
 
@@ -23,13 +20,10 @@ from runner.diagnosis.curve import Curve, Known
 from runner.diagnosis.diagnose import diagnose
 from runner.diagnosis.lines import suggestion_lines
 from runner.diagnosis.verdict import to_json
-from runner.known import known_of_page
 from runner.rates import plan_of_experiment
 from runner.records import EvalRecord, Record, RunResult, StepRecord
-from runner.remedies.scale_lr import changes
-from runner.remedies.tally import tally
 from runner.tracking.address import shown
-from runner.tracking.directory import TRACEBACK, pasteable
+from runner.tracking.directory import pasteable
 from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, read_records, write_result
 from runner.tracking.lock import alone_in
@@ -40,6 +34,14 @@ from runner.train.interrupt import listen
 from runner.train.loop import fit
 from runner.train.state import TrainState
 from runner.trials.first_result import first_result, headline, run_directory
+from runner.trials.last_result import (
+    chose_tracking,
+    failed_result,
+    final_result,
+    known_at_end,
+    one_line,
+    save_failure,
+)
 from runner.trials.pictures import Picture, draw
 
 Prune = Callable[[int, int, Mapping[str, float]], bool]
@@ -183,9 +185,9 @@ class RecordedRun:
 
     def fail(self, error: BaseException) -> RunResult:
         """Tell everybody that an error ended the training."""
-        self.result = _failed(replace(self.result, steps=self._made, seconds=self._clock.seconds()), error)
+        self.result = failed_result(replace(self.result, steps=self._made, seconds=self._clock.seconds()), error)
         self._terminal.close()
-        _save_failure(self.directory, self.result)
+        save_failure(self.directory, self.result)
         self._notifier.end(self.result)
         if self._follower is not None:
             self._follower.finish(self._config.tracking.wait_seconds)
@@ -199,7 +201,7 @@ class RecordedRun:
             state: at the end.
             received: returns the signal that came in, if one did.
         """
-        self.result = _final_result(self.result, state, self._clock.seconds(), received())
+        self.result = final_result(self.result, state, self._clock.seconds(), received())
         if self._is_pruned and self.result.status == "interrupted":
             self.result = replace(self.result, status="pruned", verdict=f"pruned at step {state.step}")
         meters = self._experiment.meters
@@ -210,7 +212,7 @@ class RecordedRun:
         write_result(self.directory, self.result)
         self._notifier.end(self.result)
         spent = cost(meters, self.result.seconds)
-        known = _known(self._tree, self.result, self.directory)
+        known = known_at_end(self._tree, self.result, self.directory)
         losses = self._look_back(known)
         notes = [*([spent] if spent else []), *self._hand_over()]
         advice = suggestion_lines(self.result.diagnosis, self.result.command) if self.result.diagnosis else []
@@ -233,7 +235,7 @@ class RecordedRun:
             write_result(self.directory, result)
             self.draw(Picture(self.directory, result.title, result.verdict, diagnosis.stretches), records)
         except (OSError, ValueError) as error:
-            self._terminal.warn(f"no picture: {_one_line(error)}")
+            self._terminal.warn(f"no picture: {one_line(error)}")
         return losses
 
     def _hand_over(self) -> list[str]:
@@ -244,7 +246,7 @@ class RecordedRun:
         run_id = follower.finish(tracking.wait_seconds) or self.result.mlflow_run_id
         self.result = replace(self.result, mlflow_run_id=run_id)
         write_result(self.directory, self.result)
-        where = [f"tracking.uri={shown(str(tracking.uri))}"] if _chose_tracking(self.result) else []
+        where = [f"tracking.uri={shown(str(tracking.uri))}"] if chose_tracking(self.result) else []
         if follower.delivered:
             return [f"curves: {shlex.join([*PROGRAM, 'mode=ui', *where])}"]
         if follower.is_sending:
@@ -262,52 +264,3 @@ class _Clock:
     def seconds(self) -> float:
         """Return the seconds so far."""
         return round(time.monotonic() - self._started, 3)
-
-
-def _failed(result: RunResult, error: BaseException) -> RunResult:
-    if isinstance(error, KeyboardInterrupt):
-        return replace(result, status="interrupted", verdict=f"interrupted at step {result.steps}")
-    return replace(result, status="failed", verdict=f"failed at step {result.steps}: {_one_line(error)}")
-
-
-def _final_result(result: RunResult, state: TrainState, seconds: float, signal: Signals | None) -> RunResult:
-    final = {"train/loss": state.last_loss, **{f"val/{name}": value for name, value in state.last_eval.items()}}
-    return replace(
-        result,
-        status=state.status,
-        verdict=state.verdict,
-        steps=state.step,
-        final=final,
-        best=state.best,
-        alarms=state.alarms,
-        actions=len(state.actions),
-        interventions=tally(state.actions, steps=state.step, planned_steps=result.planned_steps),
-        learning_rate={**result.learning_rate, **changes(state.actions, lr_scale=state.lr_scale_now)},
-        stopped_by=asdict(state.alarm) if state.alarm is not None else None,
-        seconds=seconds,
-        signal=signal,
-    )
-
-
-def _known(tree: Mapping[str, Any], result: RunResult, directory: Path) -> Known:
-    """Return what the page and the end tell about a run, for its diagnosis."""
-    known = known_of_page(tree, result, directory=pasteable(directory))
-    return replace(known, go_on=(*known.go_on, "train.max_seconds=null")) if result.is_out_of_time else known
-
-
-def _chose_tracking(result: RunResult) -> bool:
-    return any(text.startswith("tracking") for text in result.overrides)
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-def _save_failure(directory: Path, result: RunResult) -> None:
-    """Keep what can be kept; the disk may be what failed."""
-    try:
-        write_result(directory, result)
-        (directory / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError as error:
-        print(f"warning {directory}: result.json could not be written ({error.strerror})", file=sys.stderr)
