@@ -24,7 +24,7 @@ from runner.tasks.quadratic import Quadratic
 
 class Dying(Quadratic):
     def batch(self, step, split, part=(0, 1)):
-        if step == 17 and len(list(pathlib.Path("runs/quadratic").iterdir())) == 2 and not os.path.exists("has_died"):
+        if step == 17 and len(list(pathlib.Path("runs/quadratic").iterdir())) >= 2 and not os.path.exists("has_died"):
             pathlib.Path("has_died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().batch(step, split, part)
@@ -147,13 +147,16 @@ def test_all_diverged_is_exit_3_and_one_that_fails_stops_no_other(program: Progr
     assert "RuntimeError: no such batch" in (broken.run / "traceback.txt").read_text()
 
 
-def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(program: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("backend", "begun"), [("sequential", 2), ("lanes", 3)])
+def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(
+    program: Program, tmp_path: Path, backend: str, begun: int
+) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
-    words = [*SWEEP, "train.checkpoint_every=10", "task._target_=parts.Dying", RATES]
+    words = [*SWEEP[:3], f"sweep.backend={backend}", "train.checkpoint_every=10", "task._target_=parts.Dying", RATES]
     killed = call_program(*words, directory=tmp_path)
     assert killed.code == -signal.SIGKILL
     [directory] = tmp_path.glob("runs/sweeps/*")
-    assert len(runs_of(tmp_path)) == 2
+    assert len(runs_of(tmp_path)) == begun
     rest = program(f"resume.sweep={directory.relative_to(tmp_path)}")
     assert rest.code == 0, rest.err
     assert rest.run == directory
@@ -163,15 +166,18 @@ def test_killed_sweep_resumes_and_ends_like_an_uninterrupted_one(program: Progra
     assert sweep_of(rest)["settings"] == sweep_of(whole)["settings"]
 
 
-def test_interrupted_sweep_says_how_to_go_on_and_does(program: Program, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sequential", "lanes"])
+def test_interrupted_sweep_says_how_to_go_on_and_does(program: Program, tmp_path: Path, backend: str) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
-    words = [*SWEEP, "train.duration=400", "task._target_=parts.Slow", RATES, "tracking=off"]
+    words = ["train.duration=400", "task._target_=parts.Slow", RATES, "tracking=off", "sweep.lanes=2"]
+    words = [*SWEEP[:3], f"sweep.backend={backend}", *words]
     process = Forked(*words, directory=tmp_path, environment=ENVIRONMENT)
     wait_for(lambda: any('"step":30,' in path.read_text() for path in tmp_path.glob("runs/quadratic/*/records.jsonl")))
     process.send_signal(signal.SIGINT)
     stopped = Done(*process.communicate(), tmp_path)
     assert stopped.code == 130, stopped.err
-    assert statuses(stopped) == ["interrupted", "waiting", "waiting"]
+    at_once = 1 if backend == "sequential" else 2
+    assert statuses(stopped) == ["interrupted"] * at_once + ["waiting"] * (3 - at_once)
     (tmp_path / "fast").touch()
     [line] = [line for line in stopped.out.splitlines() if line.startswith("go on with: python -m runner ")]
     rest = program(line.rpartition(" ")[2])
@@ -228,6 +234,27 @@ def test_what_is_wrong_is_said_at_once_and_nothing_is_written(
     for line in lines:
         assert line in refused.err
     assert len(refused.err.strip().splitlines()) == len(lines) + (":" in refused.err.splitlines()[0][-1:])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")  # MLflow leaves its sqlite connections open
+@pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")  # SQLAlchemy to MLflow
+def test_one_process_sends_all_lanes_each_with_its_end_and_its_picture(program: Program, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    done = program(*SWEEP[:3], "sweep.backend=lanes", "warmup=none", "sweep.space={optimizer.lr:'0.01,0.02,1e9'}",
+                   tracking="mlflow", spawn=True)  # fmt: skip
+    assert done.code == 0, done.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    for job in sweep_of(done)["jobs"]:
+        result = json.loads((tmp_path / job["run"] / "result.json").read_text())
+        run = client.get_run(result["mlflow_run_id"])
+        assert run.info.status == ("FAILED" if job["status"] == "diverged" else "FINISHED")
+        assert run.data.tags["sweep"] == sweep_of(done)["id"]
+        assert run.data.tags["verdict"] == job["verdict"]
+        assert "curves.png" in {file.path for file in client.list_artifacts(run.info.run_id)}
+        recorded = (tmp_path / job["run"] / "records.jsonl").read_text().count('"kind":"step"')
+        assert len(client.get_metric_history(run.info.run_id, "train/lr")) == recorded
 
 
 def test_what_cannot_be_lanes_is_refused_by_name_or_runs_one_after_another(program: Program, tmp_path: Path) -> None:

@@ -92,17 +92,27 @@ class _OneOfMany(Follower):
 
 
 class _Sent:
-    """A run that is being sent, alone in its directory."""
+    """A run that is being sent once no other process sends it."""
 
     def __init__(self, directory: Path, uri: str, on_problem: Callable[[Exception], None]) -> None:
         from filelock import FileLock
 
         self.lock = FileLock(directory / LOCK)
-        self.lock.acquire()
         sender = MlflowSender(directory, uri)
         self.following = Following(directory, sender, uri=shown(uri), on_problem=on_problem)
         self.due = 0.0
         self.has_ended = False
+
+    def is_alone(self, *, wait: bool) -> bool:
+        """Whether no other process sends the run; where nothing else is left to do, wait for that."""
+        from filelock import Timeout
+
+        try:
+            if not self.lock.is_locked:
+                self.lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            return False
+        return True
 
 
 def main() -> int:
@@ -140,7 +150,7 @@ def _send_all(lines: queue.Queue[str], uri: str, voice: IO[str]) -> bool:
         is_over = _obey(lines, runs, uri, on_problem, voice) or is_over
         for name, run in list(runs.items()):
             is_last = run.has_ended or is_over
-            if is_last or time.monotonic() >= run.due:
+            if (is_last or time.monotonic() >= run.due) and run.is_alone(wait=is_over):
                 run.following.step(is_last=is_last)
                 run.due = time.monotonic() + max(run.following.pause, len(runs) / _RUNS_A_SECOND)
             if run.following.is_over:
