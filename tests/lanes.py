@@ -43,8 +43,10 @@ class Double:
 
 
 def doubled(experiment: Experiment) -> Experiment:
-    """Return an experiment in float64; the optimizer keeps its parameters."""
+    """Return an experiment in float64; the optimizer keeps its parameters, and what state it was made with."""
     experiment.model.double()
+    for state in experiment.optimizer.state.values():
+        state.update({name: value.double() for name, value in state.items() if isinstance(value, Tensor)})
     return experiment._replace(task=Double(experiment.task))
 
 
