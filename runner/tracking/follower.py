@@ -92,12 +92,13 @@ def start_follower(directory: Path, *, uri: str, warn: Callable[[str], None]) ->
     except OSError as error:
         warn(_warning(uri, directory, error))
         return Follower(None, directory, uri=uri, voice=None)
-    voice = threading.Thread(target=_relay, args=(process.stderr, warn), daemon=True)
+    voice = threading.Thread(target=relay, args=(process.stderr, warn), daemon=True)
     voice.start()
     return Follower(process, directory, uri=uri, voice=voice)
 
 
-def _relay(said: IO[bytes], warn: Callable[[str], None]) -> None:
+def relay(said: IO[bytes], warn: Callable[[str], None]) -> None:
+    """Hand on what a follower says, line by line."""
     with said:
         for line in said:
             warn(line.decode(errors="replace").rstrip())

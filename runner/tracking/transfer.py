@@ -59,10 +59,51 @@ class Batch(NamedTuple):
     after: State
 
 
+class Following:
+    """One run directory whose records are sent as they are written.
+
+    Args:
+        directory: the run directory.
+        sender: where to.
+        uri: its name in mlflow.json.
+        on_problem: called with every failure.
+    Attributes:
+        pause: seconds to wait before the next step; doubles up to 30 s with every failure.
+        is_over: whether the last step has been made.
+        has_arrived: whether everything has arrived then.
+    """
+
+    def __init__(self, directory: Path, sender: Sender, *, uri: str, on_problem: Callable[[Exception], None]) -> None:
+        self.pause = POLL_SECONDS
+        self.is_over = self.has_arrived = False
+        self._directory, self._sender, self._uri, self._on_problem = directory, sender, uri, on_problem
+        self._state: State | None = None
+        self._has_failed = False
+
+    def step(self, *, is_last: bool) -> None:
+        """Send what is new; after a failure the state on disk is taken up again.
+
+        Args:
+            is_last: whether nothing more will be written, so that this is the last step.
+        """
+        try:
+            before = self._state or self._sender.open(read_state(self._directory, self._uri) or State(self._uri))
+            self._state = _drain(self._directory, self._sender, before)
+            self.pause = POLL_SECONDS
+            if is_last:
+                _end(self._directory, self._sender, self._state)
+                self.has_arrived = True
+        except Exception as error:
+            if not self._has_failed:
+                traceback.print_exc()
+            self._has_failed = True
+            self._on_problem(error)
+            self._state, self.pause = None, min(2 * self.pause, LONGEST_PAUSE_SECONDS)
+        self.is_over = is_last
+
+
 def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_problem: Callable[[Exception], None]) -> bool:
     """Send records as they are written, until the run has ended and all of them have arrived.
-
-    After a failure the state on disk is taken up again, after a pause that doubles up to 30 s while the run lives.
 
     Args:
         directory: the run directory.
@@ -73,27 +114,12 @@ def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_proble
     Returns:
         Whether everything has arrived.
     """
-    state: State | None = None
-    pause = POLL_SECONDS
-    failures = 0
+    following = Following(directory, sender, uri=uri, on_problem=on_problem)
     while True:
-        is_last = ended.is_set()
-        try:
-            state = state or sender.open(read_state(directory, uri) or State(uri))
-            state = _drain(directory, sender, state)
-            pause = POLL_SECONDS
-            if is_last:
-                _end(directory, sender, state)
-                return True
-        except Exception as error:
-            if failures == 0:
-                traceback.print_exc()
-            failures += 1
-            on_problem(error)
-            if is_last:
-                return False
-            state, pause = None, min(2 * pause, LONGEST_PAUSE_SECONDS)
-        ended.wait(pause)
+        following.step(is_last=ended.is_set())
+        if following.is_over:
+            return following.has_arrived
+        ended.wait(following.pause)
 
 
 def _drain(directory: Path, sender: Sender, state: State) -> State:

@@ -16,7 +16,6 @@ from runner.lanes.refusal import why_not
 from runner.records import RunResult
 from runner.sweeps.worker import quietly
 from runner.train.interrupt import listen
-from runner.trials.pictures import Pictures
 from runner.trials.trial import Batch, Trial
 
 if TYPE_CHECKING:
@@ -55,8 +54,9 @@ def _alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Return trials with the same kind of model together; those of one seed, which share their batches, in a row."""
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.config.seed):
-        train = trial.config.train
-        key = f"{trial.config.task.model_dump_json()} {train.accumulate} {train.precision} {train.device}"
+        config = trial.config
+        kind = (config.task.model_dump_json(), config.tracking.model_dump_json())
+        key = " ".join([*kind, str(config.train.accumulate), config.train.precision, config.train.device])
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
@@ -72,9 +72,11 @@ class _Pass:
     def run(self, width: int) -> RunResult | None:
         """Train them all; return the result of a run that a signal ended, if one was."""
         from runner.lanes.engine import fit_lanes  # imports all that a lane needs
+        from runner.trials.beside import Beside
 
         last: RunResult | None = None
-        with listen() as received, closing(Pictures()) as self._pictures:
+        tracking = self._trials[0].config.tracking
+        with listen() as received, closing(Beside(self._batch.directory, tracking)) as self._beside:
 
             def on_end(index: int, outcome: Outcome) -> None:
                 nonlocal last
@@ -101,8 +103,9 @@ class _Pass:
             try:
                 experiment = build(trial.config)
                 prune = self._batch.prune(trial)
-                draw = self._pictures.draw
-                run = stack.enter_context(recorded(trial.config, trial.invocation, experiment, prune=prune, draw=draw))
+                draw, follow = self._beside.draw, self._beside.follow
+                record = recorded(trial.config, trial.invocation, experiment, prune=prune, draw=draw, follow=follow)
+                run = stack.enter_context(record)
                 run.begin()
             except Exception as error:
                 stack.close()

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,9 +50,14 @@ def draw(picture: Picture, records: Iterable[Record] | None = None) -> None:
 
 
 class Pictures:
-    """Draws pictures in a process of its own; what is left at the end is shared with it."""
+    """Draws pictures in a process of its own; what is left at the end is shared with it.
 
-    def __init__(self) -> None:
+    Args:
+        on_drawn: is called with the directory of a run whose picture is there, or cannot be.
+    """
+
+    def __init__(self, on_drawn: Callable[[Path], None] = lambda directory: None) -> None:
+        self._on_drawn = on_drawn
         context = multiprocessing.get_context("spawn")
         self._connection, there = context.Pipe()
         self._process = context.Process(target=_work, args=(there,), daemon=True)
@@ -71,7 +76,7 @@ class Pictures:
         while self._waiting or self._there:
             self._feed()
             if self._waiting:
-                _draw_or_say(self._waiting.pop())
+                self._draw_here(self._waiting.pop())
             elif self._there:
                 self._hear()
         self._connection.close()
@@ -92,11 +97,14 @@ class Pictures:
         """Wait until one more is drawn; what a process that died has left undone is drawn here."""
         try:
             self._connection.recv()
-            self._there.popleft()
+            self._on_drawn(self._there.popleft().directory)
         except (EOFError, OSError):
-            for picture in self._there:
-                _draw_or_say(picture)
-            self._there.clear()
+            while self._there:
+                self._draw_here(self._there.popleft())
+
+    def _draw_here(self, picture: Picture) -> None:
+        _draw_or_say(picture)
+        self._on_drawn(picture.directory)
 
 
 def _work(connection: Connection) -> None:
