@@ -15,7 +15,7 @@ from runner.finding.words import brief, group_sentences, headline
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import SEED
 from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
-from runner.tracking.sweep_observed import in_common, loss_name, lr_key, observe
+from runner.tracking.sweep_observed import PURPOSE, in_common, loss_name, lr_key, observe
 
 if TYPE_CHECKING:
     from runner.finding.observed import Observed
@@ -90,11 +90,12 @@ def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> 
     known = {group.name for group in report.groups}
     for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
         longest.setdefault(one.group if one.group in known else "", job)
+    aside = {f"tags.{PURPOSE}", *([SEED] if sweep.varies(SEED) else [])}
     found = {}
     for group in report.groups:
         if not math.isnan(group.recommended):
             words = longest[group.name].overrides
-            kept = [text for text in words if not (key_of(text) == SEED and sweep.varies(SEED))]
+            kept = [text for text in words if key_of(text) not in aside]
             found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
     return found
 

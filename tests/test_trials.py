@@ -54,7 +54,7 @@ class Broken(Quadratic):
             raise RuntimeError("no such batch")
         return super().batch(step, split, part)
 """
-BACKENDS = ["sequential", pytest.param("processes", marks=pytest.mark.slow)]
+BACKENDS = ["sequential", "lanes", pytest.param("processes", marks=pytest.mark.slow)]
 
 
 def ask(

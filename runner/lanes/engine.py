@@ -124,16 +124,17 @@ def _close(lane: Running, active: list[Running]) -> None:
 
 def _step(stack: Stack, lanes: list[Running]) -> None:
     """Make one step of every lane."""
+    grads: Iterable[Sequence[Tensor] | None]
     try:
-        signals = _gradients(stack, lanes)
+        signals, grads = _gradients(stack, lanes)
     except Exception as error:
         for lane in lanes:
             lane.error = error
         return
-    going = [lane for lane, those in zip(lanes, signals, strict=True) if lane.attempt(judge, those)]
-    with torch.no_grad():
-        for lane in going:
-            lane.attempt(_update, lane.fused)
+    going = list[Running]()
+    for lane, those, own in zip(lanes, signals, grads, strict=True):
+        if lane.attempt(_judge_and_update, lane.fused, those, own):
+            going.append(lane)
     due = [lane for lane in going if lane.error is None and is_evaluated(lane.course)]
     metrics = _metrics(stack, lanes, due) if due else {}
     for lane in going:
@@ -158,21 +159,30 @@ def _metrics(stack: Stack, lanes: list[Running], due: list[Running]) -> dict[int
     return {lane.index: metrics for lane, metrics in zip(due, found, strict=True)}
 
 
-def _update(course: Course, fused: FusedUpdate | None) -> None:
+def _judge_and_update(
+    course: Course, fused: FusedUpdate | None, signals: Signals, grads: Sequence[Tensor] | None
+) -> bool:
+    """Show the gradient to the watch and make the update; return whether the lane goes on."""
+    if not judge(course, signals):
+        return False
     run = course.run
     if fused is None or course.drops:
         update(run.optimizer, run.scaler, run.average, drop=course.drops)
     else:
-        fused()
+        fused(grads)
         if run.average is not None:
             run.average.update()
     note_update(course)
+    return True
 
 
-def _gradients(stack: Stack, lanes: list[Running]) -> list[Signals]:
-    """Leave the gradients of a step, clipped, in the parameters of every lane; return what they tell."""
+def _gradients(stack: Stack, lanes: list[Running]) -> tuple[list[Signals], Sequence[Sequence[Tensor] | None]]:
+    """Find the gradients of a step, clipped, and return what they tell.
+
+    The second result are the gradients of every lane, None where its parameters hold them: only some lanes need that.
+    """
     runs = [lane.run for lane in lanes]
-    if any("frozen_steps" in group for run in runs for group in run.optimizer.param_groups):
+    if any(group.get("frozen_steps") for run in runs for group in run.optimizer.param_groups):
         stack.follow_freezing()
     plan = runs[0].plan
     sums = backward(
@@ -185,18 +195,16 @@ def _gradients(stack: Stack, lanes: list[Running]) -> list[Signals]:
     if stack.has_frozen:
         stack.drop_frozen_gradients()
     grads = [p.grad for p in stack.parameters.values() if p.grad is not None]
-    norms = torch.linalg.vector_norm(
-        torch.stack([g.flatten(1).norm(dim=1) if g.dim() > 1 else g.abs() for g in grads]), dim=0
-    )
-    totals, host_norms = torch.stack([sums.totals, norms.to(sums.totals.dtype)]).tolist()
-    stack.hand_out_gradients()
+    each = [torch.linalg.vector_norm(grad.flatten(1), dim=1) if grad.dim() > 1 else grad.abs() for grad in grads]
+    norms = torch.linalg.vector_norm(torch.stack(each), dim=0)
+    both = torch.promote_types(norms.dtype, sums.totals.dtype)
+    totals, host_norms = torch.stack([sums.totals.to(both), norms.to(both)]).tolist()
+    by_lane = None if any(lane.reads_gradients for lane in lanes) else stack.gradients_by_lane()
+    if by_lane is None:
+        stack.hand_out_gradients()
     clipped = _clip(runs, grads, norms)
-    return [
-        Signals(total, weight, norm, examples, is_clipped)
-        for total, weight, norm, examples, is_clipped in zip(
-            totals, sums.weights, host_norms, sums.examples, clipped, strict=True
-        )
-    ]
+    told = zip(totals, sums.weights, host_norms, sums.examples, clipped, strict=True)
+    return [Signals(*those) for those in told], by_lane or [None] * len(lanes)
 
 
 def _clip(runs: Sequence[Run], grads: list[Tensor], norms: Tensor) -> list[Tensor | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -154,7 +155,7 @@ def backward(stack: Stack, tasks: Sequence[Task], steps: Sequence[int], plan: Tr
             for place, lane in enumerate(shared.lanes):
                 examples[lane] += passed.examples
                 if shown[lane] is not None:
-                    shown[lane].outputs = outputs_of(passed.outputs, place)
+                    shown[lane].give_outputs = partial(outputs_of, passed.outputs, place)
             if shared.weight == 0:
                 continue
             for lane in shared.lanes:

@@ -7,17 +7,17 @@ stacked states with a tensor of learning rates, which passes over the memory eig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 _STATE: dict[type[Optimizer], tuple[str, ...]] = {
     SGD: ("momentum_buffer",),
-    Adam: ("exp_avg", "exp_avg_sq", "step"),
-    AdamW: ("exp_avg", "exp_avg_sq", "step"),
+    Adam: ("exp_avg", "exp_avg_sq"),
+    AdamW: ("exp_avg", "exp_avg_sq"),
 }
 
 
@@ -26,13 +26,15 @@ class FusedUpdate:
 
     Args:
         optimizer: its groups may change with every step; see `takes` for its kind.
+        model: whose parameters it has.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module) -> None:
         self._optimizer = optimizer
-        self._names = _STATE[type(optimizer)]
+        self._parameters = list(model.parameters())
+        self._update = _KERNELS[type(optimizer)]
         self._state: Mapping[Any, Any] | None = None
-        self._lists: list[tuple[list[Tensor], ...]] = []
+        self._lists: list[tuple[list[int], tuple[Any, ...]]] = []
 
     @staticmethod
     def takes(optimizer: Optimizer) -> bool:
@@ -40,22 +42,44 @@ class FusedUpdate:
         hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
         return type(optimizer) in _STATE and not hooked and all(map(_is_plain, optimizer.param_groups))
 
-    def __call__(self) -> None:
-        """Make an update with the gradients in the parameters."""
-        optimizer = self._optimizer
-        if optimizer.state is not self._state:  # at first, and after a rollback
-            optimizer.step()
-            self._state, self._lists = optimizer.state, [self._listed(group) for group in optimizer.param_groups]
-            return
-        update = _KERNELS[type(optimizer)]
-        for group, (parameters, *state) in zip(optimizer.param_groups, self._lists, strict=True):
-            if parameters:
-                update(group, parameters, [p.grad for p in parameters], *state)
+    @property
+    def is_ready(self) -> bool:
+        """Whether the state is what the latest update left."""
+        return self._optimizer.state is self._state
 
-    def _listed(self, group: dict[str, Any]) -> tuple[list[Tensor], ...]:
+    @torch.no_grad()
+    def __call__(self, grads: Sequence[Tensor] | None) -> None:
+        """Make an update.
+
+        Args:
+            grads: of all parameters of the model, in order; None where the parameters hold them.
+        """
+        if self.is_ready:
+            for group, (places, lists) in zip(self._optimizer.param_groups, self._lists, strict=True):
+                if grads is None:
+                    self._update(group, [self._parameters[place].grad for place in places], *lists)
+                else:
+                    self._update(group, [grads[place] for place in places], *lists)
+            return
+        for parameter, grad in zip(self._parameters, grads or (), strict=False):
+            parameter.grad = grad
+        self._optimizer.step()
+        self._state, self._lists = self._optimizer.state, [*map(self._listed, self._optimizer.param_groups)]
+
+    def _listed(self, group: dict[str, Any]) -> tuple[list[int], tuple[Any, ...]]:
+        """Return places and state of what a group trains; its steps become views of one tensor, counted at once."""
         parameters = [p for p in group["params"] if p.grad is not None]
-        held = [self._optimizer.state[p] for p in parameters]
-        return parameters, *([state.get(name) for state in held] for name in self._names)
+        held, places = (
+            [self._optimizer.state[p] for p in parameters],
+            {id(p): i for i, p in enumerate(self._parameters)},
+        )
+        lists: list[Any] = [[state.get(name) for state in held] for name in _STATE[type(self._optimizer)]]
+        if held and "step" in held[0]:
+            steps = torch.stack([state["step"] for state in held])
+            for state, view in zip(held, steps.unbind(0), strict=True):
+                state["step"] = view
+            lists.append((steps, steps.unbind(0)))
+        return [places[id(p)] for p in parameters], (parameters, *lists)
 
 
 def _is_plain(group: Mapping[str, Any]) -> bool:
@@ -74,13 +98,14 @@ def _is_plain(group: Mapping[str, Any]) -> bool:
 
 def _adam(
     group: dict[str, Any],
-    parameters: list[Tensor],
     grads: list[Tensor],
+    parameters: list[Tensor],
     averages: list[Tensor],
     squares: list[Tensor],
-    steps: list[Tensor],
+    counted: tuple[Tensor, list[Tensor]],
 ) -> None:
-    torch._foreach_add_(steps, 1)
+    steps, each = counted
+    steps.add_(1)
     kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
     kernel(
         parameters,
@@ -88,7 +113,7 @@ def _adam(
         averages,
         squares,
         [],
-        steps,
+        each,
         lr=group["lr"],
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -99,7 +124,7 @@ def _adam(
     )
 
 
-def _sgd(group: dict[str, Any], parameters: list[Tensor], grads: list[Tensor], momenta: list[Tensor]) -> None:
+def _sgd(group: dict[str, Any], grads: list[Tensor], parameters: list[Tensor], momenta: list[Tensor]) -> None:
     torch._fused_sgd_(
         parameters,
         grads,

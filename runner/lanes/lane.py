@@ -9,7 +9,9 @@ from typing import Any
 from runner.lanes.fused import FusedUpdate
 from runner.train.act import OnRecord, Run
 from runner.train.checkpoint import Checkpoints
+from runner.train.clipping import Fixed
 from runner.train.course import Course, Interrupted, begin, finish, make_ready
+from runner.train.logits import Logits
 from runner.train.state import TrainState
 
 
@@ -47,8 +49,16 @@ class Running:
         parts = {**lane.parts}
         given_clipping = parts.pop("clipping", None)
         self.run = Run(**parts, checkpoints=lane.checkpoints, on_record=lane.on_record, given_clipping=given_clipping)
+        lane.checkpoints.let_best_wait()
         self.course: Course = begin(self.run, lane.interrupted)
-        self.fused = FusedUpdate(self.run.optimizer) if FusedUpdate.takes(self.run.optimizer) else None
+        self.fused = FusedUpdate(self.run.optimizer, self.run.model) if FusedUpdate.takes(self.run.optimizer) else None
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether anything looks at the gradients in the parameters; a fused update takes them as they come."""
+        run = self.run
+        is_blind = isinstance(run.clipping, Fixed) and all(isinstance(meter, Logits) for meter in run.meters)
+        return self.fused is None or not (self.fused.is_ready and is_blind)
 
     @property
     def is_over(self) -> bool:

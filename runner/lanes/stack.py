@@ -61,6 +61,13 @@ class Stack:
             if frozen and stacked.grad is not None:
                 stacked.grad[frozen] = 0.0
 
+    def gradients_by_lane(self) -> list[tuple[Tensor, ...]] | None:
+        """Return the gradients of each lane, in the order of its parameters; None where a lane has not all of them."""
+        grads = [stacked.grad for stacked in self.parameters.values()]
+        if self.has_frozen or any(grad is None for grad in grads):
+            return None
+        return list(zip(*(grad.unbind(0) for grad in grads if grad is not None), strict=True))
+
     def hand_out_gradients(self) -> None:
         """Give every lane's parameters the views of their gradients; None where there is none or a lane is frozen."""
         for stacked, lanes in zip(self.parameters.values(), self._lanes, strict=True):

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config import Config, Invocation
+from runner.errors import ConfigError, Problem
 from runner.finding.words import report_sentences
 from runner.found_page import write_found_page
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
+
+DEFAULT = "runner.finding.procedure.full_runs"
 
 
 def run(config: Config, invocation: Invocation) -> None:
@@ -20,17 +23,39 @@ def run(config: Config, invocation: Invocation) -> None:
         ConfigError: the search cannot begin; nothing has started and nothing is written.
         SweepError: no trial finished, or a signal ended it.
     """
+    from runner.trials.find_by_study import find_by_study, plan_of
     from runner.trials.find_lr import find_lr, limits_of
     from runner.trials.trials import Trials  # not for --help
-
-    limits = limits_of(config)
 
     def use(told: Told) -> None:
         _write(config, invocation, told)
 
     with Trials(config, invocation, mode="search") as evaluate:
-        find_lr(config, limits, evaluate)
+        if config.sampler.target == DEFAULT:
+            _refuse_space(config)
+            find_lr(config, limits_of(config), evaluate)
+        else:
+            find_by_study(config, plan_of(config, invocation, evaluate), evaluate)
         evaluate.finish(use if config.search.write is not None else None)
+
+
+def _refuse_space(config: Config) -> None:
+    """Refuse what the default procedure does not read.
+
+    Raises:
+        ConfigError: some is given.
+    """
+    given = {"space": config.search.space, "custom_search_space": config.search.custom_search_space}
+    problems = [
+        Problem(f"search.{name}", f"must be left out with sampler=lr, got {value}", "Set sampler=tpe")
+        for name, value in given.items()
+        if value
+    ]
+    if config.search.known:
+        rule = f"must be left out with sampler=lr, got {', '.join(config.search.known)}"
+        problems.append(Problem("search.known", rule, "Set sampler=tpe"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _write(config: Config, invocation: Invocation, told: Told) -> None:

@@ -105,7 +105,8 @@ class CharLM:
         """Return the cross entropy summed over characters, in nats."""
         windows = batch[0].long()
         logits, targets = apply(windows[:, :-1]), windows[:, 1:]
-        total = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = nn.functional.cross_entropy(exact.flatten(0, 1), targets.flatten(), reduction="sum")
         return LossSum(total, len(windows), logits)
 
     def logits(self, outputs: Tensor) -> Tensor:

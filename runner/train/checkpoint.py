@@ -17,7 +17,7 @@ from runner.train.own_average import Average
 from runner.train.restoring import load_optimizer_state
 from runner.train.saved import BEST, FOLDER, FORMAT, LAST, read_checkpoint, write_content
 from runner.train.seeding import generator_states, restore_generators
-from runner.train.snapshots import Snapshots
+from runner.train.snapshots import Snapshots, copied
 from runner.train.state import Earlier, TrainState
 from runner.watch import Watch
 
@@ -32,6 +32,10 @@ class Checkpoints:
         source: checkpoint to go on from; None starts afresh.
         continues: whether it is the same run that goes on; otherwise its best evaluation belongs to the earlier one.
         before_save: called first, so that the records of the steps in a checkpoint are on disk before it.
+
+    Where `let_best_wait` was called, the best one waits in memory until another is written, a remedy goes back to it
+    or the training ends: with many lanes in one process, files of each good evaluation take longer than the steps. A
+    process that is killed then goes on from its last checkpoint.
     """
 
     def __init__(
@@ -47,6 +51,19 @@ class Checkpoints:
         self.source = source
         self.continues = continues
         self.before_save = before_save
+        self._waiting: dict[str, Any] | None = None
+        self._best_waits = False
+
+    def let_best_wait(self) -> None:
+        """Write the best checkpoint with the next other one only."""
+        self._best_waits = True
+
+    def write_best(self) -> None:
+        """Write the best checkpoint if it waits."""
+        if self._waiting is not None:
+            content, self._waiting = self._waiting, None
+            self.before_save()
+            self._write(self.folder / BEST, content)
 
     def save(
         self,
@@ -63,7 +80,6 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written; the earlier one is intact.
         """
-        self.before_save()
         content = {
             "format": FORMAT,
             "state": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _NOT_SAVED},
@@ -76,9 +92,14 @@ class Checkpoints:
             "scaler": scaler.state_dict(),
             "generators": generator_states(),
             "average": average.state_dict() if average is not None else None,
-            "snapshots": snapshots.state_dict() if snapshots is not None else {},
         }
-        self._write(self.folder / name, content)
+        kept = {"snapshots": snapshots.state_dict() if snapshots is not None else {}}
+        if name == BEST and self._best_waits:
+            self._waiting = {**copied(content), **kept}
+        else:
+            self.write_best()
+            self.before_save()
+            self._write(self.folder / name, {**content, **kept})
         if snapshots is not None:
             snapshots.are_named(anew=name == LAST)  # the best one may go back to what only an earlier last one names
 
@@ -140,6 +161,7 @@ class Checkpoints:
         Raises:
             CheckpointError: the checkpoint cannot be read, or is that of another step.
         """
+        self.write_best()
         path = self.folder / BEST
         content = read_checkpoint(path, mmap=True)
         saved = content["state"]

@@ -139,6 +139,7 @@ def finish(course: Course) -> TrainState:
     """Return the state at the end, which is never "running"."""
     state = course.state
     state.end("finished", "finished")
+    course.run.checkpoints.write_best()
     if state.status == "finished" and state.owed is None and (lost := _what_is_lost(state, course.run.model)):
         state.status, state.verdict = "diverged", f"diverged: {lost}"
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ class Moment:
         optimizer: its state is that before the update of the step, in `before` and not yet changed by it.
         plan: the run.
         step: index of the update.
-        outputs: what the model returned for the last micro-batch of the step, in `before`; None later.
+        give_outputs: returns what the model returned for the last micro-batch of the step, in `before`; None later.
     """
 
     task: Task
@@ -31,7 +31,12 @@ class Moment:
     optimizer: Optimizer
     plan: TrainPlan
     step: int = 0
-    outputs: Any = None
+    give_outputs: Callable[[], Any] | None = None
+
+    @property
+    def outputs(self) -> Any:
+        """What the model returned for the last micro-batch of the step."""
+        return self.give_outputs() if self.give_outputs is not None else None
 
     def at(self, step: int) -> Moment:
         """Return itself, at another step."""
@@ -75,7 +80,7 @@ class Meter(Protocol):
 def measure(meters: Sequence[Meter], moment: Moment) -> dict[str, float]:
     """Return what all meters tell of the gradients of a step."""
     found = {name: value for meter in meters for name, value in meter.before(moment).items()}
-    moment.outputs = None  # as large as a batch of logits
+    moment.give_outputs = None  # as large as a batch of logits
     return found
 
 

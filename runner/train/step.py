@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -38,10 +39,10 @@ class Shown(Protocol):
     """What meters look at.
 
     Attributes:
-        outputs: what the model returned for the last micro-batch.
+        give_outputs: returns what the model returned for the last micro-batch.
     """
 
-    outputs: Any
+    give_outputs: Callable[[], Any] | None
 
 
 class Signals(NamedTuple):
@@ -108,7 +109,7 @@ def gradients(
             part = task.loss(apply, to_device(batch, plan.device), counted)
         examples += part.examples
         if moment is not None:
-            moment.outputs = part.outputs
+            moment.give_outputs = partial(getattr, part, "outputs")
         if counted == 0:
             continue
         # the total weight is known only after the last part: scale by a guess, correct at the end

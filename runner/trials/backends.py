@@ -41,7 +41,45 @@ def backend_of(config: Config) -> Backend:
         return _processes(config.sweep.jobs)
     if config.sweep.backend == "lanes":
         return _lanes(config.sweep.lanes)
-    return Backend(run_in_turn)
+    if config.sweep.backend == "sequential":
+        return Backend(run_in_turn)
+    auto = _Auto(config.sweep.lanes, quiet=config.quiet)
+    return Backend(auto.run, prepare=auto.prepare)
+
+
+class _Auto:
+    """Lanes where they can be and pay, one run after another where not; what pays is measured once.
+
+    Args:
+        width: most lanes at once.
+        quiet: do not say which, and why.
+    """
+
+    def __init__(self, width: int, *, quiet: bool) -> None:
+        self._width = width
+        self._quiet = quiet
+        self._is_lanes: bool | None = None
+
+    def prepare(self, configs: Sequence[Config]) -> None:
+        """Measure, once there are two runs to be made."""
+        from runner.trials.choose import choose
+
+        if self._is_lanes is not None or min(len(configs), self._width) < 2:
+            return
+        self._is_lanes, why = choose(configs, width=self._width)
+        if not self._quiet:
+            print(f"sweep.backend: {why}", flush=True)
+
+    def run(self, trials: Sequence[Trial], batch: Batch) -> None:
+        """Make the runs."""
+        from runner.trials.in_lanes import run_in_lanes
+        from runner.trials.in_turn import run_in_turn
+
+        self.prepare([trial.config for trial in trials])
+        if self._is_lanes and len(trials) > 1:
+            run_in_lanes(trials, batch, width=self._width)
+        else:
+            run_in_turn(trials, batch)
 
 
 def _lanes(width: int) -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from runner.config import Config
 from runner.curves import number
@@ -13,20 +14,26 @@ from runner.finding.procedure import Ask, Limits, middle_of, next_asks, verify_a
 from runner.finding.recommend import recommend
 from runner.rates import plan_of
 from runner.trials.point import Point
-from runner.trials.trials import Trials
+
+if TYPE_CHECKING:
+    from runner.trials.trials import Trials
 
 LR, D_COEF = "optimizer.lr", "optimizer.d_coef"
 _VERIFICATIONS = 2  # when fresh seeds break down, the recommendation moves once and is verified again
 
 
-def limits_of(config: Config) -> Limits:
-    """Return where the search begins and what it may cost.
+def lr_key_of(config: Config) -> str:
+    """Return the key of the learning rate that is searched."""
+    return LR if config.optimizer.d_coef is None else D_COEF
+
+
+def bounds_of(config: Config) -> tuple[float, float]:
+    """Return the learning rates to search between: as given, or a decade beyond what is typical.
 
     Raises:
-        ConfigError: the bounds cross, or nothing says where to begin.
+        ConfigError: the bounds cross, or nothing says where they are.
     """
-    search, known = config.search, config.optimizer.typical
-    typical: tuple[float, float] | None = getattr(known, config.task.regime) if known is not None else None
+    search, typical = config.search, _typical(config)
     low, high = search.low, search.high
     if low is not None and high is not None and low >= high:
         rule = f"must be below search.high={number(high)}, got {number(low)}"
@@ -37,15 +44,29 @@ def limits_of(config: Config) -> Limits:
         raise ConfigError([Problem(f"search.{name}", rule, "Run mode=range_test for a bracket")])
     lowest = low or min(typical[0] if typical else math.inf, high or math.inf) / 10
     highest = high or max(typical[1] if typical else 0.0, low or 0.0) * 10
-    middle = middle_of(lowest, highest, typical)
-    return Limits(
-        middle, low or 0.0, high or math.inf, config.seed, search.budget, search.verify, plan_of(config).steps
-    )
+    return lowest, highest
+
+
+def limits_of(config: Config) -> Limits:
+    """Return where the default procedure begins, what it does not leave, and what it may cost.
+
+    Raises:
+        ConfigError: the bounds cross, or nothing says where to begin.
+    """
+    search, middle = config.search, middle_of(*bounds_of(config), _typical(config))
+    low, high, steps = search.low or 0.0, search.high or math.inf, plan_of(config).steps
+    return Limits(middle, low, high, config.seed, search.budget, search.verify, steps)
+
+
+def _typical(config: Config) -> tuple[float, float] | None:
+    known = config.optimizer.typical
+    found: tuple[float, float] | None = getattr(known, config.task.regime) if known is not None else None
+    return found
 
 
 def find_lr(config: Config, limits: Limits, evaluate: Trials) -> None:
     """Make the runs of the search, and those that verify what it recommends; a signal ends it."""
-    key = LR if config.optimizer.d_coef is None else D_COEF
+    key = lr_key_of(config)
     seen: list[Observed] = []
     while asks := next_asks(seen, limits):
         seen += evaluate([_point(ask, key) for ask in asks])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from signal import Signals
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from runner.lanes.refusal import why_not
 from runner.records import RunResult
 from runner.sweeps.worker import quietly
 from runner.train.interrupt import listen
+from runner.trials.pictures import Pictures
 from runner.trials.trial import Batch, Trial
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class _Pass:
         from runner.lanes.engine import fit_lanes  # imports all that a lane needs
 
         last: RunResult | None = None
-        with listen() as received:
+        with listen() as received, closing(Pictures()) as self._pictures:
 
             def on_end(index: int, outcome: Outcome) -> None:
                 nonlocal last
@@ -100,7 +101,8 @@ class _Pass:
             try:
                 experiment = build(trial.config)
                 prune = self._batch.prune(trial)
-                run = stack.enter_context(recorded(trial.config, trial.invocation, experiment, prune=prune))
+                draw = self._pictures.draw
+                run = stack.enter_context(recorded(trial.config, trial.invocation, experiment, prune=prune, draw=draw))
                 run.begin()
             except Exception as error:
                 stack.close()

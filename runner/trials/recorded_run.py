@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,10 +28,9 @@ from runner.rates import plan_of_experiment
 from runner.records import EvalRecord, Record, RunResult, StepRecord
 from runner.remedies.scale_lr import changes
 from runner.remedies.tally import tally
-from runner.report.figures import curves
 from runner.tracking.address import shown
-from runner.tracking.directory import CURVES, TRACEBACK, pasteable
-from runner.tracking.follower import start_follower
+from runner.tracking.directory import TRACEBACK, pasteable
+from runner.tracking.follower import Follower, start_follower
 from runner.tracking.jsonl import RecordWriter, read_records, write_result
 from runner.tracking.lock import alone_in
 from runner.tracking.notify import Notifier
@@ -41,9 +40,12 @@ from runner.train.interrupt import listen
 from runner.train.loop import fit
 from runner.train.state import TrainState
 from runner.trials.first_result import first_result, headline, run_directory
+from runner.trials.pictures import Picture, draw
 
 Prune = Callable[[int, int, Mapping[str, float]], bool]
 """updates made, updates declared, metrics of the val split -> whether the run is given up"""
+Draw = Callable[[Picture, Sequence[Record]], None]
+Follow = Callable[..., Follower]  # as `start_follower`
 
 
 def train(config: Config, invocation: Invocation, *, prune: Prune | None = None) -> RunResult:
@@ -74,10 +76,23 @@ def train(config: Config, invocation: Invocation, *, prune: Prune | None = None)
 
 @contextmanager
 def recorded(
-    config: Config, invocation: Invocation, experiment: Experiment, *, prune: Prune | None = None
+    config: Config,
+    invocation: Invocation,
+    experiment: Experiment,
+    *,
+    prune: Prune | None = None,
+    draw: Draw = draw,
+    follow: Follow = start_follower,
 ) -> Iterator[RecordedRun]:
     """Make the directory of a run, or take that of the run that goes on, and keep other processes out of it.
 
+    Args:
+        config: checked.
+        invocation: how the program was called.
+        experiment: what is trained.
+        prune: is asked at each evaluation.
+        draw: draws its picture.
+        follow: starts to send its records.
     Raises:
         RunnerError: it cannot be made, or written, or its sharpness cannot be measured where that was asked for.
     """
@@ -102,7 +117,9 @@ def recorded(
                 continues=earlier is not None,
                 before_save=writer.sync,
             )
-            yield RecordedRun(config, invocation.tree, experiment, checkpoints, result, writer, terminal, prune)
+            run = RecordedRun(config, invocation.tree, experiment, checkpoints, result, writer, terminal)
+            run.prune, run.draw, run.follow = prune, draw, follow
+            yield run
 
 
 class RecordedRun:
@@ -114,6 +131,7 @@ class RecordedRun:
         directory: of the run.
         checkpoints: where to save, and what to go on from.
         result: as far as it is known.
+        prune, draw, follow: as `recorded` takes them.
     """
 
     def __init__(
@@ -125,7 +143,6 @@ class RecordedRun:
         result: RunResult,
         writer: RecordWriter,
         terminal: Terminal,
-        prune: Prune | None = None,
     ) -> None:
         self.directory = checkpoints.directory
         self.checkpoints = checkpoints
@@ -136,8 +153,10 @@ class RecordedRun:
         self._writer = writer
         self._terminal = terminal
         self._made = result.steps
-        self._prune = prune
         self._is_pruned = False
+        self.prune: Prune | None = None
+        self.draw: Draw = draw
+        self.follow: Follow = start_follower
 
     def begin(self) -> None:
         """Say what is about to run, and start the clock and whoever follows the records."""
@@ -147,7 +166,7 @@ class RecordedRun:
             warn(text)
         self._terminal.start(headline(self._config, self.result, self._experiment))
         self._notifier = Notifier(self._config.notify.command, self.directory, title=self.result.title, warn=warn)
-        self._follower = start_follower(self.directory, uri=uri, warn=warn) if uri is not None else None
+        self._follower = self.follow(self.directory, uri=uri, warn=warn) if uri is not None else None
 
     def on_record(self, record: Record) -> None:
         """Write one record, and show it to the terminal and to the command of the user."""
@@ -155,8 +174,8 @@ class RecordedRun:
         self._terminal.show(record)
         self._notifier.show(record)
         self._made = record.step
-        if self._prune is not None and isinstance(record, EvalRecord) and record.split == "val":
-            self._is_pruned = self._is_pruned or self._prune(record.step, self._experiment.plan.steps, record.metrics)
+        if self.prune is not None and isinstance(record, EvalRecord) and record.split == "val":
+            self._is_pruned = self._is_pruned or self.prune(record.step, self._experiment.plan.steps, record.metrics)
 
     def stops(self, signal: Signals | None) -> str | None:
         """Return why it ends after the step at hand, None where it does not."""
@@ -212,8 +231,7 @@ class RecordedRun:
             diagnosis = diagnose(Curve.of_records(records, known))
             result = self.result = replace(self.result, diagnosis=to_json(diagnosis))
             write_result(self.directory, result)
-            picture = self.directory / CURVES
-            curves(records, picture, title=result.title, verdict=result.verdict, stretches=diagnosis.stretches)
+            self.draw(Picture(self.directory, result.title, result.verdict, diagnosis.stretches), records)
         except (OSError, ValueError) as error:
             self._terminal.warn(f"no picture: {_one_line(error)}")
         return losses

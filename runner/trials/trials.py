@@ -120,6 +120,19 @@ class Trials:
         observed = observe(sweep, self._states(runs), Path.cwd(), key=lr_key(sweep) or LR_KEYS[0])
         return [observed[self._jobs[key].number - 1] for key in keys]
 
+    def check(self, points: Sequence[Point]) -> list[CheckedJob]:
+        """Compose and check points without making a run.
+
+        Raises:
+            ConfigError: with all that is wrong with any of them.
+        """
+        return self._page.check(points)
+
+    @property
+    def experiment(self) -> str:
+        """MLflow experiment and folder of the runs."""
+        return self._config.name or self._invocation.choices["task"]
+
     def finish(self, use: Callable[[Told], None] | None = None) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
 

@@ -124,7 +124,7 @@ def _work(connection: Connection) -> None:
             connection.send(error)
 
 
-def _ask(connection: Connection, step: int, metrics: Mapping[str, float]) -> bool:
+def _ask(connection: Connection, step: int, planned: int, metrics: Mapping[str, float]) -> bool:
     """Ask the process of the sweep whether the trial is given up; where that has died it is not."""
     try:
         connection.send((step, dict(metrics)))

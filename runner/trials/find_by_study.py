@@ -1,0 +1,113 @@
+"""A search by one of Optuna's samplers: a study is asked for points, their runs are made, and it is told of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from runner.config import Config, Invocation
+from runner.curves import number
+from runner.errors import ConfigError, Problem
+from runner.finding.observed import Observed
+from runner.nodes import Node
+from runner.rates import plan_of as planned_steps
+from runner.search.custom import extend_by
+from runner.search.fingerprint import fingerprint
+from runner.search.goals import choose_goals, reported
+from runner.search.known import Mlflow, find_known, learn
+from runner.search.loop import OnEval, search
+from runner.search.opening import Plan
+from runner.search.page import page_of_task
+from runner.search.parts import is_none, make_pruner, make_sampler
+from runner.search.space import Space, corners, read_space, space_of
+from runner.search.study import Study
+from runner.trials.find_lr import bounds_of, lr_key_of
+from runner.trials.point import Point
+
+if TYPE_CHECKING:
+    from runner.trials.trials import Trials
+
+_AT_ONCE = {"sequential": 1, "auto": 4, "lanes": 4}  # trials asked for together, where no worker processes are
+_SECTION = "search"
+
+
+def plan_of(config: Config, invocation: Invocation, evaluate: Trials) -> Plan:
+    """Return what is searched, checked as far as that goes without the study.
+
+    Raises:
+        ConfigError: with what is wrong.
+    """
+    from runner.build import find_facts  # imports torch
+
+    section, sampler = config.search, section_of(config.sampler)
+    texts = dict(section.space) or {lr_key_of(config): "interval({}, {})".format(*map(number, bounds_of(config)))}
+    extend = extend_by(section.custom_search_space, invocation.tree, key=f"{_SECTION}.custom_search_space")
+    space: Space = read_space(space_of(texts))
+    checked = evaluate.check([Point(corner) for corner in corners(space)])
+    facts = find_facts(config.task, config.train, config.resume, config.seed)
+    known = reported(facts.goals, facts.examples)
+    metrics, directions = choose_goals(section.metric, section.direction, known, section=_SECTION)
+    make_sampler(sampler, space, key="sampler")
+    make_pruner(section_of(config.pruner), key="pruner")
+    if len(metrics) > 1 and not is_none(section_of(config.pruner)):
+        rule = f"must be none with several metrics, got {config.pruner.target}"
+        raise ConfigError([Problem("pruner", rule, "Set pruner=none")])
+    if "train.duration" in space and not is_none(section_of(config.pruner)):
+        rule = f"must be none where train.duration varies, got {config.pruner.target}"
+        raise ConfigError([Problem("pruner", rule, "Set pruner=none")])
+    tree = page_of_task(checked[0].config.model_dump(mode="json", by_alias=True))
+    said = {key: dimension.text for key, dimension in space.items()}
+    if section.custom_search_space is not None:
+        said["custom_search_space"] = section.custom_search_space
+    name = section.study_name or evaluate.directory.name
+    about = fingerprint(said, tree, metrics, directions)
+    return Plan(space, extend, about, metrics, directions, sampler, section.storage, name, _SECTION)
+
+
+def section_of(node: Node) -> dict[str, object]:
+    """Return a node as the section of a page that it was."""
+    return {"_target_": node.target, **node.arguments}
+
+
+def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
+    """Make the trials that are missing in the study; a signal ends it.
+
+    Raises:
+        SweepError: the storage of the study failed.
+    """
+    section = config.search
+    evaluate([])  # makes the directory of the sweep, which the study is locked by
+    study = Study(plan, evaluate.directory)
+    _learn(config, study, evaluate)
+
+    def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
+        return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
+
+    pruner = section_of(config.pruner)
+    search(
+        study,
+        evaluate_points,
+        total=section.n_trials,
+        at_once=config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2),
+        planned_steps=planned_steps(config).steps,
+        pruner=None if is_none(pruner) else pruner,
+        prune_after=section.prune_after,
+        max_failure_rate=section.max_failure_rate,
+    )
+    if not config.quiet:
+        print(f"search {plan.name}: {study.counts()}", flush=True)
+
+
+def _learn(config: Config, study: Study, evaluate: Trials) -> None:
+    """Tell the study of earlier runs."""
+    if not config.search.known:
+        return
+
+    def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
+        [checked] = evaluate.check([Point(overrides)])
+        return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
+
+    mlflow = Mlflow(config.tracking.uri, evaluate.experiment)
+    runs = find_known(config.search.known, mlflow, key=f"{_SECTION}.known")
+    print(learn(study, runs, page_of), file=sys.stderr)

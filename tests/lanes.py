@@ -1,0 +1,98 @@
+"""Runs made alone and in lanes, to be compared."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from runner.build import Experiment
+from runner.lanes.engine import fit_lanes
+from runner.lanes.lane import Lane
+from runner.records import Record, StepRecord
+from runner.train.checkpoint import Checkpoints
+from runner.train.loop import fit
+from runner.train.state import TrainState
+
+
+class Made(NamedTuple):
+    """What a run left behind."""
+
+    experiment: Experiment
+    state: TrainState
+    records: list[Record]
+
+    @property
+    def losses(self) -> list[float]:
+        return [record.loss for record in self.records if isinstance(record, StepRecord)]
+
+
+class Double:
+    """A task whose numbers are float64."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Any:
+        return tree_map(_doubled, self._task.batch(step, split, part))
+
+
+def doubled(experiment: Experiment) -> Experiment:
+    """Return an experiment in float64; the optimizer keeps its parameters."""
+    experiment.model.double()
+    return experiment._replace(task=Double(experiment.task))
+
+
+def alone(experiment: Experiment, directory: Path) -> Made:
+    """Train by `fit`."""
+    records: list[Record] = []
+    state = fit(**experiment.parts(), checkpoints=Checkpoints(directory), on_record=records.append)
+    return Made(experiment, state, records)
+
+
+def in_lanes(
+    experiments: Sequence[Experiment], directory: Path, *, width: int = 8, shares: bool = True, **given: Any
+) -> list[Made]:
+    """Train in lanes, with one task object for all where they share it."""
+    records: list[list[Record]] = [[] for _ in experiments]
+    lanes = []
+    for index, experiment in enumerate(experiments):
+        parts = {**experiment.parts(), **({"task": experiments[0].task} if shares else {})}
+        lanes.append(Lane(parts, Checkpoints(directory / str(index)), records[index].append))
+    made = []
+    for experiment, outcome, those in zip(experiments, fit_lanes(lanes, width=width, **given), records, strict=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+        made.append(Made(experiment, outcome, those))
+    return made
+
+
+def farthest(one: Made, other: Made, *, relative: bool = True) -> float:
+    """Return the largest difference between weights and buffers, in units of the largest of the tensor."""
+    states = one.experiment.model.state_dict(), other.experiment.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    found = [0.0]
+    for a, b in zip(states[0].values(), states[1].values(), strict=True):
+        size = float(a.abs().max()) if relative else 1.0
+        found.append(float((a.double() - b.double()).abs().max()) / max(size, 1e-12))
+    return max(found)
+
+
+def told(records: Sequence[Record]) -> tuple[list[Any], list[float]]:
+    """Return what records tell beside the time: words, and numbers, which may differ in the last digits."""
+    leaves = tree_leaves([{"kind": type(record).__name__, **asdict(record), "time_ms": 0} for record in records])
+    numbers = [leaf for leaf in leaves if isinstance(leaf, float)]
+    return [leaf for leaf in leaves if not isinstance(leaf, float) and not _has_digits(leaf)], numbers
+
+
+def _has_digits(leaf: Any) -> bool:
+    return isinstance(leaf, str) and any(map(str.isdigit, leaf))
+
+
+def _doubled(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
