@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test check bench bench-instability clean
+.PHONY: help run ui test check bench bench-instability bench-search clean
 
 help:  ## List all targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -32,6 +32,11 @@ bench: $(VENV)/installed-bench  ## Run the benchmarks under experiments/; ARGS="
 bench-instability: $(VENV)/installed  ## Make runs with known faults and score what is said of them; ARGS=--small is short.
 	@$(BIN)/python experiments/instability_benchmark/generate.py $(ARGS)
 	@$(BIN)/python experiments/instability_benchmark/score.py $(ARGS)
+
+bench-search: $(VENV)/installed-bench  ## Measure the truth of ten cells and what search methods pick there: hours.
+	@$(BIN)/python experiments/finding_the_lr/truth.py
+	@$(BIN)/python experiments/finding_the_lr/methods.py
+	@$(BIN)/python experiments/finding_the_lr/table.py
 
 clean:  ## Remove the environment and caches; runs/ stays.
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

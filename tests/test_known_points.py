@@ -16,21 +16,21 @@ SEARCH = (*OPTUNA, *QUADRATIC, LR, "hydra.sweeper.n_trials=1")
 
 
 def test_runs_of_a_sweep_are_known_points_where_the_task_is_the_same(program: Program) -> None:
-    sweep = program("-m", *QUADRATIC, "optimizer.lr=0.01,0.1,0.9", "seed=0,1")
+    sweep = program("-m", *QUADRATIC, "optimizer.lr=0.01,0.1,0.9")
     other = program(*QUADRATIC, "optimizer.lr=0.02", "train.duration=20")
     same = program(*QUADRATIC, "optimizer.lr=0.05", "train.checkpoint_every=5")
     entries = ",".join(str(done.run) for done in (sweep, other, same))
     done = program(*SEARCH, f"hydra.sweeper.known=[{entries}]")
     assert done.code == 0, done.err
     assert (
-        "known points: 5 of 8 earlier runs (2 have optimizer.lr outside the space; 1 differ in train.duration)"
+        "known points: 3 of 5 earlier runs (1 have optimizer.lr outside the space; 1 differ in train.duration)"
         in done.err
     )
     trials = trials_of(done)
-    assert [trial.params["optimizer.lr"] for trial in trials[:5]] == [0.01, 0.01, 0.1, 0.1, 0.05]
-    assert all("known" in trial.user_attrs for trial in trials[:5])
-    assert len(trials) == 6, "known points do not count"
-    assert "1 finished, 5 known" in done.out
+    assert [trial.params["optimizer.lr"] for trial in trials[:3]] == [0.01, 0.1, 0.05]
+    assert all("known" in trial.user_attrs for trial in trials[:3])
+    assert len(trials) == 4, "known points do not count"
+    assert "1 finished, 3 known" in done.out
 
 
 def test_diverged_run_is_a_known_bad_point_and_an_option_is_known_by_its_name(program: Program) -> None:
@@ -46,6 +46,7 @@ def test_diverged_run_is_a_known_bad_point_and_an_option_is_known_by_its_name(pr
     assert known.user_attrs["verdict"].startswith("diverged")
 
 
+@pytest.mark.slow
 def test_runs_in_mlflow_are_known_points(program: Program) -> None:
     for words in (["optimizer.lr=0.01"], ["optimizer.lr=0.1"], ["optimizer.lr=0.1", "optimizer.momentum=0.5"]):
         program(*QUADRATIC, *words, tracking="mlflow")

@@ -95,6 +95,7 @@ def test_search_is_a_sweep_whose_runs_are_the_trials_of_a_study(program: Program
     assert (done.run / "lr_report.json").is_file()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_search_and_another_another(program: Program) -> None:
     words = [*OPTUNA, *QUADRATIC, LR, "hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=1"]
     rates = [
@@ -226,6 +227,7 @@ def test_point_that_comes_again_is_not_run_again(program: Program) -> None:
     assert len(values) == len(sweep_of(done)["jobs"])
 
 
+@pytest.mark.slow
 def test_grid_of_a_search_is_every_point_once(program: Program) -> None:
     grid = ["optimizer.lr=0.01,0.02", "seed=range(0,2)", "hydra/sweeper/sampler=grid"]
     done = program(*OPTUNA, *QUADRATIC, *grid)
@@ -243,6 +245,7 @@ def test_function_of_the_user_asks_for_more(program: Program, parts: None) -> No
     assert all(("optimizer.weight_decay" in one) is (one["optimizer"] == "adamw") for one in varied)
 
 
+@pytest.mark.slow
 def test_params_of_a_page_are_searched_and_the_command_line_wins(program: Program, tmp_path: Path) -> None:
     page = {
         "defaults": ["config", {"override hydra/sweeper": "optuna"}, "_self_"],
@@ -281,6 +284,7 @@ def test_trial_is_pruned_by_its_values_on_the_way_but_not_in_its_first_quarter(p
     assert "1 finished, 3 pruned" in done.out
 
 
+@pytest.mark.slow
 def test_prune_after_is_kept(program: Program) -> None:
     threshold = ["hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.upper=0"]
     plain = [text for text in PRUNING if "pruner" not in text]
@@ -292,23 +296,21 @@ def test_prune_after_is_kept(program: Program) -> None:
 def test_killed_search_goes_on_and_loses_at_most_what_was_running(
     program: Program, parts: None, tmp_path: Path
 ) -> None:
-    words = [*OPTUNA, *QUADRATIC, "task._target_=parts.Dying", LR, "hydra.sweeper.n_trials=5"]
+    words = [*OPTUNA, *QUADRATIC, "task._target_=parts.Dying", LR, "hydra.sweeper.n_trials=3"]
     killed = call_program(*words, "train.checkpoint_every=5", directory=tmp_path)
     assert killed.code == -signal.SIGKILL
     [directory] = tmp_path.glob("runs/sweeps/*")
     before = {run: (run / "result.json").stat().st_mtime_ns for run in runs_of(tmp_path)}
     rest = program(f"resume.sweep={directory}")
     assert rest.code == 0, rest.err
-    assert statuses(rest) == ["finished"] * 5
-    assert len(runs_of(tmp_path)) == 5, "the run that was killed goes on where it was"
+    assert statuses(rest) == ["finished"] * 3
+    assert len(runs_of(tmp_path)) == 3, "the run that was killed goes on where it was"
     same = [run for run, stamp in before.items() if (run / "result.json").stat().st_mtime_ns == stamp]
     assert len(same) == 2
-    assert states_of(trials_of(rest)) == ["COMPLETE"] * 5
-    again = program(f"resume.sweep={directory}")
-    assert (again.code, len(runs_of(tmp_path))) == (0, 5), "nothing is left to do"
-    more = program(f"resume.sweep={directory}", "hydra.sweeper.n_trials=6")
-    assert len(runs_of(tmp_path)) == 6
-    assert len(trials_of(more)) == 6
+    assert states_of(trials_of(rest)) == ["COMPLETE"] * 3
+    more = program(f"resume.sweep={directory}", "hydra.sweeper.n_trials=4")
+    assert len(runs_of(tmp_path)) == 4
+    assert len(trials_of(more)) == 4
 
 
 def test_failed_trials_are_made_again_when_a_search_goes_on(program: Program, parts: None, tmp_path: Path) -> None:
@@ -349,6 +351,7 @@ def test_study_in_a_database_is_shared_and_only_what_is_missing_runs(program: Pr
     assert len(runs_of(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_several_metrics_have_solutions(program: Program) -> None:
     words = ["task=digits", "train.duration=10", "hydra.sweeper.metric=[loss,accuracy]", "hydra.sweeper.n_trials=3"]
     done = program(*OPTUNA, LR, *words)

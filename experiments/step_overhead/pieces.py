@@ -166,7 +166,8 @@ def _meters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Cal
     task = Digits(batch_size=BATCH_SIZES["mlp"], seed=0)
     batch = task.batch(100, "train")
     assert batch is not None
-    moment = Moment(task, model, optimizer, TrainPlan(steps=10**6), step=100, outputs=model(batch[0]))
+    outputs = model(batch[0])
+    moment = Moment(task, model, optimizer, TrainPlan(steps=10**6), step=100, give_outputs=lambda: outputs)
 
     def looked(meter: Meter) -> Callable[[], object]:
         return lambda: (meter.before(moment), meter.after(moment))

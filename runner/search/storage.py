@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError, Problem, in_words
-from runner.search.parts import make_part
 from runner.tracking.address import database_path, shown
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool)
     from optuna.storages.journal import JournalFileBackend
 
     if isinstance(given, Mapping):
+        from runner.search.parts import make_part
+
         made: BaseStorage = make_part(key, given)
         return made
     if given is None or "://" not in given:
