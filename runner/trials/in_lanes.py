@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from signal import Signals
 from typing import TYPE_CHECKING
 
@@ -120,8 +121,8 @@ class _Pass:
                 {**experiment.parts(), "task": task},
                 run.checkpoints,
                 run.on_record,
-                lambda run=run: run.stops(received()),
-            )  # type: ignore[misc]
+                partial(_stops, run, received),
+            )
             index += 1
 
     def _close(self, index: int, outcome: Outcome, received: Received) -> RunResult | None:
@@ -152,3 +153,7 @@ class _Pass:
         text = "".join(traceback.format_exception(error))
         with suppress(OSError), self._batch.traceback.open("a", encoding="utf-8") as file:
             file.write(f"{trial.job.name}\n{text}\n")
+
+
+def _stops(run: RecordedRun, received: Received) -> str | None:
+    return run.stops(received())
