@@ -28,6 +28,7 @@ from runner.lanes.evaluation import evaluate
 from runner.lanes.forward import backward, scale
 from runner.lanes.fused import FusedUpdate
 from runner.lanes.lane import Lane, Outcome, Running
+from runner.lanes.recording import Recordings
 from runner.lanes.refusal import unfit
 from runner.lanes.stack import Stack, release
 from runner.tasks.closing import Closable, in_use
@@ -57,6 +58,7 @@ def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index
     waiting, active = enumerate(lanes), list[Running]()
     outcomes: dict[int, Outcome] = {}
     stack: Stack | None = None
+    recordings = Recordings()
     with ExitStack() as tasks:
         while True:
             arrived = _take_places(waiting, active, width, outcomes, tasks, on_end)
@@ -76,7 +78,7 @@ def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index
                 continue
             if not active:
                 return [outcomes[index] for index in sorted(outcomes)]
-            stack = stack or Stack([lane.run.model for lane in active])
+            stack = stack or Stack([lane.run.model for lane in active], recordings)
             _step(stack, active)
 
 

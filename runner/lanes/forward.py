@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from runner.errors import TaskError
 from runner.lanes.batched import batched_operations
+from runner.lanes.recording import Told
 from runner.lanes.stack import Stack
 from runner.tasks.protocol import Batch, Task
 from runner.train.plan import TrainPlan
@@ -77,47 +78,100 @@ def gather(
     return found
 
 
-def forward(stack: Stack, task: Task, shared: Shared, plan: TrainPlan, *, with_outputs: bool) -> Passed:
-    """Return the losses of the lanes that share a batch.
+def forward(
+    stack: Stack, task: Task, shared: Shared, plan: TrainPlan, *, with_outputs: bool, seeds: Sequence[float] = ()
+) -> Passed:
+    """Return the losses of the lanes that share a batch; add their gradients to those of the stacked parameters.
 
     Args:
-        stack: of all lanes; gradients flow back to its parameters.
+        stack: of all lanes.
         task: of any of them.
         shared: the batch.
         plan: its precision.
         with_outputs: whether the outputs are wanted.
+        seeds: what the gradient of each loss is multiplied with; () finds none.
     """
-    examples, leaves, structure = 0, list[Any](), tree_flatten(())[1]
+    leaves, structure = tree_flatten(shared.batch)
+    trained = [name for name, parameter in stack.parameters.items() if parameter.requires_grad and seeds]
+    names = [*stack.parameters, *stack.buffers]
+
+    def pass_(given: Sequence[Tensor], told: Told) -> list[Tensor]:
+        """Tensors of the stack, of the batch, and the seeds -> losses, gradients, tensors of the outputs."""
+        tensors, rest = dict(zip(names, given, strict=False)), iter(given[len(names) :])
+        batch = tree_unflatten([next(rest) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
+        with autocast(plan), batched_operations():
+            totals, *outputs = _vectorised(stack, task, shared, tensors, batch, told, with_outputs=with_outputs)
+        grads: Sequence[Tensor | None] = ()
+        if trained and totals.requires_grad:
+            of = [tensors[name] for name in trained]
+            grads = torch.autograd.grad(totals, of, next(rest).to(totals.dtype), allow_unused=True)
+        told.reached = [name for name, grad in zip(trained, grads, strict=False) if grad is not None]
+        return [totals.detach(), *(g for g in grads if g is not None), *(output.detach() for output in outputs)]
+
+    index = None if len(shared.lanes) == stack.size else torch.tensor(shared.lanes, device=plan.device)
+    given = [*_of_lanes(stack, index), *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
+    given += [torch.tensor(seeds, device=plan.device)] if seeds else []
+    if stack.recordings.allow(task, stack.template):
+        key = (len(shared.lanes), shared.is_stacked, with_outputs, stack.template.training, *trained)
+        (totals, *made), told = stack.recordings.play((*key, _form(shared.batch, shared.weight)), pass_, given)
+    else:
+        totals, *made = pass_(given, told := Told())
+    for name, grad in zip(told.reached, made, strict=False):
+        _add(stack.parameters[name], grad, index)
+    if index is not None and seeds:
+        for name, buffer in zip(names, given, strict=False):
+            if name in stack.buffers:
+                stack.buffers[name].index_copy_(0, index, buffer)
+    tensors = iter(made[len(told.reached) :])
+    outputs = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in told.leaves]
+    return Passed(totals, told.examples, tree_unflatten(outputs, told.structure))
+
+
+def _vectorised(
+    stack: Stack,
+    task: Task,
+    shared: Shared,
+    tensors: dict[str, Tensor],
+    batch: Batch,
+    told: Told,
+    *,
+    with_outputs: bool,
+) -> list[Tensor]:
+    """Return the losses of all lanes, and the tensors in what the models return."""
 
     def one(tensors: dict[str, Tensor], batch: Batch) -> list[Tensor]:
-        nonlocal examples, structure, leaves
         with stack.lent(tensors) as model:
             part = task.loss(model, batch, shared.weight)
-        examples = part.examples
-        leaves, structure = tree_flatten(part.outputs if with_outputs else ())
-        return [part.total, *filter(_is_tensor, leaves)]
+        told.examples = part.examples
+        told.leaves, told.structure = tree_flatten(part.outputs if with_outputs else ())
+        return [part.total, *filter(_is_tensor, told.leaves)]
 
-    is_whole = len(shared.lanes) == stack.size
-    tensors = {**stack.parameters, **stack.buffers}
-    if not is_whole:
-        index = torch.tensor(shared.lanes, device=plan.device)
-        tensors = {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
-    with autocast(plan), batched_operations():
-        totals, *tensors_out = torch.func.vmap(
-            one, in_dims=(0, 0 if shared.is_stacked else None), randomness="different"
-        )(tensors, shared.batch)
-    if not is_whole and torch.is_grad_enabled():
-        with torch.no_grad():
-            for name, buffer in stack.buffers.items():
-                buffer.index_copy_(0, index, tensors[name])
-    made = iter(tensors_out)
-    outputs = tree_unflatten([next(made) if _is_tensor(leaf) else leaf for leaf in leaves], structure)
-    return Passed(totals, examples, outputs)
+    in_dims = (0, 0 if shared.is_stacked else None)
+    made: list[Tensor] = torch.func.vmap(one, in_dims=in_dims, randomness="different")(tensors, batch)
+    return made
+
+
+def _of_lanes(stack: Stack, index: Tensor | None) -> list[Tensor]:
+    """Return the stacked parameters and buffers of some lanes, or of all."""
+    if index is None:
+        return [*stack.parameters.values(), *stack.buffers.values()]
+    picked = [p.detach().index_select(0, index).requires_grad_(p.requires_grad) for p in stack.parameters.values()]
+    return [*picked, *(buffer.index_select(0, index) for buffer in stack.buffers.values())]
+
+
+def _add(parameter: Tensor, grad: Tensor, index: Tensor | None) -> None:
+    if index is not None:
+        grad = torch.zeros_like(parameter).index_copy_(0, index, grad)
+    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
 
 
 def outputs_of(outputs: Any, index: int) -> Any:
     """Return what the model returned for one lane of those that share a batch."""
     return tree_map(lambda tensor: tensor[index] if isinstance(tensor, Tensor) else tensor, outputs)
+
+
+def _spread(totals: Tensor, lanes: Sequence[int], size: int) -> Tensor:
+    return totals.new_zeros(size).index_copy_(0, torch.tensor(lanes, device=totals.device), totals)
 
 
 class Sums(NamedTuple):
@@ -150,24 +204,20 @@ def backward(stack: Stack, tasks: Sequence[Task], steps: Sequence[int], plan: Tr
     totals, weights, references, examples = None, [0.0] * stack.size, [0.0] * stack.size, [0] * stack.size
     for micro in range(plan.accumulate):
         for shared in gather(tasks, steps, "train", (micro, plan.accumulate), plan.device):
-            with_outputs = any(shown[lane] is not None for lane in shared.lanes)
-            passed = forward(stack, tasks[shared.lanes[0]], shared, plan, with_outputs=with_outputs)
-            for place, lane in enumerate(shared.lanes):
+            lanes = shared.lanes
+            for lane in lanes if shared.weight else ():
+                references[lane] = references[lane] or shared.weight * plan.accumulate
+                weights[lane] += shared.weight
+            seeds = [1.0 / references[lane] for lane in lanes] if shared.weight else []
+            with_outputs = any(shown[lane] is not None for lane in lanes)
+            passed = forward(stack, tasks[lanes[0]], shared, plan, with_outputs=with_outputs, seeds=seeds)
+            for place, lane in enumerate(lanes):
                 examples[lane] += passed.examples
                 if shown[lane] is not None:
                     shown[lane].give_outputs = partial(outputs_of, passed.outputs, place)
-            if shared.weight == 0:
-                continue
-            for lane in shared.lanes:
-                references[lane] = references[lane] or shared.weight * plan.accumulate
-                weights[lane] += shared.weight
-            seeds = torch.tensor([1.0 / references[lane] for lane in shared.lanes], dtype=passed.totals.dtype)
-            passed.totals.backward(seeds.to(plan.device))  # type: ignore[no-untyped-call]
-            part = passed.totals.detach()
-            if len(shared.lanes) < stack.size:
-                index = torch.tensor(shared.lanes, device=plan.device)
-                part = part.new_zeros(stack.size).index_copy(0, index, part)
-            totals = part if totals is None else totals + part
+            part = passed.totals if len(lanes) == stack.size else _spread(passed.totals, lanes, stack.size)
+            if shared.weight:
+                totals = part if totals is None else totals + part
     if totals is None or not all(weights):
         step = steps[weights.index(0.0)]
         raise TaskError(f"task: must give training data with a weight at every step, got none at step {step}.")

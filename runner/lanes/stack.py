@@ -9,6 +9,8 @@ from itertools import chain, repeat
 import torch
 from torch import Tensor, nn
 
+from runner.lanes.recording import Recordings
+
 
 class Stack:
     """Parameters and buffers of models of one architecture, stacked in a first dimension, one lane a slice.
@@ -18,13 +20,15 @@ class Stack:
 
     Args:
         models: at least one; `release` gives them their own memory back.
+        recordings: of passes that lanes of this kind have made.
     Attributes:
         parameters, buffers: by name, (lanes, ...).
         size: number of lanes.
         has_frozen: whether a lane does not train what another one does.
     """
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(self, models: Sequence[nn.Module], recordings: Recordings | None = None) -> None:
+        self.recordings = recordings or Recordings()
         self.models = list(models)
         self.size = len(self.models)
         self.template = self.models[0]

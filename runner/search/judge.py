@@ -78,7 +78,9 @@ def write_judge(directory: Path, about: Mapping[str, Any]) -> None:
     Args:
         about: storage, name, metric, pruner, prune_after, place.
     """
-    write_whole(directory / STUDY, json.dumps(dict(about), indent=2) + "\n")
+    path = directory / STUDY
+    write_whole(path, json.dumps(dict(about), indent=2) + "\n")
+    path.chmod(0o600)  # the url of a database may have a password
 
 
 def read_judge(directory: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from runner.lanes.lane import Lane, Outcome
 from runner.lanes.refusal import why_not
 from runner.records import RunResult
 from runner.sweeps.worker import quietly
+from runner.tasks.protocol import Task
 from runner.train.interrupt import listen
 from runner.trials.trial import Batch, Trial
 
@@ -68,6 +69,7 @@ class _Pass:
         self._trials = trials
         self._batch = batch
         self._open: dict[int, tuple[Trial, RecordedRun, ExitStack]] = {}
+        self._tasks: dict[str, Task] = {}
 
     def run(self, width: int) -> RunResult | None:
         """Train them all; return the result of a run that a signal ended, if one was."""
@@ -112,7 +114,14 @@ class _Pass:
                 self._tell(trial, error)
                 continue
             self._open[index] = (trial, run, stack)
-            yield Lane(experiment.parts(), run.checkpoints, run.on_record, lambda run=run: run.stops(received()))  # type: ignore[misc]
+            key = f"{trial.config.task.model_dump_json()} {trial.config.train.batch_size} {trial.config.seed}"
+            task = self._tasks.setdefault(key, experiment.task)  # lanes with one task object share its batches
+            yield Lane(
+                {**experiment.parts(), "task": task},
+                run.checkpoints,
+                run.on_record,
+                lambda run=run: run.stops(received()),
+            )  # type: ignore[misc]
             index += 1
 
     def _close(self, index: int, outcome: Outcome, received: Received) -> RunResult | None:
