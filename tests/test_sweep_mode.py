@@ -269,6 +269,14 @@ def test_what_cannot_be_lanes_is_refused_by_name_or_runs_one_after_another(progr
     assert "sweep.backend: one after another, as lanes cannot be: train.watch_every" in done.out
 
 
+def test_several_sweeps_in_one_call_have_a_directory_each(program: Program, tmp_path: Path) -> None:
+    done = program("-m", *SWEEP, "sweep.space={optimizer.lr:'0.01,0.02'}", "seed=0,1")
+    assert done.code == 0, done.err
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("runs/sweeps/*/sweep.json"))]
+    assert [[job["seed"] for job in sweep["jobs"]] for sweep in found] == [[0, 0], [1, 1]]
+    assert len(runs_of(tmp_path)) == 4
+
+
 def test_numbers_of_a_grid_are_as_short_as_they_can_be_told_apart() -> None:
     assert spaced(0.01, 1, 5) == ["0.01", "0.0316", "0.1", "0.316", "1"]
     assert spaced(1, 1.001, 3) == ["1", "1.0005", "1.001"]

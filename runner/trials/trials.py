@@ -6,6 +6,7 @@ import os
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from runner.commands import PROGRAM
 from runner.compose import overrides_of
@@ -24,6 +26,7 @@ from runner.finding.observed import Observed
 from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
 from runner.sweeps.signals import caught
+from runner.tracking.directory import ROOT
 from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
@@ -69,7 +72,7 @@ class Trials:
         self._closing.callback(self._backend.close)
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
-        self.directory = Path(resumed if resumed is not None else str(HydraConfig.get().sweep.dir))
+        self.directory = Path(resumed) if resumed is not None else _place()
         self._given = tuple(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
@@ -220,6 +223,14 @@ class Trials:
         """Keep others out of the directory, and forget a signal that ended an earlier launch."""
         self._closing.enter_context(alone_in(directory, key=KEY, what=_ALONE))
         (directory / STOP).unlink(missing_ok=True)
+
+
+def _place() -> Path:
+    """Return where a new sweep lies; the directory of a multirun of sweeps is none of theirs."""
+    hydra = HydraConfig.get()
+    if hydra.mode is RunMode.MULTIRUN:
+        return Path(ROOT, "sweeps", f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    return Path(str(hydra.sweep.dir))
 
 
 def _key(overrides: Mapping[str, str]) -> _Key:
