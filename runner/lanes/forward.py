@@ -106,11 +106,13 @@ def forward(
             of = [tensors[name] for name in trained]
             grads = torch.autograd.grad(totals, of, next(rest).to(totals.dtype), allow_unused=True)
         told.reached = [name for name, grad in zip(trained, grads, strict=False) if grad is not None]
-        return [totals.detach(), *(g for g in grads if g is not None), *(output.detach() for output in outputs)]
+        dense = [grad.contiguous() for grad in grads if grad is not None]  # as the parameters: kernels run over both
+        return [totals.detach(), *dense, *(output.detach() for output in outputs)]
 
     index = None if len(shared.lanes) == stack.size else torch.tensor(shared.lanes, device=plan.device)
     given = [*_of_lanes(stack, index), *(leaf for leaf in leaves if isinstance(leaf, Tensor))]
-    given += [torch.tensor(seeds, device=plan.device)] if seeds else []
+    exact = torch.float32 if plan.device.type == "mps" else torch.float64  # rounded once, to the format of the losses
+    given += [torch.tensor(seeds, device=plan.device, dtype=exact)] if seeds else []
     if stack.recordings.allow(task, stack.template):
         key = (len(shared.lanes), shared.is_stacked, with_outputs, stack.template.training, *trained)
         (totals, *made), told = stack.recordings.play((*key, _form(shared.batch, shared.weight)), pass_, given)
