@@ -81,7 +81,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written; the earlier one is intact.
         """
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "state": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _NOT_SAVED},
             "detectors": {name: tuple(values) for name, values in state.watch.items()},
