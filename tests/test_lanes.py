@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from runner.build import Experiment, build
 from runner.errors import CheckpointError
 from runner.job import checked
+from runner.lanes import recording
 from runner.lanes.engine import fit_lanes
 from runner.lanes.lane import Lane, Outcome
 from runner.lanes.refusal import why_not
@@ -198,6 +199,17 @@ def test_dropout_is_the_same_for_the_same_lanes_and_differs_between_them(tmp_pat
     one, again = run("a"), run("b")
     assert one == again
     assert one[0][0] != one[1][0]
+
+
+def test_a_pass_that_is_played_is_the_one_that_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(name: str) -> list[list[float]]:
+        experiments = made(0.02, 0.05, overrides=("task.dropout=0.5", "train.duration=40"))
+        return [lane.losses for lane in in_lanes(experiments, tmp_path / name)]
+
+    monkeypatch.setattr(recording, "EAGER_PASSES", 5)
+    played = run("played")
+    monkeypatch.setattr(recording, "EAGER_PASSES", 10**9)
+    assert run("eager") == played
 
 
 def test_dropout_drops_its_share_in_every_lane() -> None:

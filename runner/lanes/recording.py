@@ -22,8 +22,8 @@ from runner.train.seeding import generator_states, restore_generators
 
 _TASKS = {f"runner.tasks.{name}" for name in ("char_lm", "digits", "quadratic", "tabular")}  # modules of their classes
 _MODULES = ("torch.nn.modules.", "runner.tasks.")
-_MOST_MODULES = 24  # to record one takes about 20 ms
-EAGER_PASSES = 10  # before it is worth that: the last batch of an epoch comes too seldom
+_MOST_MODULES = 24  # to record a pass takes about 10 ms each
+EAGER_PASSES = 48  # before it is worth that: to record a pass takes as long as playing it saves in about 80
 
 
 @dataclass

@@ -21,6 +21,7 @@ from runner.train.snapshots import Snapshots, copied
 from runner.train.state import Earlier, TrainState
 from runner.watch import Watch
 
+_CHANGING = ("model", "optimizer", "scaler", "average")  # what the next update changes in place
 _NOT_SAVED = {"watch", "actions", "alarm", "status", "verdict", "is_fresh", "owed"}
 
 
@@ -80,7 +81,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written; the earlier one is intact.
         """
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "state": {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _NOT_SAVED},
             "detectors": {name: tuple(values) for name, values in state.watch.items()},
@@ -95,7 +96,8 @@ class Checkpoints:
         }
         kept = {"snapshots": snapshots.state_dict() if snapshots is not None else {}}
         if name == BEST and self._best_waits:
-            self._waiting = {**copied(content), **kept}
+            self._waiting = {**content, **{part: copied(content[part]) for part in _CHANGING}, **kept}
+            self._waiting["state"] |= {part: copied(content["state"][part]) for part in ("meters", "clipping")}
         else:
             self.write_best()
             self.before_save()
