@@ -81,7 +81,9 @@ def updates(lanes: int) -> dict[str, Work]:
     return {
         f"update, {lanes} optimizers": by_optimizers,
         f"update, their kernels, {lanes} lanes": by_kernels,
-        f"update, stacked, tensor of rates, {lanes} lanes": lambda: stacked_adamw(*flat[:4], rates),
+        f"update, stacked, tensor of rates, {lanes} lanes": lambda: stacked_adamw(
+            flat[0], flat[1], flat[2], flat[3], rates
+        ),
     }
 
 
