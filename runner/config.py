@@ -92,6 +92,11 @@ class OptimizerNode(Node):
         return self.target.rpartition(".")[2]
 
     @property
+    def lr_key(self) -> str:
+        """Key of the learning rate that is searched: `d_coef` where the optimizer estimates its own."""
+        return "optimizer.lr" if self.d_coef is None else "optimizer.d_coef"
+
+    @property
     def d_coef(self) -> float | None:
         """The factor on the learning rate that it estimates by itself, None where the page has none."""
         return self.arguments.get("d_coef")

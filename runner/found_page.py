@@ -5,15 +5,19 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from runner.compose import value_of
 from runner.errors import ConfigError, Problem, RunnerError
+from runner.finding.words import report_sentences
 from runner.nodes import conf_directory
 from runner.tracking.directory import pasteable, write_whole
 from runner.tracking.sweep_file import key_of
+
+if TYPE_CHECKING:
+    from runner.lr_end import Told
 
 _ASIDE = ("mode", "tracking", "quiet", "notify", "source", "sweep", "search", "hydra", "resume")
 _WIDTH = 118
@@ -60,6 +64,28 @@ def write_found_page(
     except OSError as error:
         raise RunnerError(f"{path}: cannot be written ({error.strerror}). Set {key} to another path.") from None
     return f"python -m runner --config-dir {path.parent} --config-name {path.stem}"
+
+
+def write_recommendation(path: str, told: Told, *, page: Sequence[str], key: str, quiet: bool) -> None:
+    """Write the page that trains with what is recommended for the best group, with its evidence; say how to use it.
+
+    Args:
+        path: of the page.
+        told: what was found; the best group has a recommendation.
+        page: `--config-dir` and `--config-name` of what was searched, if they were given.
+        key: what names the path, for errors.
+        quiet: print nothing.
+    Raises:
+        ConfigError: the path cannot be that of a page, or an override cannot be said on one.
+        RunnerError: it cannot be written.
+    """
+    from runner.lr_end import group_evidence
+
+    report = told.report
+    evidence = [*group_evidence(report), *report_sentences(report)]
+    command = write_found_page(Path(path), told.overrides[report.best.name], evidence, page=page, key=key)
+    if not quiet:
+        print(f"the page is used with: {command}")
 
 
 def _search_path(folder: Path | None, path: Path) -> str | None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
-from runner.finding.words import report_sentences
-from runner.found_page import write_found_page
-from runner.lr_end import end_with_report, group_evidence, tags_of
+from runner.found_page import write_recommendation
+from runner.lr_end import end_with_report, tags_of
 from runner.tracking.directory import LR_FIGURE, LR_PAGE, LR_REPORT, output_directory
 from runner.tracking.jsonl import find_result, write_result
 from runner.tracking.sweep_file import JobState, Sweep, read_states, read_sweep
@@ -57,16 +56,10 @@ def run(
         )
         raise ConfigError([Problem("source", rule, "Sweep optimizer.lr=1e-3,1e-2,1e-1")])
     if write is not None:
-        report = told.report
-        if report.best.name not in told.overrides:
+        if told.report.best.name not in told.overrides:
             rule = f"must be null where nothing is recommended, got {write!r}"
             raise ConfigError([Problem("mode.write", rule, "Try lower learning rates")])
-        evidence = [*group_evidence(report), *report_sentences(report)]
-        command = write_found_page(
-            Path(write), told.overrides[report.best.name], evidence, page=sweep.page, key="mode.write"
-        )
-        if not config.quiet:
-            print(f"the page is used with: {command}")
+        write_recommendation(write, told, page=sweep.page, key="mode.write", quiet=config.quiet)
     if not config.quiet:
         for name in (LR_REPORT, LR_FIGURE, LR_PAGE):
             if (place / name).is_file():

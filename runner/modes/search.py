@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
-from runner.finding.words import report_sentences
-from runner.found_page import write_found_page
+from runner.found_page import write_recommendation
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
@@ -27,8 +25,11 @@ def run(config: Config, invocation: Invocation) -> None:
     from runner.trials.find_lr import find_lr, limits_of
     from runner.trials.trials import Trials  # not for --help
 
+    path = config.search.write
+
     def use(told: Told) -> None:
-        _write(config, invocation, told)
+        if path is not None and told.report.best.name in told.overrides:
+            write_recommendation(path, told, page=invocation.page, key="search.write", quiet=config.quiet)
 
     with Trials(config, invocation, mode="search") as evaluate:
         if config.sampler.target == DEFAULT:
@@ -36,7 +37,7 @@ def run(config: Config, invocation: Invocation) -> None:
             find_lr(config, limits_of(config), evaluate)
         else:
             find_by_study(config, plan_of(config, invocation, evaluate), evaluate)
-        evaluate.finish(use if config.search.write is not None else None)
+        evaluate.finish(use)
 
 
 def _refuse_space(config: Config) -> None:
@@ -56,16 +57,3 @@ def _refuse_space(config: Config) -> None:
         problems.append(Problem("search.known", rule, "Set sampler=tpe"))
     if problems:
         raise ConfigError(problems)
-
-
-def _write(config: Config, invocation: Invocation, told: Told) -> None:
-    """Write the page that trains with what was found."""
-    from runner.lr_end import group_evidence
-
-    report = told.report
-    if report.best.name in told.overrides:
-        evidence = [*group_evidence(report), *report_sentences(report)]
-        words = told.overrides[report.best.name]
-        command = write_found_page(Path(str(config.search.write)), words, evidence, page=invocation.page)
-        if not config.quiet:
-            print(f"the page is used with: {command}")

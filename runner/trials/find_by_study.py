@@ -22,7 +22,7 @@ from runner.search.page import page_of_task
 from runner.search.parts import is_none, make_pruner, make_sampler
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
-from runner.trials.find_lr import bounds_of, lr_key_of
+from runner.trials.find_lr import bounds_of
 from runner.trials.point import Point
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials) -> Plan:
     from runner.build import find_facts  # imports torch
 
     section, sampler = config.search, section_of(config.sampler)
-    texts = dict(section.space) or {lr_key_of(config): "interval({}, {})".format(*map(number, bounds_of(config)))}
+    texts = dict(section.space) or {config.optimizer.lr_key: "interval({}, {})".format(*map(number, bounds_of(config)))}
     extend = extend_by(section.custom_search_space, invocation.tree, key=f"{_SECTION}.custom_search_space")
     space: Space = read_space(space_of(texts))
     checked = evaluate.check([Point(corner) for corner in corners(space)])

@@ -18,13 +18,7 @@ from runner.trials.point import Point
 if TYPE_CHECKING:
     from runner.trials.trials import Trials
 
-LR, D_COEF = "optimizer.lr", "optimizer.d_coef"
 _VERIFICATIONS = 2  # when fresh seeds break down, the recommendation moves once and is verified again
-
-
-def lr_key_of(config: Config) -> str:
-    """Return the key of the learning rate that is searched."""
-    return LR if config.optimizer.d_coef is None else D_COEF
 
 
 def bounds_of(config: Config) -> tuple[float, float]:
@@ -66,7 +60,7 @@ def _typical(config: Config) -> tuple[float, float] | None:
 
 def find_lr(config: Config, limits: Limits, evaluate: Trials) -> None:
     """Make the runs of the search, and those that verify what it recommends; a signal ends it."""
-    key = lr_key_of(config)
+    key = config.optimizer.lr_key
     seen: list[Observed] = []
     while asks := next_asks(seen, limits):
         seen += evaluate([_point(ask, key) for ask in asks])

@@ -14,7 +14,6 @@ from runner.search.space import Dimension, read_space, space_of
 from runner.sweep_summary import SEED
 from runner.trials.point import Point
 
-LR, D_COEF = "optimizer.lr", "optimizer.d_coef"
 _DECADES_BEYOND = 1.0  # on each side of what is typical
 _PER_DECADE = 2
 _BOUNDS = ("low", "high", "points")
@@ -41,8 +40,7 @@ def grid(sweep: SweepSection, optimizer: OptimizerNode, *, regime: str, seed: in
             except ConfigError as error:
                 problems += error.problems
     else:
-        key = LR if optimizer.d_coef is None else D_COEF
-        values[key] = _rates(sweep, optimizer, regime, problems)
+        values[optimizer.lr_key] = _rates(sweep, optimizer, regime, problems)
     if sweep.seeds > 1 and SEED in values:
         rule = f"must be 1 where sweep.space varies the seed, got {sweep.seeds}"
         problems.append(Problem("sweep.seeds", rule, "Leave one of them out"))

@@ -30,7 +30,7 @@ from runner.tracking.directory import ROOT
 from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
-from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe
+from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe_job
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 from runner.trials.backends import Backend, backend_of
@@ -120,8 +120,8 @@ class Trials:
         self._made |= ready.keys()
         trials = [self._trial(keys.index(key), self._jobs[key], one) for key, one in ready.items()]
         self._run(sweep, runs, trials, on_eval)
-        observed = observe(sweep, self._states(runs), Path.cwd(), key=lr_key(sweep) or LR_KEYS[0])
-        return [observed[self._jobs[key].number - 1] for key in keys]
+        states, lr, jobs = self._states(runs), lr_key(sweep) or LR_KEYS[0], [self._jobs[key] for key in keys]
+        return [observe_job(job, states[job.number - 1], Path.cwd(), key=lr) for job in jobs]
 
     def check(self, points: Sequence[Point]) -> list[CheckedJob]:
         """Compose and check points without making a run.
