@@ -1,6 +1,6 @@
 """Runs made alone and in lanes, to be compared."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from runner.lanes.lane import Lane
 from runner.records import Record, StepRecord
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
+from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
 
 
@@ -53,6 +54,7 @@ def doubled(experiment: Experiment) -> Experiment:
 def alone(experiment: Experiment, directory: Path) -> Made:
     """Train by `fit`."""
     records: list[Record] = []
+    seed_everything(0)
     state = fit(**experiment.parts(), checkpoints=Checkpoints(directory), on_record=records.append)
     return Made(experiment, state, records)
 
@@ -62,12 +64,15 @@ def in_lanes(
 ) -> list[Made]:
     """Train in lanes, with one task object for all where they share it."""
     records: list[list[Record]] = [[] for _ in experiments]
-    lanes = []
-    for index, experiment in enumerate(experiments):
-        parts = {**experiment.parts(), **({"task": experiments[0].task} if shares else {})}
-        lanes.append(Lane(parts, Checkpoints(directory / str(index)), records[index].append))
+
+    def lanes() -> Iterator[Lane]:
+        for index, experiment in enumerate(experiments):
+            parts = {**experiment.parts(), **({"task": experiments[0].task} if shares else {})}
+            seed_everything(0)  # as the making of a model just before would
+            yield Lane(parts, Checkpoints(directory / str(index)), records[index].append)
+
     made = []
-    for experiment, outcome, those in zip(experiments, fit_lanes(lanes, width=width, **given), records, strict=True):
+    for experiment, outcome, those in zip(experiments, fit_lanes(lanes(), width=width, **given), records, strict=True):
         if isinstance(outcome, Exception):
             raise outcome
         made.append(Made(experiment, outcome, those))

@@ -26,7 +26,6 @@ from torch import Tensor
 from runner.errors import TaskError
 from runner.lanes.evaluation import evaluate
 from runner.lanes.forward import backward, scale
-from runner.lanes.fused import FusedUpdate
 from runner.lanes.lane import Lane, Outcome, Running
 from runner.lanes.recording import Recordings
 from runner.lanes.refusal import unfit
@@ -45,8 +44,8 @@ def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index
     """Train every lane to its end, up to `width` of them at once, each step of all of them in one batched pass.
 
     A lane that has ended leaves, and the next one that waits begins in its place, at its own first step. What a lane
-    raises ends that lane alone; its outcome is then the exception. Generators are shared: dropout draws other numbers
-    than in a single run, the same ones for the same lanes.
+    raises ends that lane alone; its outcome is then the exception. Dropout draws from generators that all lanes share,
+    so other numbers than in a single run, the same ones for the same lanes; an optimizer draws what it would alone.
 
     Args:
         lanes: in order; each is asked for when there is room for it, so it may be built then.
@@ -135,7 +134,7 @@ def _step(stack: Stack, lanes: list[Running]) -> None:
         return
     going = list[Running]()
     for lane, those, own in zip(lanes, signals, grads, strict=True):
-        if lane.attempt(_judge_and_update, lane.fused, those, own):
+        if lane.attempt(_judge_and_update, lane, those, own):
             going.append(lane)
     due = [lane for lane in going if lane.error is None and is_evaluated(lane.course)]
     metrics = _metrics(stack, lanes, due) if due else {}
@@ -161,17 +160,16 @@ def _metrics(stack: Stack, lanes: list[Running], due: list[Running]) -> dict[int
     return {lane.index: metrics for lane, metrics in zip(due, found, strict=True)}
 
 
-def _judge_and_update(
-    course: Course, fused: FusedUpdate | None, signals: Signals, grads: Sequence[Tensor] | None
-) -> bool:
+def _judge_and_update(course: Course, lane: Running, signals: Signals, grads: Sequence[Tensor] | None) -> bool:
     """Show the gradient to the watch and make the update; return whether the lane goes on."""
     if not judge(course, signals):
         return False
     run = course.run
-    if fused is None or course.drops:
-        update(run.optimizer, run.scaler, run.average, drop=course.drops)
+    if lane.fused is None or course.drops:
+        with lane.drawing():
+            update(run.optimizer, run.scaler, run.average, drop=course.drops)
     else:
-        fused(grads)
+        lane.fused(grads)
         if run.average is not None:
             run.average.update()
     note_update(course)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from runner.lanes.fused import FusedUpdate
 from runner.train.act import OnRecord, Run
@@ -52,6 +57,7 @@ class Running:
         lane.checkpoints.let_best_wait()
         self.course: Course = begin(self.run, lane.interrupted)
         self.fused = FusedUpdate(self.run.optimizer, self.run.model) if FusedUpdate.takes(self.run.optimizer) else None
+        self._generators = None if _draws_nothing(self.run.optimizer) else _torch_generators()
 
     @property
     def reads_gradients(self) -> bool:
@@ -73,6 +79,20 @@ class Running:
             self.error = error
             return None
 
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let an update inside draw the random numbers that it would draw in a run alone."""
+        if self._generators is None:
+            yield
+            return
+        shared = _torch_generators()
+        _set_torch_generators(self._generators)
+        try:
+            yield
+        finally:
+            self._generators = _torch_generators()
+            _set_torch_generators(shared)
+
     def make_ready(self) -> None:
         """Come to the next step, past probes that are made in place of one."""
         while not self.is_over and not self.attempt(make_ready):
@@ -83,3 +103,17 @@ class Running:
         if self.error is None:
             self.attempt(finish)
         return self.course.state if self.error is None else self.error
+
+
+def _draws_nothing(optimizer: Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("torch.optim.")
+
+
+def _torch_generators() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _set_torch_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for device, state in enumerate(states[1:]):
+        torch.cuda.set_rng_state(state, device)
