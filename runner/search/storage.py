@@ -49,6 +49,7 @@ def open_storage(given: Storage | None, directory: Path, *, key: str, is_owner: 
 def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.pool import NullPool
 
     if isinstance(given, Mapping):
         from runner.search.parts import make_part
@@ -64,7 +65,8 @@ def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool)
     if given.startswith("sqlite:///"):
         database_path(given).parent.mkdir(parents=True, exist_ok=True)
         return RDBStorage(given, engine_kwargs={"connect_args": {"timeout": 60}})  # seconds to wait for other writers
-    return RDBStorage(given, engine_kwargs={"pool_pre_ping": True})
+    # No connection outlives its query: trials take minutes, and a server may drop or count what idles
+    return RDBStorage(given, engine_kwargs={"poolclass": NullPool})
 
 
 def unusable(given: Storage | None, error: Exception, *, key: str) -> Problem:
