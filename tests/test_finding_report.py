@@ -207,6 +207,26 @@ def test_one_seed_has_the_interval_between_the_neighbours_of_the_best() -> None:
     assert interval_of([LRPoint(0.1, (), 1)]) is None
 
 
+def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours() -> None:
+    found = interval_of([LRPoint(0.05, (3.0,)), LRPoint(0.16, (1.0, 1.0, 1.0)), LRPoint(0.5, (), 1)])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.05, 0.5))
+    assert found.is_low_open
+    assert not found.is_high_open, "runs fail there"
+
+
+def test_headline_has_the_loss_of_fresh_seeds() -> None:
+    runs = observe()
+    plain = lr_report(runs, loss="val loss")
+    lr = plain.best.recommended
+    assert "val loss about" in headline(plain)
+    fresh = [
+        Observed(lr, 10 + i, loss, "finished", "", 2.3, 100, 100, "", "verify") for i, loss in enumerate((0.1, 0.12))
+    ]
+    verified = lr_report([*runs, *fresh], loss="val loss")
+    assert "val loss 0.11 ± 0.0141 with 2 fresh seeds" in headline(verified)
+
+
 def test_sign_test() -> None:
     assert [sign_test(5, 0), sign_test(6, 0), sign_test(0, 0), sign_test(2, 3)] == [0.0625, 0.03125, 1.0, 1.0]
 
