@@ -166,16 +166,18 @@ def test_the_edge_lies_between_the_last_rate_without_a_failure_and_the_first_wit
 
 def test_the_basin_ends_where_the_losses_leave_it_or_runs_fail() -> None:
     flat = [LRPoint(lr, (1.0,)) for lr in (1e-3, 1e-2, 1e-1)]
-    found = basin_of([*flat, LRPoint(1.0, (), 1)])
+    found = basin_of([*flat, LRPoint(0.3, (), 1)])
     assert found is not None
     assert (found.low, found.high, found.is_low_open, found.is_high_open) == (1e-3, 1e-1, True, False)
     assert found.decades == pytest.approx(2.0)
-    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(1e-1, (2.0,))]
+    far = [LRPoint(1e-3, (2.0,)), *flat[1:], LRPoint(1.0, (), 1)]
+    assert basin_of(far) == (1e-2, 1e-1, 1.01, True, True), "nothing is known of what lies between"
+    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(3e-2, (2.0,))]
     wide = basin_of(noisy)
     assert wide is not None
     assert wide.level == pytest.approx(1.0 + 2 * math.sqrt(0.02))
     assert wide.low == 1e-3
-    assert wide.high == pytest.approx(1e-2 * 10 ** (2 * math.sqrt(0.02)))
+    assert wide.high == pytest.approx(1e-2 * 3 ** (2 * math.sqrt(0.02)))
 
 
 def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:

@@ -120,4 +120,4 @@ def test_an_edge_that_bounds_the_answer_is_looked_at_more_closely() -> None:
 
 def test_where_seeds_make_no_difference_gaps_are_halved_instead() -> None:
     seen = search(valley(1.2e-3), LIMITS._replace(budget=8), noise=0.0)
-    assert min(abs(one.lr - 1.2e-3) for one in seen) < 1.2e-4
+    assert min(abs(one.lr - 1.2e-3) for one in seen) < 1.5e-4

@@ -28,7 +28,8 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
         why = group.fit.why_not
         lower = f"; try lower ones: {_override(report.key, group.try_next)}" if group.try_next else ""
         return f"no recommendation: {why}{lower}"
-    edge = ", at the edge of what is stable" if group.is_at_edge else ""
+    near = "near the largest rate known to be stable" if group.edge.is_coarse else "at the edge of what is stable"
+    edge = f", {near}" if group.is_at_edge else ""
     return f"{report.override_line(group)} ({_interval(group)}{_loss(report, group)}{edge})"
 
 
@@ -135,6 +136,8 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
         stable = f"no run failed up to {number(edge.stable)}" if not math.isnan(edge.stable) else "some fail everywhere"
         ratio = "" if math.isnan(group.safety_ratio) else f", {number(group.safety_ratio)} times the best"
         yield f"Edge: {stable}{ratio}; runs failed from {upper}."
+        if edge.is_coarse:
+            yield f"Where between these it lies is not known: add {_override(report.key, group.edge_next)}."
         if group.is_capped:
             yield from _capped(report, group)
     elif not math.isnan(best) and len(group.rates) > 1:
@@ -153,7 +156,11 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
 def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say that the recommendation keeps away from the edge, and what that costs."""
     share = {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of ")
-    at_edge = f"At the edge (less than {SAFE_RATIO:g} times the best): the" if group.is_at_edge else "The"
+    at_edge = (
+        f"{'Maybe at' if group.edge.is_coarse else 'At'} the edge (less than {SAFE_RATIO:g} times the best): the"
+        if group.is_at_edge
+        else "The"
+    )
     yield f"{at_edge} recommendation is {share}{number(group.edge.stable)}, the largest at which no run failed."
     if not group.uncapped <= group.edge.stable or math.isnan(group.expected_loss):
         return

@@ -79,7 +79,7 @@ def finish(
     if tracking.uri is not None:
         run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
-    if (status != "finished" or is_cut or statuses["failed"]) and not quiet:
+    if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
     if use is not None and told is not None:
         use(told)
