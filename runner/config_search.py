@@ -52,6 +52,8 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
 
 
+FULL_RUNS = "runner.finding.procedure.full_runs"
+"""target of sampler=lr"""
 Direction = Literal["minimize", "maximize"]
 Share = Annotated[float, Ge(0), Le(1), Finite]
 Percent = Annotated[float, Ge(0), Le(100), Finite]

@@ -88,7 +88,22 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
         (["search.budget=3"], ["search.budget: must be a finite number >= 4, got 3."]),
         (["search.low=nan"], ["search.low: must be a finite number > 0 or null, got nan."]),
         (["search.verify=-1"], ["search.verify: must be"]),
-        (["search.space={optimizer.lr:'interval(1,2)'}"], ["search.space: must be left out with sampler=lr"]),
+        (
+            ["search.space={optimizer.lr:'interval(1,2)'}", "search.metric=accuracy", "pruner=median"],
+            [
+                "search.space: must be left out with sampler=lr",
+                "search.metric: must be left out with sampler=lr, got accuracy. Set sampler=tpe.",
+                "pruner: must be left out with sampler=lr",
+            ],
+        ),
+        (
+            ["sampler=tpe", "search.space={optimizer.lr:'interval(1,2)'}", "search.low=1"],
+            ["search.low: must be null with search.space, got 1."],
+        ),
+        (
+            ["sampler=tpe", "search.custom_search_space=math.sqrt", "search.known=[x]"],
+            ["search.known: must be left out where a function makes the space, got x."],
+        ),
         (["sampler=tpe", "search.metric=f1"], ["search.metric: must be a metric that the runs report, got f1."]),
         (["sampler=tpe", "search.space={optimizer.lr:'interval(1,0.1)'}"], ["optimizer.lr: must"]),
         (["sampler=tpe", "search.space={optimizer.lr:'interval(-1,1)'}"], ["optimizer.lr: must"]),

@@ -58,6 +58,11 @@ class Plan:
         return f"{self.section}.sampler" if "." in self.section else "sampler"
 
     @property
+    def pruner_key(self) -> str:
+        """Dotted key of the pruner, for messages."""
+        return f"{self.section}.pruner" if "." in self.section else "pruner"
+
+    @property
     def storage_key(self) -> str:
         """Dotted key of the storage, for messages."""
         return f"{self.section}.storage"

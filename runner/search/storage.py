@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError, Problem, in_words
-from runner.tracking.address import database_path, shown
+from runner.tracking.address import absolute, database_path, shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -23,6 +23,13 @@ Storage = str | Mapping[str, Any]
 def is_shared(given: Storage | None) -> bool:
     """Whether other searches may use the storage at the same time: all but the journal beside a sweep."""
     return given is not None
+
+
+def absolute_storage(given: Storage | None) -> Storage | None:
+    """Return a storage that is found from anywhere: a path is one from the directory of launch."""
+    if not isinstance(given, str):
+        return given
+    return absolute(given) if "://" in given else os.path.abspath(given.removeprefix("journal:"))
 
 
 def open_storage(given: Storage | None, directory: Path, *, key: str, is_owner: bool = True) -> BaseStorage:

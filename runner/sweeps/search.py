@@ -43,13 +43,15 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
         ConfigError: something is refused; nothing has started and nothing is written.
         SweepError: no trial finished, too many failed, or a signal ended it.
     """
-    from runner.sweeps.search_page import plan_of, read_page
+    from runner.search.planning import make_plan
+    from runner.sweeps.search_page import read_page
 
     resumed = resumed_directory(arguments)
     arguments = [text for text in arguments if not text.startswith(f"{KEY}=")]
     sweep = read_resumed(resumed) if resumed is not None else None
     page = read_page(arguments, context, config, options, words=sweep.page if sweep is not None else None)
-    plan = plan_of(page, options)
+    parts = {"sampler": options.sampler, "pruner": options.pruner}
+    plan = make_plan(page.base.config, page.space, page.extend, options, **parts, section=SECTION)
     directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
     with alone_in(directory, key=KEY, what="a sweep that no other process is running"):
         _Search(page, plan, options, directory, config).run(context, sweep, arguments)
