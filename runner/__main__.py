@@ -85,7 +85,9 @@ def _extend_path() -> None:
 
 def report(error: Exception) -> int:
     """Print an error as a person wants it, and return its exit code."""
-    print(in_words(error), file=sys.stderr)
+    from runner.tracking.address import shown
+
+    print(shown(in_words(error)), file=sys.stderr)  # an override that is refused may hold a password
     if isinstance(error, RunnerError):
         return error.exit_code
     print("Set HYDRA_FULL_ERROR=1 to see the traceback.", file=sys.stderr)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from runner.config_search import FULL_RUNS
 from runner.errors import ConfigError
-from runner.tracking.address import shown as masked
-from runner.wording import Findings
+from runner.tracking.address import masked
+from runner.wording import Findings, shown
 
 _NEEDED = ("optimizer", "task", "seed")
 
@@ -51,5 +51,4 @@ def _check_full_runs(found: Findings) -> None:
         given["pruner"] = pruner.target
     for key, value in given.items():
         if value:
-            text = masked(", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            found.add(key, f"must be left out with sampler=lr, got {text}", "Set sampler=tpe")
+            found.add(key, f"must be left out with sampler=lr, got {shown(masked(value))}", "Set sampler=tpe")

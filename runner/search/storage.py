@@ -80,7 +80,7 @@ def unusable(given: Storage | None, error: Exception, *, key: str) -> Problem:
     """Return the problem of a storage that fails."""
     where = f"the study's {JOURNAL}" if given is None else shown(str(given))
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
-    why = found[1].strip() if found else in_words(error).splitlines()[0][:200]
+    why = found[1].strip() if found else shown(in_words(error).splitlines()[0][:200])
     return Problem(key, f"must be a storage that answers, got {where} ({why})", "Give sqlite:///study.db, or mend it")
 
 

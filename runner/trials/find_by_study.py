@@ -14,6 +14,7 @@ from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
+from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
 from runner.search.loop import OnEval, search
 from runner.search.opening import Plan
@@ -71,6 +72,8 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
     section = config.search
     evaluate([])  # makes the directory of the sweep, which the study is locked by
     study = Study(plan, evaluate.directory)
+    about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
+    write_judge(evaluate.directory, {**about, "pruner": None, "prune_after": section.prune_after})
     _learn(config, study, evaluate)
 
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:

@@ -23,6 +23,7 @@ from runner.compose import overrides_of
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
+from runner.search.secret import without_password
 from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
 from runner.sweeps.signals import caught
@@ -73,7 +74,7 @@ class Trials:
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
-        self._given = tuple(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
+        self._given = without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
             self._sweep = self._resumed()
