@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
@@ -64,7 +65,7 @@ def _run() -> int:
                 raise
             except Exception as error:
                 _rewrite_or_refuse(error)
-                job()
+                _again(job)
     except RunnerError as refusal:
         errors.append(refusal)
     except KeyboardInterrupt:
@@ -119,6 +120,22 @@ def _rewrite_or_refuse(error: Exception) -> None:
     accepted = {text.lstrip("+"): text for text in overrides}
     sys.argv[1:] = [accepted.get(text.lstrip("+"), text) for text in arguments]
     if sys.argv[1:] == arguments:
+        raise ConfigError([cannot_compose(error)]) from None
+
+
+def _again(job: Callable[[], None]) -> None:
+    """Call the program with its command line rewritten.
+
+    Raises:
+        RunnerError: Hydra does not compose that either.
+    """
+    from runner.compose import cannot_compose
+
+    try:
+        job()
+    except RunnerError:
+        raise
+    except Exception as error:
         raise ConfigError([cannot_compose(error)]) from None
 
 

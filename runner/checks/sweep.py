@@ -51,4 +51,5 @@ def _check_full_runs(found: Findings) -> None:
         given["pruner"] = pruner.target
     for key, value in given.items():
         if value:
-            found.add(key, f"must be left out with sampler=lr, got {shown(masked(value))}", "Set sampler=tpe")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else shown(masked(value))
+            found.add(key, f"must be left out with sampler=lr, got {text}", "Set sampler=tpe")

@@ -163,7 +163,10 @@ def grid_of(space: Space, key: str) -> dict[str, list[Any]]:
     uncounted = [dimension for dimension in space.values() if dimension.values is None]
     if uncounted:
         rule = "must be a list or a range for sampler=grid"
-        problems = [Problem(one.key, f"{rule}, got {one.text}", f"Give values, or set {key}=tpe") for one in uncounted]
+        problems = [
+            Problem(one.key, f"{rule}, got {one.text}", f"Give values, or set {key.replace('.', '/')}=tpe")
+            for one in uncounted
+        ]
         raise ConfigError(problems)
     return {key: dimension.values or [] for key, dimension in space.items()}
 

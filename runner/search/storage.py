@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import ConfigError, Problem, in_words
+from runner.errors import ConfigError, Problem
 from runner.tracking.address import absolute, database_path, shown
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def unusable(given: Storage | None, error: Exception, *, key: str) -> Problem:
     """Return the problem of a storage that fails."""
     where = f"the study's {JOURNAL}" if given is None else shown(str(given))
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
-    why = found[1].strip() if found else shown(in_words(error).splitlines()[0][:200])
+    why = found[1].strip() if found else f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    why = str(error.strerror) if isinstance(error, OSError) and error.strerror else shown(why)
     return Problem(key, f"must be a storage that answers, got {where} ({why})", "Give sqlite:///study.db, or mend it")
 
 

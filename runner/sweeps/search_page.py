@@ -67,7 +67,7 @@ def read_page(
     fixed, varying = split_overrides(arguments, config_loader=context.config_loader)
     _refuse_of_mode_search([*fixed, *varying])
     space = read_space(varying, config_loader=context.config_loader)
-    extend = extend_by(options.custom_search_space, config, key=f"{SECTION}.custom_search_space")
+    extend = extend_by(options.custom_search_space, config, fixed, key=f"{SECTION}.custom_search_space")
     if not space and extend is None:
         rule = "must have something vary in a search, got nothing that does"
         raise ConfigError([Problem(f"{SECTION}.params", rule, "Add for example 'optimizer.lr=interval(1e-5,1)'")])

@@ -17,8 +17,7 @@ from runner.search.custom import extend_by
 from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
 from runner.search.loop import OnEval, search
-from runner.search.opening import Plan
-from runner.search.page import page_of_task
+from runner.search.opening import Plan, check_study
 from runner.search.parts import is_none
 from runner.search.planning import make_plan
 from runner.search.space import Space, corners, read_space, space_of
@@ -50,7 +49,8 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials, bounds: Ca
         low, high, _, _ = bounds()
         texts = {config.optimizer.lr_key: f"interval({number(low)},{number(high)})"}
     page = OmegaConf.create(dict(invocation.tree))
-    extend = extend_by(section.custom_search_space, page, key=f"{_SECTION}.custom_search_space")
+    fixed = evaluate.fixed
+    extend = extend_by(section.custom_search_space, page, fixed, key=f"{_SECTION}.custom_search_space")
     space: Space = read_space(space_of(texts))
     checked = evaluate.check([Point(corner) for corner in corners(space)])
     sampler, pruner = section_of(config.sampler), section_of(config.pruner)
@@ -67,14 +67,18 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
     """Make the trials that are missing in the study; a signal ends it.
 
     Raises:
+        ConfigError: known runs are not there, or the study is about something else; nothing is written.
         SweepError: the storage of the study failed.
     """
     section = config.search
+    check_study(plan)
+    known = find_known(section.known, Mlflow(config.tracking.uri, evaluate.experiment), key=f"{_SECTION}.known")
     evaluate([])  # makes the directory of the sweep, which the study is locked by
     study = Study(plan, evaluate.directory)
     about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
     write_judge(evaluate.directory, {**about, "pruner": None, "prune_after": section.prune_after})
-    _learn(config, study, evaluate)
+    if known:
+        print(learn(study, known, evaluate.page_of), file=sys.stderr)
 
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
         return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
@@ -92,17 +96,3 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
     )
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)
-
-
-def _learn(config: Config, study: Study, evaluate: Trials) -> None:
-    """Tell the study of earlier runs."""
-    if not config.search.known:
-        return
-
-    def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
-        [checked] = evaluate.check([Point(overrides)])
-        return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
-
-    mlflow = Mlflow(config.tracking.uri, evaluate.experiment)
-    runs = find_known(config.search.known, mlflow, key=f"{_SECTION}.known")
-    print(learn(study, runs, page_of), file=sys.stderr)

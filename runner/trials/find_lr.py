@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from runner.config import Config
@@ -16,7 +16,6 @@ from runner.finding.procedure import Ask, Limits, is_begun, next_asks, verify_as
 from runner.finding.recommend import recommend
 from runner.rates import plan_of
 from runner.search.known import Known, Mlflow, find_known, sort_out
-from runner.search.page import page_of_task
 from runner.search.space import Dimension
 from runner.tracking.sweep_observed import find_known_runs, write_known
 from runner.trials.bounds import Bounds
@@ -82,14 +81,10 @@ def _known(config: Config, evaluate: Trials, steps: int) -> list[Observed]:
         return written
     key, metric = config.optimizer.lr_key, _metric(config)
 
-    def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
-        [checked] = evaluate.check([Point(overrides)])
-        return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
-
     runs = find_known(config.search.known, Mlflow(config.tracking.uri, evaluate.experiment), key=_KEY)
     low, high = config.search.low or sys.float_info.min, config.search.high or sys.float_info.max
     space = {key: Dimension(key, "", f"interval({low},{high})", "float", low, high)}
-    known, sentence = sort_out(runs, space, [metric], page_of)
+    known, sentence = sort_out(runs, space, [metric], evaluate.page_of)
     print(sentence, file=sys.stderr)
     return _once(_observed(one, key, steps) for one in known)
 
