@@ -160,6 +160,8 @@ def cannot_compose(error: Exception) -> Problem:
         key, value = found.groups()
         cause = str(error.__cause__).partition("\n")[0]
         return Problem(key, f"must be of the type of its default, got {value} ({cause})", "Leave it out")
+    if found := re.match(r"Sweeping over Hydra's configuration is not supported : '([^=]+)=(.*)'", text):
+        return Problem(found[1], f"must be one value, got {found[2]}", "Quote it where a comma is part of it")
     return Problem("config", f"must compose, but {text}", "Check the overrides")
 
 

@@ -190,7 +190,6 @@ def test_interrupted_sweep_says_how_to_go_on_and_does(program: Program, tmp_path
     ("overrides", "lines"),
     [
         (["sweep.low=1", "sweep.high=0.1"], ["sweep.low: must be below sweep.high=0.1, got 1."]),
-        (["sweep.high=1e-9"], ["sweep.high: must be above sweep.low=0.001, which goes with what is typical"]),
         (
             ["sweep.low=nan", "sweep.high=-1", "sweep.points=1", "sweep.seeds=0", "optimizer.lr=-1"],
             [
@@ -202,7 +201,6 @@ def test_interrupted_sweep_says_how_to_go_on_and_does(program: Program, tmp_path
             ],
         ),
         (["sweep.backend=gpu"], ["sweep.backend: must be one of auto, lanes, sequential, processes, got 'gpu'."]),
-        (["~optimizer.typical"], ["sweep.high: must be given for an optimizer without", "sweep.low: must be given"]),
         (
             ["sweep.space={optimizer.lr:'1e-3',optimizer.momentum:'interval(0,1)',seed:'x('}", "sweep.low=1"],
             [

@@ -75,6 +75,8 @@ def report_sentences(report: LRReport) -> list[str]:
 def cost_sentence(cost: Cost) -> str:
     """Return what was spent."""
     text = f"Cost: {number(cost.full_runs)} full run{'s' if cost.full_runs != 1 else ''} in {_count(cost.runs, 'run')}"
+    if cost.range_test:
+        text += f" and a range test ({number(cost.range_test)})"
     if cost.verify_runs:
         text += f", and {number(cost.verify_full_runs)} in {_count(cost.verify_runs, 'run')} that verified the result"
     return f"{text}."

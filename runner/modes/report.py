@@ -45,7 +45,7 @@ def run(
     try:
         told = end_with_report(
             place, sweep, states,
-            root=root, full_steps=full_steps, safety=config.search.safety, quiet=config.quiet,
+            root=root, source=source, full_steps=full_steps, safety=config.search.safety, quiet=config.quiet,
         )  # fmt: skip
         earlier = find_result(source)
         if told is not None and directory is None and earlier is not None:  # for mode=upload

@@ -23,6 +23,8 @@ from runner.compose import overrides_of
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
+from runner.search.page import page_of_task
+from runner.search.secret import without_password
 from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
 from runner.sweeps.signals import caught
@@ -73,7 +75,7 @@ class Trials:
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
-        self._given = tuple(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
+        self._given = without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
             self._sweep = self._resumed()
@@ -130,6 +132,20 @@ class Trials:
             ConfigError: with all that is wrong with any of them.
         """
         return self._page.check(points)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Overrides that all trials have."""
+        return self._page.base
+
+    def page_of(self, overrides: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what the page of a point says of the task, for comparing it with that of an earlier run.
+
+        Raises:
+            ConfigError: it is refused.
+        """
+        [checked] = self.check([Point(overrides)])
+        return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
 
     @property
     def experiment(self) -> str:
