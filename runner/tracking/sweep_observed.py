@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.finding.observed import Observed
 from runner.sweep_summary import SEED
-from runner.tracking.directory import CONFIG
+from runner.tracking.directory import read_config
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
@@ -101,7 +101,7 @@ def _config(run: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        found = read_config(run)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
