@@ -12,7 +12,7 @@ from typing import Any
 from runner.finding.observed import Observed
 from runner.records import read_non_finite, spell_non_finite
 from runner.sweep_summary import PURPOSE_TAG, SEED
-from runner.tracking.directory import CONFIG, write_whole
+from runner.tracking.directory import read_config, write_whole
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
@@ -118,7 +118,7 @@ def _config(run: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        found = read_config(run)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
