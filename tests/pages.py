@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import Overrides, _create_interpolation_map, create_defaults_list
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
@@ -43,7 +44,9 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
     for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):
         patch.setattr(source, "load_config", _parsed(source.load_config))
     patch.setattr("hydra._internal.config_loader_impl.create_defaults_list", _listed(create_defaults_list))
-    merge = "_compose_config_from_defaults_list"
+    patch.setattr(ConfigRepository, "load_config", _read(ConfigRepository.load_config))
+    load, merge = "_load_single_config", "_compose_config_from_defaults_list"
+    patch.setattr(ConfigLoaderImpl, load, _placed(getattr(ConfigLoaderImpl, load)))
     patch.setattr(ConfigLoaderImpl, merge, _merged(getattr(ConfigLoaderImpl, merge)))
     # copied with its sources for every composition, though there is one and it gives out copies
     patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: self, raising=False)
@@ -78,6 +81,28 @@ def _parsed(load: Any) -> Any:
         return page
 
     return load_config
+
+
+def _read(load: Any) -> Any:
+    pages = _Kept()
+
+    def load_config(self: Any, config_path: str) -> ConfigResult | None:
+        make = functools.partial(load, self, config_path)
+        page: ConfigResult | None = make() if _has_other_pages(self) else pages.get(config_path, make)
+        return page
+
+    return load_config
+
+
+def _placed(load: Any) -> Any:
+    pages = _Kept()
+
+    def load_single(self: Any, default: Any, repo: Any) -> ConfigResult:
+        make = functools.partial(load, self, default, repo)
+        page: ConfigResult = make() if _has_other_pages(repo) else pages.get(repr(default), make)
+        return page
+
+    return load_single
 
 
 def _listed(create: Any) -> Any:
