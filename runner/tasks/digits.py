@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,7 @@ class Digits:
         return accuracy(CLASSES)
 
 
+@functools.cache  # small, and the runs of a sweep over seeds would each read it
 def _load() -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
     # scikit-learn's loader would import the library, which costs a second
     spec = importlib.util.find_spec("sklearn")
