@@ -33,7 +33,9 @@ FORMS: dict[str, list[str]] = {
     "cnn": ["task=digits", "task.model=cnn", "optimizer=adamw"],
     "batch_norm": [*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed"],
     "ema": [*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed", "train.ema_decay=0.9"],
-    "own_average": [*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed", "optimizer=schedulefree_sgd", "train.refresh_batches=5"],
+    "own_average": [
+        *(*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed", "optimizer=schedulefree_sgd", "train.refresh_batches=5"),
+    ],
     "accumulate": ["task=digits", "task.hidden=[16]", "train.accumulate=3", "train.clip_norm=0.5"],
     "agc": ["task=digits", "task.hidden=[16]", "clip=agc"],
     "zclip": ["task=digits", "task.hidden=[16]", "clip=zclip"],
