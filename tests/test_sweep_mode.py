@@ -48,6 +48,7 @@ def varied(done: Done) -> list[str]:
     return [job["varied"]["optimizer.lr"] for job in sweep_of(done)["jobs"]]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_grid_of_learning_rates_around_what_is_typical_is_run_and_told(program: Program) -> None:
     done = program(*SWEEP, "optimizer=adamw")
     assert done.code == 0, done.err
