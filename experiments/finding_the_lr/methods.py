@@ -1,4 +1,4 @@
-"""What every method picks: `python experiments/finding_the_lr/methods.py [--cells a,b] [--searches 'x;y'] [--repeats n]`.
+"""What every method picks: `python experiments/finding_the_lr/methods.py [--searches "ours;tpe 20"] [--repeats 3]`.
 
 Each search is made on each cell with seeds that the truth has not seen, several times; one that is there is not made
 again. Some yield the picks of several methods. Picks go to runs/finding_the_lr/picks.jsonl. Cost is in updates, over
