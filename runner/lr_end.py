@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runner.commands import PROGRAM
 from runner.curves import number
+from runner.finding.failures import SAFE_RATIO
 from runner.finding.words import brief, group_sentences, headline
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import SEED
@@ -43,6 +44,7 @@ def end_with_report(
     *,
     root: Path,
     full_steps: int | None = None,
+    safety: float = SAFE_RATIO,
     quiet: bool = False,
 ) -> Told | None:
     """Report a sweep in which the learning rate varies: write the files, print the recommendation.
@@ -53,6 +55,7 @@ def end_with_report(
         states: what they came to, in the same order.
         root: the directory of launch, below which the runs lie.
         full_steps: updates of a full run; None is the longest that was declared, group by group.
+        safety: a recommendation is at most the largest stable rate over this, >= 1.
         quiet: print nothing.
     Returns:
         what was told, None where fewer than two learning rates were tried, or no run has begun.
@@ -66,7 +69,7 @@ def end_with_report(
         return None
     observed = observe(sweep, states, root, key=key)
     fixed = in_common(sweep, states, root)
-    report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed)
+    report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed, safety=safety)
     told = Told(report, _overrides(sweep, report, observed))
     commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
     title = (
@@ -138,7 +141,7 @@ def metrics_of(report: LRReport) -> dict[str, float]:
 
 
 def safe_end(
-    directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, quiet: bool = False
+    directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, safety: float, quiet: bool = False
 ) -> Told | None:
     """Report a sweep as `end_with_report`; where that cannot be done, say so, for the runs are done and count.
 
@@ -146,7 +149,7 @@ def safe_end(
         OSError: the files cannot be written.
     """
     try:
-        return end_with_report(directory, sweep, states, root=root, quiet=quiet)
+        return end_with_report(directory, sweep, states, root=root, safety=safety, quiet=quiet)
     except (ValueError, ArithmeticError, LookupError) as error:
         print(f"warning lr_report.json: no report ({type(error).__name__}: {error})", file=sys.stderr)
         return None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.curves import number
 from runner.finding.basin import basin_of, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
@@ -254,6 +255,21 @@ def test_at_the_edge_the_recommendation_is_a_third_of_the_largest_stable_rate() 
     assert group.recommended == pytest.approx(1e-3)
     assert group.recommended <= group.edge.stable / 3
     assert (group.edge.stable, group.edge.hopeless) == (3e-3, 1e-2)
+
+
+def test_what_the_distance_costs_is_said_and_may_be_given_up() -> None:
+    report = lr_report(observe(fails_from=1e-2), loss="val loss")
+    [group] = report.groups
+    assert group.recommended < group.uncapped == pytest.approx(group.fit.lr / 10**0.05, rel=0.01)
+    text = "\n".join(group_sentences(report, group))
+    assert f"where {number(group.uncapped)} has about {number(group.uncapped_loss)}; with search.safety=1" in text
+    near = lr_report(observe(fails_from=1e-2), loss="val loss", safety=1)
+    [bold] = near.groups
+    assert bold.recommended == min(group.uncapped, group.edge.stable)
+    assert bold.is_at_edge
+    assert "recommendation is" not in "\n".join(group_sentences(near, bold))
+    [shy] = lr_report(observe(fails_from=1e-2), safety=10).groups
+    assert shy.recommended == pytest.approx(3e-4)
 
 
 def test_far_from_the_edge_nothing_is_capped() -> None:

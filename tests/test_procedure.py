@@ -108,3 +108,11 @@ def test_middle_is_that_of_what_is_typical_and_within_the_bounds() -> None:
     assert middle_of(1e-2, 10.0, (1e-3, 1.0)) == pytest.approx(0.1)
     assert middle_of(1e-6, 1e-4, (1e-3, 0.1)) == pytest.approx(1e-5)
     assert middle_of(1e-4, 1e-2, None) == pytest.approx(1e-3)
+
+
+def test_an_edge_that_bounds_the_answer_is_looked_at_more_closely() -> None:
+    def rates(safety: float) -> list[float]:
+        return [one.lr for one in search(valley(1.3e-3, edge=4e-3), LIMITS._replace(safety=safety))]
+
+    assert max(lr for lr in rates(3.0) if lr < 4e-3) == 3.17e-3
+    assert max(lr for lr in rates(1.0) if lr < 4e-3) == 1.78e-3

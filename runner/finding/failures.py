@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runner.finding.points import LRPoint
 
 LEVEL = 0.95
-SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this
+SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this, where nothing else is asked
 
 
 class FailureRate(NamedTuple):

@@ -118,8 +118,7 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
         ratio = "" if math.isnan(group.safety_ratio) else f", {number(group.safety_ratio)} times the best"
         yield f"Edge: {stable}{ratio}; runs failed from {upper}."
         if group.is_capped:
-            third = f"a third of {number(edge.stable)}, the largest at which no run failed"
-            yield f"At the edge (less than {SAFE_RATIO:g} times the best): the recommendation is {third}."
+            yield from _capped(report, group)
     elif not math.isnan(best) and len(group.rates) > 1:
         far = "the best itself" if group.end == "high" else f"{number(group.safety_ratio)} times the best"
         yield f"Edge: not found, no run failed up to {number(edge.stable)}, {far}."
@@ -131,6 +130,18 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
         rate = nearest.failures
         worst = f"with 95% confidence at most {rate.high:.0%} of runs do"
         yield f"{rate.failed} of {_count(rate.runs, 'run')} with {report.key}={number(rate.lr)} failed: {worst}."
+
+
+def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
+    """Say that the recommendation keeps away from the edge, and what that costs."""
+    share = {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of ")
+    at_edge = f"At the edge (less than {SAFE_RATIO:g} times the best): the" if group.is_at_edge else "The"
+    yield f"{at_edge} recommendation is {share}{number(group.edge.stable)}, the largest at which no run failed."
+    if not group.uncapped <= group.edge.stable or math.isnan(group.expected_loss):
+        return
+    here, there = number(group.expected_loss), number(group.uncapped_loss)
+    costs = f"{report.loss} about {here} where {number(group.uncapped)} has about {there}"
+    yield f"That distance costs: {costs}; with search.safety=1 the latter is recommended."
 
 
 def _verified(report: LRReport, group: GroupReport) -> Iterator[str]:

@@ -36,6 +36,7 @@ def finish(
     *,
     tracking: Tracking,
     signal: Signals | None,
+    safety: float,
     quiet: bool = False,
     use: Callable[[Told], None] | None = None,
 ) -> Told | None:
@@ -47,6 +48,7 @@ def finish(
         states: what they came to, in the same order.
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
+        safety: a recommendation is at most the largest stable learning rate over this.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed.
     Returns:
@@ -59,8 +61,7 @@ def finish(
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
     status = _status(statuses, signal if is_cut else None)
     name = loss_name(states)
-    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
-    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
+    go_on = _go_on(directory, sweep, states)
     if not quiet:
         print_settings(settings, name)
     _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
@@ -69,7 +70,7 @@ def finish(
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
         _draw(directory, sweep, states, name, in_numbers(statuses))
-        told = safe_end(directory, sweep, states, root=Path.cwd(), quiet=quiet)
+        told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet)
         result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
         _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
     except OSError as error:
@@ -88,6 +89,12 @@ def finish(
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
     return told
+
+
+def _go_on(directory: Path, sweep: Sweep, states: Sequence[JobState]) -> str:
+    """Return the command that goes on with a sweep; past a time limit that its jobs ran into."""
+    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
+    return shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
 
 
 def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ def limits_of(config: Config) -> Limits:
     """
     search, middle = config.search, middle_of(*bounds_of(config), _typical(config))
     low, high, steps = search.low or 0.0, search.high or math.inf, plan_of(config).steps
-    return Limits(middle, low, high, config.seed, search.budget, search.verify, steps)
+    return Limits(middle, low, high, config.seed, search.budget, search.verify, steps, search.safety)
 
 
 def _typical(config: Config) -> tuple[float, float] | None:
@@ -68,7 +68,7 @@ def find_lr(config: Config, limits: Limits, evaluate: Trials) -> None:
             return
     points = points_of(seen)
     for _ in range(_VERIFICATIONS if any(point.losses for point in points) else 0):
-        lr = recommend(points, points_of(seen)).lr
+        lr = recommend(points, points_of(seen), safety=limits.safety).lr
         fresh = evaluate([_point(ask, key) for ask in verify_asks(seen, lr, limits)])
         seen += fresh
         if evaluate.signal is not None or not any(one.has_failed for one in fresh):

@@ -155,6 +155,7 @@ class Trials:
             states,
             tracking=config.tracking,
             signal=self.signal,
+            safety=config.search.safety,
             quiet=config.quiet,
             use=use,
         )
