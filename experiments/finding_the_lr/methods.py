@@ -25,7 +25,7 @@ from truth import ROOT
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
 from runner.finding.procedure import Limits, next_asks, verify_asks
-from runner.finding.recommend import ASYMMETRY_DECADES, Recommendation, recommend
+from runner.finding.recommend import recommend
 from runner.records import spell_non_finite
 
 FIRST_SEED = 1000
@@ -109,7 +109,7 @@ def ours(lab: Lab) -> list[Pick]:
     cost, points = lab.cost, points_of(seen)
     picks = list[Pick]()
     advice = recommend(points, points)
-    for name, lr in (("ours", advice.lr), ("ours, no cap", uncapped(advice))):
+    for name, lr in (("ours", advice.lr), ("ours, no cap", advice.uncapped)):
         if picks and lr == picks[0].lr:
             picks.append(picks[0]._replace(method=name))
             continue
@@ -120,11 +120,6 @@ def ours(lab: Lab) -> list[Pick]:
         failed = len(fresh) - len(good)
         picks.append(Pick(lab.cell, name, 0, lr, cost, loss, lab.cost - before, len(fresh), failed))
     return picks
-
-
-def uncapped(advice: Recommendation) -> float:
-    """Return what would be recommended without the distance to the edge."""
-    return advice.fit.lr / 10**ASYMMETRY_DECADES if advice.fit.is_vertex else advice.fit.lr
 
 
 def sampled(
