@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from runs_of_cells import PAGE
 from truth import read
 
 from runner.finding.failures import SAFE_RATIO
-from runner.finding.points import points_of, sd_of
+from runner.finding.points import LRPoint, points_of, sd_of
 from runner.records import read_non_finite
 
 KEPT = Path(__file__).with_name("truth.json")
@@ -107,10 +108,18 @@ def truths() -> dict[str, Truth]:
     return {cell: Truth(**{name: tuple(values) for name, values in numbers.items()}) for cell, numbers in saved.items()}
 
 
+def percent(share: float) -> str:
+    """Return a regret as it stands in a table."""
+    return "fails" if math.isinf(share) else f"{100 * share:.1f} %"
+
+
 def _of_runs(cell: str) -> Truth | None:
     seen = [observed(run, "") for run in read(cell) if run.share == 1.0 and run.seed in PAGE["truth_seeds"]]
-    if not seen:
-        return None
+    return truth_from(points_of(seen)) if seen else None
+
+
+def truth_from(points: Sequence[LRPoint]) -> Truth:
+    """Return what runs tell, as a truth."""
     rows = [
         (
             point.lr,
@@ -118,6 +127,6 @@ def _of_runs(cell: str) -> Truth | None:
             sd_of(point.losses) / point.mean if point.losses else math.nan,
             point.failed / (len(point.losses) + point.failed),
         )
-        for point in points_of(seen)
+        for point in points
     ]
     return Truth(*map(tuple, zip(*rows, strict=True)))

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
-from curve import Truth, truths
+from curve import Truth, percent, truth_from, truths
 from methods import BUDGET, observed, typical
 from runs_of_cells import CellRun, full_steps
 from truth import read
@@ -114,6 +114,14 @@ def full_grid(lab: Replay) -> float:
     return fit(lab.points()).lr
 
 
+def every_rate(lab: Replay) -> float:
+    """Make three full runs at every rate of the truth; the best of the smooth curve through them."""
+    for lr in lab.lrs:
+        for _ in SEEDS:
+            lab.run(lr)
+    return truth_from(lab.points()).best()[0]
+
+
 def short_grid(lab: Replay) -> float:
     """Make a half-decade grid at a quarter of the length, and no full run."""
     grid(lab, SHORT)
@@ -182,6 +190,7 @@ def best_mean(seen: Sequence[Observed]) -> float:
 
 
 DESIGNS: dict[str, Callable[[Replay], float]] = {
+    "3 full runs at every rate of the truth; best of the smooth curve": every_rate,
     "7 points at a quarter of the length": short_grid,
     "7 points at a quarter of the length, 4 full runs around the vertex": short_grid_then_full,
     "7 full runs, 3 seeds each at the best and beside it": full_grid,
@@ -204,12 +213,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60, help="of each design on each cell")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent, help="where to write designs.md")
     chosen = parser.parse_args()
-    found = truths()
+    found = {cell: truth for cell, truth in truths().items() if _kept(cell)}
     lines = ["| design | median regret | 90th percentile | worst cell, median | picks that fail | cost | most |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name, design in DESIGNS.items():
         lines.append(f"| {name} | {' | '.join(judged(design, found, chosen.repeats))} |")
         print(lines[-1], flush=True)
+    lines += ["", *_horizons(found)]
     (chosen.to / "designs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -225,8 +235,21 @@ def judged(design: Callable[[Replay], float], found: dict[str, Truth], repeats: 
     every = [regret for own in regrets.values() for regret in own]
     shares = median(every), float(np.quantile(every, 0.9, method="higher")), max(map(median, regrets.values()))
     failed = sum(map(math.isinf, every))
-    told = ["fails" if math.isinf(share) else f"{100 * share:.1f} %" for share in shares]
-    return [*told, f"{failed} of {len(every)}", f"{fmean(costs):.1f}", f"{max(costs):.1f}"]
+    return [*map(percent, shares), f"{failed} of {len(every)}", f"{fmean(costs):.1f}", f"{max(costs):.1f}"]
+
+
+def _horizons(found: dict[str, Truth]) -> list[str]:
+    """Return the best rate of short runs beside that of full runs, each by a parabola through all of them."""
+    lines = ["| cell | best lr at a quarter of the length | at full length | ratio | regret of the former |"]
+    lines.append("|---|---|---|---|---|")
+    for cell, truth in found.items():
+        runs = [run for own in _kept(cell).values() for run in own]
+        short, full = (
+            fit(points_of([observed(run, "") for run in runs if run.share == share])).lr for share in (SHORT, 1.0)
+        )
+        regret = percent(truth.regret(short))
+        lines.append(f"| {cell} | {short:.2g} | {full:.2g} | {short / full:.1f} | {regret} |")
+    return lines
 
 
 if __name__ == "__main__":

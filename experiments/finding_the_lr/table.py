@@ -15,7 +15,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 import numpy as np
-from curve import Truth, truths
+from curve import Truth, percent, truths
 from methods import PICKS, Pick, read_picks
 
 from runner.finding.failures import SAFE_RATIO
@@ -91,7 +91,7 @@ def _methods(rows: Sequence[Row]) -> list[str]:
     ]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        numbers = " | ".join(_percent(value) for value in (median(row.regrets), row.high, max(row.regrets)))
+        numbers = " | ".join(percent(value) for value in (median(row.regrets), row.high, max(row.regrets)))
         cost, fresh = fmean(pick.cost for pick in row.picks), sum(pick.fresh for pick in row.picks)
         price = f"{cost:.1f}" if math.isfinite(cost) else "-"
         told = f"{sum(pick.failed for pick in row.picks)} of {fresh} failed" if fresh else "-"
@@ -119,7 +119,7 @@ def _cells(found: dict[str, Truth], rows: Sequence[Row]) -> list[str]:
         medians = []
         for cell in found:
             own = [regret for pick, regret in zip(row.picks, row.regrets, strict=True) if pick.cell == cell]
-            medians.append(_percent(median(own)) if own else "-")
+            medians.append(percent(median(own)) if own else "-")
         lines.append(f"| {row.method} | {' | '.join(medians)} |")
     return lines
 
@@ -151,10 +151,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("regret of each pick; bar: median, dotted: 90th percentile")
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
-
-
-def _percent(share: float) -> str:
-    return "fails" if math.isinf(share) else f"{100 * share:.1f} %"
 
 
 if __name__ == "__main__":
