@@ -202,7 +202,8 @@ DESIGNS: dict[str, Callable[[Replay], float]] = {
     "the same at 4 full runs": climb(vertex_below, budget=4.0),
     "the same at 8 full runs": climb(vertex_below, budget=8.0),
     "the same at 6, no higher than the largest stable rate (search.safety=1)": climb(recommended(1.0), safety=1.0),
-    "the same at 6, at most a third of that (mode=search)": climb(recommended(SAFE_RATIO), safety=SAFE_RATIO),
+    "the same at 6, at most half of that (search.safety=2)": climb(recommended(2.0), safety=2.0),
+    "the same at 6, at most a third of that (mode=search of itself)": climb(recommended(SAFE_RATIO), safety=SAFE_RATIO),
 }
 """name -> search"""
 
