@@ -86,16 +86,14 @@ def regret_of(pick: Pick, truth: Truth) -> float:
 
 
 def _methods(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| method | searches | median regret | 90th percentile | worst | cost | picks that fail | fresh runs: cost, failed |"
-    ]
+    lines = ["| method | searches | median regret | 90th percentile | worst | cost | picks that fail | fresh runs |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in rows:
         numbers = " | ".join(percent(value) for value in (median(row.regrets), row.high, max(row.regrets)))
         cost, fresh = fmean(pick.cost for pick in row.picks), sum(pick.fresh for pick in row.picks)
         price = f"{cost:.1f}" if math.isfinite(cost) else "-"
         verifying = fmean(pick.verify_cost for pick in row.picks)
-        told = f"{verifying:.1f}, {sum(pick.failed for pick in row.picks)} of {fresh}" if fresh else "-"
+        told = f"{verifying:.1f}, {sum(pick.failed for pick in row.picks)} of {fresh} failed" if fresh else "-"
         fails = f"{row.failed} of {len(row.picks)}"
         lines.append(f"| {row.method} | {len(row.picks)} | {numbers} | {price} | {fails} | {told} |")
     return lines
