@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from runner.commands import PROGRAM
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
-from runner.finding.words import brief, group_sentences, headline
+from runner.finding.words import brief, group_sentences, headline, interval_text
 from runner.report.lr_files import write_lr_report
-from runner.sweep_summary import SEED
+from runner.sweep_summary import PURPOSE_TAG, SEED, is_setting
 from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
-from runner.tracking.sweep_observed import PURPOSE, in_common, loss_name, lr_key, observe
+from runner.tracking.sweep_observed import in_common, loss_name, lr_key, observe
 
 if TYPE_CHECKING:
     from runner.finding.observed import Observed
@@ -72,9 +72,8 @@ def end_with_report(
     report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed, safety=safety)
     told = Told(report, _overrides(sweep, report, observed))
     commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
-    title = (
-        f"{sweep.jobs[0].experiment}: {' x '.join(dict.fromkeys(name for job in sweep.jobs for name in job.varied))}"
-    )
+    varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
+    title = f"{sweep.jobs[0].experiment}: {' x '.join(varied)}"
     write_lr_report(directory, report, title=title, command=sweep.command, uses=commands)
     if not quiet:
         for line in brief(report):
@@ -93,7 +92,7 @@ def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> 
     known = {group.name for group in report.groups}
     for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
         longest.setdefault(one.group if one.group in known else "", job)
-    aside = {f"tags.{PURPOSE}", *([SEED] if sweep.varies(SEED) else [])}
+    aside = {PURPOSE_TAG, *([SEED] if sweep.varies(SEED) else [])}
     found = {}
     for group in report.groups:
         if not math.isnan(group.recommended):
@@ -116,7 +115,7 @@ def tags_of(report: LRReport) -> dict[str, str]:
         found[f"{LR_TAGS}recommended"] = number(best.recommended)
         found[f"{LR_TAGS}is_at_edge"] = str(best.is_at_edge).lower()
     if best.interval is not None:
-        found[f"{LR_TAGS}interval"] = f"{number(best.interval.low)} to {number(best.interval.high)}"
+        found[f"{LR_TAGS}interval"] = interval_text(best.interval)
     return {name: value for name, value in found.items() if value}
 
 

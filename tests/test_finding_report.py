@@ -166,16 +166,18 @@ def test_the_edge_lies_between_the_last_rate_without_a_failure_and_the_first_wit
 
 def test_the_basin_ends_where_the_losses_leave_it_or_runs_fail() -> None:
     flat = [LRPoint(lr, (1.0,)) for lr in (1e-3, 1e-2, 1e-1)]
-    found = basin_of([*flat, LRPoint(1.0, (), 1)])
+    found = basin_of([*flat, LRPoint(0.3, (), 1)])
     assert found is not None
     assert (found.low, found.high, found.is_low_open, found.is_high_open) == (1e-3, 1e-1, True, False)
     assert found.decades == pytest.approx(2.0)
-    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(1e-1, (2.0,))]
+    far = [LRPoint(1e-3, (2.0,)), *flat[1:], LRPoint(1.0, (), 1)]
+    assert basin_of(far) == (1e-2, 1e-1, 1.01, True, True), "nothing is known of what lies between"
+    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(3e-2, (2.0,))]
     wide = basin_of(noisy)
     assert wide is not None
     assert wide.level == pytest.approx(1.0 + 2 * math.sqrt(0.02))
     assert wide.low == 1e-3
-    assert wide.high == pytest.approx(1e-2 * 10 ** (2 * math.sqrt(0.02)))
+    assert wide.high == pytest.approx(1e-2 * 3 ** (2 * math.sqrt(0.02)))
 
 
 def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:
@@ -205,6 +207,26 @@ def test_one_seed_has_the_interval_between_the_neighbours_of_the_best() -> None:
     assert end.is_low_open
     assert not end.is_high_open
     assert interval_of([LRPoint(0.1, (), 1)]) is None
+
+
+def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours() -> None:
+    found = interval_of([LRPoint(0.05, (3.0,)), LRPoint(0.16, (1.0, 1.0, 1.0)), LRPoint(0.5, (), 1)])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.05, 0.5))
+    assert found.is_low_open
+    assert not found.is_high_open, "runs fail there"
+
+
+def test_headline_has_the_loss_of_fresh_seeds() -> None:
+    runs = observe()
+    plain = lr_report(runs, loss="val loss")
+    lr = plain.best.recommended
+    assert "val loss about" in headline(plain)
+    fresh = [
+        Observed(lr, 10 + i, loss, "finished", "", 2.3, 100, 100, "", "verify") for i, loss in enumerate((0.1, 0.12))
+    ]
+    verified = lr_report([*runs, *fresh], loss="val loss")
+    assert "val loss 0.11 ± 0.0141 with 2 fresh seeds" in headline(verified)
 
 
 def test_sign_test() -> None:

@@ -22,11 +22,11 @@ def made(lr: float, seed: int, loss: float, *, purpose: str = "") -> Observed:
     )
 
 
-def search(loss: Callable[[float], float], limits: Limits = LIMITS) -> list[Observed]:
-    """Make every run that is asked for."""
+def search(loss: Callable[[float], float], limits: Limits = LIMITS, *, noise: float = 1e-3) -> list[Observed]:
+    """Make every run that is asked for; each seed adds a little to the loss."""
     seen: list[Observed] = []
     while asks := next_asks(seen, limits):
-        seen += [made(ask.lr, ask.seed, loss(ask.lr), purpose=ask.purpose) for ask in asks]
+        seen += [made(ask.lr, ask.seed, loss(ask.lr) * (1 + noise * ask.seed), purpose=ask.purpose) for ask in asks]
         assert len(seen) < 100
     return seen
 
@@ -88,7 +88,7 @@ def test_stuck_runs_above_the_best_count_as_broken_down() -> None:
 
 
 def test_seeds_come_where_the_best_has_a_worse_neighbour_on_each_side() -> None:
-    seen = search(valley(1e-3), LIMITS._replace(budget=12))
+    seen = search(valley(8e-4), LIMITS._replace(budget=12))
     assert {one.purpose for one in seen} == {"start", "step", "seeds"}
     repeated = [one.lr for one in seen if one.purpose == "seeds"]
     assert set(repeated) <= {1.78e-4, 5.62e-4, 1.78e-3}
@@ -116,3 +116,8 @@ def test_an_edge_that_bounds_the_answer_is_looked_at_more_closely() -> None:
 
     assert max(lr for lr in rates(3.0) if lr < 4e-3) == 3.17e-3
     assert max(lr for lr in rates(1.0) if lr < 4e-3) == 1.78e-3
+
+
+def test_where_seeds_make_no_difference_gaps_are_halved_instead() -> None:
+    seen = search(valley(1.2e-3), LIMITS._replace(budget=8), noise=0.0)
+    assert min(abs(one.lr - 1.2e-3) for one in seen) < 1.5e-4

@@ -88,6 +88,7 @@ class GroupReport:
         windowed: LR sensitivity over 1.5 decades each side of the best rate, as far as tried; None where too little.
         end: "low" or "high" where the best rate is the smallest or largest that was tried; else "".
         try_next: learning rates that would tell more; empty where nothing is missing.
+        edge_next: learning rates that would tell where the edge is; empty where that is known well enough.
         verified: what fresh seeds came to; None without any.
         compared: the rate at which it is compared with other groups.
         rates: all that were tried, in order.
@@ -120,6 +121,7 @@ class GroupReport:
     windowed: Windowed | None
     end: str
     try_next: tuple[float, ...]
+    edge_next: tuple[float, ...]
     verified: Verified | None
     compared: Rate | None
     rates: tuple[Rate, ...]
@@ -183,6 +185,7 @@ def report_of_group(
         windowed=windowed_sensitivity(measured, initial_loss, center=found.lr) if best is not None else None,
         end=end,
         try_next=_try_next(points, tried, end, found, edge),
+        edge_next=_half_decades(edge.stable * _APART, edge.first_failing / _APART) if edge.is_coarse else (),
         verified=_verified(runs),
         compared=_compared(points, rates),
         rates=rates,

@@ -75,10 +75,10 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     Full runs only. Two begin, half a decade apart around the middle; then, one by one, the next half decade beyond the
     end at which the best lies, until it has a worse neighbour on each side; then, where the largest stable rate bounds
     the recommendation, the middle between it and the smallest failing one, until they are 0.35 decades apart; then one
-    more seed at the best or a neighbour, whichever has fewest. While nothing has learned, or everything broke down, a
-    step is a decade, and the gap is halved later. A run that breaks down costs what it made and tells where the edge
-    is; one that failed otherwise tells nothing, and is not made again. Nothing is remembered but the runs: a search
-    that was killed goes on from them.
+    more seed at the best or a neighbour, whichever has fewest, or the middle of a gap where seeds make no difference.
+    While nothing has learned, or everything broke down, a step is a decade, and the gap is halved later. A run that
+    breaks down costs what it made and tells where the edge is; one that failed otherwise tells nothing, and is not made
+    again. Nothing is remembered but the runs: a search that was killed goes on from them.
 
     Args:
         seen: all runs that ended, those that verify included.
@@ -134,7 +134,7 @@ def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits
 
 
 def _between(points: Sequence[LRPoint]) -> float | None:
-    """Return the middle of a gap beside the best that is wider than a step, of two the wider one; None without one."""
+    """Return the middle of the wider gap beside the best, where it is wider than a step or seeds make no difference."""
     best = best_of(points)
     if best is None:
         return None
@@ -142,7 +142,8 @@ def _between(points: Sequence[LRPoint]) -> float | None:
     beside = [*points[max(place - 1, 0) : place], *points[place + 1 : place + 2]]
     other = max(beside, key=lambda point: abs(math.log(point.lr / best.lr)), default=best)
     is_wide = abs(math.log10(other.lr / best.lr)) > _ROOM * STEP_DECADES
-    return math.sqrt(best.lr * other.lr) if is_wide else None
+    are_alike = len(best.losses) > 1 and len(set(best.losses)) == 1
+    return math.sqrt(best.lr * other.lr) if is_wide or are_alike else None
 
 
 def _at_edge(points: Sequence[LRPoint], safety: float) -> float | None:

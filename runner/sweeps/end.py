@@ -18,7 +18,7 @@ from runner.errors import SweepError
 from runner.lr_end import Told, metrics_of, safe_end, tags_of
 from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
-from runner.sweep_summary import SEED, Setting, in_numbers, summarise
+from runner.sweep_summary import Setting, in_numbers, is_setting, summarise
 from runner.sweeps.resume import KEY
 from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
@@ -79,7 +79,7 @@ def finish(
     if tracking.uri is not None:
         run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
-    if (status != "finished" or is_cut or statuses["failed"]) and not quiet:
+    if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
     if use is not None and told is not None:
         use(told)
@@ -117,13 +117,11 @@ def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
 
 
 def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss: str, verdict: str) -> None:
-    dots = []
+    dots, keys = [], [key for key in sweep.jobs[0].varied if key != "optimizer.lr" and is_setting(key)]
     for job, state in zip(sweep.jobs, states, strict=True):
-        others = {key: value for key, value in job.varied.items() if key not in ("optimizer.lr", SEED)}
-        label = " ".join(others.values())
+        label = " ".join(value for key, value in job.varied.items() if key in keys)
         dots.append(Dot(label, job.lr, state.final_loss, state.status))
-    keys = [key for key in sweep.jobs[0].varied if key not in ("optimizer.lr", SEED)]
-    title = f"{sweep.jobs[0].experiment}: {' x '.join(sweep.jobs[0].varied) or 'one setting'}"
+    title = f"{sweep.jobs[0].experiment}: {' x '.join(filter(is_setting, sweep.jobs[0].varied)) or 'one setting'}"
     try:
         sweep_figure(dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss, legend=", ".join(keys))
     except (OSError, ValueError) as error:
