@@ -94,6 +94,7 @@ class SearchSection(Searching):
         low, high: bounds of the learning rate; None begins at what is typical for the optimizer and may leave it.
         budget: updates of the default procedure, in full runs.
         verify: number of fresh seeds at the recommendation.
+        safety: the recommendation is at most the largest stable learning rate over this; 1 goes as far as that.
         write: page to write that trains with it; None writes none.
         space: dotted key -> what it may be, in Hydra's words; {} is the learning rate.
     """
@@ -102,5 +103,6 @@ class SearchSection(Searching):
     high: Positive | None = None
     budget: Annotated[float, Ge(4), Finite] = 6.0
     verify: Annotated[int, Strict(), Ge(0), BeforeValidator(integral)] = 5
+    safety: Annotated[float, Ge(1), Finite] = 3.0
     write: Annotated[str, MinLen(1)] | None = None
     space: Annotated[dict[str, Any], BeforeValidator(_flat)] = Field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.curves import number
 from runner.finding.compare import Comparison, compare
+from runner.finding.failures import SAFE_RATIO
 from runner.finding.group import GroupReport, report_of_group
 from runner.finding.observed import KNOWN, Observed
 
@@ -95,6 +96,7 @@ def lr_report(
     key: str = LR,
     loss: str = "loss",
     fixed: Mapping[str, str] | None = None,
+    safety: float = SAFE_RATIO,
     range_test: float = 0.0,
     notes: Sequence[str] = (),
 ) -> LRReport:
@@ -108,6 +110,7 @@ def lr_report(
         key: dotted key of the learning rate.
         loss: name of the loss.
         fixed: what was not varied.
+        safety: a recommendation is at most the largest stable rate over this, >= 1.
         range_test: what a range test took before the first run, in full runs.
         notes: what else must be known.
     Raises:
@@ -117,7 +120,9 @@ def lr_report(
         raise ValueError("observed: there must be a run, got none.")
     runs, merged = _merged(_once(observed))
     names = dict.fromkeys(one.group for one in runs)
-    groups = [report_of_group(name, [one for one in runs if one.group == name], full_steps) for name in names]
+    groups = [
+        report_of_group(name, [one for one in runs if one.group == name], full_steps, safety=safety) for name in names
+    ]
     groups.sort(
         key=lambda group: (math.isnan(group.best_loss), 0.0 if math.isnan(group.best_loss) else group.best_loss)
     )

@@ -154,7 +154,15 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
     if launch.close is not None:
         launch.close(states(is_over=True))
-    finish(directory, runs.sweep, states(is_over=True), tracking=config.tracking, signal=signal, quiet=config.quiet)
+    finish(
+        directory,
+        runs.sweep,
+        states(is_over=True),
+        tracking=config.tracking,
+        signal=signal,
+        safety=config.search.safety,
+        quiet=config.quiet,
+    )
 
 
 def _grow(runs: SweepRuns, table: SweepTable, jobs: Sequence[Job]) -> None:

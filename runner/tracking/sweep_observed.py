@@ -11,14 +11,13 @@ from typing import Any
 
 from runner.finding.observed import Observed
 from runner.records import read_non_finite, spell_non_finite
-from runner.sweep_summary import SEED
-from runner.tracking.directory import CONFIG, write_whole
+from runner.sweep_summary import PURPOSE_TAG, SEED
+from runner.tracking.directory import read_config, write_whole
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
 KNOWN_RUNS = "known.json"
-PURPOSE = "purpose"  # tag of a run: what a search made it for
 _LENGTH = ("train.duration",)
 _SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
 _CHOSEN = ("task", "optimizer", "warmup", "schedule")
@@ -64,7 +63,7 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
     """Return what one job came to; see `observe`."""
     run = root / state.run if state.run is not None else None
     result = find_result(run) if run is not None else None
-    purpose = result.tags.get(PURPOSE, "") if result is not None else ""
+    purpose = result.tags.get(PURPOSE_TAG.removeprefix("tags."), "") if result is not None else ""
     return Observed(
         lr=_rate(job, key),
         seed=job.seed,
@@ -119,7 +118,7 @@ def _config(run: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        found = read_config(run)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -55,7 +55,7 @@ def find_lr(config: Config, bounds: Callable[[], Bounds], evaluate: Trials) -> N
         asks = next_asks(seen, limits)
     points = points_of(seen)
     for _ in range(_VERIFICATIONS if any(point.losses for point in points) else 0):
-        lr = recommend(points, points_of(seen)).lr
+        lr = recommend(points, points_of(seen), safety=limits.safety).lr
         fresh = evaluate([_point(ask, key) for ask in verify_asks(seen, lr, limits)])
         seen += fresh
         if evaluate.signal is not None or not any(one.has_failed for one in fresh):
@@ -66,7 +66,8 @@ def _limits(config: Config, bounds: Bounds | None, steps: int) -> Limits:
     """Return where the search begins, what it does not leave, and what it may still cost."""
     search, middle = config.search, bounds.middle if bounds is not None else math.nan
     budget = search.budget - (bounds.cost if bounds is not None else 0.0)
-    return Limits(middle, search.low or 0.0, search.high or math.inf, config.seed, budget, search.verify, steps)
+    low, high = search.low or 0.0, search.high or math.inf
+    return Limits(middle, low, high, config.seed, budget, search.verify, steps, search.safety)
 
 
 def _point(ask: Ask, key: str) -> Point:

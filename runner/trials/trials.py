@@ -7,7 +7,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +118,7 @@ class Trials:
         sweep = self._grow(jobs)
         self._jobs |= zip(fresh, jobs, strict=True)
         runs = SweepRuns(sweep, Path.cwd())
-        ready = dict(zip(fresh, checked, strict=True)) | self._left(by_key, runs.states())
+        ready = dict(zip(fresh, checked, strict=True)) | self._left(sweep, by_key, runs.states())
         self._made |= ready.keys()
         trials = [self._trial(keys.index(key), self._jobs[key], one) for key, one in ready.items()]
         self._run(sweep, runs, trials, on_eval)
@@ -171,17 +171,18 @@ class Trials:
             states,
             tracking=config.tracking,
             signal=self.signal,
+            safety=config.search.safety,
             quiet=config.quiet,
             use=use,
         )
 
-    def _left(self, points: Mapping[_Key, Point], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
+    def _left(self, sweep: Sweep, points: Iterable[_Key], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
         """Return points of an earlier launch that are not done, to go on with their runs."""
         found = {}
-        for key, point in points.items():
+        for key in points:
             state = states[self._jobs[key].number - 1]
             if key in self._earlier - self._made and state.status not in DONE:
-                found[key] = self._page.go_on(self._jobs[key], state, point)
+                found[key] = self._page.go_on(sweep, self._jobs[key], state)
         return found
 
     def _run(self, sweep: Sweep, runs: SweepRuns, trials: Sequence[Trial], on_eval: OnEval | None) -> None:
