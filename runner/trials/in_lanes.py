@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -63,6 +64,30 @@ def _alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
+class SharedClock:
+    """Goes as many times slower as runs share the time: what each reads between its begin and its end is its share.
+
+    Args:
+        real: the seconds that pass.
+    """
+
+    def __init__(self, real: Callable[[], float] = time.monotonic) -> None:
+        self._real = real
+        self._runs = 0
+        self._seconds, self._latest = 0.0, real()
+
+    def __call__(self) -> float:
+        """Return the seconds so far."""
+        before, self._latest = self._latest, self._real()
+        self._seconds += (self._latest - before) / max(1, self._runs)
+        return self._seconds
+
+    def change(self, by: int) -> None:
+        """Let a run share from now on, or no longer."""
+        self()
+        self._runs += by
+
+
 class _Pass:
     """One batched pass, and the runs in it that are being recorded."""
 
@@ -71,6 +96,7 @@ class _Pass:
         self._batch = batch
         self._open: dict[int, tuple[Trial, RecordedRun, ExitStack]] = {}
         self._tasks: dict[str, Task] = {}
+        self._clock = SharedClock()
 
     def run(self, width: int) -> RunResult | None:
         """Train them all; return the result of a run that a signal ended, if one was."""
@@ -107,9 +133,19 @@ class _Pass:
                 experiment = build(trial.config)
                 prune = self._batch.prune(trial)
                 draw, follow = self._beside.draw, self._beside.follow
-                record = recorded(trial.config, trial.invocation, experiment, prune=prune, draw=draw, follow=follow)
+                record = recorded(
+                    trial.config,
+                    trial.invocation,
+                    experiment,
+                    prune=prune,
+                    draw=draw,
+                    follow=follow,
+                    now=self._clock,
+                )
                 run = stack.enter_context(record)
                 run.begin()
+                self._clock.change(1)
+                stack.callback(self._clock.change, -1)
             except Exception as error:
                 stack.close()
                 self._tell(trial, error)
