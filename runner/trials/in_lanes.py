@@ -64,6 +64,18 @@ def _alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
+class SharedTasks:
+    """One task for all runs with the same data in the same order: lanes with one task object share its batches."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Task] = {}
+
+    def of(self, config: Config, task: Task) -> Task:
+        """Return the task that was made for a configuration, or an earlier one that is the same."""
+        key = f"{config.task.model_dump_json()} {config.train.batch_size} {config.seed}"
+        return self._made.setdefault(key, task)
+
+
 class SharedClock:
     """Goes as many times slower as runs share the time: what each reads between its begin and its end is its share.
 
@@ -95,7 +107,7 @@ class _Pass:
         self._trials = trials
         self._batch = batch
         self._open: dict[int, tuple[Trial, RecordedRun, ExitStack]] = {}
-        self._tasks: dict[str, Task] = {}
+        self._tasks = SharedTasks()
         self._clock = SharedClock()
 
     def run(self, width: int) -> RunResult | None:
@@ -151,10 +163,8 @@ class _Pass:
                 self._tell(trial, error)
                 continue
             self._open[index] = (trial, run, stack)
-            key = f"{trial.config.task.model_dump_json()} {trial.config.train.batch_size} {trial.config.seed}"
-            task = self._tasks.setdefault(key, experiment.task)  # lanes with one task object share its batches
             yield Lane(
-                {**experiment.parts(), "task": task},
+                {**experiment.parts(), "task": self._tasks.of(trial.config, experiment.task)},
                 run.checkpoints,
                 run.on_record,
                 partial(_stops, run, received),
