@@ -55,6 +55,14 @@ def swept_out(quick: None) -> Iterator[None]:
     gc.freeze()  # libraries that have been imported
 
 
+@pytest.fixture(autouse=True)
+def left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what a test may leave open, or another one would be blamed for it."""
+    yield
+    if any("unclosed" in str(mark.args) for mark in request.node.own_markers if mark.name == "filterwarnings"):
+        gc.collect()
+
+
 def leave_blank(figure: Figure, file: Any, *, format: str, **how: Any) -> None:
     """Write a picture of one pixel: to draw takes longer than to train for some hundred steps."""
     if format == "svg":
