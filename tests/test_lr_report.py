@@ -92,7 +92,9 @@ def test_sweep_over_learning_rates_ends_with_its_report(swept: Done) -> None:
     assert math.isfinite(group["initial_loss"])
     assert group["basin"]["decades"] == pytest.approx(math.log10(group["basin"]["high"] / group["basin"]["low"]))
     assert {"value", "low", "high", "decades"} == group["windowed"].keys()
-    assert group["slopes"]["higher"] == "inf"
+    assert group["slopes"]["higher"] is None, "nothing was tried between 0.1 and 3"
+    assert group["edge_next"] == [0.3, 1.0]
+    assert "Where between these it lies is not known: add optimizer.lr=0.3,1." in swept.out
     assert report["fixed"]["train.duration"] == "60"
     assert report["fixed"]["schedule"] == "constant"
     assert "optimizer.lr" not in report["fixed"]

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from tests.conftest import Done, Program, Refusal
 from tests.sweeps import records, statuses, sweep_of
 
 SEARCH = ("mode=search", "task=quadratic", "train.duration=40", "sweep.backend=sequential")
+ASK = """
+def ask(page, trial):
+    assert page.optimizer.lr and page.search.n_trials == 2
+    assert 1e-3 <= trial.params["optimizer.lr"] <= 1e-2
+    assert trial.user_attrs["task"] == "quadratic"
+    trial.suggest_float("optimizer.momentum", 0.1, 0.2)
+"""
 STUDY = (*SEARCH, "sampler=random", "search.n_trials=4")
 
 
@@ -58,7 +66,8 @@ def test_search_that_goes_on_makes_no_run_twice(program: Program) -> None:
 
 def test_bounds_hold(program: Program) -> None:
     done = program(*SEARCH, "search.low=0.01", "search.high=0.02", "search.verify=0")
-    assert {job["lr"] for job in sweep_of(done)["jobs"]} == {0.01, 0.02}
+    rates = [job["lr"] for job in sweep_of(done)["jobs"]]
+    assert (min(rates), max(rates)) == (0.01, 0.02)
     assert "verify" not in purposes(done)
 
 
@@ -81,6 +90,14 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
     assert len(sweep_of(again)["jobs"]) == 4
 
 
+def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ASK)
+    words = ["search.n_trials=2", "search.custom_search_space=mine.ask", "search.low=1e-3", "search.high=1e-2"]
+    done = program(*SEARCH, "sampler=random", *words)
+    assert done.code == 0, done.err
+    assert all(0.1 <= float(job["varied"]["optimizer.momentum"]) <= 0.2 for job in sweep_of(done)["jobs"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "problems"),
     [
@@ -88,7 +105,22 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
         (["search.budget=3"], ["search.budget: must be a finite number >= 4, got 3."]),
         (["search.low=nan"], ["search.low: must be a finite number > 0 or null, got nan."]),
         (["search.verify=-1"], ["search.verify: must be"]),
-        (["search.space={optimizer.lr:'interval(1,2)'}"], ["search.space: must be left out with sampler=lr"]),
+        (
+            ["search.space={optimizer.lr:'interval(1,2)'}", "search.metric=accuracy", "pruner=median"],
+            [
+                "search.space: must be left out with sampler=lr",
+                "search.metric: must be left out with sampler=lr, got accuracy. Set sampler=tpe.",
+                "pruner: must be left out with sampler=lr",
+            ],
+        ),
+        (
+            ["sampler=tpe", "search.space={optimizer.lr:'interval(1,2)'}", "search.low=1"],
+            ["search.low: must be null with search.space, got 1."],
+        ),
+        (
+            ["sampler=tpe", "search.custom_search_space=math.sqrt", "search.known=[x]"],
+            ["search.known: must be left out where a function makes the space, got x."],
+        ),
         (["sampler=tpe", "search.metric=f1"], ["search.metric: must be a metric that the runs report, got f1."]),
         (["sampler=tpe", "search.space={optimizer.lr:'interval(1,0.1)'}"], ["optimizer.lr: must"]),
         (["sampler=tpe", "search.space={optimizer.lr:'interval(-1,1)'}"], ["optimizer.lr: must"]),

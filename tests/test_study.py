@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from runner.search.study import Study
 from runner.search.trials import Asked, Ended, has_too_many_failed, value_of_diverged
 from runner.tracking.lock import alone_in
 from tests.contracts.conftest import options
-from tests.studies import option, plan, sqlite
+from tests.studies import SPACE, option, plan, sqlite
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
@@ -36,6 +37,8 @@ def points(asked: Sequence[Asked]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", [name for name in options("sampler") if name not in ("grid", "lr")])
 def test_sampler_of_a_page_asks_inside_the_space_and_learns(name: str, tmp_path: Path) -> None:
+    if name == "cmaes":
+        pytest.importorskip("cmaes")
     study = Study(plan(sampler=name), tmp_path)
     for _ in range(8):
         [asked] = study.ask(1, total=8)
@@ -45,6 +48,12 @@ def test_sampler_of_a_page_asks_inside_the_space_and_learns(name: str, tmp_path:
         study.tell(asked.number, finished(abs(math.log(lr / 0.01))))
     assert study.ask(1, total=8) == []
     assert study.counts().finished == 8
+
+
+@pytest.mark.skipif(find_spec("cmaes") is not None, reason="cmaes is installed")
+def test_sampler_whose_package_is_missing_says_what_to_install() -> None:
+    with pytest.raises(ConfigError, match=r"sampler: must have its package.*pip install 'stepsize-runner.cmaes.'"):
+        make_sampler(option("sampler", "cmaes"), read_space(SPACE), key="sampler")
 
 
 @pytest.mark.parametrize("name", options("pruner"))

@@ -43,7 +43,10 @@ def run(
     sweep, states, root = _read(source)
     place = source if directory is None else output_directory(directory, key="mode.directory", experiment="")
     try:
-        told = end_with_report(place, sweep, states, root=root, full_steps=full_steps, quiet=config.quiet)
+        told = end_with_report(
+            place, sweep, states,
+            root=root, source=source, full_steps=full_steps, safety=config.search.safety, quiet=config.quiet,
+        )  # fmt: skip
         earlier = find_result(source)
         if told is not None and directory is None and earlier is not None:  # for mode=upload
             write_result(source, replace(earlier, tags={**earlier.tags, **tags_of(told.report)}))

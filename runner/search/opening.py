@@ -12,7 +12,7 @@ from runner.config_search import Direction
 from runner.errors import ConfigError, Problem, SweepError
 from runner.search.fingerprint import differences
 from runner.search.space import Space
-from runner.search.storage import Storage, open_storage, unusable
+from runner.search.storage import Storage, is_shared, open_storage, quiet_optuna, unusable
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -58,6 +58,11 @@ class Plan:
         return f"{self.section}.sampler" if "." in self.section else "sampler"
 
     @property
+    def pruner_key(self) -> str:
+        """Dotted key of the pruner, for messages."""
+        return f"{self.section}.pruner" if "." in self.section else "pruner"
+
+    @property
     def storage_key(self) -> str:
         """Dotted key of the storage, for messages."""
         return f"{self.section}.storage"
@@ -74,7 +79,7 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
     import optuna
 
     storage = open_storage(plan.storage, directory, key=plan.storage_key)
-    with answering(plan):
+    try:
         study = optuna.create_study(
             storage=storage, study_name=plan.name, directions=list(plan.directions), load_if_exists=True
         )
@@ -82,6 +87,8 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
         if there is None and not study.get_trials(deepcopy=False):
             study.set_user_attr(FINGERPRINT, dict(plan.fingerprint))
             return study
+    except Exception as error:  # whatever a storage raises
+        raise ConfigError([unusable(plan.storage, error, key=plan.storage_key)]) from None
     key = f"{plan.section}.study_name"
     if there is None:
         rule = f"must be a study of this program, got {plan.name!r}, whose trials another one has made"
@@ -90,6 +97,17 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
         rule = f"must be a study of the same task and space, got {plan.name!r}: {'; '.join(found)}"
         raise ConfigError([Problem(key, rule, "Choose another name, or take the change back")])
     return study
+
+
+def check_study(plan: Plan) -> None:
+    """Refuse a study that others have made of something else, before anything of the sweep is written.
+
+    Raises:
+        ConfigError: so it is, or the storage cannot be opened.
+    """
+    if is_shared(plan.storage):
+        with quiet_optuna():
+            open_study(plan, Path())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,17 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from runner.finding.observed import Observed
-from runner.sweep_summary import SEED
-from runner.tracking.directory import CONFIG
+from runner.records import read_non_finite, spell_non_finite
+from runner.sweep_summary import PURPOSE_TAG, SEED
+from runner.tracking.directory import read_config, write_whole
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
-PURPOSE = "purpose"  # tag of a run: what a search made it for
+KNOWN_RUNS = "known.json"
 _LENGTH = ("train.duration",)
 _SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
 _CHOSEN = ("task", "optimizer", "warmup", "schedule")
 _WRITTEN = ("train.duration", "train.batch_size", "train.accumulate", "train.precision", "train.clip_norm")
+
+
+def write_known(directory: Path, observed: Sequence[Observed]) -> None:
+    """Write earlier runs that were given to a search into its directory."""
+    data = [spell_non_finite(one._asdict()) for one in observed]
+    write_whole(directory / KNOWN_RUNS, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def find_known_runs(directory: Path) -> list[Observed] | None:
+    """Return the earlier runs that were given to the search in a directory, None where none were."""
+    try:
+        data = json.loads((directory / KNOWN_RUNS).read_text(encoding="utf-8"))
+        return [Observed(**{key: read_non_finite(value) for key, value in one.items()}) for one in data]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def lr_key(sweep: Sweep) -> str | None:
@@ -46,7 +63,7 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
     """Return what one job came to; see `observe`."""
     run = root / state.run if state.run is not None else None
     result = find_result(run) if run is not None else None
-    purpose = result.tags.get(PURPOSE, "") if result is not None else ""
+    purpose = result.tags.get(PURPOSE_TAG.removeprefix("tags."), "") if result is not None else ""
     return Observed(
         lr=_rate(job, key),
         seed=job.seed,
@@ -101,7 +118,7 @@ def _config(run: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        found = read_config(run)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
