@@ -258,7 +258,7 @@ class Study:
 
     def elsewhere(self) -> list[FrozenTrial]:
         """Return the trials with a value that other sweeps have made, or that were known."""
-        with quiet_optuna(), answering(self.plan):
+        with quiet_optuna(), self._answering():
             return [trial for trial in self._complete() if trial.user_attrs.get(PLACE) != self.place]
 
     def counts(self) -> Counts:
