@@ -269,7 +269,7 @@ class Cumulative(Net):
         ),
         (
             Normed,
-            r"task.model: _WeightNorm \(layer.*\) cannot be trained in lanes: torch has no batched form of aten::_weight",
+            r"task.model: _WeightNorm \(layer.*\) cannot be trained in lanes: torch has no batched form of aten::_w",
         ),
         (Branching, r"task.model: Branching \(the model\) cannot be trained in lanes: RuntimeError: vmap: It looks"),
         (Cumulative, r"task.model: BatchNorm1d \(layers.1\) cannot be trained in lanes: RuntimeError: vmap: It looks"),
