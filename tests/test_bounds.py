@@ -102,7 +102,7 @@ def test_range_test_that_suggests_nothing_is_told_with_the_bounds_to_give(
 def test_mistakes_are_told_before_a_range_test(refuse: Callable[..., Refusal]) -> None:
     refusal = refuse("mode=search", "sampler=tpe", *UNKNOWN, "search.metric=f1", "tracking=off")
     assert refusal.code == 2
-    assert "search.metric: must be a metric that the runs report, got f1. Set one of train/loss." in refusal.err
+    assert "search.metric: must be a metric that the runs report, got f1. Set train/loss." in refusal.err
 
 
 def test_optimizer_that_no_ramp_can_move_needs_bounds(refuse: Callable[..., Refusal]) -> None:

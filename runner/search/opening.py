@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.commands import PROGRAM
 from runner.config_search import Direction
 from runner.errors import ConfigError, Problem, SweepError
 from runner.search.fingerprint import differences
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 FINGERPRINT = "fingerprint"
+_SEARCH = "search "
 Extend = Callable[["Trial"], None]
 
 
@@ -110,13 +115,32 @@ def check_study(plan: Plan) -> None:
             open_study(plan, Path())
 
 
+def enter(study: OptunaStudy, place: str) -> int:
+    """Sign a study as a search that shares it; return how many had signed before, so that no two draw alike.
+
+    Args:
+        study: opened.
+        place: of the search; one that goes on keeps its number.
+    """
+    if f"{_SEARCH}{place}" not in study.user_attrs:
+        study.set_user_attr(f"{_SEARCH}{place}", time.time_ns())
+    signed = {name: when for name, when in study.user_attrs.items() if name.startswith(_SEARCH)}
+    return sorted(signed, key=lambda name: (signed[name], name)).index(f"{_SEARCH}{place}")
+
+
 @contextmanager
-def answering(plan: Plan) -> Iterator[None]:
-    """Turn the failure of a storage into words; the runs are on disk, and are told when the search goes on."""
+def answering(plan: Plan, directory: Path) -> Iterator[None]:
+    """Turn the failure of a storage into words; the runs are on disk, and are told when the search goes on.
+
+    Args:
+        plan: of the study.
+        directory: of the sweep.
+    """
     try:
         yield
     except (ConfigError, SweepError):
         raise
     except Exception as error:
         problem = unusable(plan.storage, error, key=plan.storage_key)
-        raise SweepError(f"{problem} The runs are kept", exit_code=1) from error
+        go_on = shlex.join([*PROGRAM, f"resume.sweep={os.path.relpath(directory)}"])
+        raise SweepError(f"{problem} The runs are kept, go on with: {go_on}", exit_code=1) from error

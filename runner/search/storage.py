@@ -79,6 +79,7 @@ def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool)
 def unusable(given: Storage | None, error: Exception, *, key: str) -> Problem:
     """Return the problem of a storage that fails."""
     where = f"the study's {JOURNAL}" if given is None else shown(str(given))
+    error = error.__cause__ if isinstance(error.__cause__, Exception) else error  # Optuna says less
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
     why = found[1].strip() if found else f"{type(error).__name__}: {error}".splitlines()[0][:200]
     why = str(error.strerror) if isinstance(error, OSError) and error.strerror else shown(why)
@@ -96,6 +97,9 @@ def quiet_optuna() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="(sqlalchemy|alembic)")
+            warnings.filterwarnings(
+                "ignore", message="Constraints have been set, but"
+            )  # a bad value stands beside them
             yield
     finally:
         optuna.logging.set_verbosity(before)

@@ -22,6 +22,7 @@ from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
 from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
+from runner.tracking.sweep_observed import write_known
 from runner.tracking.sweep_runs import DONE, SweepRuns
 
 if TYPE_CHECKING:
@@ -191,7 +192,11 @@ class _Search:
 
     def _close(self, states: Sequence[JobState]) -> None:
         """Tell the last jobs, write the best trial, and say what came of the search."""
+        from runner.search.elsewhere import made_elsewhere
+
         self.rounds.tell(states)
+        if others := made_elsewhere(self.study, self._page.base.config):
+            write_known(self._directory, others)
         counts, best = self.study.counts(), self.study.best()
         plan = self.study.plan
         solutions = [

@@ -14,6 +14,7 @@ from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
+from runner.search.elsewhere import made_elsewhere
 from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
 from runner.search.loop import OnEval, search
@@ -22,6 +23,7 @@ from runner.search.parts import is_none
 from runner.search.planning import make_plan
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
+from runner.tracking.sweep_observed import write_known
 from runner.trials.bounds import Bounds
 from runner.trials.point import Point
 
@@ -94,5 +96,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
         prune_after=section.prune_after,
         max_failure_rate=section.max_failure_rate,
     )
+    if others := made_elsewhere(study, config):
+        write_known(evaluate.directory, others)
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)
