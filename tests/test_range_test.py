@@ -214,7 +214,9 @@ def test_bracket_is_printed_as_overrides_and_written(program: Program) -> None:
     report = json.loads((done.run / "range_test.json").read_text())
     low, high = report["low"], report["high"]
     line = next(line for line in done.out.splitlines() if line.startswith("go on with: "))
-    assert report["overrides"] == line.split()[-3:] == ["mode=search", f"search.low={low:.2g}", f"search.high={high:.2g}"]
+    assert (
+        report["overrides"] == line.split()[-3:] == ["mode=search", f"search.low={low:.2g}", f"search.high={high:.2g}"]
+    )
     assert low == min(ramp["rules"]["valley"] for ramp in report["ramps"]) / 3
     assert high == max(ramp["lrs"][-1] for ramp in report["ramps"]) / 3
     assert report["nothing"] is None
