@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 os.environ["OMP_NUM_THREADS"] = "1"
 DRAW = Figure.savefig
+gc.set_threshold(50_000, 20, 1_000)  # seldom: all garbage is collected between two files of tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,13 +39,11 @@ def quick() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 1_000)  # seldom; all of it is done between two files
     with pytest.MonkeyPatch.context() as patch:
         compose_once(patch)
         patch.setattr(os, "fsync", lambda file: None)
         patch.setattr(Figure, "savefig", leave_blank)
         yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,7 +62,7 @@ def left_open(request: pytest.FixtureRequest) -> Iterator[None]:
         gc.collect()
 
 
-def leave_blank(figure: Figure, file: Any, *, format: str, **how: Any) -> None:
+def leave_blank(figure: Figure, file: Any, *, format: str = "png", **how: Any) -> None:
     """Write a picture of one pixel: to draw takes longer than to train for some hundred steps."""
     if format == "svg":
         file.write('<svg viewBox="0 0 1 1"></svg>')

@@ -34,6 +34,7 @@ def truth_of(parts: Any, *, best: float, failed_from: float) -> Any:
     return parts("curve").Truth(tuple(lrs), tuple(means), (0.01,) * 25, tuple(failed))
 
 
+@pytest.mark.usefixtures("pictures")
 def test_tables_and_figure_come_from_the_numbers_beside_them(
     parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

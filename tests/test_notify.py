@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from runner.records import Alarm, RunResult
+from runner.tracking import notify
 from runner.tracking.notify import Notifier
 from tests.conftest import Program
 
 TELL = "echo $STEPSIZE_EVENT,$STEPSIZE_STEP,$STEPSIZE_DETECTOR,$STEPSIZE_MESSAGE,$STEPSIZE_RUN >> told"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait at the end of a run for a shell that a busy machine is slow to start."""
+    monkeypatch.setattr(notify, "WAIT_SECONDS", 120.0)
 
 
 def told(directory: Path) -> list[list[str]]:
