@@ -17,6 +17,20 @@ from runner.trials.grid import spaced
 
 ROOT = Path(__file__).resolve().parents[2]
 LOW, HIGH = 1e-3, 0.3
+TASKS = {
+    "digits, mlp": [],
+    "digits, cnn": ["task.model=cnn", "train.duration=60"],
+    "tabular": ["task=tabular"],
+    "quadratic": ["task=quadratic"],
+    "char_lm": ["task=char_lm", "train.duration=30"],
+    "supervised": [
+        "task=supervised",
+        "++task.model._target_=tests.own_parts.Net",
+        "++task.train._target_=tests.own_parts.Points",
+        "train.duration=400",
+    ],
+}
+"""the tasks of conf/task, and what makes their runs short"""
 
 
 class Cost(NamedTuple):
@@ -25,10 +39,12 @@ class Cost(NamedTuple):
     Attributes:
         wall: from its start to its end.
         cpu: of its process and of all that it waited for: pictures are drawn, and records sent, by processes beside.
+        output: what it printed.
     """
 
     wall: float
     cpu: float
+    output: str
 
 
 def cost(arguments: Sequence[str], directory: Path) -> Cost:
@@ -42,9 +58,10 @@ def cost(arguments: Sequence[str], directory: Path) -> Cost:
     with (directory / "output.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=directory, env=environment, stdout=output, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
+    wall, text = time.perf_counter() - started, (directory / "output.txt").read_text()
     if status:
-        raise RuntimeError((directory / "output.txt").read_text()[-2000:])
-    return Cost(time.perf_counter() - started, used.ru_utime + used.ru_stime)
+        raise RuntimeError(text[-2000:])
+    return Cost(wall, used.ru_utime + used.ru_stime, text)
 
 
 def ways(points: int, lanes: int, more: Sequence[str]) -> dict[str, list[str]]:
@@ -67,6 +84,17 @@ def compare(names: Sequence[str], repeats: int, given: dict[str, list[str]]) -> 
     return best
 
 
+def told(case: str, names: Sequence[str], best: dict[str, Cost]) -> None:
+    """Print how many times as much each way takes as the last one, and what auto has chosen."""
+    last = best[names[-1]]
+    row: dict[str, object] = {"case": case}
+    for name in names[:-1]:
+        found = best[name]
+        row[f"{name} / {names[-1]}"] = {"cpu": round(found.cpu / last.cpu, 2), "wall": round(found.wall / last.wall, 2)}
+    chosen = [line for line in last.output.splitlines() if line.startswith("sweep.backend: ")]
+    print(json.dumps({**row, **({"auto": chosen[0].partition(": ")[2]} if chosen else {})}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("more", nargs="*", help="overrides for all of them, such as task=tabular tracking=off")
@@ -76,13 +104,12 @@ def main() -> None:
     parser.add_argument(
         "--ways", default="-m,lanes", help="of -m, sequential, lanes, auto; the last against the others"
     )
+    parser.add_argument("--tasks", action="store_true", help="every task, with sequential, lanes and auto")
     given = parser.parse_args()
-    names = given.ways.split(",")
-    best = compare(names, given.repeats, ways(given.points, given.lanes, given.more))
-    last = best[names[-1]]
-    for name in names[:-1]:
-        ratios = {"cpu": round(best[name].cpu / last.cpu, 2), "wall": round(best[name].wall / last.wall, 2)}
-        print(json.dumps({"case": " ".join(given.more), f"{names[-1]} against {name}": ratios}))
+    names = ["sequential", "lanes", "auto"] if given.tasks else given.ways.split(",")
+    for case, overrides in (TASKS if given.tasks else {"": []}).items():
+        more = [*overrides, *given.more]
+        told(case, names, compare(names, given.repeats, ways(given.points, given.lanes, more)))
 
 
 if __name__ == "__main__":

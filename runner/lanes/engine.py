@@ -54,7 +54,7 @@ def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index
     Returns:
         outcomes, in order: the state at the end as `fit` returns it, or what the lane raised.
     """
-    waiting, active = enumerate(lanes), list[Running]()
+    waiting, active = _Waiting(lanes), list[Running]()
     outcomes: dict[int, Outcome] = {}
     stack: Stack | None = None
     recordings = Recordings()
@@ -81,8 +81,28 @@ def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index
             _step(stack, active)
 
 
+class _Waiting:
+    """Lanes that have not begun.
+
+    Args:
+        lanes: in order.
+    Attributes:
+        are_gone: whether none is known to be left.
+    """
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self._lanes = enumerate(lanes)
+        self.are_gone = False
+
+    def next(self) -> tuple[int, Lane] | None:
+        """Return index and lane of the next one, made now."""
+        following = next(self._lanes, None)
+        self.are_gone = following is None
+        return following
+
+
 def _take_places(
-    waiting: Iterator[tuple[int, Lane]],
+    waiting: _Waiting,
     active: list[Running],
     width: int,
     outcomes: dict[int, Outcome],
@@ -91,9 +111,9 @@ def _take_places(
 ) -> bool:
     """Let waiting lanes begin where there is room; return whether one did."""
     before = len(active)
-    while len(active) < width:
+    while len(active) < width and not waiting.are_gone:
         with _undisturbed(active):
-            if (following := next(waiting, None)) is None:
+            if (following := waiting.next()) is None:
                 break
             index, lane = following
             tasks.enter_context(in_use(lane.parts["task"]))
