@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -19,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, Problem, nearest
@@ -61,8 +63,9 @@ def to_tree(config: DictConfig) -> dict[str, Any]:
 
 
 def save_tree(tree: Mapping[str, Any], directory: Path) -> None:
-    """Write the resolved configuration into a run directory."""
-    OmegaConf.save(OmegaConf.create(dict(tree)), directory / CONFIG)
+    """Write the resolved configuration into a run directory as `OmegaConf.save` does, which wraps it all first."""
+    text = yaml.dump(dict(tree), Dumper=get_omega_conf_dumper(), allow_unicode=True, sort_keys=False)
+    (directory / CONFIG).write_text(text, encoding="utf-8")
 
 
 def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...], list[str]]:
@@ -160,6 +163,8 @@ def cannot_compose(error: Exception) -> Problem:
         key, value = found.groups()
         cause = str(error.__cause__).partition("\n")[0]
         return Problem(key, f"must be of the type of its default, got {value} ({cause})", "Leave it out")
+    if found := re.match(r"Sweeping over Hydra's configuration is not supported : '([^=]+)=(.*)'", text):
+        return Problem(found[1], f"must be one value, got {found[2]}", "Quote it where a comma is part of it")
     return Problem("config", f"must compose, but {text}", "Check the overrides")
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict
 
 from runner.config_types import Count, Finite, Positive, Section, integral
+from runner.tracking.address import masked
 
 
 def _flat(space: Any) -> Any:
@@ -52,6 +53,8 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
 
 
+FULL_RUNS = "runner.finding.procedure.full_runs"
+"""target of sampler=lr"""
 Direction = Literal["minimize", "maximize"]
 Share = Annotated[float, Ge(0), Le(1), Finite]
 Percent = Annotated[float, Ge(0), Le(100), Finite]
@@ -77,7 +80,7 @@ class Searching(Section):
     metric: Texts = Field(default_factory=list)
     direction: Annotated[list[Direction], BeforeValidator(_as_list)] = Field(default_factory=list)
     study_name: str | None = None
-    storage: str | dict[str, Any] | None = None
+    storage: Annotated[str | dict[str, Any] | None, PlainSerializer(masked, when_used="json")] = None
     custom_search_space: str | None = None
     max_failure_rate: Share = 0.5
     known: Texts = Field(default_factory=list)

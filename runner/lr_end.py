@@ -13,10 +13,11 @@ from runner.commands import PROGRAM
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.words import brief, group_sentences, headline, interval_text
+from runner.range_file import find_range_test
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import PURPOSE_TAG, SEED, is_setting
 from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
-from runner.tracking.sweep_observed import in_common, loss_name, lr_key, observe
+from runner.tracking.sweep_observed import find_known_runs, in_common, loss_name, lr_key, observe
 
 if TYPE_CHECKING:
     from runner.finding.observed import Observed
@@ -43,6 +44,7 @@ def end_with_report(
     states: Sequence[JobState],
     *,
     root: Path,
+    source: Path | None = None,
     full_steps: int | None = None,
     safety: float = SAFE_RATIO,
     quiet: bool = False,
@@ -54,6 +56,7 @@ def end_with_report(
         sweep: its jobs.
         states: what they came to, in the same order.
         root: the directory of launch, below which the runs lie.
+        source: directory of the sweep; None is where the files go.
         full_steps: updates of a full run; None is the longest that was declared, group by group.
         safety: a recommendation is at most the largest stable rate over this, >= 1.
         quiet: print nothing.
@@ -64,12 +67,23 @@ def end_with_report(
     """
     from runner.finding.report import lr_report
 
-    key = lr_key(sweep)
+    known, test = find_known_runs(source or directory) or [], find_range_test(source or directory)
+    key = lr_key(sweep, known)
     if key is None or not any(state.run for state in states):
         return None
     observed = observe(sweep, states, root, key=key)
     fixed = in_common(sweep, states, root)
-    report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed, safety=safety)
+    notes = [_given(known)] if known else []
+    report = lr_report(
+        [*known, *observed],
+        full_steps=full_steps,
+        key=key,
+        loss=loss_name(states),
+        fixed=fixed,
+        safety=safety,
+        range_test=test.cost if test is not None else 0.0,
+        notes=[*notes, test.in_words()] if test is not None else notes,
+    )
     told = Told(report, _overrides(sweep, report, observed))
     commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
     varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
@@ -81,6 +95,11 @@ def end_with_report(
         if report.best.name in commands:
             print(f"use it with: {commands[report.best.name]}", flush=True)
     return told
+
+
+def _given(known: Sequence[Observed]) -> str:
+    runs = "1 earlier run was" if len(known) == 1 else f"{len(known)} earlier runs were"
+    return f"{runs} known before: the curve counts them, the cost does not."
 
 
 def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runner.finding.fit import fit
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
-from runner.finding.procedure import Limits, middle_of, next_asks, spent, verify_asks
+from runner.finding.procedure import Limits, next_asks, spent, verify_asks
 
 LIMITS = Limits(1e-3, 0.0, math.inf, seed=0, budget=6, verify=5, full_steps=100)
 
@@ -103,13 +103,6 @@ def test_fresh_seeds_verify_once() -> None:
     assert [ask.seed for ask in verify_asks(seen, 1.02e-3, LIMITS)] == [3, 4, 5]
 
 
-def test_middle_is_that_of_what_is_typical_and_within_the_bounds() -> None:
-    assert middle_of(1e-5, 1.0, (1e-3, 0.1)) == pytest.approx(1e-2)
-    assert middle_of(1e-2, 10.0, (1e-3, 1.0)) == pytest.approx(0.1)
-    assert middle_of(1e-6, 1e-4, (1e-3, 0.1)) == pytest.approx(1e-5)
-    assert middle_of(1e-4, 1e-2, None) == pytest.approx(1e-3)
-
-
 def test_an_edge_that_bounds_the_answer_is_looked_at_more_closely() -> None:
     def rates(safety: float) -> list[float]:
         return [one.lr for one in search(valley(1.3e-3, edge=4e-3), LIMITS._replace(safety=safety))]
@@ -121,3 +114,21 @@ def test_an_edge_that_bounds_the_answer_is_looked_at_more_closely() -> None:
 def test_where_seeds_make_no_difference_gaps_are_halved_instead() -> None:
     seen = search(valley(1.2e-3), LIMITS._replace(budget=8), noise=0.0)
     assert min(abs(one.lr - 1.2e-3) for one in seen) < 1.5e-4
+
+
+def test_known_runs_count_for_the_curve_and_not_for_the_budget() -> None:
+    loss = valley(8e-4)
+    known = [made(lr, 7, 1.007 * loss(lr), purpose="known") for lr in (1e-4, 3.16e-4, 1e-3, 3.16e-3)]
+    seen = list(known)
+    while asks := next_asks(seen, LIMITS):
+        seen += [made(ask.lr, ask.seed, loss(ask.lr) * (1 + 1e-3 * ask.seed), purpose=ask.purpose) for ask in asks]
+    own = seen[len(known) :]
+    assert {one.purpose for one in own} == {"seeds"}, "the best has a worse neighbour on each side"
+    assert len(own) == 6
+    assert spent(seen, LIMITS) == 6
+
+
+def test_one_known_run_does_not_replace_the_start_but_is_not_made_again() -> None:
+    start = [ask.lr for ask in next_asks([], LIMITS)]
+    seen = [made(start[0], 0, 0.1, purpose="known")]
+    assert [(ask.lr, ask.purpose) for ask in next_asks(seen, LIMITS)] == [(start[1], "start")]

@@ -207,6 +207,7 @@ def test_a_ramp_reaches_beyond_the_rates_in_use(optimizer: str, shape: Any, limi
     assert ramp_limits(unknown, config.task, shape) == (1e-7, 10.0)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_bracket_is_printed_as_overrides_and_written(program: Program) -> None:
     done = program(*SMALL, "mode=range_test", "optimizer=sgd")
     assert done.code == 0, done.err
@@ -235,6 +236,7 @@ def test_quiet_prints_the_overrides_and_the_directory(program: Program) -> None:
     assert len(done.out.splitlines()) == 2
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     ("overrides", "reason", "advice"),
     [

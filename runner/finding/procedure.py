@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runner.finding.failures import SAFE_RATIO
-from runner.finding.observed import Observed
+from runner.finding.observed import KNOWN, Observed
 from runner.finding.points import LRPoint, best_of, points_of
 from runner.finding.recommend import recommend, rounded
 
@@ -60,15 +60,6 @@ def full_runs() -> Callable[[Sequence[Observed], Limits], list[Ask]]:
     return next_asks
 
 
-def middle_of(low: float, high: float, typical: tuple[float, float] | None) -> float:
-    """Return where to start: the geometric middle of what is typical and within the bounds, or of the bounds."""
-    if typical is not None:
-        inner = max(low, typical[0]), min(high, typical[1])
-        if inner[0] < inner[1]:
-            return math.sqrt(inner[0] * inner[1])
-    return math.sqrt(low * high)
-
-
 def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     """Return the runs to make next, those of a batch together; none when the budget is spent.
 
@@ -81,12 +72,13 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     again. Nothing is remembered but the runs: a search that was killed goes on from them.
 
     Args:
-        seen: all runs that ended, those that verify included.
+        seen: all runs that ended, those that verify and those that were known before included.
         limits: of the search.
     """
     tried = [one for one in seen if one.purpose != "verify"]
-    if not tried:
-        return [Ask(lr, limits.seed, "start") for lr in _start(limits)]
+    if not is_begun(tried):
+        had = {(one.lr, one.seed) for one in tried}
+        return [Ask(lr, limits.seed, "start") for lr in _start(limits) if (lr, limits.seed) not in had]
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
     points, made = points_of(tried), {one.lr for one in tried}
@@ -98,6 +90,11 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     return _seeds(points, tried, limits)
 
 
+def is_begun(seen: Sequence[Observed]) -> bool:
+    """Whether there is something to go on from: a run of this search, or two learning rates known from earlier ones."""
+    return any(one.purpose != KNOWN for one in seen) or len({one.lr for one in seen}) > 1
+
+
 def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask]:
     """Return the runs with fresh seeds at the recommendation that have not been made."""
     made = {one.seed for one in seen if one.purpose == "verify" and one.lr == lr}
@@ -106,14 +103,14 @@ def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask
 
 
 def spent(runs: Sequence[Observed], limits: Limits) -> float:
-    """Return the updates of runs, in full runs."""
-    return math.fsum(one.steps for one in runs) / limits.full_steps
+    """Return the updates of the runs that were made, in full runs."""
+    return math.fsum(one.steps for one in runs if one.purpose != KNOWN) / limits.full_steps
 
 
 def _start(limits: Limits) -> list[float]:
     half = 10 ** (STEP_DECADES / 2)
     ends = max(limits.middle / half, limits.low), min(limits.middle * half, limits.high)
-    return [rounded(lr) for lr in ends]
+    return list(dict.fromkeys(rounded(lr) for lr in ends))
 
 
 def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> float | None:

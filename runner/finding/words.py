@@ -54,7 +54,8 @@ def brief(report: LRReport) -> list[str]:
         lines = lines or [headline(report)]
         more = [_comparison(report, comparison) for comparison in report.comparisons]
         several = [*lines[:6], *more[:5]]
-        missing = [f"{report.best.name}: {text}" for text in _missing(report, report.best)]
+        edge = _edge(report, report.best) if report.best.is_at_edge else ()
+        missing = [f"{report.best.name}: {text}" for text in (*edge, *_missing(report, report.best))]
         return [*several, *missing, cost_sentence(report.cost)]
     group = report.best
     first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"
@@ -75,6 +76,8 @@ def report_sentences(report: LRReport) -> list[str]:
 def cost_sentence(cost: Cost) -> str:
     """Return what was spent."""
     text = f"Cost: {number(cost.full_runs)} full run{'s' if cost.full_runs != 1 else ''} in {_count(cost.runs, 'run')}"
+    if cost.range_test:
+        text += f" and a range test ({number(cost.range_test)})"
     if cost.verify_runs:
         text += f", and {number(cost.verify_full_runs)} in {_count(cost.verify_runs, 'run')} that verified the result"
     return f"{text}."

@@ -14,7 +14,7 @@ from runner.known import known_of_page
 from runner.readers.blocks import MOST_ROWS, Blocks
 from runner.readers.problems import refused
 from runner.records import Record, StepRecord
-from runner.tracking.directory import CONFIG, RECORDS
+from runner.tracking.directory import RECORDS, read_config
 from runner.tracking.jsonl import find_result, read_records
 
 _BATCH = 10_000
@@ -44,7 +44,7 @@ def _known(directory: Path) -> Known:
     import yaml
 
     try:
-        page = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+        page = read_config(directory)
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         page = None
     return known_of_page(page if isinstance(page, dict) else {}, find_result(directory), directory=str(directory))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ BLACK, GREY, PALE = "#222222", "#6B6B6B", "#DDDDDD"
 TEXT, SMALL = 9.5, 8.5  # points
 
 Handles = list[Any]  # of a legend
+
+_MOST_DECADES = 10  # that still have ticks in between
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -42,7 +45,22 @@ def set_y(ax: Axes, shown: AxisRange) -> None:
     ax.set_ylim(shown.low, shown.high)
     places = ticks(shown, most=8 if ax.get_position().height > 0.3 else 5)
     ax.set_yticks(places, labels=labels(places))
-    ax.tick_params(which="minor", labelleft=False, left=shown.high >= 10 * shown.low)
+    if shown.log:
+        _draw_minor_ticks(ax, shown)
+
+
+def _draw_minor_ticks(ax: Axes, shown: AxisRange) -> None:
+    """Draw the ticks between powers of ten as marks of one line: as objects of their own they take half of a figure."""
+    from matplotlib.markers import TICKLEFT
+    from matplotlib.ticker import NullLocator
+
+    ax.yaxis.set_minor_locator(NullLocator())
+    decades = range(math.floor(math.log10(shown.low)), math.ceil(math.log10(shown.high)))
+    if shown.high < 10 * shown.low or len(decades) > _MOST_DECADES:
+        return
+    places = [place for decade in decades for n in range(2, 10) if shown.shows(place := n * 10.0**decade)]
+    look: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "clip_on": False, "color": "black", "ls": "none"}
+    ax.plot([0.0] * len(places), places, marker=TICKLEFT, ms=2, mew=0.6, scalex=False, scaley=False, **look)
 
 
 def draw_legend(make: Callable[..., Any], handles: Handles, *, inches: float) -> None:

@@ -111,27 +111,53 @@ def _tracked(uri: str, experiment: str) -> Iterator[Earlier]:
             yield Earlier(run.directory or run.run_id, run.tags, run.params, ended, run.metrics)
 
 
-def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> str:
-    """Add to a study the runs that are points of its space on its task; return what became of them, in a sentence.
+class Known(NamedTuple):
+    """An earlier run that is a point of a space on its task.
+
+    Attributes:
+        run: what it was.
+        point: dotted key -> value.
+        values: one for every metric; empty where it diverged without one.
+    """
+
+    run: Earlier
+    point: Mapping[str, Any]
+    values: tuple[float, ...]
+
+
+def sort_out(runs: Sequence[Earlier], space: Space, metrics: Sequence[str], page_of: PageOf) -> tuple[list[Known], str]:
+    """Return the runs that are points of a space on its task, and what became of all of them, in a sentence.
 
     The seed may differ. A run that did not end, has no such metric, or lies outside the space is left out.
+
+    Args:
+        runs: made before.
+        space: dotted key -> what it may be.
+        metrics: what a run is judged by.
+        page_of: returns the page that a point has today.
     """
-    left_out = Counter[str]()
+    found, left_out = list[Known](), Counter[str]()
     for run in runs:
-        found = _point_of(run, study.plan.space, page_of)
-        missing = [name for name in study.plan.metrics if name not in run.final]
+        point = _point_of(run, space, page_of)
+        missing = [name for name in metrics if name not in run.final]
         if run.ended.status not in ("finished", "diverged"):
             left_out["did not end"] += 1
-        elif isinstance(found, str):
-            left_out[found] += 1
+        elif isinstance(point, str):
+            left_out[point] += 1
         elif run.ended.status == "finished" and missing:
             left_out[f"have no {missing[0]}"] += 1
         else:
-            values = () if missing else tuple(float(run.final[name]) for name in study.plan.metrics)
-            study.add_known(run.source, found, run.ended._replace(values=values))
-    known = len(runs) - sum(left_out.values())
+            found.append(Known(run, point, () if missing else tuple(float(run.final[name]) for name in metrics)))
     reasons = "; ".join(f"{count} {why}" for why, count in left_out.most_common(3))
-    return f"known points: {known} of {len(runs)} earlier runs" + (f" ({reasons})" if reasons else "")
+    return found, f"known points: {len(found)} of {len(runs)} earlier runs" + (f" ({reasons})" if reasons else "")
+
+
+def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> str:
+    """Add to a study the runs that are points of its space on its task; return what became of them, in a sentence."""
+    known, sentence = sort_out(runs, study.plan.space, study.plan.metrics, page_of)
+    for run, point, values in known:
+        study.add_known(run.source, point, run.ended._replace(values=values))
+    return sentence
 
 
 def _point_of(run: Earlier, space: Space, page_of: PageOf) -> dict[str, Any] | str:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from runner.errors import ConfigError, Problem, RunnerError
 
@@ -78,18 +79,35 @@ def pasteable(path: Path) -> str:
         return str(path)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
     """Write a file so that a reader sees the old one or the new one, never half.
 
+    Args:
+        path: of the file.
+        text: all of it.
+        is_private: whether nobody but its owner may read it.
     Raises:
         OSError: it cannot be written; the old one is intact.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch(0o600 if is_private else 0o666)
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_config(directory: Path) -> Any:
+    """Return the resolved configuration of a run as plain values, by libyaml where PyYAML has it: ten times as fast.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
+    """
+    import yaml
+
+    text = (directory / CONFIG).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def versions() -> dict[str, str]:

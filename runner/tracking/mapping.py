@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from runner.diagnosis.verdict import first_overrides, in_words
 from runner.records import Action, Alarm, EvalRecord, Record, RunResult, StepRecord
-from runner.tracking.directory import CONFIG
+from runner.tracking.directory import read_config
 
 EVENTS = "instability/events_total"
 ACTIONS = "instability/actions_total"
@@ -136,10 +136,8 @@ def metric_name(prefix: str, name: str) -> str:
 
 def params(directory: Path) -> dict[str, str]:
     """Return config.yaml as dotted keys and short texts, without what other modes read; {} when there is none."""
-    import yaml
-
     try:
-        tree = yaml.safe_load((directory / CONFIG).read_text(encoding="utf-8"))
+        tree = read_config(directory)
     except FileNotFoundError:
         return {}
     sections = (

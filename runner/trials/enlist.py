@@ -9,7 +9,7 @@ from runner.config import Invocation
 from runner.sweeps.check import CheckedJob, Compose, check_all, check_job, go_on
 from runner.sweeps.check import Point as JobPoint
 from runner.sweeps.launch import shares
-from runner.tracking.sweep_file import Job, JobState, Launchable, changed, key_of
+from runner.tracking.sweep_file import Job, JobState, Launchable, Sweep, changed, key_of
 from runner.trials.composing import composer
 from runner.trials.point import Point
 from runner.trials.trial import Share
@@ -76,10 +76,13 @@ class Page:
         """Compose and check one command line."""
         return check_job(JobPoint(overrides, varied), self.compose, self.page)
 
-    def go_on(self, job: Job, state: JobState, point: Point) -> CheckedJob:
-        """Return a job that is not done, going on with its run where there is one with a checkpoint."""
-        kept = [text for text in job.overrides if key_of(text) in ("name", "train.threads", "train.device")]
-        overrides = changed(self.overrides(point), kept)
+    def go_on(self, sweep: Sweep, job: Job, state: JobState) -> CheckedJob:
+        """Return a job that is not done, going on with its run where there is one with a checkpoint.
+
+        Its overrides are those that its run is found by, in their order, and what this launch says of the rest.
+        """
+        kept = [text for text in job.overrides if not sweep.may_change(text)]
+        overrides = (*kept, *(text for text in self.base if sweep.may_change(text)))
         launchable = go_on(Launchable(job, overrides), state, self.compose, self.page)
         return self.check_one(launchable.overrides, job.varied)
 

@@ -16,8 +16,8 @@ from runner.lanes.lane import Lane, Outcome
 from runner.lanes.refusal import why_not
 from runner.records import RunResult
 from runner.sweeps.worker import quietly
-from runner.tasks.protocol import Task
 from runner.train.interrupt import listen
+from runner.trials.shared import SharedClock, SharedTasks
 from runner.trials.trial import Batch, Trial
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class _Pass:
         self._trials = trials
         self._batch = batch
         self._open: dict[int, tuple[Trial, RecordedRun, ExitStack]] = {}
-        self._tasks: dict[str, Task] = {}
+        self._tasks = SharedTasks()
+        self._clock = SharedClock()
 
     def run(self, width: int) -> RunResult | None:
         """Train them all; return the result of a run that a signal ended, if one was."""
@@ -107,18 +108,26 @@ class _Pass:
                 experiment = build(trial.config)
                 prune = self._batch.prune(trial)
                 draw, follow = self._beside.draw, self._beside.follow
-                record = recorded(trial.config, trial.invocation, experiment, prune=prune, draw=draw, follow=follow)
+                record = recorded(
+                    trial.config,
+                    trial.invocation,
+                    experiment,
+                    prune=prune,
+                    draw=draw,
+                    follow=follow,
+                    now=self._clock,
+                )
                 run = stack.enter_context(record)
                 run.begin()
+                self._clock.change(1)
+                stack.callback(self._clock.change, -1)
             except Exception as error:
                 stack.close()
                 self._tell(trial, error)
                 continue
             self._open[index] = (trial, run, stack)
-            key = f"{trial.config.task.model_dump_json()} {trial.config.train.batch_size} {trial.config.seed}"
-            task = self._tasks.setdefault(key, experiment.task)  # lanes with one task object share its batches
             yield Lane(
-                {**experiment.parts(), "task": task},
+                {**experiment.parts(), "task": self._tasks.of(trial.config, experiment.task)},
                 run.checkpoints,
                 run.on_record,
                 partial(_stops, run, received),
