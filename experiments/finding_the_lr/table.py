@@ -62,11 +62,19 @@ def main() -> None:
     (to / "truth.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     (to / "picks.json").write_text(json.dumps(raw, indent=0) + "\n", encoding="utf-8")
     picks = [Pick(**read_non_finite(one)) for one in raw]
-    rows = rows_of(found, [pick for pick in picks if pick.cell in found])
+    rows = rows_of(found, complete(picks, len(found)))
     text = "\n".join([*_methods(rows, found), "", *_truth(found), "", *_cells(found, rows)]) + "\n"
     (to / "tables.md").write_text(text, encoding="utf-8")
     draw(rows, to / "regret.png")
     print(text)
+
+
+def complete(picks: Sequence[Pick], cells: int) -> list[Pick]:
+    """Return the picks of the repeats that were made on every cell, so that each cell counts as often as another."""
+    made: dict[tuple[str, int], set[str]] = {}
+    for pick in picks:
+        made.setdefault((pick.method, pick.repeat), set()).add(pick.cell)
+    return [pick for pick in picks if len(made[pick.method, pick.repeat]) == cells]
 
 
 def rows_of(found: dict[str, Truth], picks: Sequence[Pick]) -> list[Row]:
