@@ -169,7 +169,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.axvline(most, color="grey", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("regret of each pick; bar: median, dotted: 90th percentile")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, format="png", dpi=90)
     pyplot.close(figure)
 
 
