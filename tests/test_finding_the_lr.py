@@ -42,7 +42,7 @@ def test_tables_and_figure_come_from_the_numbers_beside_them(
     parts("table").main()
     for name in ("tables.md", "truth.json", "picks.json"):
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text(), name
-    assert (tmp_path / "regret.png").stat().st_size > 10_000
+    assert (tmp_path / "regret.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_regret_is_that_of_the_curve_and_a_pick_at_the_edge_fails(parts: Any) -> None:

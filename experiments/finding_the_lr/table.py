@@ -23,6 +23,7 @@ from runner.records import read_non_finite, spell_non_finite
 
 FOLDER = Path(__file__).parent
 BEST_ALLOWED = f"best below 1/{SAFE_RATIO:g} of the edge"
+MUCH = 0.1
 WITHOUT_RATE = ("prodigy", "schedule-free adamw")
 
 
@@ -61,11 +62,19 @@ def main() -> None:
     (to / "truth.json").write_text(json.dumps(numbers) + "\n", encoding="utf-8")
     (to / "picks.json").write_text(json.dumps(raw, indent=0) + "\n", encoding="utf-8")
     picks = [Pick(**read_non_finite(one)) for one in raw]
-    rows = rows_of(found, [pick for pick in picks if pick.cell in found])
-    text = "\n".join([*_methods(rows), "", *_truth(found), "", *_cells(found, rows)]) + "\n"
+    rows = rows_of(found, complete(picks, len(found)))
+    text = "\n".join([*_methods(rows, found), "", *_truth(found), "", *_cells(found, rows)]) + "\n"
     (to / "tables.md").write_text(text, encoding="utf-8")
     draw(rows, to / "regret.png")
     print(text)
+
+
+def complete(picks: Sequence[Pick], cells: int) -> list[Pick]:
+    """Return the picks of the repeats that were made on every cell, so that each cell counts as often as another."""
+    made: dict[tuple[str, int], set[str]] = {}
+    for pick in picks:
+        made.setdefault((pick.method, pick.repeat), set()).add(pick.cell)
+    return [pick for pick in picks if len(made[pick.method, pick.repeat]) == cells]
 
 
 def rows_of(found: dict[str, Truth], picks: Sequence[Pick]) -> list[Row]:
@@ -85,9 +94,10 @@ def regret_of(pick: Pick, truth: Truth) -> float:
     return pick.loss / truth.best()[1] - 1 if math.isfinite(pick.loss) else math.inf
 
 
-def _methods(rows: Sequence[Row]) -> list[str]:
-    lines = ["| method | searches | median regret | 90th percentile | worst | cost | picks that fail | fresh runs |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+def _methods(rows: Sequence[Row], found: dict[str, Truth]) -> list[str]:
+    names = ["method", "searches", "median regret", "90th percentile", "worst", "cost"]
+    names += ["picks that fail", "too high, too low", "fresh runs"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for row in rows:
         numbers = " | ".join(percent(value) for value in (median(row.regrets), row.high, max(row.regrets)))
         cost, fresh = fmean(pick.cost for pick in row.picks), sum(pick.fresh for pick in row.picks)
@@ -95,8 +105,19 @@ def _methods(rows: Sequence[Row]) -> list[str]:
         verifying = fmean(pick.verify_cost for pick in row.picks)
         told = f"{verifying:.1f}, {sum(pick.failed for pick in row.picks)} of {fresh} failed" if fresh else "-"
         fails = f"{row.failed} of {len(row.picks)}"
-        lines.append(f"| {row.method} | {len(row.picks)} | {numbers} | {price} | {fails} | {told} |")
+        lines.append(
+            f"| {row.method} | {len(row.picks)} | {numbers} | {price} | {fails} | {_sides(row, found)} | {told} |"
+        )
     return lines
+
+
+def _sides(row: Row, found: dict[str, Truth]) -> str:
+    """Return how many picks with a regret over 10 % lie above the best rate, and how many below."""
+    if row.method in WITHOUT_RATE:
+        return "-"
+    bad = [pick for pick, regret in zip(row.picks, row.regrets, strict=True) if regret > MUCH and pick.lr > 0]
+    high = sum(pick.lr > found[pick.cell].best()[0] for pick in bad)
+    return f"{high}, {len(bad) - high}"
 
 
 def _truth(found: dict[str, Truth]) -> list[str]:
@@ -148,7 +169,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.axvline(most, color="grey", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("regret of each pick; bar: median, dotted: 90th percentile")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, format="png", dpi=90)
     pyplot.close(figure)
 
 
