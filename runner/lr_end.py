@@ -67,12 +67,12 @@ def end_with_report(
     """
     from runner.finding.report import lr_report
 
-    key = lr_key(sweep)
+    known, test = find_known_runs(source or directory) or [], find_range_test(source or directory)
+    key = lr_key(sweep, known)
     if key is None or not any(state.run for state in states):
         return None
     observed = observe(sweep, states, root, key=key)
     fixed = in_common(sweep, states, root)
-    known, test = find_known_runs(source or directory) or [], find_range_test(source or directory)
     notes = [_given(known)] if known else []
     report = lr_report(
         [*known, *observed],

@@ -161,14 +161,20 @@ class _Search:
 
     def _learn(self) -> None:
         """Tell the study of earlier runs."""
-        from runner.search.known import learn
+        from runner.rates import plan_of
+        from runner.search.known import learn, observed_of
         from runner.search.page import page_of_task
+        from runner.tracking.sweep_observed import write_known
 
         def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
             return page_of_task(self._page.check(overrides).config.model_dump(mode="json", by_alias=True))
 
         if self._known:
-            print(learn(self.study, self._known, page_of), file=sys.stderr)
+            config = self._page.base.config
+            points, sentence = learn(self.study, self._known, page_of)
+            print(sentence, file=sys.stderr)
+            steps = plan_of(config).steps
+            write_known(self._directory, observed_of(points, config.optimizer.lr_key, steps=steps))
 
     def _go_on(self, sweep: Sweep, arguments: Sequence[str]) -> _Begun:
         """Return the jobs that are left, with those of trials that were asked for and never became one."""

@@ -15,13 +15,14 @@ from runner.nodes import Node
 from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
 from runner.search.judge import write_judge
-from runner.search.known import Mlflow, find_known, learn
+from runner.search.known import Mlflow, find_known, learn, observed_of
 from runner.search.loop import OnEval, search
 from runner.search.opening import Plan, check_study
 from runner.search.parts import is_none
 from runner.search.planning import make_plan
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
+from runner.tracking.sweep_observed import write_known
 from runner.trials.bounds import Bounds
 from runner.trials.point import Point
 
@@ -77,8 +78,11 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
     study = Study(plan, evaluate.directory)
     about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
     write_judge(evaluate.directory, {**about, "pruner": None, "prune_after": section.prune_after})
+    steps = planned_steps(config).steps
     if known:
-        print(learn(study, known, evaluate.page_of), file=sys.stderr)
+        points, sentence = learn(study, known, evaluate.page_of)
+        print(sentence, file=sys.stderr)
+        write_known(evaluate.directory, observed_of(points, config.optimizer.lr_key, steps=steps))
 
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
         return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
@@ -89,7 +93,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
         evaluate_points,
         total=section.n_trials,
         at_once=config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2),
-        planned_steps=planned_steps(config).steps,
+        planned_steps=steps,
         pruner=None if is_none(pruner) else pruner,
         prune_after=section.prune_after,
         max_failure_rate=section.max_failure_rate,
