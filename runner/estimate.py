@@ -109,25 +109,27 @@ class Stopwatch:
     Args:
         steps: how many to make.
         watch_every: between two looks at the loss the host runs ahead of a GPU, so only then time is taken.
+    Attributes:
+        made: steps so far.
     """
 
     def __init__(self, steps: int, *, watch_every: int) -> None:
         self._wanted, self._watch_every = steps, watch_every
-        self._made = 0
+        self.made = 0
         self._times = [time.perf_counter()]
 
     def __call__(self) -> str | None:
         """Note the time; return a reason to stop when all steps are made."""
-        self._made += 1
-        if self._made % self._watch_every == 0:
+        self.made += 1
+        if self.made % self._watch_every == 0:
             self._times.append(time.perf_counter())
-        return "the end of the trial" if self._made >= self._wanted else None
+        return "the end of the trial" if self.made >= self._wanted else None
 
     def pace(self) -> Pace:
         """Return how long a step takes; the first quarter, which warms up, is left out."""
         spans = [(end - start) / self._watch_every for start, end in zip(self._times, self._times[1:], strict=False)]
         if not spans:
-            spans = [(time.perf_counter() - self._times[0]) / max(self._made, 1)]
+            spans = [(time.perf_counter() - self._times[0]) / max(self.made, 1)]
         settled = spans[max(1, len(spans) // 4) :] or spans
         cuts = quantiles(settled, n=10, method="inclusive") if len(settled) > 1 else settled
         typical = median(settled)

@@ -154,7 +154,7 @@ class RunResult:
             what the optimizer makes of it; what remedies made of it: cuts, raises, rollbacks and the last lr_scale.
         initial_weights: what task.init_from loaded, what stayed fresh, what the model has no place for; empty without.
         dataset: name, number of examples by split, digest of the content, prior entropy in nats or None.
-        seconds: wall time of training, start-up excluded.
+        seconds: wall time of training, start-up excluded; of a run in lanes its share of that.
         seconds_measuring: those of them that the sharpness meter took.
         versions: library versions and the machine's device.
         commit: git commit of the working directory, if any.

@@ -38,12 +38,29 @@ def quick() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 1_000)  # seldom; all of it is done between two files
     with pytest.MonkeyPatch.context() as patch:
         compose_once(patch)
         patch.setattr(os, "fsync", lambda file: None)
         patch.setattr(Figure, "savefig", leave_blank)
         yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept_out(quick: None) -> Iterator[None]:
+    """Collect the garbage of a file of tests at its end, where what it left open is still its own fault."""
+    yield
+    gc.collect()
+    gc.freeze()  # libraries that have been imported
+
+
+@pytest.fixture(autouse=True)
+def left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what a test may leave open, or another one would be blamed for it."""
+    yield
+    if any("unclosed" in str(mark.args) for mark in request.node.own_markers if mark.name == "filterwarnings"):
+        gc.collect()
 
 
 def leave_blank(figure: Figure, file: Any, *, format: str, **how: Any) -> None:

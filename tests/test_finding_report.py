@@ -217,6 +217,12 @@ def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours(
     assert not found.is_high_open, "runs fail there"
 
 
+def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
+    found = fit([LRPoint(lr, (loss,)) for lr, loss in ((1e-4, 0.4), (1e-3, 0.094), (1e-2, 0.1), (1e-1, 0.5))])
+    assert (found.lr, found.loss, found.is_vertex) == (1e-3, 0.094, False)
+    assert "too far apart to tell" in found.why_not
+
+
 def test_headline_has_the_loss_of_fresh_seeds() -> None:
     runs = observe()
     plain = lr_report(runs, loss="val loss")

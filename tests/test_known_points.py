@@ -34,7 +34,7 @@ def test_runs_of_a_sweep_are_known_points_where_the_task_is_the_same(program: Pr
     assert len(trials) == 4, "known points do not count"
     assert "1 finished, 3 known" in done.out
     report = json.loads((done.run / "lr_report.json").read_text())
-    assert [one["lr"] for one in report["runs"] if one["purpose"] == "known"] == [0.01, 0.05, 0.1]
+    assert [one["lr"] for one in report["runs"] if one["purpose"] == "known"] == [0.01, 0.1, 0.05]
     assert report["cost"]["runs"] == 1
 
 

@@ -178,3 +178,23 @@ def test_nonsense_is_refused_before_anything_is_written(
     assert refusal.code == 2
     for problem in problems:
         assert problem in refusal.err
+
+
+def test_report_of_a_study_that_others_have_begun_counts_their_trials(program: Program) -> None:
+    shared = ("search.storage=sqlite:///study.db", "search.study_name=both")
+    first = program(*STUDY, *shared, "search.n_trials=3")
+    rest = program(*STUDY, *shared, "search.n_trials=4")
+    assert rest.code == 0, rest.err
+    [group] = report(rest)["groups"]
+    assert {one["lr"] for one in group["rates"]} > {job["lr"] for job in sweep_of(first)["jobs"]}
+    assert len(group["rates"]) == 4
+    assert report(rest)["cost"]["runs"] == 1
+    assert "3 earlier runs were known before: the curve counts them, the cost does not." in report(rest)["notes"]
+
+
+def test_a_finished_search_is_given_more_trials(program: Program) -> None:
+    done = program(*STUDY)
+    more = program(f"resume.sweep={done.run.relative_to(done.directory)}", "search.n_trials=6")
+    assert more.code == 0, more.err
+    assert more.run == done.run
+    assert len(sweep_of(more)["jobs"]) == 6

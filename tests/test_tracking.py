@@ -348,7 +348,7 @@ def test_an_unreachable_server_costs_one_line_and_loses_nothing(
         f"send it later with: python -m runner mode=upload source={directory} tracking.uri={uri}\n"
     )
     write_result(directory, RESULT)
-    _, more = process.communicate("60\n", timeout=30)
+    _, more = process.communicate("60\n", timeout=120)
     assert (process.returncode, more) == (1, "")
     with pytest.raises(TrackingError, match=r"^tracking\.uri: must .* \(Connection refused\)\. Nothing is lost[^\n]*$"):
         upload(directory, uri=uri)

@@ -9,6 +9,7 @@ import pytest
 
 from runner.compose import compose_leniently, to_tree
 from runner.trials.composing import composer
+from runner.trials.in_lanes import SharedClock
 from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
 from tests.processes import Forked
 from tests.sweeps import runs_of, statuses, sweep_of
@@ -163,3 +164,15 @@ def test_settings_that_share_options_compose_as_hydra_composes_them(overrides: l
     for words in ([*overrides, "seed=1"], [*overrides, "seed=2", "train.batch_size=8"]):
         composed = compose(words)
         assert to_tree(composed) == compose_leniently(words)[0]
+
+
+def test_runs_side_by_side_share_the_seconds_that_pass() -> None:
+    passed = [10.0]
+    clock = SharedClock(lambda: passed[0])
+    clock.change(1)
+    clock.change(1)
+    begin, passed[0] = clock(), 16.0
+    assert clock() - begin == 3.0
+    clock.change(-1)
+    passed[0] = 18.0
+    assert clock() - begin == 5.0

@@ -1,9 +1,11 @@
-"""Designs of the pass and of the update of many lanes, microseconds a lane: the MLP of digits, AdamW, one thread."""
+"""Designs of pass, update and attention of many lanes, microseconds a lane: the MLP of digits, AdamW, one thread."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from unittest.mock import patch
@@ -12,8 +14,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runner.lanes import forward, recording
+from runner.lanes.batched import batched_operations
 from runner.lanes.fused import FusedUpdate
 from runner.lanes.stack import Stack
 from runner.tasks.digits import Digits
@@ -96,19 +100,67 @@ def stacked_adamw(weights: Tensor, grads: Tensor, first: Tensor, second: Tensor,
     weights.sub_(torch.div(first, step, out=step).mul_(rates))
 
 
+def attentions(lanes: int) -> dict[str, Work]:
+    """Causal attention of char_lm forward and backward: 32 windows of 64 characters, 4 heads of 24 numbers."""
+    query, key, value = (torch.randn(lanes, 32, 4, 64, 24, requires_grad=True) for _ in range(3))
+    seed = torch.randn(lanes, 32, 4, 64, 24)
+
+    def went(made: Tensor) -> None:
+        torch.autograd.grad(made, (query, key, value), seed)
+
+    def one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    def vectorised() -> None:
+        went(torch.func.vmap(one)(query, key, value))
+
+    def folded() -> None:
+        many = (tensor.flatten(0, 1) for tensor in (query, key, value))
+        went(one(*many).view_as(query))
+
+    def by_math() -> None:
+        with sdpa_kernel(SDPBackend.MATH):
+            vectorised()
+
+    def folded_math() -> None:
+        with sdpa_kernel(SDPBackend.MATH):
+            folded()
+
+    def in_lanes() -> None:
+        with batched_operations():
+            vectorised()
+
+    def by_lane() -> None:
+        went(torch.stack([one(*each) for each in zip(query, key, value, strict=True)]))
+
+    ways = {
+        "vmap": vectorised,
+        "vmap, math backend": by_math,
+        "lanes in the batch, by hand": folded,
+        "lanes in the batch, math backend": folded_math,
+        "as lanes do it": in_lanes,
+        "lane by lane": by_lane,
+    }
+    return {f"attention, {lanes} lanes, {name}": work for name, work in ways.items()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    works = {**alone(), **passes(8), **passes(16), **passes(32), **updates(16)}
+    warnings.filterwarnings("ignore", message=".*batching rule")
+    chosen = sys.argv[1:] or ["pass", "update", "attention"]
+    works = {**alone(), **passes(8), **passes(16), **passes(32), **updates(16), **attentions(8), **attentions(32)}
+    works = {name: work for name, work in works.items() if name.partition(",")[0] in chosen}
     best = dict.fromkeys(works, float("inf"))
     for turn in range(ROUNDS):  # in turns, as others use this machine too
         for name, work in works.items():
             lanes = next((int(word) for word in name.split() if word.isdigit()), 1)
             work()
             started = time.process_time()
-            for _ in range(4):
+            times = 1 if name.startswith("attention") else 4
+            for _ in range(times):
                 work()
             if turn > 3:
-                best[name] = min(best[name], 1e6 * (time.process_time() - started) / 4 / lanes)
+                best[name] = min(best[name], 1e6 * (time.process_time() - started) / times / lanes)
     for name, cost in best.items():
         print(f"{cost:6.0f}  {name}")
 

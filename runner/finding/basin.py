@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.failures import COARSE_DECADES
-from runner.finding.points import LRPoint, best_of, sd_of
+from runner.finding.points import COARSE_DECADES, LRPoint, best_of, sd_of
 
 LEAST_SHARE = 0.01  # of the loss that still counts as near-optimal
 STEP = 3.0  # what "too low" and "too high" are measured at

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from runner.finding.points import LRPoint
+from runner.finding.points import COARSE_DECADES, LRPoint
 
 LEVEL = 0.95
-COARSE_DECADES = 0.75  # between learning rates; further apart, nothing is known of what lies between
 SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this, where nothing else is asked
 
 

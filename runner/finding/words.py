@@ -54,7 +54,8 @@ def brief(report: LRReport) -> list[str]:
         lines = lines or [headline(report)]
         more = [_comparison(report, comparison) for comparison in report.comparisons]
         several = [*lines[:6], *more[:5]]
-        missing = [f"{report.best.name}: {text}" for text in _missing(report, report.best)]
+        edge = _edge(report, report.best) if report.best.is_at_edge else ()
+        missing = [f"{report.best.name}: {text}" for text in (*edge, *_missing(report, report.best))]
         return [*several, *missing, cost_sentence(report.cost)]
     group = report.best
     first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"

@@ -57,14 +57,14 @@ class Running:
         lane.checkpoints.let_best_wait()
         self.course: Course = begin(self.run, lane.interrupted)
         self.fused = FusedUpdate(self.run.optimizer, self.run.model) if FusedUpdate.takes(self.run.optimizer) else None
+        self._meters_are_blind = all(isinstance(meter, Logits) for meter in self.run.meters)
         self._generators = None if _draws_nothing(self.run.optimizer) else _torch_generators()
 
     @property
     def reads_gradients(self) -> bool:
         """Whether anything looks at the gradients in the parameters; a fused update takes them as they come."""
-        run = self.run
-        is_blind = isinstance(run.clipping, Fixed) and all(isinstance(meter, Logits) for meter in run.meters)
-        return self.fused is None or not (self.fused.is_ready and is_blind)
+        is_blind = self._meters_are_blind and isinstance(self.run.clipping, Fixed)
+        return self.fused is None or not (is_blind and self.fused.is_ready)
 
     @property
     def is_over(self) -> bool:

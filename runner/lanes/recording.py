@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.utils._pytree import TreeSpec, tree_flatten
@@ -80,12 +80,25 @@ def _recorded(pass_: Callable[..., list[Tensor]], given: Sequence[Tensor]) -> Gr
     recorded = make_fx(pass_)(*given)
     restore_generators(states)
     for node in list(recorded.graph.nodes):
-        if node.target is torch.ops.aten.detach.default:  # of no use without gradients
+        if _does_nothing(node):
             node.replace_all_uses_with(node.args[0])
             recorded.graph.erase_node(node)
     recorded.graph.set_codegen(CodeGen())
     recorded.recompile()
     return recorded
+
+
+def _does_nothing(node: Node) -> bool:
+    """Whether a node gives its tensor on as it is: the call takes as long as a small product."""
+    operations = torch.ops.aten
+    if node.target is operations.detach.default:  # of no use without gradients
+        return True
+    if node.target is operations.permute.default:
+        return list(node.args[1]) == list(range(len(node.args[1])))  # type: ignore[arg-type]
+    if node.target in (operations.view.default, operations.expand.default):
+        of, made = (each.meta.get("val") for each in (node.args[0], node))  # type: ignore[union-attr]
+        return of is not None and made is not None and of.shape == made.shape and of.stride() == made.stride()
+    return False
 
 
 def _is_constant(module: nn.Module) -> bool:

@@ -156,26 +156,24 @@ def sort_out(runs: Sequence[Earlier], space: Space, metrics: Sequence[str], page
     return found, f"known points: {len(found)} of {len(runs)} earlier runs" + (f" ({reasons})" if reasons else "")
 
 
-def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> tuple[list[Known], str]:
-    """Add to a study the runs that are points of its space on its task; return them, and what became of all."""
+def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> str:
+    """Add to a study the runs that are points of its space on its task; return what became of all, in a sentence."""
     known, sentence = sort_out(runs, study.plan.space, study.plan.metrics, page_of)
     for run, point, values in known:
         study.add_known(run.source, point, run.ended._replace(values=values))
-    return known, sentence
+    return sentence
 
 
 def observed_of(known: Iterable[Known], key: str, *, steps: int) -> list[Observed]:
     """Return known runs for a report of the learning rate, one for each rate and seed, the last that there is.
 
     Args:
-        known: runs that differ in nothing else; others are left out.
+        known: runs that differ in nothing else.
         key: dotted key of the learning rate.
         steps: updates of a run.
     """
     found = dict[tuple[float, int], Observed]()
     for run, point, _ in known:
-        if not {key} <= point.keys() <= {key, SEED}:
-            continue
         is_finished, lr, seed = run.ended.status == "finished", float(point[key]), int(run.params.get(SEED, 0))
         found[lr, seed] = Observed(
             lr=lr,

@@ -256,6 +256,11 @@ class Study:
             )
             self._study.add_trial(trial)
 
+    def elsewhere(self) -> list[FrozenTrial]:
+        """Return the trials with a value that other sweeps have made, or that were known."""
+        with quiet_optuna(), self._answering():
+            return [trial for trial in self._complete() if trial.user_attrs.get(PLACE) != self.place]
+
     def counts(self) -> Counts:
         """Return how many trials came to what."""
         from optuna.trial import TrialState

@@ -22,6 +22,7 @@ from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
 from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
+from runner.tracking.sweep_observed import write_known
 from runner.tracking.sweep_runs import DONE, SweepRuns
 
 if TYPE_CHECKING:
@@ -161,20 +162,14 @@ class _Search:
 
     def _learn(self) -> None:
         """Tell the study of earlier runs."""
-        from runner.rates import plan_of
-        from runner.search.known import learn, observed_of
+        from runner.search.known import learn
         from runner.search.page import page_of_task
-        from runner.tracking.sweep_observed import write_known
 
         def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
             return page_of_task(self._page.check(overrides).config.model_dump(mode="json", by_alias=True))
 
         if self._known:
-            config = self._page.base.config
-            points, sentence = learn(self.study, self._known, page_of)
-            print(sentence, file=sys.stderr)
-            steps = plan_of(config).steps
-            write_known(self._directory, observed_of(points, config.optimizer.lr_key, steps=steps))
+            print(learn(self.study, self._known, page_of), file=sys.stderr)
 
     def _go_on(self, sweep: Sweep, arguments: Sequence[str]) -> _Begun:
         """Return the jobs that are left, with those of trials that were asked for and never became one."""
@@ -197,7 +192,11 @@ class _Search:
 
     def _close(self, states: Sequence[JobState]) -> None:
         """Tell the last jobs, write the best trial, and say what came of the search."""
+        from runner.search.elsewhere import made_elsewhere
+
         self.rounds.tell(states)
+        if others := made_elsewhere(self.study, self._page.base.config):
+            write_known(self._directory, others)
         counts, best = self.study.counts(), self.study.best()
         plan = self.study.plan
         solutions = [

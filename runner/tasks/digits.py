@@ -90,7 +90,6 @@ class Digits:
         return Accuracy()
 
 
-@functools.cache  # small, and the runs of a sweep over seeds would each read it
 def _load() -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
     # scikit-learn's loader would import the library, which costs a second
     spec = importlib.util.find_spec("sklearn")

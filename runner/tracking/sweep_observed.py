@@ -38,10 +38,29 @@ def find_known_runs(directory: Path) -> list[Observed] | None:
         return None
 
 
+def group_of(varied: Mapping[str, str], key: str, *, is_of_search: bool = False) -> str:
+    """Return what else varies, as pasted on a command line.
+
+    Args:
+        varied: override key -> value.
+        key: of the learning rate.
+        is_of_search: whether runs of several lengths are of one curve.
+    """
+    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
+    plain = {name.lstrip("+"): value for name, value in varied.items()}
+    others = {name: value for name, value in plain.items() if name not in aside and not name.startswith(_SAYS)}
+    return shlex.join(f"{name}={value}" for name, value in others.items())
+
+
 def lr_key(sweep: Sweep, known: Sequence[Observed] = ()) -> str | None:
-    """Return the key of the learning rate that varies between jobs, None where fewer than two were tried or known."""
+    """Return the key of the learning rate that varies between runs, None where fewer than two were tried.
+
+    Args:
+        sweep: its jobs.
+        known: runs that it did not make.
+    """
     for key in LR_KEYS:
-        if sweep.varies(key) and len({_rate(job, key) for job in sweep.jobs} | {one.lr for one in known}) > 1:
+        if sweep.varies(key) and len({*(_rate(job, key) for job in sweep.jobs), *(one.lr for one in known)}) > 1:
             return key
     return None
 
@@ -68,7 +87,7 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
         seed=job.seed,
         loss=state.final_loss,
         status=state.status,
-        group=_group(job, key, is_of_search=bool(purpose)),
+        group=group_of(job.varied, key, is_of_search=bool(purpose)),
         first_loss=first_loss(run) if run is not None else math.nan,
         steps=state.steps,
         planned_steps=state.planned_steps,
@@ -94,14 +113,6 @@ def loss_name(states: Sequence[JobState]) -> str:
     if len(is_val) != 1:
         return "loss"
     return "val loss" if True in is_val else "train loss"
-
-
-def _group(job: Job, key: str, *, is_of_search: bool) -> str:
-    """Return what else varies, as pasted on a command line; a search makes runs of several lengths for one curve."""
-    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
-    varied = {name.lstrip("+"): value for name, value in job.varied.items()}
-    others = {name: value for name, value in varied.items() if name not in aside and not name.startswith(_SAYS)}
-    return shlex.join(f"{name}={value}" for name, value in others.items())
 
 
 def _rate(job: Job, key: str) -> float:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from runner.build import build
 from runner.config import Config
 from runner.errors import RunnerError, in_words
+from runner.estimate import Stopwatch, WeighedCheckpoints, trial_plan
 from runner.lanes.lane import Lane
 from runner.lanes.refusal import WAY_OUT, why_not
+from runner.trials.in_lanes import SharedTasks
 
 _LANES = 16  # enough to tell: more pay more
 _STEPS = 10
+_LEAST_STEPS, _ENOUGH_SECONDS = 4, 0.5
+_LONG_SECONDS = 0.03  # of a step on a CPU: what lanes save is about a millisecond
 
 
 class Choice(NamedTuple):
@@ -36,8 +41,12 @@ def choose(configs: Sequence[Config], *, width: int) -> Choice:
         first = build(configs[0]).parts()
         if (reason := why_not([first])) is not None:
             return Choice(False, f"one after another, as lanes cannot be: {reason.removesuffix(f'. {WAY_OUT}.')}")
-        together = _pace(configs[:count])
         alone = _pace(configs[:1])
+        if alone > _LONG_SECONDS and first["plan"].device.type == "cpu":
+            return Choice(
+                False, f"one after another, as a step takes {1e3 * alone:.3g} ms, too long to gain from lanes"
+            )
+        together = _pace(configs[:count])
     except RunnerError as error:  # whatever it is, the run itself tells it
         return Choice(False, f"one after another, as a trial in lanes failed: {in_words(error)}")
     lanes, turns = 1e3 * together, 1e3 * alone * count
@@ -45,21 +54,38 @@ def choose(configs: Sequence[Config], *, width: int) -> Choice:
     return Choice(lanes < turns, f"{'lanes' if lanes < turns else 'one after another'}, as {faster}")
 
 
+class _Brief(Stopwatch):
+    """Ends a trial of long steps earlier."""
+
+    def __init__(self) -> None:
+        super().__init__(_STEPS, watch_every=1)
+        self._started: float | None = None
+
+    def __call__(self) -> str | None:
+        """Note the time; return a reason to stop when that is enough."""
+        reason, now = super().__call__(), time.perf_counter()
+        self._started = self._started or now
+        is_enough = self.made >= _LEAST_STEPS and now - self._started > _ENOUGH_SECONDS
+        return reason or ("enough is known" if is_enough else None)
+
+
 def _pace(configs: Sequence[Config]) -> float:
-    """Return the seconds that a step of runs takes, in lanes where they are several."""
-    from runner.estimate import Stopwatch, WeighedCheckpoints, trial_plan
+    """Return the seconds that a step of runs takes, in lanes where they are several; what disturbs some is left out."""
     from runner.lanes.engine import fit_lanes
     from runner.train.loop import fit
 
-    watches = [Stopwatch(_STEPS, watch_every=1) for _ in configs]
-    parts = list[dict[str, Any]]()
-    for config in configs:
-        experiment = build(config)
-        parts.append(experiment._replace(plan=trial_plan(experiment.plan)).parts())
-    nothing = WeighedCheckpoints(Path(os.devnull))
-    if len(parts) == 1:
-        fit(**parts[0], checkpoints=nothing, on_record=lambda record: None, interrupted=watches[0])
+    watches, nothing = [_Brief() for _ in configs], WeighedCheckpoints(Path(os.devnull))
+    tasks = SharedTasks()
+
+    def lanes() -> Iterator[Lane]:
+        for config, watch in zip(configs, watches, strict=True):
+            experiment = build(config)
+            parts = experiment._replace(plan=trial_plan(experiment.plan)).parts()
+            yield Lane({**parts, "task": tasks.of(config, experiment.task)}, nothing, lambda record: None, watch)
+
+    if len(configs) == 1:
+        [lane] = lanes()
+        fit(**lane.parts, checkpoints=nothing, on_record=lane.on_record, interrupted=lane.interrupted)
     else:
-        lanes = [Lane(one, nothing, lambda record: None, watch) for one, watch in zip(parts, watches, strict=True)]
-        fit_lanes(lanes, width=len(lanes))
-    return watches[0].pace().typical
+        fit_lanes(lanes(), width=len(configs))
+    return watches[0].pace().fast

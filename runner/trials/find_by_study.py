@@ -14,8 +14,9 @@ from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
+from runner.search.elsewhere import made_elsewhere
 from runner.search.judge import write_judge
-from runner.search.known import Mlflow, find_known, learn, observed_of
+from runner.search.known import Mlflow, find_known, learn
 from runner.search.loop import OnEval, search
 from runner.search.opening import Plan, check_study
 from runner.search.parts import is_none
@@ -78,11 +79,8 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
     study = Study(plan, evaluate.directory)
     about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
     write_judge(evaluate.directory, {**about, "pruner": None, "prune_after": section.prune_after})
-    steps = planned_steps(config).steps
     if known:
-        points, sentence = learn(study, known, evaluate.page_of)
-        print(sentence, file=sys.stderr)
-        write_known(evaluate.directory, observed_of(points, config.optimizer.lr_key, steps=steps))
+        print(learn(study, known, evaluate.page_of), file=sys.stderr)
 
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
         return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
@@ -93,10 +91,12 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
         evaluate_points,
         total=section.n_trials,
         at_once=config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2),
-        planned_steps=steps,
+        planned_steps=planned_steps(config).steps,
         pruner=None if is_none(pruner) else pruner,
         prune_after=section.prune_after,
         max_failure_rate=section.max_failure_rate,
     )
+    if others := made_elsewhere(study, config):
+        write_known(evaluate.directory, others)
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -63,6 +64,42 @@ def _alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     return list(groups.values())
 
 
+class SharedTasks:
+    """One task for all runs with the same data in the same order: lanes with one task object share its batches."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Task] = {}
+
+    def of(self, config: Config, task: Task) -> Task:
+        """Return the task that was made for a configuration, or an earlier one that is the same."""
+        key = f"{config.task.model_dump_json()} {config.train.batch_size} {config.seed}"
+        return self._made.setdefault(key, task)
+
+
+class SharedClock:
+    """Goes as many times slower as runs share the time: what each reads between its begin and its end is its share.
+
+    Args:
+        real: the seconds that pass.
+    """
+
+    def __init__(self, real: Callable[[], float] = time.monotonic) -> None:
+        self._real = real
+        self._runs = 0
+        self._seconds, self._latest = 0.0, real()
+
+    def __call__(self) -> float:
+        """Return the seconds so far."""
+        before, self._latest = self._latest, self._real()
+        self._seconds += (self._latest - before) / max(1, self._runs)
+        return self._seconds
+
+    def change(self, by: int) -> None:
+        """Let a run share from now on, or no longer."""
+        self()
+        self._runs += by
+
+
 class _Pass:
     """One batched pass, and the runs in it that are being recorded."""
 
@@ -70,7 +107,8 @@ class _Pass:
         self._trials = trials
         self._batch = batch
         self._open: dict[int, tuple[Trial, RecordedRun, ExitStack]] = {}
-        self._tasks: dict[str, Task] = {}
+        self._tasks = SharedTasks()
+        self._clock = SharedClock()
 
     def run(self, width: int) -> RunResult | None:
         """Train them all; return the result of a run that a signal ended, if one was."""
@@ -107,18 +145,26 @@ class _Pass:
                 experiment = build(trial.config)
                 prune = self._batch.prune(trial)
                 draw, follow = self._beside.draw, self._beside.follow
-                record = recorded(trial.config, trial.invocation, experiment, prune=prune, draw=draw, follow=follow)
+                record = recorded(
+                    trial.config,
+                    trial.invocation,
+                    experiment,
+                    prune=prune,
+                    draw=draw,
+                    follow=follow,
+                    now=self._clock,
+                )
                 run = stack.enter_context(record)
                 run.begin()
+                self._clock.change(1)
+                stack.callback(self._clock.change, -1)
             except Exception as error:
                 stack.close()
                 self._tell(trial, error)
                 continue
             self._open[index] = (trial, run, stack)
-            key = f"{trial.config.task.model_dump_json()} {trial.config.train.batch_size} {trial.config.seed}"
-            task = self._tasks.setdefault(key, experiment.task)  # lanes with one task object share its batches
             yield Lane(
-                {**experiment.parts(), "task": task},
+                {**experiment.parts(), "task": self._tasks.of(trial.config, experiment.task)},
                 run.checkpoints,
                 run.on_record,
                 partial(_stops, run, received),

@@ -48,6 +48,7 @@ Prune = Callable[[int, int, Mapping[str, float]], bool]
 """updates made, updates declared, metrics of the val split -> whether the run is given up"""
 Draw = Callable[[Picture, Sequence[Record]], None]
 Follow = Callable[..., Follower]  # as `start_follower`
+Now = Callable[[], float]
 
 
 def train(config: Config, invocation: Invocation, *, prune: Prune | None = None) -> RunResult:
@@ -85,6 +86,7 @@ def recorded(
     prune: Prune | None = None,
     draw: Draw = draw,
     follow: Follow = start_follower,
+    now: Now = time.monotonic,
 ) -> Iterator[RecordedRun]:
     """Make the directory of a run, or take that of the run that goes on, and keep other processes out of it.
 
@@ -95,6 +97,7 @@ def recorded(
         prune: is asked at each evaluation.
         draw: draws its picture.
         follow: starts to send its records.
+        now: the seconds that its training is timed by.
     Raises:
         RunnerError: it cannot be made, or written, or its sharpness cannot be measured where that was asked for.
     """
@@ -120,7 +123,7 @@ def recorded(
                 before_save=writer.sync,
             )
             run = RecordedRun(config, invocation.tree, experiment, checkpoints, result, writer, terminal)
-            run.prune, run.draw, run.follow = prune, draw, follow
+            run.prune, run.draw, run.follow, run.now = prune, draw, follow, now
             yield run
 
 
@@ -133,7 +136,7 @@ class RecordedRun:
         directory: of the run.
         checkpoints: where to save, and what to go on from.
         result: as far as it is known.
-        prune, draw, follow: as `recorded` takes them.
+        prune, draw, follow, now: as `recorded` takes them.
     """
 
     def __init__(
@@ -159,10 +162,11 @@ class RecordedRun:
         self.prune: Prune | None = None
         self.draw: Draw = draw
         self.follow: Follow = start_follower
+        self.now: Now = time.monotonic
 
     def begin(self) -> None:
         """Say what is about to run, and start the clock and whoever follows the records."""
-        self._clock = _Clock(self.result.seconds)
+        self._clock = _Clock(self.result.seconds, self.now)
         warn, uri = self._terminal.warn, self._config.tracking.uri
         for text in [*lint.warnings(self._config, plan_of_experiment(self._experiment)), *self._experiment.remarks]:
             warn(text)
@@ -258,9 +262,10 @@ class RecordedRun:
 class _Clock:
     """Seconds of training, those of earlier launches of the same run included."""
 
-    def __init__(self, seconds_before: float) -> None:
-        self._started = time.monotonic() - seconds_before
+    def __init__(self, seconds_before: float, now: Now) -> None:
+        self._now = now
+        self._started = now() - seconds_before
 
     def seconds(self) -> float:
         """Return the seconds so far."""
-        return round(time.monotonic() - self._started, 3)
+        return round(self._now() - self._started, 3)
