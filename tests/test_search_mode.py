@@ -198,3 +198,14 @@ def test_a_finished_search_is_given_more_trials(program: Program) -> None:
     assert more.code == 0, more.err
     assert more.run == done.run
     assert len(sweep_of(more)["jobs"]) == 6
+
+
+@pytest.mark.parametrize("path", ["found/best.txt", "parts.py/best.yaml", "."])
+def test_page_that_cannot_be_written_is_refused_before_anything_runs(
+    refuse: Callable[..., Refusal], tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "parts.py").touch()
+    refusal = refuse(*SEARCH, f"search.write={path}")
+    assert refusal.code == 2
+    assert "search.write: must be " in refusal.err
+    assert not (tmp_path / "runs").exists()

@@ -210,8 +210,8 @@ def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADE
     below = max(value.lr for value in near if value.lr <= parabola.vertex)
     above = min(value.lr for value in near if value.lr >= parabola.vertex)
     if above > below * 10**COARSE_DECADES:
-        lowest = f"the lowest point of the parabola, {parabola.vertex:.3g},"
-        why = f"{lowest} lies between learning rates too far apart to tell"
+        vertex = f"the lowest point of the parabola, {parabola.vertex:.3g},"
+        why = f"{vertex} lies between learning rates too far apart to tell"
         return Found(best.lr, near, parabola, why)
     return Found(parabola.vertex, near, parabola, "")
 

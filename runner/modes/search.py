@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.config import Config, Invocation
 from runner.config_search import FULL_RUNS
-from runner.found_page import write_recommendation
+from runner.found_page import path_of_page, write_recommendation
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
@@ -26,6 +27,8 @@ def run(config: Config, invocation: Invocation) -> None:
     from runner.trials.trials import Trials  # not for --help
 
     path = config.search.write
+    if path is not None:
+        path_of_page(Path(path), page=invocation.page, key="search.write")
 
     def use(told: Told) -> None:
         if path is not None and told.report.best.name in told.overrides:

@@ -81,14 +81,20 @@ def finish(
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
-    if use is not None and told is not None:
-        use(told)
-    print(directory, flush=True)
+    try:
+        if use is not None and told is not None:
+            use(told)
+    finally:
+        print(directory, flush=True)
+    _raise_if_bad(status, statuses, signal)
+    return told
+
+
+def _raise_if_bad(status: Status, statuses: Mapping[str, int], signal: Signals | None) -> None:
     if status == "interrupted" and signal is not None:
         raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
-    return told
 
 
 def _go_on(directory: Path, sweep: Sweep, states: Sequence[JobState]) -> str:

@@ -14,7 +14,7 @@ from runner.errors import RunnerError, in_words
 from runner.estimate import Stopwatch, WeighedCheckpoints, trial_plan
 from runner.lanes.lane import Lane
 from runner.lanes.refusal import WAY_OUT, why_not
-from runner.trials.in_lanes import SharedTasks
+from runner.trials.shared import SharedTasks
 
 _LANES = 16  # enough to tell: more pay more
 _STEPS = 10
