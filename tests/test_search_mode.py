@@ -34,6 +34,13 @@ class Dying(Quadratic):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().batch(step, split, part)
 """
+BROKEN = """
+from runner.tasks.quadratic import Quadratic as Sound
+
+class Broken(Sound):
+    def model(self):
+        raise RuntimeError("no model today")
+"""
 STUDY = (*SEARCH, "sampler=random", "search.n_trials=4")
 
 
@@ -132,6 +139,17 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
     again = program(f"resume.sweep={done.run.relative_to(done.directory)}")
     assert again.code == 0, again.err
     assert len(sweep_of(again)["jobs"]) == 4
+
+
+def test_study_gives_up_when_too_many_trials_fail(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(BROKEN)
+    space = "search.space={optimizer.lr:'interval(0.01,0.1)',task._target_:'choice(parts.Broken,parts.Sound)'}"
+    done = program(*STUDY, space, "search.n_trials=9", "search.max_failure_rate=0", "sampler.seed=2")
+    assert done.code == 1
+    assert statuses(done).count("failed") == 1
+    assert len(statuses(done)) < 9
+    assert "trials failed, more than search.max_failure_rate allows" in done.err
+    assert "the search gave up" in done.err
 
 
 def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, tmp_path: Path) -> None:
