@@ -164,6 +164,15 @@ def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, 
     ("overrides", "problems"),
     [
         (["search.low=1", "search.high=0.1"], ["search.low: must be below search.high=0.1, got 1."]),
+        (
+            ["search.low=0.1", "search.high=0.1001"],
+            ["search.low: must be below search.high=0.1 by 1% at least, got 0.1."],
+        ),
+        (
+            ["search.write=page.txt"],
+            ["search.write: must be the path of a YAML page, got 'page.txt'. Set search.write=pa"],
+        ),
+        (["search.write=/dev/null/x.yaml"], ["search.write: must be where a file can be written, got '/dev/null/x.y"]),
         (["search.budget=3"], ["search.budget: must be a finite number >= 4, got 3."]),
         (["search.low=nan"], ["search.low: must be a finite number > 0 or null, got nan."]),
         (["search.verify=-1"], ["search.verify: must be"]),
