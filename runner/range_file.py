@@ -66,11 +66,11 @@ def in_words(test: RangeTest) -> str:
 
 
 def overrides_of(test: RangeTest) -> list[str]:
-    """Return what goes on from a bracket; [] where there is none."""
+    """Return what goes on from a bracket, without an upper bound where no ramp blew up; [] where there is none."""
     if test.found.nothing is not None:
         return []
     low, high = (number(value, 2) for value in (test.found.low, test.found.high))
-    return ["mode=search", f"search.low={low}", f"search.high={high}"]
+    return ["mode=search", f"search.low={low}", *([] if test.found.is_open else [f"search.high={high}"])]
 
 
 def write_range_test(place: Path, test: RangeTest, tried: Sequence[Verified], *, title: str) -> None:

@@ -163,8 +163,8 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
     for other in others:
         assert best.compared is not None
         assert other.compared is not None
-        lrs = (best.compared.lr, other.compared.lr)
-        found.append(compare(best.name, other.name, lrs, best.compared.by_seed, other.compared.by_seed))
+        lrs, seeds = (best.compared.lr, other.compared.lr), (best.compared.by_seed, other.compared.by_seed)
+        found.append(compare(best.name, other.name, lrs, *seeds, is_cut=bool(other.end)))
     counts = {len(group.rates) for group in with_loss}
     notes = []
     if len(counts) > 1:

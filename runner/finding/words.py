@@ -56,6 +56,7 @@ def brief(report: LRReport) -> list[str]:
         several = [*lines[:6], *more[:5]]
         edge = _edge(report, report.best) if report.best.is_at_edge else ()
         missing = [f"{report.best.name}: {text}" for text in (*edge, *_missing(report, report.best))]
+        missing += [f"{one.name}: {text}" for one in report.groups[1:] if one.end for text in _missing(report, one)][:5]
         return [*several, *missing, cost_sentence(report.cost)]
     group = report.best
     first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"
@@ -271,8 +272,10 @@ def _comparison(report: LRReport, found: Comparison) -> str:
     sign = f", better with {found.wins} of {found.seeds}" if found.is_paired else ""
     sign += f", sign test p {number(found.p_sign, 2)}" if found.is_paired else ""
     shown = "the difference is there" if found.is_shown else "no difference shown"
-    if found.is_shown and found.is_paired and found.p_sign > SIGNIFICANT:
-        shown += ", though with so few seeds the sign test cannot tell" if found.wins == found.seeds else ""
+    if found.is_shown and found.is_paired and found.p_sign > SIGNIFICANT and found.wins == found.seeds:
+        shown += " by its standard error; for a sign test there are too few seeds"
+    if found.is_cut:
+        shown += f", as {found.other or 'the other'} may do better beyond what was tried"
     return f"{better} against {other}: {difference} {error} over {seeds}{sign}: {shown}."
 
 

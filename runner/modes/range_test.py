@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+from runner.commands import PROGRAM
 from runner.config import Config, Invocation
 from runner.curves import number
 from runner.errors import RunnerError
@@ -18,6 +19,7 @@ from runner.finding.range_curve import Spread
 from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
 from runner.range_file import in_words, overrides_of, write_range_test
 from runner.tracking.directory import RANGE_FIGURE, RANGE_TEST, output_directory
+from runner.tracking.sweep_file import key_of
 from runner.tracking.tables import print_table, rounded
 
 _FROM = {
@@ -73,9 +75,10 @@ def run(
     )
     tried = _verified(config, test) if verify and test.found.nothing is None else []
     if config.quiet:
-        print(_last_word(test), flush=True)
+        print(_last_word(test, invocation), flush=True)
     else:
         _show(test, tried)
+        print(_last_word(test, invocation), flush=True)
     given = directory if invocation.sweep is None else None  # a multirun has one for each of its jobs
     print(_write(config, invocation, test, tried, given), flush=True)
 
@@ -105,18 +108,18 @@ def _show(test: RangeTest, tried: Sequence[Verified]) -> None:
         _show_verified(test, tried)
     spent = test.steps + sum(one.steps for one in tried)
     print(f"cost: {spent:,} steps, {spent / test.run_steps:.2g} times the run")
-    print(_last_word(test), flush=True)
 
 
 def _cells(spread: Spread) -> list[str]:
     return [number(value, 2) for value in spread]
 
 
-def _last_word(test: RangeTest) -> str:
-    """Return the overrides to go on with, or why there are none."""
+def _last_word(test: RangeTest, invocation: Invocation) -> str:
+    """Return the command to go on with, or why there is none."""
     if test.found.nothing is not None:
         return f"{in_words(test)}. {test.found.nothing.advice}"
-    return shlex.join(overrides_of(test))
+    kept = [text for text in invocation.overrides if key_of(text).partition(".")[0] not in ("mode", "search", "quiet")]
+    return f"go on with: {shlex.join([*PROGRAM, *invocation.page, *kept, *overrides_of(test)])}"
 
 
 def _show_verified(test: RangeTest, tried: Sequence[Verified]) -> None:
