@@ -115,6 +115,19 @@ def test_killed_search_loses_what_was_running_and_repeats_nothing(
     assert len(points[0]) == len(points[1])
 
 
+def test_changed_page_is_refused_when_a_search_goes_on(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "my/optimizer").mkdir(parents=True)
+    page = "defaults: [sgd]\nmomentum: {}\n"
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.5))
+    short = ["search.low=0.01", "search.high=0.03", "search.verify=0", "search.budget=4"]
+    done = program("--config-dir", "my", *SEARCH, "optimizer=mine", *short)
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.6))
+    changed = program(f"resume.sweep={done.run}")
+    assert changed.code == 2
+    assert "resume.sweep: must be a sweep of the same page, got " in changed.err
+    assert "optimizer.momentum is 0.5 there and 0.6 here. Start a new sweep, or take the change back." in changed.err
+
+
 def test_bounds_hold(program: Program) -> None:
     done = program(*SEARCH, "search.low=0.01", "search.high=0.02", "search.verify=0")
     rates = [job["lr"] for job in sweep_of(done)["jobs"]]

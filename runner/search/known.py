@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import KNOWN, Observed
-from runner.search.page import without_aside
+from runner.search.page import differing
 from runner.search.space import Space
 from runner.search.study import Study
 from runner.search.trials import LOSSES, Ended
@@ -207,6 +207,5 @@ def _point_of(run: Earlier, space: Space, page_of: PageOf) -> dict[str, Any] | s
         page = page_of(texts)
     except ConfigError as error:
         return f"are refused today: {error.problems[0].key}"
-    theirs = without_aside(run.params)
-    differing = [key for key, text in sorted(theirs.items()) if key != "seed" and page.get(key) != text]
-    return f"differ in {differing[0]}" if differing else point
+    different = differing(run.params, page)
+    return f"differ in {different[0]}" if different else point
