@@ -163,6 +163,8 @@ def cannot_compose(error: Exception) -> Problem:
         return not_mergeable(found[1], found[2], str(error.__cause__))
     if found := re.match(r"Sweeping over Hydra's configuration is not supported : '([^=]+)=(.*)'", text):
         return Problem(found[1], f"must be one value, got {found[2]}", "Quote it where a comma is part of it")
+    if found := re.match(r"Unknown plugin class : '(.*_optuna_sweeper.*)'", text):
+        return Problem("hydra.sweeper._target_", f"must be left out, got {found[1]}", "Set hydra/sweeper=optuna")
     return Problem("config", f"must compose, but {text}", "Check the overrides")
 
 

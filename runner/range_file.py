@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.curves import number
 from runner.records import spell_non_finite
-from runner.tracking.directory import write_whole
+from runner.tracking.directory import RANGE_FIGURE, RANGE_TEST, write_whole
 
 if TYPE_CHECKING:
     from runner.range_bracket import RangeTest, Verified
-
-REPORT, PICTURE = "range_test.json", "range_test.png"
 
 
 class Tested(NamedTuple):
@@ -48,7 +46,7 @@ def find_range_test(directory: Path) -> Tested | None:
     The upper end is the learning rate that the sharpness bounds, where that lies inside the bracket.
     """
     try:
-        data = json.loads((directory / REPORT).read_text(encoding="utf-8"))
+        data = json.loads((directory / RANGE_TEST).read_text(encoding="utf-8"))
         low, high, sharpness = float(data["low"]), float(data["high"]), data["sharpness"]
         bound = float(sharpness["upper_bracket"]) if sharpness is not None else high
         return Tested(low, bound if low < bound < high else high, int(data["steps"]), int(data["run_steps"]))
@@ -86,8 +84,8 @@ def write_range_test(place: Path, test: RangeTest, tried: Sequence[Verified], *,
     """
     from runner.report.range_figure import range_figure
 
-    write_whole(place / REPORT, json.dumps(spell_non_finite(_as_json(test, tried)), indent=1) + "\n")
-    range_figure(test.ramps, test.found, place / PICTURE, title=title, verdict=in_words(test))
+    write_whole(place / RANGE_TEST, json.dumps(spell_non_finite(_as_json(test, tried)), indent=1) + "\n")
+    range_figure(test.ramps, test.found, place / RANGE_FIGURE, title=title, verdict=in_words(test))
 
 
 def _as_json(test: RangeTest, tried: Sequence[Verified]) -> dict[str, Any]:

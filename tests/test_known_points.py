@@ -33,6 +33,9 @@ def test_runs_of_a_sweep_are_known_points_where_the_task_is_the_same(program: Pr
     assert all("known" in trial.user_attrs for trial in trials[:3])
     assert len(trials) == 4, "known points do not count"
     assert "1 finished, 3 known" in done.out
+    report = json.loads((done.run / "lr_report.json").read_text())
+    assert [one["lr"] for one in report["runs"] if one["purpose"] == "known"] == [0.01, 0.1, 0.05]
+    assert report["cost"]["runs"] == 1
 
 
 def test_diverged_run_is_a_known_bad_point_and_an_option_is_known_by_its_name(program: Program) -> None:

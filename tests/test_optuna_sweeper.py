@@ -187,6 +187,11 @@ def test_same_seed_gives_the_same_search_and_another_another(program: Program) -
                 "search.n_trials: must be left to mode=search, got 9. Set hydra.sweeper.n_trials=9.",
             ],
         ),
+        ([LR, "search.low=1"], ["search.low: must be left to mode=search, got 1. Say it in what varies, such as"]),
+        (
+            [LR, "hydra.sweeper._target_=hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"],
+            ["hydra.sweeper._target_: must be left out, got hydra_plugins", "Set hydra/sweeper=optuna."],
+        ),
         ([LR, "mode=check"], ["mode: must be train in a search."]),
         (
             [LR, "hydra.sweeper.storage=postgresql://me:secret@127.0.0.1:9/x", "hydra.sweeper.study_name=x"],

@@ -34,6 +34,13 @@ class Dying(Quadratic):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().batch(step, split, part)
 """
+BROKEN = """
+from runner.tasks.quadratic import Quadratic as Sound
+
+class Broken(Sound):
+    def model(self):
+        raise RuntimeError("no model today")
+"""
 STUDY = (*SEARCH, "sampler=random", "search.n_trials=4")
 
 
@@ -108,6 +115,19 @@ def test_killed_search_loses_what_was_running_and_repeats_nothing(
     assert len(points[0]) == len(points[1])
 
 
+def test_changed_page_is_refused_when_a_search_goes_on(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "my/optimizer").mkdir(parents=True)
+    page = "defaults: [sgd]\nmomentum: {}\n"
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.5))
+    short = ["search.low=0.01", "search.high=0.03", "search.verify=0", "search.budget=4"]
+    done = program("--config-dir", "my", *SEARCH, "optimizer=mine", *short)
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.6))
+    changed = program(f"resume.sweep={done.run}")
+    assert changed.code == 2
+    assert "resume.sweep: must be a sweep of the same page, got " in changed.err
+    assert "optimizer.momentum is 0.5 there and 0.6 here. Start a new sweep, or take the change back." in changed.err
+
+
 def test_bounds_hold(program: Program) -> None:
     done = program(*SEARCH, "search.low=0.01", "search.high=0.02", "search.verify=0")
     rates = [job["lr"] for job in sweep_of(done)["jobs"]]
@@ -134,6 +154,17 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
     assert len(sweep_of(again)["jobs"]) == 4
 
 
+def test_study_gives_up_when_too_many_trials_fail(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(BROKEN)
+    space = "search.space={optimizer.lr:'interval(0.01,0.1)',task._target_:'choice(parts.Broken,parts.Sound)'}"
+    done = program(*STUDY, space, "search.n_trials=9", "search.max_failure_rate=0", "sampler.seed=2")
+    assert done.code == 1
+    assert statuses(done).count("failed") == 1
+    assert len(statuses(done)) < 9
+    assert "trials failed, more than search.max_failure_rate allows" in done.err
+    assert "the search gave up" in done.err
+
+
 def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ASK)
     words = ["search.n_trials=2", "search.custom_search_space=mine.ask", "search.low=1e-3", "search.high=1e-2"]
@@ -146,6 +177,15 @@ def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, 
     ("overrides", "problems"),
     [
         (["search.low=1", "search.high=0.1"], ["search.low: must be below search.high=0.1, got 1."]),
+        (
+            ["search.low=0.1", "search.high=0.1001"],
+            ["search.low: must be below search.high=0.1 by 1% at least, got 0.1."],
+        ),
+        (
+            ["search.write=page.txt"],
+            ["search.write: must be the path of a YAML page, got 'page.txt'. Set search.write=pa"],
+        ),
+        (["search.write=/dev/null/x.yaml"], ["search.write: must be where a file can be written, got '/dev/null/x.y"]),
         (["search.budget=3"], ["search.budget: must be a finite number >= 4, got 3."]),
         (["search.low=nan"], ["search.low: must be a finite number > 0 or null, got nan."]),
         (["search.verify=-1"], ["search.verify: must be"]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from runner.config_search import FULL_RUNS
 from runner.errors import ConfigError
 from runner.tracking.address import masked
@@ -28,6 +31,8 @@ def check_grid(found: Findings) -> None:
     name = "sweep" if mode.runs_grid else "search"
     if any(part not in found.sections for part in (name, *_NEEDED)):
         return
+    if name == "search":
+        _check_write(found)
     if mode.searches and "sampler" in found.sections and found.sections["sampler"].target == FULL_RUNS:
         _check_full_runs(found)
     section, optimizer, task, seed = (found.sections[part] for part in (name, *_NEEDED))
@@ -53,3 +58,16 @@ def _check_full_runs(found: Findings) -> None:
         if value:
             text = ", ".join(map(str, value)) if isinstance(value, list) else shown(masked(value))
             found.add(key, f"must be left out with sampler=lr, got {text}", "Set sampler=tpe")
+
+
+def _check_write(found: Findings) -> None:
+    """Refuse a page that could not be written when all runs are made."""
+    if (given := found.sections["search"].write) is None:
+        return
+    path = Path(given)
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.suffix not in ("", ".yaml"):
+        rule = f"must be the path of a YAML page, got {shown(given)}"
+        found.add("search.write", rule, f"Set search.write={path.with_suffix('.yaml')}")
+    elif not place.is_dir() or not os.access(place, os.W_OK):
+        found.add("search.write", f"must be where a file can be written, got {shown(given)}", "Give another path")

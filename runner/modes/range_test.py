@@ -17,8 +17,8 @@ from runner.errors import RunnerError
 from runner.finding.ramp import Ramp
 from runner.finding.range_curve import Spread
 from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
-from runner.range_file import PICTURE, REPORT, in_words, overrides_of, write_range_test
-from runner.tracking.directory import output_directory
+from runner.range_file import in_words, overrides_of, write_range_test
+from runner.tracking.directory import RANGE_FIGURE, RANGE_TEST, output_directory
 from runner.tracking.sweep_file import key_of
 from runner.tracking.tables import print_table, rounded
 
@@ -145,5 +145,5 @@ def _write(
     except OSError as error:
         raise RunnerError(f"{place}: cannot be written ({error.strerror}). Give another mode.directory.") from None
     if not config.quiet:
-        print(f"{place / REPORT}\n{place / PICTURE}")
+        print(f"{place / RANGE_TEST}\n{place / RANGE_FIGURE}")
     return place

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner.config import Config, Invocation
 from runner.config_search import FULL_RUNS
+from runner.errors import SweepError
 from runner.found_page import path_of_page, write_recommendation
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def run(config: Config, invocation: Invocation) -> None:
 
     Raises:
         ConfigError: the search cannot begin; nothing has started and nothing is written.
-        SweepError: no trial finished, or a signal ended it.
+        SweepError: no trial finished, too many failed, or a signal ended it.
     """
     from runner.trials.bounds import Wanted, bounds_of
     from runner.trials.find_by_study import find_by_study, plan_of
@@ -35,6 +36,7 @@ def run(config: Config, invocation: Invocation) -> None:
             write_recommendation(path, told, page=invocation.page, key="search.write", quiet=config.quiet)
 
     with Trials(config, invocation, mode="search") as evaluate:
+        gave_up = False
         bounds = partial(bounds_of, config, config.search, evaluate)
         if config.sampler.target == FULL_RUNS:
             find_lr(config, bounds, evaluate)
@@ -42,5 +44,7 @@ def run(config: Config, invocation: Invocation) -> None:
             wanted = Wanted(config.search, config.optimizer, config.task)
             if wanted.needs_range_test and not config.search.space:  # mistakes are told before it
                 plan_of(config, invocation, evaluate, wanted.provisional)
-            find_by_study(config, plan_of(config, invocation, evaluate, bounds), evaluate)
+            gave_up = find_by_study(config, plan_of(config, invocation, evaluate, bounds), evaluate)
         evaluate.finish(use)
+        if gave_up:
+            raise SweepError("the search gave up", exit_code=1)

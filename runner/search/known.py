@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.errors import ConfigError, Problem
-from runner.search.page import without_aside
+from runner.finding.observed import KNOWN, Observed
+from runner.search.page import differing
 from runner.search.space import Space
 from runner.search.study import Study
-from runner.search.trials import Ended
+from runner.search.trials import LOSSES, Ended
+from runner.sweep_summary import SEED
 from runner.tracking.directory import CONFIG, SWEEP
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.mapping import params
@@ -107,7 +110,8 @@ def _tracked(uri: str, experiment: str) -> Iterator[Earlier]:
     for run in ended_runs(uri, experiment):
         status, verdict = run.tags.get("status", ""), run.tags.get("verdict", "")
         if run.tags.get("kind") != "summary" and not (verdict.startswith("reached train.max_seconds")):
-            ended = Ended(status, (), 0, verdict=verdict, run=run.directory)
+            first = first_loss(Path(run.directory)) if run.directory else math.nan
+            ended = Ended(status, (), 0, first, verdict, run.directory)
             yield Earlier(run.directory or run.run_id, run.tags, run.params, ended, run.metrics)
 
 
@@ -153,11 +157,36 @@ def sort_out(runs: Sequence[Earlier], space: Space, metrics: Sequence[str], page
 
 
 def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> str:
-    """Add to a study the runs that are points of its space on its task; return what became of them, in a sentence."""
+    """Add to a study the runs that are points of its space on its task; return what became of all, in a sentence."""
     known, sentence = sort_out(runs, study.plan.space, study.plan.metrics, page_of)
     for run, point, values in known:
         study.add_known(run.source, point, run.ended._replace(values=values))
     return sentence
+
+
+def observed_of(known: Iterable[Known], key: str, *, steps: int) -> list[Observed]:
+    """Return known runs for a report of the learning rate, one for each rate and seed, the last that there is.
+
+    Args:
+        known: runs that differ in nothing else.
+        key: dotted key of the learning rate.
+        steps: updates of a run.
+    """
+    found = dict[tuple[float, int], Observed]()
+    for run, point, _ in known:
+        is_finished, lr, seed = run.ended.status == "finished", float(point[key]), int(run.params.get(SEED, 0))
+        found[lr, seed] = Observed(
+            lr=lr,
+            seed=seed,
+            loss=next((run.final[name] for name in LOSSES if name in run.final), math.nan) if is_finished else math.nan,
+            status=run.ended.status,
+            first_loss=run.ended.first_loss,
+            steps=steps if is_finished else run.ended.steps,
+            planned_steps=steps,
+            run=run.source,
+            purpose=KNOWN,
+        )
+    return [found[at] for at in sorted(found)]
 
 
 def _point_of(run: Earlier, space: Space, page_of: PageOf) -> dict[str, Any] | str:
@@ -178,6 +207,5 @@ def _point_of(run: Earlier, space: Space, page_of: PageOf) -> dict[str, Any] | s
         page = page_of(texts)
     except ConfigError as error:
         return f"are refused today: {error.problems[0].key}"
-    theirs = without_aside(run.params)
-    differing = [key for key, text in sorted(theirs.items()) if key != "seed" and page.get(key) != text]
-    return f"differ in {differing[0]}" if differing else point
+    different = differing(run.params, page)
+    return f"differ in {different[0]}" if different else point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from runner.errors import ConfigError, Problem, SweepError
 from runner.search.fingerprint import differences
 from runner.search.space import Space
 from runner.search.storage import Storage, is_shared, open_storage, quiet_optuna, unusable
+from runner.tracking.lock import is_locked
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -126,6 +128,12 @@ def enter(study: OptunaStudy, place: str) -> int:
         study.set_user_attr(f"{_SEARCH}{place}", time.time_ns())
     signed = {name: when for name, when in study.user_attrs.items() if name.startswith(_SEARCH)}
     return sorted(signed, key=lambda name: (signed[name], name)).index(f"{_SEARCH}{place}")
+
+
+def is_gone(place: str) -> bool:
+    """Whether the sweep of a place has no process any more, as far as this machine can tell."""
+    host, _, directory = place.partition(":")
+    return host == socket.gethostname() and not (os.path.isdir(directory) and is_locked(Path(directory)))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
 from runner.search.judge import Judge
-from runner.search.opening import Plan, answering, enter, open_study
+from runner.search.opening import Plan, answering, enter, is_gone, open_study
 from runner.search.parts import GRID, make_pruner, make_sampler
 from runner.search.space import varied_texts
 from runner.search.storage import is_shared, quiet_optuna
 from runner.search.trials import Asked, Counts, Ended, value_of_diverged
-from runner.tracking.lock import is_locked
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -34,6 +32,8 @@ class Study:
     Args:
         plan: what is searched.
         directory: of the sweep; it is locked by this process.
+    Attributes:
+        failed: trials that were told to have failed in this launch.
     Raises:
         ConfigError: the storage cannot be opened, or has a study of this name that is about something else.
     """
@@ -41,7 +41,7 @@ class Study:
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self.place = f"{socket.gethostname()}:{directory.absolute()}"
-        self._failed_now = 0
+        self.failed = 0
         self._answering = functools.partial(answering, plan, directory)
         with quiet_optuna():
             self._study = open_study(plan, directory)
@@ -63,7 +63,7 @@ class Study:
         with self._answering():
             for trial in self._running():
                 place = str(trial.user_attrs.get(PLACE, ""))
-                if place == self.place or not (_is_gone(place) if place else not is_shared(self.plan.storage)):
+                if place == self.place or not (is_gone(place) if place else not is_shared(self.plan.storage)):
                     continue
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 if trial.params:
@@ -109,11 +109,11 @@ class Study:
             raise
 
     def _taken(self) -> int:
-        return sum(map(_counts, self._study.get_trials(deepcopy=False))) + self._failed_now
+        return sum(map(_counts, self._study.get_trials(deepcopy=False))) + self.failed
 
     def _rank(self, number: int) -> int:
         trials = self._study.get_trials(deepcopy=False)
-        return sum(_counts(trial) for trial in trials if trial.number < number) + self._failed_now
+        return sum(_counts(trial) for trial in trials if trial.number < number) + self.failed
 
     def _is_exhausted(self) -> bool:
         """Whether every point of a grid has been asked for."""
@@ -176,7 +176,7 @@ class Study:
             status = "diverged" if ended.is_diverged else ended.status
             trial.set_user_attr(STATUS, status)
             if status == "failed" or (status == "pruned" and not frozen.intermediate_values):
-                self._failed_now += 1
+                self.failed += 1
                 self._fail(number)
                 return
             trial.set_constraint(DIVERGED, 1.0 if status == "diverged" else -1.0)
@@ -291,9 +291,3 @@ class Study:
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards those wanted."""
     return KNOWN not in trial.user_attrs and trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
-
-
-def _is_gone(place: str) -> bool:
-    """Whether the sweep of a place has no process any more, as far as this machine can tell."""
-    host, _, directory = place.partition(":")
-    return host == socket.gethostname() and not (os.path.isdir(directory) and is_locked(Path(directory)))

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from runner.errors import SweepError
 from runner.search.opening import Plan
 from runner.search.options import SECTION, SearchOptions
+from runner.search.trials import told_to_fail
 from runner.sweeps.check import go_on, rest_of
 from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
 from runner.sweeps.place import new_directory
@@ -209,9 +210,7 @@ class _Search:
             results |= {"best_params": solutions[0]["params"], "best_value": best[0].values[0]}
         (self._directory / RESULTS).write_text(yaml.safe_dump(results, sort_keys=False), encoding="utf-8")
         if self.rounds.gave_up:
-            failed, ended = self.rounds.failed, self.rounds.ended
-            more = f"more than {SECTION}.max_failure_rate allows"
-            print(f"warning search: {failed} of {ended} trials failed, {more}", file=sys.stderr)
+            print(told_to_fail(self.rounds.failed, self.rounds.ended, SECTION), file=sys.stderr)
         if counts.diverged and not best:
             print("warning search: every trial diverged. Lower the range of optimizer.lr", file=sys.stderr)
         if not self._page.base.config.quiet:

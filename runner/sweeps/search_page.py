@@ -90,11 +90,21 @@ def _refuse_of_mode_search(arguments: Sequence[str]) -> None:
         key, _, value = text.lstrip("+").partition("=")
         section, _, rest = key.partition(".")
         if section in ("search", "sampler", "pruner"):
-            name = f"hydra/sweeper/{section}" if not rest else f"{SECTION}.{rest if section == 'search' else key}"
-            fix = f"Set {name}={value}" if section != "search" or rest else f"Set the keys of {SECTION}"
+            fix = _instead(section, rest, value)
             problems.append(Problem(key, f"must be left to mode=search, got {value}", fix))
     if problems:
         raise ConfigError(problems)
+
+
+def _instead(section: str, rest: str, value: str) -> str:
+    """Return what a search says in place of a key of mode=search."""
+    if section != "search":
+        return f"Set {SECTION}.{section}.{rest}={value}" if rest else f"Set hydra/sweeper/{section}={value}"
+    if rest in SearchOptions.model_fields:
+        return f"Set {SECTION}.{rest}={value}"
+    return (
+        "Say it in what varies, such as 'optimizer.lr=interval(1e-5,1)'" if rest in ("low", "high") else "Leave it out"
+    )
 
 
 def _point(fixed: Sequence[str], space: Space, overrides: Mapping[str, str]) -> Point:

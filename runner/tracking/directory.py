@@ -22,7 +22,9 @@ CURVES = "curves.png"
 SWEEP = "sweep.json"  # in the directory of a sweep
 SWEEP_FIGURE = "sweep.png"
 LR_REPORT, LR_FIGURE, LR_PAGE = "lr_report.json", "lr_report.png", "lr_report.html"
-ARTIFACTS = (CURVES, SWEEP, SWEEP_FIGURE, LR_REPORT, LR_FIGURE, LR_PAGE)  # sent to MLflow where they are there
+RANGE_TEST, RANGE_FIGURE, KNOWN_RUNS = "range_test.json", "range_test.png", "known.json"
+LR_FILES = (LR_REPORT, LR_FIGURE, LR_PAGE, RANGE_TEST, RANGE_FIGURE, KNOWN_RUNS)
+ARTIFACTS = (CURVES, SWEEP, SWEEP_FIGURE, *LR_FILES)  # sent to MLflow where they are there
 EVALUATIONS = "evaluations.jsonl"  # made later, by mode=eval
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say

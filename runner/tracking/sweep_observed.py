@@ -12,12 +12,11 @@ from typing import Any
 from runner.finding.observed import Observed
 from runner.records import read_non_finite, spell_non_finite
 from runner.sweep_summary import PURPOSE_TAG, SEED
-from runner.tracking.directory import read_config, write_whole
+from runner.tracking.directory import KNOWN_RUNS, read_config, write_whole
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
-KNOWN_RUNS = "known.json"
 _LENGTH = ("train.duration",)
 _SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
 _CHOSEN = ("task", "optimizer", "warmup", "schedule")

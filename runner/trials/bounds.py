@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runner.trials.trials import Trials
 
 _DECADES_BEYOND = 1.0  # on each side of where the best is expected
+_APART = 1.01  # least ratio of the ends: rates are written in three digits
 _RAMPS = 3  # at most, all together no longer than a run where that can be
 
 
@@ -63,9 +64,10 @@ class Wanted(NamedTuple):
                 for name, value in given.items()
                 if value is not None
             ]
-        if low is not None and high is not None and low >= high:
-            rule, fix = f"must be below {key}.high={number(high)}, got {number(low)}", "Change one of them"
-            return [Problem(f"{key}.low", rule, fix)]
+        if low is not None and high is not None and low * _APART > high:
+            by = "" if low >= high else f" by {_APART - 1:.0%} at least"
+            rule = f"must be below {key}.high={number(high)}{by}, got {number(low)}"
+            return [Problem(f"{key}.low", rule, "Change one of them")]
         if self.needs_range_test and (why := why_no_ramp(self.optimizer)) is not None:
             return [self.missing(f"a range test tells nothing of an optimizer that {why}")]
         return []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from runner.compose import quoted
 from runner.config import Invocation
+from runner.errors import ConfigError, Problem
+from runner.search.page import differing, page_of_task
 from runner.sweeps.check import CheckedJob, Compose, check_all, check_job, go_on
 from runner.sweeps.check import Point as JobPoint
 from runner.sweeps.launch import shares
+from runner.tracking.mapping import params
 from runner.tracking.sweep_file import Job, JobState, Launchable, Sweep, changed, key_of
 from runner.trials.composing import composer
 from runner.trials.point import Point
@@ -75,6 +79,25 @@ class Page:
     def check_one(self, overrides: tuple[str, ...], varied: Mapping[str, str]) -> CheckedJob:
         """Compose and check one command line."""
         return check_job(JobPoint(overrides, varied), self.compose, self.page)
+
+    def refuse_changed(self, made: tuple[Job, Path] | None, directory: Path) -> None:
+        """Refuse to go on with a sweep whose page says something else today.
+
+        Args:
+            made: one of its jobs, and its run directory; None where there is none.
+            directory: of the sweep.
+        Raises:
+            ConfigError: it does; says what.
+        """
+        if made is None:
+            return
+        job, run = made
+        config = self.check_one(job.overrides, job.varied).config
+        page, there = page_of_task(config.model_dump(mode="json", by_alias=True)), params(run)
+        if different := differing(there, page):
+            said = "; ".join(f"{key} is {there[key]} there and {page.get(key, 'absent')} here" for key in different[:4])
+            rule = f"must be a sweep of the same page, got {str(directory)!r}: {said}"
+            raise ConfigError([Problem("resume.sweep", rule, "Start a new sweep, or take the change back")])
 
     def go_on(self, sweep: Sweep, job: Job, state: JobState) -> CheckedJob:
         """Return a job that is not done, going on with its run where there is one with a checkpoint.

@@ -17,12 +17,13 @@ from runner.search.custom import extend_by
 from runner.search.elsewhere import made_elsewhere
 from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
-from runner.search.loop import OnEval, search
+from runner.search.loop import ENDS, OnEval, search
 from runner.search.opening import Plan, check_study
 from runner.search.parts import is_none
 from runner.search.planning import make_plan
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
+from runner.search.trials import has_too_many_failed, told_to_fail
 from runner.tracking.sweep_observed import write_known
 from runner.trials.bounds import Bounds
 from runner.trials.point import Point
@@ -65,16 +66,19 @@ def section_of(node: Node) -> dict[str, object]:
     return {"_target_": node.target, **node.arguments}
 
 
-def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
+def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     """Make the trials that are missing in the study; a signal ends it.
 
+    Returns:
+        whether it gave up, for too many have failed.
     Raises:
         ConfigError: known runs are not there, or the study is about something else; nothing is written.
         SweepError: the storage of the study failed.
     """
     section = config.search
     check_study(plan)
-    known = find_known(section.known, Mlflow(config.tracking.uri, evaluate.experiment), key=f"{_SECTION}.known")
+    entries = section.known if config.resume.sweep is None else []
+    known = find_known(entries, Mlflow(config.tracking.uri, evaluate.experiment), key=f"{_SECTION}.known")
     evaluate([])  # makes the directory of the sweep, which the study is locked by
     study = Study(plan, evaluate.directory)
     about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
@@ -86,7 +90,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
         return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
 
     pruner = section_of(config.pruner)
-    search(
+    seen = search(
         study,
         evaluate_points,
         total=section.n_trials,
@@ -100,3 +104,8 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
         write_known(evaluate.directory, others)
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)
+    ended = sum(one.status in ENDS for one in seen)
+    gave_up = has_too_many_failed(study.failed, ended, most=section.max_failure_rate)
+    if gave_up:
+        print(told_to_fail(study.failed, ended, _SECTION), file=sys.stderr)
+    return gave_up

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runner.config import Config
 from runner.curves import number
 from runner.errors import ConfigError, Problem
-from runner.finding.observed import KNOWN, Observed
+from runner.finding.observed import Observed
 from runner.finding.points import points_of
 from runner.finding.procedure import Ask, Limits, is_begun, next_asks, verify_asks
 from runner.finding.recommend import recommend
 from runner.rates import plan_of
-from runner.search.known import Known, Mlflow, find_known, sort_out
+from runner.search.known import Mlflow, find_known, observed_of, sort_out
 from runner.search.space import Dimension
 from runner.tracking.sweep_observed import find_known_runs, write_known
 from runner.trials.bounds import Bounds
@@ -87,7 +87,7 @@ def _known(config: Config, evaluate: Trials, steps: int) -> list[Observed]:
     space = {key: Dimension(key, "", f"interval({low},{high})", "float", low, high)}
     known, sentence = sort_out(runs, space, [metric], evaluate.page_of)
     print(sentence, file=sys.stderr)
-    return _once(_observed(one, key, steps) for one in known)
+    return observed_of(known, key, steps=steps)
 
 
 def _metric(config: Config) -> str:
@@ -96,25 +96,3 @@ def _metric(config: Config) -> str:
 
     facts = find_facts(config.task, config.train, config.resume, config.seed)
     return "val/loss" if "val" in facts.examples else "train/loss"
-
-
-def _observed(known: Known, key: str, steps: int) -> Observed:
-    run, ended = known.run, known.run.ended
-    is_finished = ended.status == "finished"
-    return Observed(
-        lr=float(known.point[key]),
-        seed=int(run.params.get("seed", 0)),
-        loss=known.values[0] if is_finished else math.nan,
-        status=ended.status,
-        first_loss=ended.first_loss,
-        steps=steps if is_finished else ended.steps,
-        planned_steps=steps,
-        run=run.source,
-        purpose=KNOWN,
-    )
-
-
-def _once(runs: Iterable[Observed]) -> list[Observed]:
-    """Return the last run of each learning rate and seed, in the order of their rates."""
-    found = {(one.lr, one.seed): one for one in runs}
-    return [found[at] for at in sorted(found)]

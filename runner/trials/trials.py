@@ -233,7 +233,12 @@ class Trials:
             rule = f"must be given on the command line, alone, got {str(self.directory)!r}"
             raise ConfigError([Problem(KEY, rule, f"Call {shlex.join([*PROGRAM, f'{KEY}={self.directory}'])}")])
         self._take(self.directory)
-        refuse_if_alive(self.directory, SweepRuns(sweep, Path.cwd()).directories())
+        runs = SweepRuns(sweep, Path.cwd())
+        refuse_if_alive(self.directory, runs.directories())
+        made = ((job, state.run) for job, state in zip(sweep.jobs, runs.states(), strict=True))
+        self._page.refuse_changed(
+            next(((job, Path(run)) for job, run in made if run is not None), None), self.directory
+        )
         return sweep
 
     def _take(self, directory: Path) -> None:
