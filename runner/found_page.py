@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -75,9 +74,6 @@ def path_of_page(path: Path, *, page: Sequence[str], key: str) -> Path:
     if folder is not None and (folder / f"{base}.yaml").resolve() == path.resolve():
         rule = f"must not be the page that was searched, got {str(path)!r}"
         raise ConfigError([Problem(key, rule, "Give another name")])
-    parent = next(place for place in path.absolute().parents if place.exists())
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError([Problem(key, f"must be a file that can be written, got {str(path)!r}", "Give another path")])
     return path
 
 
