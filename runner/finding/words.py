@@ -166,10 +166,15 @@ def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
         else "The"
     )
     yield f"{at_edge} recommendation is {share}{number(group.edge.stable)}, the largest at which no run failed."
-    if not group.uncapped <= group.edge.stable or math.isnan(group.expected_loss):
+    fresh = group.verified
+    is_verified = fresh is not None and fresh.lr == group.recommended and not math.isnan(fresh.mean)
+    here = fresh.mean if fresh is not None and is_verified else group.expected_loss
+    if not (group.uncapped <= group.edge.stable and here > group.uncapped_loss):
         return
-    here, there = number(group.expected_loss), number(group.uncapped_loss)
-    costs = f"{report.loss} about {here} where {number(group.uncapped)} has about {there}"
+    about = "" if is_verified else "about "
+    costs = (
+        f"{report.loss} {about}{number(here)} where {number(group.uncapped)} has about {number(group.uncapped_loss)}"
+    )
     yield f"That distance costs: {costs}; with search.safety=1 the latter is recommended."
 
 
