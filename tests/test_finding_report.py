@@ -16,6 +16,7 @@ from runner.finding.fit import fit, fit_quadratic
 from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
 from runner.finding.points import LRPoint, points_of
+from runner.finding.recommend import rounded
 from runner.finding.report import lr_report
 from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
 from runner.finding.words import brief, group_sentences, headline, report_sentences
@@ -221,6 +222,27 @@ def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
     found = fit([LRPoint(lr, (loss,)) for lr, loss in ((1e-4, 0.4), (1e-3, 0.094), (1e-2, 0.1), (1e-1, 0.5))])
     assert (found.lr, found.loss, found.is_vertex) == (1e-3, 0.094, False)
     assert "too far apart to tell" in found.why_not
+
+
+def test_fresh_seeds_are_those_at_the_recommendation() -> None:
+    runs = observe()
+    lr = lr_report(runs).best.recommended
+    other = [Observed(lr / 2, 20 + i, 0.2, "finished", "", 2.3, 100, 100, "", "verify") for i in range(5)]
+    fresh = [Observed(lr, 10 + i, 0.1, "finished", "", 2.3, 100, 100, "", "verify") for i in range(2)]
+    found = lr_report([*runs, *other, *fresh]).best.verified
+    assert found is not None
+    assert (found.lr, found.runs, found.mean) == (lr, 2, 0.1)
+
+
+def test_seeds_in_common_decide_which_group_is_better() -> None:
+    found = compare("a", "b", (1e-3, 1e-2), {0: 0.3, 1: 0.3, 2: 0.3, 9: 0.01}, {0: 0.2, 1: 0.21, 2: 0.19})
+    assert (found.better, found.other, found.lrs, found.wins) == ("b", "a", (1e-2, 1e-3), 3)
+    assert found.difference == pytest.approx(0.1)
+
+
+def test_a_third_of_a_round_rate_is_round() -> None:
+    assert rounded(0.3 / 3, down=True) == 0.1
+    assert rounded(0.2 / 3, down=True) == 0.0666
 
 
 def test_headline_has_the_loss_of_fresh_seeds() -> None:

@@ -334,6 +334,10 @@ SITUATIONS: dict[str, list[Observed]] = {
     "losses below zero": [one._replace(loss=one.loss - 3) for one in observe()],
     "short runs only": observe(purpose="grid", steps=100),
     "seven groups": seven_groups(),
+    "a group of which every run failed": [
+        *(one._replace(group="optimizer=a") for one in observe()),
+        *(one._replace(group="optimizer=b") for one in observe(fails_from=0.0)),
+    ],
     "$a name_of many words": [one._replace(group="a=$x_1 " * 30) for one in observe()],
 }
 

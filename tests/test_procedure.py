@@ -132,3 +132,16 @@ def test_one_known_run_does_not_replace_the_start_but_is_not_made_again() -> Non
     start = [ask.lr for ask in next_asks([], LIMITS)]
     seen = [made(start[0], 0, 0.1, purpose="known")]
     assert [(ask.lr, ask.purpose) for ask in next_asks(seen, LIMITS)] == [(start[1], "start")]
+
+
+def test_a_machine_that_trains_nothing_is_not_asked_for_ever() -> None:
+    seen: list[Observed] = []
+    while asks := next_asks(seen, LIMITS):
+        seen += [Observed(ask.lr, ask.seed, math.nan, "failed", purpose=ask.purpose) for ask in asks]
+        assert len(seen) < 20
+
+
+def test_from_a_lower_bound_the_search_looks_upwards() -> None:
+    known = [made(1e-3, 7, 0.5, purpose="known")]
+    asks = next_asks([*known, made(1e-3, 0, 0.51)], LIMITS._replace(low=1e-3))
+    assert all(ask.lr > 1e-3 for ask in asks)

@@ -65,7 +65,7 @@ def compare(
     left: Mapping[int, float],
     right: Mapping[int, float],
     *,
-    is_cut: bool = False,
+    cut: tuple[bool, bool] = (False, False),
 ) -> Comparison:
     """Compare two groups at their best learning rates.
 
@@ -75,7 +75,9 @@ def compare(
         lrs: the learning rate of each.
         left: seed -> loss of the better group; at least one.
         right: the same of the other.
-        is_cut: whether the best of the other lies at an end of what was tried.
+        cut: whether the best of each lies at an end of what was tried.
+    Returns:
+        the comparison, in which the two have changed places where the seeds in common say the opposite of the means.
     """
     common = sorted(left.keys() & right.keys())
     if common:
@@ -91,8 +93,10 @@ def compare(
         parts = [variance(a, unit=unit) / len(a), variance(b, unit=unit) / len(b)]
         error = unit * math.sqrt(sum(parts)) if count > 1 else math.nan
         freedom = _welch(parts, [len(a) - 1, len(b) - 1]) if count > 1 else 0
-    is_shown = not is_cut and count > 2 and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
-    return Comparison(better, other, lrs, count, bool(common), difference, error, wins, p_sign, is_cut, is_shown)
+    if difference < 0:
+        return compare(other, better, (lrs[1], lrs[0]), right, left, cut=(cut[1], cut[0]))
+    is_shown = not cut[1] and count > 2 and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
+    return Comparison(better, other, lrs, count, bool(common), difference, error, wins, p_sign, cut[1], is_shown)
 
 
 def _welch(parts: Sequence[float], freedoms: Sequence[int]) -> int:

@@ -42,7 +42,7 @@ class Rate:
 
 
 class Verified(NamedTuple):
-    """What fresh seeds at the recommended learning rate came to.
+    """What fresh seeds came to, at the recommended learning rate where there are any.
 
     Attributes:
         lr: the rate that was verified.
@@ -186,7 +186,7 @@ def report_of_group(
         end=end,
         try_next=_try_next(points, tried, end, found, edge),
         edge_next=_half_decades(edge.stable * _APART, edge.first_failing / _APART) if edge.is_coarse else (),
-        verified=_verified(runs),
+        verified=_verified(runs, advice.lr),
         compared=_compared(points, rates),
         rates=rates,
         full_steps=full,
@@ -266,11 +266,12 @@ def _fresh(runs: Sequence[Observed]) -> list[Observed]:
     return [one for one in runs if one.purpose == "verify"]
 
 
-def _verified(runs: Sequence[Observed]) -> Verified | None:
+def _verified(runs: Sequence[Observed], lr: float) -> Verified | None:
+    """Return what fresh seeds came to at a rate, or, where there are none, at that with the most of them."""
     points = points_of(_fresh(runs))
     if not points:
         return None
-    point = max(points, key=lambda one: len(one.losses) + one.failed)
+    point = max(points, key=lambda one: (one.lr == lr, len(one.losses) + one.failed))
     count = len(point.losses) + point.failed
     mean = mean_of(point.losses) if point.losses else math.nan
     return Verified(point.lr, count, point.failed, failure_bounds(point.failed, count)[1], mean, sd_of(point.losses))

@@ -103,8 +103,13 @@ def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask
 
 
 def spent(runs: Sequence[Observed], limits: Limits) -> float:
-    """Return the updates of the runs that were made, in full runs."""
-    return math.fsum(one.steps for one in runs if one.purpose != KNOWN) / limits.full_steps
+    """Return the updates of the runs that were made, in full runs.
+
+    One that failed otherwise than by diverging counts as a whole one: where nothing can be trained there is an end.
+    """
+    whole = limits.full_steps
+    made = (whole if one.status == "failed" else one.steps for one in runs if one.purpose != KNOWN)
+    return math.fsum(made) / whole
 
 
 def _start(limits: Limits) -> list[float]:
@@ -118,7 +123,7 @@ def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits
     best = best_of(points)
     if best is None:
         wanted = points[0].lr / 10**_LEAP_DECADES
-    elif best.lr == points[0].lr:
+    elif best.lr == points[0].lr and (len(points) > 1 or best.lr > limits.low):
         wanted = best.lr / 10**STEP_DECADES
     elif best.lr == points[-1].lr:
         first = max((one.first_loss for one in runs if math.isfinite(one.first_loss)), default=math.inf)

@@ -58,6 +58,6 @@ def recommend(points: Sequence[LRPoint], tried: Sequence[LRPoint], *, safety: fl
 def rounded(lr: float, *, down: bool = False) -> float:
     """Return a rate in three digits, rounded down where it must not grow."""
     near = float(f"{lr:.{_DIGITS}g}")
-    if down and near > lr:
+    if down and near > lr * (1 + 1e-9):
         near = float(f"{near - 10.0 ** (math.floor(math.log10(lr)) + 1 - _DIGITS):.{_DIGITS}g}")
     return near

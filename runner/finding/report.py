@@ -164,7 +164,7 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
         assert best.compared is not None
         assert other.compared is not None
         lrs, seeds = (best.compared.lr, other.compared.lr), (best.compared.by_seed, other.compared.by_seed)
-        found.append(compare(best.name, other.name, lrs, *seeds, is_cut=bool(other.end)))
+        found.append(compare(best.name, other.name, lrs, *seeds, cut=(bool(best.end), bool(other.end))))
     counts = {len(group.rates) for group in with_loss}
     notes = []
     if len(counts) > 1:

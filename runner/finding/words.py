@@ -137,7 +137,9 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
             upper += (
                 ", where all did" if edge.hopeless == edge.first_failing else f"; all did at {number(edge.hopeless)}"
             )
-        stable = f"no run failed up to {number(edge.stable)}" if not math.isnan(edge.stable) else "some fail everywhere"
+        stable = f"no run failed up to {number(edge.stable)}"
+        if math.isnan(edge.stable):
+            stable = f"a run failed at {number(edge.first_failing)}, the smallest rate, so that no distance can be kept"
         ratio = "" if math.isnan(group.safety_ratio) else f", {number(group.safety_ratio)} times the best"
         yield f"Edge: {stable}{ratio}; runs failed from {upper}."
         if edge.is_coarse:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from runner.compose import value_of
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.found_page import path_of_page, write_recommendation
 from runner.lr_end import end_with_report, tags_of
 from runner.tracking.directory import LR_FIGURE, LR_PAGE, LR_REPORT, output_directory
 from runner.tracking.jsonl import find_result, write_result
-from runner.tracking.sweep_file import JobState, Sweep, read_states, read_sweep
+from runner.tracking.sweep_file import JobState, Sweep, key_of, read_states, read_sweep
 from runner.tracking.sweep_runs import SweepRuns
 
 
@@ -43,11 +44,12 @@ def run(
     sweep, states, root = _read(source)
     if write is not None:
         path_of_page(Path(write), page=sweep.page, key="mode.write")
+    safety = _safety(config, invocation, sweep)
     place = source if directory is None else output_directory(directory, key="mode.directory", experiment="")
     try:
         told = end_with_report(
             place, sweep, states,
-            root=root, source=source, full_steps=full_steps, safety=config.search.safety, quiet=config.quiet,
+            root=root, source=source, full_steps=full_steps, safety=safety, quiet=config.quiet,
         )  # fmt: skip
         earlier = find_result(source)
         if told is not None and directory is None and earlier is not None:  # for mode=upload
@@ -70,6 +72,12 @@ def run(
             if (place / name).is_file():
                 print(place / name)
     print(place, flush=True)
+
+
+def _safety(config: Config, invocation: Invocation, sweep: Sweep) -> float:
+    """Return the distance from the edge: as given now, or else as the search had it."""
+    given = {key_of(text): text for text in (*sweep.overrides, *invocation.overrides)}.get("search.safety")
+    return float(str(value_of(given))) if given is not None else config.search.safety
 
 
 def _read(source: Path) -> tuple[Sweep, list[JobState], Path]:

@@ -150,9 +150,7 @@ def _draw_runs(
     ax: Axes, runs: Sequence[tuple[str, Observed]], looks: Mapping[str, tuple[str, str]], shown: AxisRange
 ) -> None:
     """Draw a mark for every run, hollow where it was a shorter one; a triangle at the edge where it is off the axis."""
-    full = (
-        {name: max(run.planned_steps for _, run in runs if run.group == name) for name in looks if runs} if runs else {}
-    )
+    full = {name: max((run.planned_steps for _, run in runs if run.group == name), default=0) for name in looks}
     for nth, (name, run) in enumerate(runs):
         colour, marker = looks[run.group]
         is_short = run.planned_steps < full[run.group]

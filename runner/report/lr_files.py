@@ -50,12 +50,17 @@ def write_lr_report(
     }
     write_whole(directory / LR_REPORT, json.dumps(data, indent=2, allow_nan=False) + "\n")
     written = [directory / LR_REPORT]
-    try:
+
+    def draw() -> None:
         write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=headline(report))
-        written.append(directory / LR_FIGURE)
+
+    def tell() -> None:
         write_whole(directory / LR_PAGE, lr_page(report, title=title, command=command, uses=uses or {}))
-        written.append(directory / LR_PAGE)
-    except (ValueError, ArithmeticError, LookupError) as error:
-        missing = LR_FIGURE if len(written) == 1 else LR_PAGE
-        print(f"warning {missing}: not drawn ({type(error).__name__}: {error})", file=sys.stderr)
+
+    for name, write in ((LR_FIGURE, draw), (LR_PAGE, tell)):
+        try:
+            write()
+            written.append(directory / name)
+        except (ValueError, ArithmeticError, LookupError) as error:
+            print(f"warning {name}: not drawn ({type(error).__name__}: {error})", file=sys.stderr)
     return written

@@ -104,9 +104,13 @@ class Dimension:
             return next((choice for choice in self.choices if _is_same(choice, text)), None)
         value = float(text)
         is_inside = self.low <= value <= self.high and (self.kind == "float" or value.is_integer())
-        if not is_inside:
+        if not is_inside or not self._is_on_grid(value):
             return None
         return int(value) if self.kind == "int" else value
+
+    def _is_on_grid(self, value: float) -> bool:
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-6
 
 
 Space = Mapping[str, Dimension]

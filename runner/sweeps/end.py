@@ -58,7 +58,8 @@ def finish(
     """
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
-    is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
+    is_search = sweep.mode == "search"  # what it would have asked for next is no job yet
+    is_cut = bool(statuses.keys() & {"interrupted", "waiting"}) or (is_search and signal is not None)
     status = _status(statuses, signal if is_cut else None)
     name = loss_name(states)
     go_on = _go_on(directory, sweep, states)

@@ -56,6 +56,8 @@ def find_lr(config: Config, bounds: Callable[[], Bounds], evaluate: Trials) -> N
     points = points_of(seen)
     for _ in range(_VERIFICATIONS if any(point.losses for point in points) else 0):
         lr = recommend(points, points_of(seen), safety=limits.safety).lr
+        if math.isnan(lr):  # some run failed at every rate
+            return
         fresh = evaluate([_point(ask, key) for ask in verify_asks(seen, lr, limits)])
         seen += fresh
         if evaluate.signal is not None or not any(one.has_failed for one in fresh):
