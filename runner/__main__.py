@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
@@ -64,7 +65,7 @@ def _run() -> int:
                 raise
             except Exception as error:
                 _rewrite_or_refuse(error)
-                job()
+                _again(job)
     except RunnerError as refusal:
         errors.append(refusal)
     except KeyboardInterrupt:
@@ -85,7 +86,9 @@ def _extend_path() -> None:
 
 def report(error: Exception) -> int:
     """Print an error as a person wants it, and return its exit code."""
-    print(in_words(error), file=sys.stderr)
+    from runner.tracking.address import shown
+
+    print(shown(in_words(error)), file=sys.stderr)  # an override that is refused may hold a password
     if isinstance(error, RunnerError):
         return error.exit_code
     print("Set HYDRA_FULL_ERROR=1 to see the traceback.", file=sys.stderr)
@@ -117,6 +120,22 @@ def _rewrite_or_refuse(error: Exception) -> None:
     accepted = {text.lstrip("+"): text for text in overrides}
     sys.argv[1:] = [accepted.get(text.lstrip("+"), text) for text in arguments]
     if sys.argv[1:] == arguments:
+        raise ConfigError([cannot_compose(error)]) from None
+
+
+def _again(job: Callable[[], None]) -> None:
+    """Call the program with its command line rewritten.
+
+    Raises:
+        RunnerError: Hydra does not compose that either.
+    """
+    from runner.compose import cannot_compose
+
+    try:
+        job()
+    except RunnerError:
+        raise
+    except Exception as error:
         raise ConfigError([cannot_compose(error)]) from None
 
 

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.errors import ConfigError, Problem, nearest
 from runner.nodes import conf_directory
 from runner.tracking.directory import CONFIG
-from runner.wording import shown, unresolved
+from runner.wording import not_mergeable, shown, unresolved
 
 PLUGINS = str(Path(__file__).resolve().parent / "plugins")
 if PLUGINS not in sys.path:  # before Hydra looks for its plugins, once a process: config.yaml names our sweeper
@@ -160,9 +160,11 @@ def cannot_compose(error: Exception) -> Problem:
             return Problem(key, "must be there to be changed", f"Set +{key} to add it")
         return Problem(key, f"unknown key{' of this launcher' if of_launcher else ''}", fix)
     if found := re.match(r"Error merging override ([^=]+)=(.*)", text):
-        key, value = found.groups()
-        cause = str(error.__cause__).partition("\n")[0]
-        return Problem(key, f"must be of the type of its default, got {value} ({cause})", "Leave it out")
+        return not_mergeable(found[1], found[2], str(error.__cause__))
+    if found := re.match(r"Sweeping over Hydra's configuration is not supported : '([^=]+)=(.*)'", text):
+        return Problem(found[1], f"must be one value, got {found[2]}", "Quote it where a comma is part of it")
+    if found := re.match(r"Unknown plugin class : '(.*_optuna_sweeper.*)'", text):
+        return Problem("hydra.sweeper._target_", f"must be left out, got {found[1]}", "Set hydra/sweeper=optuna")
     return Problem("config", f"must compose, but {text}", "Check the overrides")
 
 

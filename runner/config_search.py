@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict
 
 from runner.config_types import Count, Finite, Positive, Section, integral
+from runner.tracking.address import masked
 
 
 def _flat(space: Any) -> Any:
@@ -52,6 +53,8 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value] if value is not None else []
 
 
+FULL_RUNS = "runner.finding.procedure.full_runs"
+"""target of sampler=lr"""
 Direction = Literal["minimize", "maximize"]
 Share = Annotated[float, Ge(0), Le(1), Finite]
 Percent = Annotated[float, Ge(0), Le(100), Finite]
@@ -77,7 +80,7 @@ class Searching(Section):
     metric: Texts = Field(default_factory=list)
     direction: Annotated[list[Direction], BeforeValidator(_as_list)] = Field(default_factory=list)
     study_name: str | None = None
-    storage: str | dict[str, Any] | None = None
+    storage: Annotated[str | dict[str, Any] | None, PlainSerializer(masked, when_used="json")] = None
     custom_search_space: str | None = None
     max_failure_rate: Share = 0.5
     known: Texts = Field(default_factory=list)
@@ -91,6 +94,7 @@ class SearchSection(Searching):
         low, high: bounds of the learning rate; None begins at what is typical for the optimizer and may leave it.
         budget: updates of the default procedure, in full runs.
         verify: number of fresh seeds at the recommendation.
+        safety: the recommendation is at most the largest stable learning rate over this; 1 goes as far as that.
         write: page to write that trains with it; None writes none.
         space: dotted key -> what it may be, in Hydra's words; {} is the learning rate.
     """
@@ -99,5 +103,6 @@ class SearchSection(Searching):
     high: Positive | None = None
     budget: Annotated[float, Ge(4), Finite] = 6.0
     verify: Annotated[int, Strict(), Ge(0), BeforeValidator(integral)] = 5
+    safety: Annotated[float, Ge(1), Finite] = 3.0
     write: Annotated[str, MinLen(1)] | None = None
     space: Annotated[dict[str, Any], BeforeValidator(_flat)] = Field(default_factory=dict)

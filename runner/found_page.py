@@ -46,16 +46,8 @@ def write_found_page(
         ConfigError: the path cannot be that of a page, or an override cannot be said on one.
         RunnerError: it cannot be written.
     """
-    path = path.with_name(f"{path.name}.yaml") if not path.suffix else path
-    if path.suffix != ".yaml":
-        rule = f"must be the path of a YAML page, got {str(path)!r}"
-        raise ConfigError([Problem(key, rule, f"Set {key}={path.with_suffix('.yaml')}")])
-    given = dict(zip(page[::2], page[1::2], strict=True))
-    base = given.get("--config-name", "config").removesuffix(".yaml")
-    folder = Path(given["--config-dir"]) if "--config-dir" in given else None
-    if folder is not None and (folder / f"{base}.yaml").resolve() == path.resolve():
-        rule = f"must not be the page that was searched, got {str(path)!r}"
-        raise ConfigError([Problem(key, rule, "Give another name")])
+    path = path_of_page(path, page=page, key=key)
+    folder, base = _searched(page)
     places = [conf_directory(), *([folder] if folder is not None else [])]
     text = _text(overrides, evidence, base=base, search_path=_search_path(folder, path), places=places, key=key)
     try:
@@ -64,6 +56,32 @@ def write_found_page(
     except OSError as error:
         raise RunnerError(f"{path}: cannot be written ({error.strerror}). Set {key} to another path.") from None
     return f"python -m runner --config-dir {path.parent} --config-name {path.stem}"
+
+
+def path_of_page(path: Path, *, page: Sequence[str], key: str) -> Path:
+    """Return where a page is to be written; nothing is written yet.
+
+    Args:
+        path, page, key: see `write_found_page`.
+    Raises:
+        ConfigError: the path cannot be that of a page.
+    """
+    path = path.with_name(f"{path.name}.yaml") if path.name and not path.suffix else path
+    if path.suffix != ".yaml":
+        rule = f"must be the path of a YAML page, got {str(path)!r}"
+        raise ConfigError([Problem(key, rule, f"Set {key}={path.with_suffix('.yaml') if path.name else 'found.yaml'}")])
+    folder, base = _searched(page)
+    if folder is not None and (folder / f"{base}.yaml").resolve() == path.resolve():
+        rule = f"must not be the page that was searched, got {str(path)!r}"
+        raise ConfigError([Problem(key, rule, "Give another name")])
+    return path
+
+
+def _searched(page: Sequence[str]) -> tuple[Path | None, str]:
+    """Return the folder and the name of the page that was searched."""
+    given = dict(zip(page[::2], page[1::2], strict=True))
+    folder = Path(given["--config-dir"]) if "--config-dir" in given else None
+    return folder, given.get("--config-name", "config").removesuffix(".yaml")
 
 
 def write_recommendation(path: str, told: Told, *, page: Sequence[str], key: str, quiet: bool) -> None:

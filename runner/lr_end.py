@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runner.commands import PROGRAM
 from runner.curves import number
-from runner.finding.words import brief, group_sentences, headline
+from runner.finding.failures import SAFE_RATIO
+from runner.finding.words import brief, group_sentences, headline, interval_text
+from runner.range_file import find_range_test
 from runner.report.lr_files import write_lr_report
-from runner.sweep_summary import SEED
+from runner.sweep_summary import PURPOSE_TAG, SEED, is_setting
 from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
-from runner.tracking.sweep_observed import PURPOSE, in_common, loss_name, lr_key, observe
+from runner.tracking.sweep_observed import find_known_runs, in_common, loss_name, lr_key, observe
 
 if TYPE_CHECKING:
     from runner.finding.observed import Observed
@@ -42,7 +44,9 @@ def end_with_report(
     states: Sequence[JobState],
     *,
     root: Path,
+    source: Path | None = None,
     full_steps: int | None = None,
+    safety: float = SAFE_RATIO,
     quiet: bool = False,
 ) -> Told | None:
     """Report a sweep in which the learning rate varies: write the files, print the recommendation.
@@ -52,7 +56,9 @@ def end_with_report(
         sweep: its jobs.
         states: what they came to, in the same order.
         root: the directory of launch, below which the runs lie.
+        source: directory of the sweep; None is where the files go.
         full_steps: updates of a full run; None is the longest that was declared, group by group.
+        safety: a recommendation is at most the largest stable rate over this, >= 1.
         quiet: print nothing.
     Returns:
         what was told, None where fewer than two learning rates were tried, or no run has begun.
@@ -61,17 +67,27 @@ def end_with_report(
     """
     from runner.finding.report import lr_report
 
-    key = lr_key(sweep)
+    known, test = find_known_runs(source or directory) or [], find_range_test(source or directory)
+    key = lr_key(sweep, known)
     if key is None or not any(state.run for state in states):
         return None
     observed = observe(sweep, states, root, key=key)
     fixed = in_common(sweep, states, root)
-    report = lr_report(observed, full_steps=full_steps, key=key, loss=loss_name(states), fixed=fixed)
+    notes = [_given(known)] if known else []
+    report = lr_report(
+        [*known, *observed],
+        full_steps=full_steps,
+        key=key,
+        loss=loss_name(states),
+        fixed=fixed,
+        safety=safety,
+        range_test=test.cost if test is not None else 0.0,
+        notes=[*notes, test.in_words()] if test is not None else notes,
+    )
     told = Told(report, _overrides(sweep, report, observed))
     commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
-    title = (
-        f"{sweep.jobs[0].experiment}: {' x '.join(dict.fromkeys(name for job in sweep.jobs for name in job.varied))}"
-    )
+    varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
+    title = f"{sweep.jobs[0].experiment}: {' x '.join(varied)}"
     write_lr_report(directory, report, title=title, command=sweep.command, uses=commands)
     if not quiet:
         for line in brief(report):
@@ -79,6 +95,11 @@ def end_with_report(
         if report.best.name in commands:
             print(f"use it with: {commands[report.best.name]}", flush=True)
     return told
+
+
+def _given(known: Sequence[Observed]) -> str:
+    runs = "1 earlier run was" if len(known) == 1 else f"{len(known)} earlier runs were"
+    return f"{runs} known before: the curve counts them, the cost does not."
 
 
 def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> dict[str, list[str]]:
@@ -90,7 +111,7 @@ def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> 
     known = {group.name for group in report.groups}
     for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
         longest.setdefault(one.group if one.group in known else "", job)
-    aside = {f"tags.{PURPOSE}", *([SEED] if sweep.varies(SEED) else [])}
+    aside = {PURPOSE_TAG, *([SEED] if sweep.varies(SEED) else [])}
     found = {}
     for group in report.groups:
         if not math.isnan(group.recommended):
@@ -113,7 +134,7 @@ def tags_of(report: LRReport) -> dict[str, str]:
         found[f"{LR_TAGS}recommended"] = number(best.recommended)
         found[f"{LR_TAGS}is_at_edge"] = str(best.is_at_edge).lower()
     if best.interval is not None:
-        found[f"{LR_TAGS}interval"] = f"{number(best.interval.low)} to {number(best.interval.high)}"
+        found[f"{LR_TAGS}interval"] = interval_text(best.interval)
     return {name: value for name, value in found.items() if value}
 
 
@@ -138,7 +159,7 @@ def metrics_of(report: LRReport) -> dict[str, float]:
 
 
 def safe_end(
-    directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, quiet: bool = False
+    directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, safety: float, quiet: bool = False
 ) -> Told | None:
     """Report a sweep as `end_with_report`; where that cannot be done, say so, for the runs are done and count.
 
@@ -146,7 +167,7 @@ def safe_end(
         OSError: the files cannot be written.
     """
     try:
-        return end_with_report(directory, sweep, states, root=root, quiet=quiet)
+        return end_with_report(directory, sweep, states, root=root, safety=safety, quiet=quiet)
     except (ValueError, ArithmeticError, LookupError) as error:
         print(f"warning lr_report.json: no report ({type(error).__name__}: {error})", file=sys.stderr)
         return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 SEED = "seed"
+PURPOSE_TAG = "tags.purpose"  # of a trial: what a search made it for
 
 
 class Outcome(NamedTuple):
@@ -47,7 +48,7 @@ class Setting:
     """Jobs that differ in their seed only.
 
     Attributes:
-        varied: override key -> value, the seed left out.
+        varied: override key -> value, the seed and the purpose of a trial left out.
         seeds: number of jobs.
         final: loss at the end, over the jobs that finished; over those interrupted where none did.
         best: smallest loss of an evaluation, over the same jobs.
@@ -77,9 +78,14 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Setting]:
     """
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault(tuple((k, v) for k, v in outcome.varied.items() if k != SEED), []).append(outcome)
+        groups.setdefault(tuple((k, v) for k, v in outcome.varied.items() if is_setting(k)), []).append(outcome)
     settings = [_setting(dict(key), jobs) for key, jobs in groups.items()]
     return sorted(settings, key=_rank)
+
+
+def is_setting(key: str) -> bool:
+    """Whether jobs that differ in a key are compared by it: all keys but the seed and what a trial was made for."""
+    return key.lstrip("+") not in (SEED, PURPOSE_TAG)
 
 
 def in_numbers(statuses: Mapping[str, int]) -> str:

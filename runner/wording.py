@@ -269,3 +269,12 @@ def shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def not_mergeable(key: str, value: str, cause: str) -> Problem:
+    """Return the problem of an override that does not fit the section that it is for."""
+    if key.endswith(".space"):
+        example = f"'{key}={{optimizer.lr:\"interval(1e-5,1)\"}}'"
+        return Problem(key, f"must have texts for values, got {value}", f"Put each in quotes: {example}")
+    text = cause.partition("\n")[0]
+    return Problem(key, f"must be of the type of its default, got {value} ({text})", "Leave it out")

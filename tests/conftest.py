@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from runner.errors import ConfigError
 from tests.pages import compose_once
@@ -22,13 +24,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # two workers of two threads each on two cores are slower than one thread each, and sums differ between counts
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 os.environ["OMP_NUM_THREADS"] = "1"
+DRAW = Figure.savefig
+gc.set_threshold(50_000, 20, 1_000)  # seldom: all garbage is collected between two files of tests
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick() -> Iterator[None]:
     """Do once what every test of this process would do again: compose the pages, and look for garbage in libraries.
 
-    Files are not pressed onto the disk either: no test cuts the power.
+    Files are not pressed onto the disk either: no test cuts the power. Figures are made but not drawn, unless a test
+    asks for `pictures`.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, and children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,8 +42,46 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         compose_once(patch)
         patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(Figure, "savefig", leave_blank)
         yield
-    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept_out(quick: None) -> Iterator[None]:
+    """Collect the garbage of a file of tests at its end, where what it left open is still its own fault."""
+    yield
+    gc.collect()
+    gc.freeze()  # libraries that have been imported
+
+
+@pytest.fixture(autouse=True)
+def left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what a test may leave open, or another one would be blamed for it."""
+    yield
+    if any("unclosed" in str(mark.args) for mark in request.node.own_markers if mark.name == "filterwarnings"):
+        gc.collect()
+
+
+def leave_blank(figure: Figure, file: Any, *, format: str = "png", **how: Any) -> None:
+    """Write a picture of one pixel: to draw takes longer than to train for some hundred steps."""
+    if format == "svg":
+        file.write('<svg viewBox="0 0 1 1"></svg>')
+    else:
+        Image.new("RGB", (1, 1)).save(file, format)
+
+
+@contextmanager
+def drawn() -> Iterator[None]:
+    """Have figures drawn, as a user has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", DRAW)
+        yield
+
+
+@pytest.fixture
+def pictures() -> Iterator[None]:
+    with drawn():
+        yield
 
 
 class Done(NamedTuple):

@@ -20,11 +20,9 @@ _SERVER.set_forkserver_preload(
     [
         "torch",
         "torch._dynamo",
-        "sklearn.datasets",
         "matplotlib.pyplot",
         "hydra.main",
         "rich.live",
-        "pandas",
         "runner.modes.train",
         "tests.warm",
     ]

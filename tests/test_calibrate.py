@@ -84,6 +84,7 @@ def test_what_was_found_is_written_as_overrides(found: Calibration, overrides: l
 SMALL = ["mode=calibrate", "task.hidden=[8]", "train.duration=100"]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_calibration_is_printed_as_overrides_that_the_program_takes(program: Program) -> None:
     done = program(*SMALL, "optimizer.lr=0.1")
     assert done.code == 0, done.err

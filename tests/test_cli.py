@@ -64,6 +64,7 @@ def test_completion_of_the_console_script_offers_options_and_keys(tmp_path: Path
     assert "complete" in install.stdout
 
 
+@pytest.mark.usefixtures("pictures")
 def test_run_directory_holds_config_records_result_curves_and_checkpoints(program: Program) -> None:
     done = program("train.duration=30", "optimizer=adamw", "optimizer.lr=3e-3", "tags.note=first", "name=mine")
     assert done.code == 0, done.err

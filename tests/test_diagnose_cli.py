@@ -266,6 +266,7 @@ def test_overrides_are_quoted_for_the_shell() -> None:
     assert [span(stretch) for stretch in DIAGNOSIS.stretches] == ["steps 1 to 4", "step 5"]
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     "curve",
     [

@@ -17,7 +17,7 @@ from runner.records import Action, Alarm, EvalRecord, Record, Severity, StepReco
 from runner.report.figures import curves
 from runner.report.style import DPI, WIDTH_INCHES
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("pictures")]
 NAN, INF = math.nan, math.inf
 
 

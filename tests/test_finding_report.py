@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.curves import number
 from runner.finding.basin import basin_of, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
@@ -165,16 +166,18 @@ def test_the_edge_lies_between_the_last_rate_without_a_failure_and_the_first_wit
 
 def test_the_basin_ends_where_the_losses_leave_it_or_runs_fail() -> None:
     flat = [LRPoint(lr, (1.0,)) for lr in (1e-3, 1e-2, 1e-1)]
-    found = basin_of([*flat, LRPoint(1.0, (), 1)])
+    found = basin_of([*flat, LRPoint(0.3, (), 1)])
     assert found is not None
     assert (found.low, found.high, found.is_low_open, found.is_high_open) == (1e-3, 1e-1, True, False)
     assert found.decades == pytest.approx(2.0)
-    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(1e-1, (2.0,))]
+    far = [LRPoint(1e-3, (2.0,)), *flat[1:], LRPoint(1.0, (), 1)]
+    assert basin_of(far) == (1e-2, 1e-1, 1.01, True, True), "nothing is known of what lies between"
+    noisy = [LRPoint(1e-3, (1.2,)), LRPoint(1e-2, (0.9, 1.1)), LRPoint(3e-2, (2.0,))]
     wide = basin_of(noisy)
     assert wide is not None
     assert wide.level == pytest.approx(1.0 + 2 * math.sqrt(0.02))
     assert wide.low == 1e-3
-    assert wide.high == pytest.approx(1e-2 * 10 ** (2 * math.sqrt(0.02)))
+    assert wide.high == pytest.approx(1e-2 * 3 ** (2 * math.sqrt(0.02)))
 
 
 def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:
@@ -204,6 +207,32 @@ def test_one_seed_has_the_interval_between_the_neighbours_of_the_best() -> None:
     assert end.is_low_open
     assert not end.is_high_open
     assert interval_of([LRPoint(0.1, (), 1)]) is None
+
+
+def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours() -> None:
+    found = interval_of([LRPoint(0.05, (3.0,)), LRPoint(0.16, (1.0, 1.0, 1.0)), LRPoint(0.5, (), 1)])
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.05, 0.5))
+    assert found.is_low_open
+    assert not found.is_high_open, "runs fail there"
+
+
+def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
+    found = fit([LRPoint(lr, (loss,)) for lr, loss in ((1e-4, 0.4), (1e-3, 0.094), (1e-2, 0.1), (1e-1, 0.5))])
+    assert (found.lr, found.loss, found.is_vertex) == (1e-3, 0.094, False)
+    assert "too far apart to tell" in found.why_not
+
+
+def test_headline_has_the_loss_of_fresh_seeds() -> None:
+    runs = observe()
+    plain = lr_report(runs, loss="val loss")
+    lr = plain.best.recommended
+    assert "val loss about" in headline(plain)
+    fresh = [
+        Observed(lr, 10 + i, loss, "finished", "", 2.3, 100, 100, "", "verify") for i, loss in enumerate((0.1, 0.12))
+    ]
+    verified = lr_report([*runs, *fresh], loss="val loss")
+    assert "val loss 0.11 ± 0.0141 with 2 fresh seeds" in headline(verified)
 
 
 def test_sign_test() -> None:
@@ -254,6 +283,21 @@ def test_at_the_edge_the_recommendation_is_a_third_of_the_largest_stable_rate() 
     assert group.recommended == pytest.approx(1e-3)
     assert group.recommended <= group.edge.stable / 3
     assert (group.edge.stable, group.edge.hopeless) == (3e-3, 1e-2)
+
+
+def test_what_the_distance_costs_is_said_and_may_be_given_up() -> None:
+    report = lr_report(observe(fails_from=1e-2), loss="val loss")
+    [group] = report.groups
+    assert group.recommended < group.uncapped == pytest.approx(group.fit.lr / 10**0.05, rel=0.01)
+    text = "\n".join(group_sentences(report, group))
+    assert f"where {number(group.uncapped)} has about {number(group.uncapped_loss)}; with search.safety=1" in text
+    near = lr_report(observe(fails_from=1e-2), loss="val loss", safety=1)
+    [bold] = near.groups
+    assert bold.recommended == min(group.uncapped, group.edge.stable)
+    assert bold.is_at_edge
+    assert "recommendation is" not in "\n".join(group_sentences(near, bold))
+    [shy] = lr_report(observe(fails_from=1e-2), safety=10).groups
+    assert shy.recommended == pytest.approx(3e-4)
 
 
 def test_far_from_the_edge_nothing_is_capped() -> None:

@@ -239,6 +239,16 @@ class Recurrent(nn.Module):
         return found
 
 
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x)
+        return found
+
+
 class Branching(Net):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if self.layers[0](x).mean() > 0 else -x)
@@ -255,7 +265,11 @@ class Cumulative(Net):
     [
         (
             Recurrent,
-            r"task.model: LSTM \(rnn\) cannot be trained in lanes: RuntimeError: Batching rule not implemented",
+            r"task.model: LSTM \(rnn\) cannot be trained in lanes: torch has no batched form of aten::lstm",
+        ),
+        (
+            Normed,
+            r"task.model: _WeightNorm \(layer.*\) cannot be trained in lanes: torch has no batched form of aten::_w",
         ),
         (Branching, r"task.model: Branching \(the model\) cannot be trained in lanes: RuntimeError: vmap: It looks"),
         (Cumulative, r"task.model: BatchNorm1d \(layers.1\) cannot be trained in lanes: RuntimeError: vmap: It looks"),

@@ -24,7 +24,7 @@ from runner.tracking.mapping import Counters, points
 from runner.tracking.sweep_file import Job, JobState, Sweep
 from runner.tracking.sweep_observed import lr_key
 from runner.tracking.sweep_observed import observe as observe_sweep
-from tests.conftest import Done, Program, Refusal, train_here
+from tests.conftest import Done, Program, Refusal, drawn, train_here
 from tests.sweeps import sweep_of
 from tests.test_figures import count
 from tests.test_finding_report import observe
@@ -74,7 +74,8 @@ def report_of(directory: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A sweep whose largest rate diverges. Its directory is not to be changed."""
-    return train_here(*SWEEP, directory=tmp_path_factory.mktemp("swept"))
+    with drawn():
+        return train_here(*SWEEP, directory=tmp_path_factory.mktemp("swept"))
 
 
 def test_sweep_over_learning_rates_ends_with_its_report(swept: Done) -> None:
@@ -91,7 +92,9 @@ def test_sweep_over_learning_rates_ends_with_its_report(swept: Done) -> None:
     assert math.isfinite(group["initial_loss"])
     assert group["basin"]["decades"] == pytest.approx(math.log10(group["basin"]["high"] / group["basin"]["low"]))
     assert {"value", "low", "high", "decades"} == group["windowed"].keys()
-    assert group["slopes"]["higher"] == "inf"
+    assert group["slopes"]["higher"] is None, "nothing was tried between 0.1 and 3"
+    assert group["edge_next"] == [0.3, 1.0]
+    assert "Where between these it lies is not known: add optimizer.lr=0.3,1." in swept.out
     assert report["fixed"]["train.duration"] == "60"
     assert report["fixed"]["schedule"] == "constant"
     assert "optimizer.lr" not in report["fixed"]
@@ -335,6 +338,7 @@ SITUATIONS: dict[str, list[Observed]] = {
 }
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_every_situation_has_its_files(name: str, tmp_path: Path) -> None:
@@ -349,6 +353,7 @@ def test_every_situation_has_its_files(name: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "lr_report.json").read_text())["headline"] == headline(report)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_picture_shows_failures_and_the_basin_where_there_are_any(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
@@ -361,6 +366,7 @@ def test_picture_shows_failures_and_the_basin_where_there_are_any(tmp_path: Path
     assert (count(calm, RED), count(failing, RED) > 1000) == (0, True)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_marks_of_the_page_are_named_and_quoted() -> None:
     text = lr_svg(lr_report(observe(seeds=1)), titles={"run-0": "a & <b>"})
     assert '<g id="run-0"><title>a &amp; &lt;b&gt;</title>' in text

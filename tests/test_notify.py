@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from runner.records import Alarm, RunResult
+from runner.tracking import notify
 from runner.tracking.notify import Notifier
 from tests.conftest import Program
 
 TELL = "echo $STEPSIZE_EVENT,$STEPSIZE_STEP,$STEPSIZE_DETECTOR,$STEPSIZE_MESSAGE,$STEPSIZE_RUN >> told"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait at the end of a run for a shell that a busy machine is slow to start."""
+    monkeypatch.setattr(notify, "WAIT_SECONDS", 120.0)
 
 
 def told(directory: Path) -> list[list[str]]:
@@ -78,7 +85,7 @@ def test_one_alarm_of_a_detector_a_minute_and_one_command_at_a_time(tmp_path: Pa
     notifier.show(alarm(1, "spike"))
     notifier.show(alarm(2, "plateau"))  # the command for the first one still runs
     (tmp_path / "go").touch()
-    deadline, step = time.monotonic() + 30, 3
+    deadline, step = time.monotonic() + 120, 3
     while len(log.read_text().split()) < 2:
         assert time.monotonic() < deadline
         notifier.show(alarm(step, "spike"))  # within a minute of the first one

@@ -43,6 +43,7 @@ def row(done: Done, step: int) -> list[str]:
     return next(line.split() for line in done.out.splitlines() if line.startswith(f"{step:,} "))
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("schedule", ["wsd", "one_cycle", "multistep"])
 def test_every_step_of_the_file_is_exactly_what_the_run_uses(program: Program, schedule: str) -> None:
     done = program("mode=preview", f"schedule={schedule}")
@@ -150,6 +151,7 @@ def test_schedules_stand_side_by_side_each_with_its_own_warmup(program: Program)
     assert "warmup" not in done.err + done.out
 
 
+@pytest.mark.usefixtures("pictures")
 def test_many_schedules_have_a_line_and_a_small_panel_each(program: Program) -> None:
     names = ["constant", "linear", "rex", "tanh", "wsd", "step", "range_test"]
     done = program("mode=preview", f"preview.schedules=[{','.join(names)}]")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runner.finding.fit import fit
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
-from runner.finding.procedure import Limits, middle_of, next_asks, spent, verify_asks
+from runner.finding.procedure import Limits, next_asks, spent, verify_asks
 
 LIMITS = Limits(1e-3, 0.0, math.inf, seed=0, budget=6, verify=5, full_steps=100)
 
@@ -22,11 +22,11 @@ def made(lr: float, seed: int, loss: float, *, purpose: str = "") -> Observed:
     )
 
 
-def search(loss: Callable[[float], float], limits: Limits = LIMITS) -> list[Observed]:
-    """Make every run that is asked for."""
+def search(loss: Callable[[float], float], limits: Limits = LIMITS, *, noise: float = 1e-3) -> list[Observed]:
+    """Make every run that is asked for; each seed adds a little to the loss."""
     seen: list[Observed] = []
     while asks := next_asks(seen, limits):
-        seen += [made(ask.lr, ask.seed, loss(ask.lr), purpose=ask.purpose) for ask in asks]
+        seen += [made(ask.lr, ask.seed, loss(ask.lr) * (1 + noise * ask.seed), purpose=ask.purpose) for ask in asks]
         assert len(seen) < 100
     return seen
 
@@ -88,7 +88,7 @@ def test_stuck_runs_above_the_best_count_as_broken_down() -> None:
 
 
 def test_seeds_come_where_the_best_has_a_worse_neighbour_on_each_side() -> None:
-    seen = search(valley(1e-3), LIMITS._replace(budget=12))
+    seen = search(valley(8e-4), LIMITS._replace(budget=12))
     assert {one.purpose for one in seen} == {"start", "step", "seeds"}
     repeated = [one.lr for one in seen if one.purpose == "seeds"]
     assert set(repeated) <= {1.78e-4, 5.62e-4, 1.78e-3}
@@ -103,8 +103,32 @@ def test_fresh_seeds_verify_once() -> None:
     assert [ask.seed for ask in verify_asks(seen, 1.02e-3, LIMITS)] == [3, 4, 5]
 
 
-def test_middle_is_that_of_what_is_typical_and_within_the_bounds() -> None:
-    assert middle_of(1e-5, 1.0, (1e-3, 0.1)) == pytest.approx(1e-2)
-    assert middle_of(1e-2, 10.0, (1e-3, 1.0)) == pytest.approx(0.1)
-    assert middle_of(1e-6, 1e-4, (1e-3, 0.1)) == pytest.approx(1e-5)
-    assert middle_of(1e-4, 1e-2, None) == pytest.approx(1e-3)
+def test_an_edge_that_bounds_the_answer_is_looked_at_more_closely() -> None:
+    def rates(safety: float) -> list[float]:
+        return [one.lr for one in search(valley(1.3e-3, edge=4e-3), LIMITS._replace(safety=safety))]
+
+    assert max(lr for lr in rates(3.0) if lr < 4e-3) == 3.17e-3
+    assert max(lr for lr in rates(1.0) if lr < 4e-3) == 1.78e-3
+
+
+def test_where_seeds_make_no_difference_gaps_are_halved_instead() -> None:
+    seen = search(valley(1.2e-3), LIMITS._replace(budget=8), noise=0.0)
+    assert min(abs(one.lr - 1.2e-3) for one in seen) < 1.5e-4
+
+
+def test_known_runs_count_for_the_curve_and_not_for_the_budget() -> None:
+    loss = valley(8e-4)
+    known = [made(lr, 7, 1.007 * loss(lr), purpose="known") for lr in (1e-4, 3.16e-4, 1e-3, 3.16e-3)]
+    seen = list(known)
+    while asks := next_asks(seen, LIMITS):
+        seen += [made(ask.lr, ask.seed, loss(ask.lr) * (1 + 1e-3 * ask.seed), purpose=ask.purpose) for ask in asks]
+    own = seen[len(known) :]
+    assert {one.purpose for one in own} == {"seeds"}, "the best has a worse neighbour on each side"
+    assert len(own) == 6
+    assert spent(seen, LIMITS) == 6
+
+
+def test_one_known_run_does_not_replace_the_start_but_is_not_made_again() -> None:
+    start = [ask.lr for ask in next_asks([], LIMITS)]
+    seen = [made(start[0], 0, 0.1, purpose="known")]
+    assert [(ask.lr, ask.purpose) for ask in next_asks(seen, LIMITS)] == [(start[1], "start")]

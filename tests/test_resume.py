@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 import yaml
 
 from runner.job import checked
-from tests.conftest import ENVIRONMENT, Done, Program
+from tests.conftest import ENVIRONMENT, Done, Program, wait_for
 from tests.pages import composed
 from tests.processes import Forked
 
@@ -48,9 +47,7 @@ def steps(run: Path) -> list[dict[str, Any]]:
 def interrupt(directory: Path, number: signal.Signals, *overrides: str) -> Done:
     """Start a long run, send it a signal when it has made its first checkpoint, and wait for its end."""
     process = Forked("tracking=off", *overrides, directory=directory, environment=ENVIRONMENT)
-    deadline = time.monotonic() + 60
-    while not list(directory.glob("runs/*/*/checkpoints/last.pt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: list(directory.glob("runs/*/*/checkpoints/last.pt")))
     process.send_signal(number)
     return Done(*process.communicate(), directory)
 
@@ -69,7 +66,7 @@ class Dying(Digits):
 class Slow(Digits):
     def batch(self, step, split, part=(0, 1)):
         if split == "train" and step >= 20 and not pathlib.Path("fast").exists():
-            time.sleep(0.05)
+            time.sleep(0.2)
         return super().batch(step, split, part)
 """
 
@@ -285,9 +282,7 @@ def test_second_process_on_the_same_run_is_refused(program: Program, tmp_path: P
     )
     words = ["tracking=off", f"resume.from={part.run}", "train.max_seconds=null"]
     process = Forked(*words, directory=tmp_path, environment=ENVIRONMENT)
-    deadline = time.monotonic() + 60
-    while '"running"' not in (part.run / "result.json").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: '"running"' in (part.run / "result.json").read_text())
     second = program(f"resume.from={part.run}", "train.max_seconds=null")
     process.send_signal(signal.SIGINT)
     assert process.communicate()[0] == 130

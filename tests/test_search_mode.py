@@ -2,17 +2,51 @@
 
 import json
 import shlex
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.conftest import Done, Program, Refusal
-from tests.sweeps import records, statuses, sweep_of
+from tests.conftest import Done, Program, Refusal, call_program
+from tests.sweeps import records, runs_of, statuses, sweep_of
 
 SEARCH = ("mode=search", "task=quadratic", "train.duration=40", "sweep.backend=sequential")
+ASK = """
+def ask(page, trial):
+    assert page.optimizer.lr and page.search.n_trials == 2
+    assert 1e-3 <= trial.params["optimizer.lr"] <= 1e-2
+    assert trial.user_attrs["task"] == "quadratic"
+    trial.suggest_float("optimizer.momentum", 0.1, 0.2)
+"""
+DYING = """
+import os, pathlib, signal
+from runner.tasks.quadratic import Quadratic
+
+class Dying(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        results = pathlib.Path("runs/quadratic").glob("*/result.json")
+        has_ended = step == 17 and sum('"finished"' in path.read_text() for path in results) >= 2
+        if has_ended and not os.path.exists("has_died"):
+            pathlib.Path("has_died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(step, split, part)
+"""
+BROKEN = """
+from runner.tasks.quadratic import Quadratic as Sound
+
+class Broken(Sound):
+    def model(self):
+        raise RuntimeError("no model today")
+"""
 STUDY = (*SEARCH, "sampler=random", "search.n_trials=4")
+
+
+def is_ended(run: Path) -> bool:
+    status: str = json.loads((run / "result.json").read_text())["status"] if (run / "result.json").exists() else ""
+    return status in ("finished", "diverged")
 
 
 def report(done: Done) -> dict[str, Any]:
@@ -56,9 +90,48 @@ def test_search_that_goes_on_makes_no_run_twice(program: Program) -> None:
     assert report(again)["groups"] == report(done)["groups"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["search.budget=4", "search.verify=1"], ["sampler=tpe", "search.n_trials=6"]])
+@pytest.mark.parametrize("backend", ["sequential", "lanes"])
+def test_killed_search_loses_what_was_running_and_repeats_nothing(
+    program: Program, tmp_path: Path, words: list[str], backend: str
+) -> None:
+    (tmp_path / "parts.py").write_text(DYING)
+    page = [f"sweep.backend={backend}", "task._target_=parts.Dying", "train.checkpoint_every=5"]
+    killed = call_program(*SEARCH, *words, *page, directory=tmp_path)
+    assert killed.code == -signal.SIGKILL
+    [directory] = tmp_path.glob("runs/sweeps/*")
+    ended = {run: (run / "result.json").stat().st_mtime_ns for run in runs_of(tmp_path) if is_ended(run)}
+    assert len(ended) >= 2
+    rest = program(f"resume.sweep={directory}")
+    assert rest.code == 0, rest.err
+    assert {run: (run / "result.json").stat().st_mtime_ns for run in ended} == ended
+    jobs = sweep_of(rest)["jobs"]
+    assert len(runs_of(tmp_path)) == len(jobs), "a run that was killed goes on where it was"
+    assert len({str(job["varied"]) for job in jobs}) == len(jobs)
+    whole = program(*SEARCH, *words, *page, directory=tmp_path)
+    points = [[job["varied"] for job in sweep_of(done)["jobs"]] for done in (rest, whole)]
+    assert points[0][:2] == points[1][:2]
+    assert len(points[0]) == len(points[1])
+
+
+def test_changed_page_is_refused_when_a_search_goes_on(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "my/optimizer").mkdir(parents=True)
+    page = "defaults: [sgd]\nmomentum: {}\n"
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.5))
+    short = ["search.low=0.01", "search.high=0.03", "search.verify=0", "search.budget=4"]
+    done = program("--config-dir", "my", *SEARCH, "optimizer=mine", *short)
+    (tmp_path / "my/optimizer/mine.yaml").write_text(page.format(0.6))
+    changed = program(f"resume.sweep={done.run}")
+    assert changed.code == 2
+    assert "resume.sweep: must be a sweep of the same page, got " in changed.err
+    assert "optimizer.momentum is 0.5 there and 0.6 here. Start a new sweep, or take the change back." in changed.err
+
+
 def test_bounds_hold(program: Program) -> None:
     done = program(*SEARCH, "search.low=0.01", "search.high=0.02", "search.verify=0")
-    assert {job["lr"] for job in sweep_of(done)["jobs"]} == {0.01, 0.02}
+    rates = [job["lr"] for job in sweep_of(done)["jobs"]]
+    assert (min(rates), max(rates)) == (0.01, 0.02)
     assert "verify" not in purposes(done)
 
 
@@ -81,14 +154,57 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
     assert len(sweep_of(again)["jobs"]) == 4
 
 
+def test_study_gives_up_when_too_many_trials_fail(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(BROKEN)
+    space = "search.space={optimizer.lr:'interval(0.01,0.1)',task._target_:'choice(parts.Broken,parts.Sound)'}"
+    done = program(*STUDY, space, "search.n_trials=9", "search.max_failure_rate=0", "sampler.seed=2")
+    assert done.code == 1
+    assert statuses(done).count("failed") == 1
+    assert len(statuses(done)) < 9
+    assert "trials failed, more than search.max_failure_rate allows" in done.err
+    assert "the search gave up" in done.err
+
+
+def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ASK)
+    words = ["search.n_trials=2", "search.custom_search_space=mine.ask", "search.low=1e-3", "search.high=1e-2"]
+    done = program(*SEARCH, "sampler=random", *words)
+    assert done.code == 0, done.err
+    assert all(0.1 <= float(job["varied"]["optimizer.momentum"]) <= 0.2 for job in sweep_of(done)["jobs"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "problems"),
     [
         (["search.low=1", "search.high=0.1"], ["search.low: must be below search.high=0.1, got 1."]),
+        (
+            ["search.low=0.1", "search.high=0.1001"],
+            ["search.low: must be below search.high=0.1 by 1% at least, got 0.1."],
+        ),
+        (
+            ["search.write=page.txt"],
+            ["search.write: must be the path of a YAML page, got 'page.txt'. Set search.write=pa"],
+        ),
+        (["search.write=/dev/null/x.yaml"], ["search.write: must be where a file can be written, got '/dev/null/x.y"]),
         (["search.budget=3"], ["search.budget: must be a finite number >= 4, got 3."]),
         (["search.low=nan"], ["search.low: must be a finite number > 0 or null, got nan."]),
         (["search.verify=-1"], ["search.verify: must be"]),
-        (["search.space={optimizer.lr:'interval(1,2)'}"], ["search.space: must be left out with sampler=lr"]),
+        (
+            ["search.space={optimizer.lr:'interval(1,2)'}", "search.metric=accuracy", "pruner=median"],
+            [
+                "search.space: must be left out with sampler=lr",
+                "search.metric: must be left out with sampler=lr, got accuracy. Set sampler=tpe.",
+                "pruner: must be left out with sampler=lr",
+            ],
+        ),
+        (
+            ["sampler=tpe", "search.space={optimizer.lr:'interval(1,2)'}", "search.low=1"],
+            ["search.low: must be null with search.space, got 1."],
+        ),
+        (
+            ["sampler=tpe", "search.custom_search_space=math.sqrt", "search.known=[x]"],
+            ["search.known: must be left out where a function makes the space, got x."],
+        ),
         (["sampler=tpe", "search.metric=f1"], ["search.metric: must be a metric that the runs report, got f1."]),
         (["sampler=tpe", "search.space={optimizer.lr:'interval(1,0.1)'}"], ["optimizer.lr: must"]),
         (["sampler=tpe", "search.space={optimizer.lr:'interval(-1,1)'}"], ["optimizer.lr: must"]),
@@ -102,3 +218,34 @@ def test_nonsense_is_refused_before_anything_is_written(
     assert refusal.code == 2
     for problem in problems:
         assert problem in refusal.err
+
+
+def test_report_of_a_study_that_others_have_begun_counts_their_trials(program: Program) -> None:
+    shared = ("search.storage=sqlite:///study.db", "search.study_name=both")
+    first = program(*STUDY, *shared, "search.n_trials=3")
+    rest = program(*STUDY, *shared, "search.n_trials=4")
+    assert rest.code == 0, rest.err
+    [group] = report(rest)["groups"]
+    assert {one["lr"] for one in group["rates"]} > {job["lr"] for job in sweep_of(first)["jobs"]}
+    assert len(group["rates"]) == 4
+    assert report(rest)["cost"]["runs"] == 1
+    assert "3 earlier runs were known before: the curve counts them, the cost does not." in report(rest)["notes"]
+
+
+def test_a_finished_search_is_given_more_trials(program: Program) -> None:
+    done = program(*STUDY)
+    more = program(f"resume.sweep={done.run.relative_to(done.directory)}", "search.n_trials=6")
+    assert more.code == 0, more.err
+    assert more.run == done.run
+    assert len(sweep_of(more)["jobs"]) == 6
+
+
+@pytest.mark.parametrize("path", ["found/best.txt", "parts.py/best.yaml", "."])
+def test_page_that_cannot_be_written_is_refused_before_anything_runs(
+    refuse: Callable[..., Refusal], tmp_path: Path, path: str
+) -> None:
+    (tmp_path / "parts.py").touch()
+    refusal = refuse(*SEARCH, f"search.write={path}")
+    assert refusal.code == 2
+    assert "search.write: must be " in refusal.err
+    assert not (tmp_path / "runs").exists()

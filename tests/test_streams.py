@@ -29,7 +29,7 @@ SEVERAL = ("optimizer.lr=0.1,0.2 -m", ["finished"] * 2, 0)
     [
         ("", *ONE),
         pytest.param("2>&1", *SEVERAL, marks=pytest.mark.slow),
-        (">&-", *DIVERGING),
+        pytest.param(">&-", *DIVERGING, marks=pytest.mark.slow),
         pytest.param(">&- 2>&-", *SEVERAL, marks=pytest.mark.slow),
         pytest.param(">/dev/full", *ONE, marks=pytest.mark.slow),
     ],

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from runner.search.study import Study
 from runner.search.trials import Asked, Ended, has_too_many_failed, value_of_diverged
 from runner.tracking.lock import alone_in
 from tests.contracts.conftest import options
-from tests.studies import option, plan, sqlite
+from tests.studies import SPACE, option, plan, sqlite
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
@@ -36,6 +37,8 @@ def points(asked: Sequence[Asked]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", [name for name in options("sampler") if name not in ("grid", "lr")])
 def test_sampler_of_a_page_asks_inside_the_space_and_learns(name: str, tmp_path: Path) -> None:
+    if name == "cmaes":
+        pytest.importorskip("cmaes")
     study = Study(plan(sampler=name), tmp_path)
     for _ in range(8):
         [asked] = study.ask(1, total=8)
@@ -45,6 +48,12 @@ def test_sampler_of_a_page_asks_inside_the_space_and_learns(name: str, tmp_path:
         study.tell(asked.number, finished(abs(math.log(lr / 0.01))))
     assert study.ask(1, total=8) == []
     assert study.counts().finished == 8
+
+
+@pytest.mark.skipif(find_spec("cmaes") is not None, reason="cmaes is installed")
+def test_sampler_whose_package_is_missing_says_what_to_install() -> None:
+    with pytest.raises(ConfigError, match=r"sampler: must have its package.*pip install 'stepsize-runner.cmaes.'"):
+        make_sampler(option("sampler", "cmaes"), read_space(SPACE), key="sampler")
 
 
 @pytest.mark.parametrize("name", options("pruner"))
@@ -204,6 +213,15 @@ def test_two_searches_on_one_study_make_as_many_trials_as_one(tmp_path: Path) ->
     assert len({trial.number for _, trial in asked}) == len(asked) == 5
 
 
+def test_two_searches_that_begin_together_draw_different_points(tmp_path: Path) -> None:
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+    studies = [Study(plan(storage=sqlite(tmp_path)), place) for place in places]
+    drawn = [points(study.ask(3, total=6)) for study in studies]
+    assert not {str(one) for one in drawn[0]} & {str(one) for one in drawn[1]}
+
+
 def test_known_points_are_trials_that_do_not_count(tmp_path: Path) -> None:
     study = Study(plan(sampler="tpe"), tmp_path)
     for _ in range(2):  # twice the same
@@ -276,6 +294,12 @@ def test_storage_that_cannot_be_opened_is_named(storage: Any, message: str, tmp_
     assert "secret" not in str(error.value)
 
 
+def test_journal_that_is_no_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("some text\n")
+    with pytest.raises(ConfigError, match=r"search\.storage: must be a storage that answers, .*some\.txt \(JSONDec"):
+        Study(plan(storage=str(tmp_path / "some.txt")), tmp_path)
+
+
 def test_storage_that_is_lost_in_the_middle_is_told_in_words(tmp_path: Path) -> None:
     study = Study(plan(storage=sqlite(tmp_path)), tmp_path)
     [asked] = study.ask(1, total=9)
@@ -283,6 +307,7 @@ def test_storage_that_is_lost_in_the_middle_is_told_in_words(tmp_path: Path) -> 
     with pytest.raises(SweepError, match=r"search\.storage: must be a storage that answers, got sqlite") as error:
         study.tell(asked.number, finished(1.0))
     assert error.value.exit_code == 1
+    assert "The runs are kept, go on with: python -m runner resume.sweep=" in str(error.value)
 
 
 @pytest.mark.parametrize(

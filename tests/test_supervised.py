@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -578,9 +577,7 @@ def test_ctrl_c_ends_a_run_with_workers_in_order(tmp_path: Path) -> None:
     """A terminal sends the signal to the workers, too."""
     words = [*OWN, "task.workers=1", "train.duration=20000ep", "train.checkpoint_every=20"]
     process = Forked("tracking=off", "task=supervised", *words, directory=tmp_path, environment=ENVIRONMENT)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/*/checkpoints/last.pt")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: list(tmp_path.glob("runs/*/*/checkpoints/last.pt")))
     os.killpg(process.pid, signal.SIGINT)
     code, out, err = process.communicate()
     assert code == 130, err

@@ -96,6 +96,7 @@ SITUATIONS: dict[str, list[Dot]] = {
 }
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_picture_of_a_sweep_is_drawn_whatever_came_of_it(name: str, tmp_path: Path) -> None:
     from matplotlib.image import imread
@@ -106,6 +107,7 @@ def test_picture_of_a_sweep_is_drawn_whatever_came_of_it(name: str, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.png"]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_diverged_runs_are_marked_in_a_strip_at_the_top(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
@@ -121,6 +123,7 @@ def test_diverged_runs_are_marked_in_a_strip_at_the_top(tmp_path: Path) -> None:
     assert pictures[1] > 10_000, "the strip is shaded"
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("others", [[], [0.3, 0.5]])
 def test_loss_that_no_axis_reaches_is_a_triangle_at_the_edge(others: list[float], tmp_path: Path) -> None:
     from matplotlib.image import imread

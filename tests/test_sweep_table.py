@@ -226,5 +226,5 @@ def test_sweep_that_cannot_be_written_prints_its_table_and_how_to_write_it_later
     gone = tmp_path / "gone"
     tracking = Tracking(uri=None, wait_seconds=1)
     with pytest.raises(SweepError, match=r"gone: cannot be written \(No such file or directory\)\. .* resume\.sweep="):
-        finish(gone, sweep_of({"seed": "0"}), [DIVERGED], tracking=tracking, signal=None)
+        finish(gone, sweep_of({"seed": "0"}), [DIVERGED], tracking=tracking, signal=None, safety=3.0)
     assert "1 diverged" in capfd.readouterr().out

@@ -53,7 +53,7 @@ class OnTerminal:
                 pass
 
     def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while text.encode() not in self._received:
             assert time.monotonic() < deadline, self._received
             time.sleep(0.02)
@@ -62,7 +62,7 @@ class OnTerminal:
         os.write(self._there, keys.encode())
 
     def end(self) -> Seen:
-        code = self.process.wait(60)
+        code = self.process.wait()
         self._reader.join()
         return Seen(code, self._received.decode())
 

@@ -9,7 +9,7 @@ import pytest
 
 from runner.compose import compose_leniently, to_tree
 from runner.trials.composing import composer
-from runner.trials.in_lanes import SharedClock
+from runner.trials.shared import SharedClock
 from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
 from tests.processes import Forked
 from tests.sweeps import runs_of, statuses, sweep_of

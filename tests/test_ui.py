@@ -43,7 +43,7 @@ class Answers(BaseHTTPRequestHandler):
 def test_ui_of_a_server_is_its_page_of_the_newest_experiment(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         uri = f"http://127.0.0.1:{server.server_port}"
         done = program("mode=ui", f"tracking.uri={uri}", "mode.browser=false", tracking="mlflow")

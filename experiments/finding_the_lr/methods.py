@@ -1,7 +1,8 @@
-"""What every method picks: `python experiments/finding_the_lr/methods.py [--cells a,b] [--methods x,y] [--repeats 5]`.
+"""What every method picks: `python experiments/finding_the_lr/methods.py [--searches "ours;tpe 20"] [--repeats 3]`.
 
-Each method searches each cell with seeds that the truth has not seen, several times; a search that is there is not made
-again. Picks go to runs/finding_the_lr/picks.jsonl. Cost is in updates, over those of one full run.
+Each search is made on each cell with seeds that the truth has not seen, several times; one that is there is not made
+again. Some yield the picks of several methods. Picks go to runs/finding_the_lr/picks.jsonl. Cost is in updates, over
+those of one full run.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+import ranges
 from runs_of_cells import PAGE, CellRun, full_steps, page_of, train
 from truth import ROOT
 
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
 from runner.finding.procedure import Limits, next_asks, verify_asks
-from runner.finding.recommend import ASYMMETRY_DECADES, Recommendation, recommend
+from runner.finding.recommend import recommend
 from runner.records import spell_non_finite
 
 FIRST_SEED = 1000
@@ -107,7 +109,7 @@ def ours(lab: Lab) -> list[Pick]:
     cost, points = lab.cost, points_of(seen)
     picks = list[Pick]()
     advice = recommend(points, points)
-    for name, lr in (("ours", advice.lr), ("ours, no cap", uncapped(advice))):
+    for name, lr in (("ours", advice.lr), ("ours, no cap", advice.uncapped)):
         if picks and lr == picks[0].lr:
             picks.append(picks[0]._replace(method=name))
             continue
@@ -120,15 +122,13 @@ def ours(lab: Lab) -> list[Pick]:
     return picks
 
 
-def uncapped(advice: Recommendation) -> float:
-    """Return what would be recommended without the distance to the edge."""
-    return advice.fit.lr / 10**ASYMMETRY_DECADES if advice.fit.is_vertex else advice.fit.lr
-
-
 def sampled(
-    name: str, sampler: Callable[[int], Any], trials: int, *, prunes: bool = False
+    name: str, sampler: Callable[[int], Any], *, looks: tuple[int, ...], prunes: bool = False
 ) -> Callable[[Lab], list[Pick]]:
-    """Return a search by one of Optuna's samplers; it picks its best trial."""
+    """Return a search by one of Optuna's samplers; its pick is the best trial, after each number of trials in `looks`.
+
+    The first ten trials of a study of twenty are those of a study of ten: a sampler does not know how many will come.
+    """
 
     def search(lab: Lab) -> list[Pick]:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -149,8 +149,21 @@ def sampled(
             # as a user would who wants the sampler to learn of it
             return made.loss if math.isfinite(made.loss) else made.first_loss
 
-        study.optimize(objective, n_trials=trials)
-        return [Pick(lab.cell, name, 0, float(study.best_params["lr"]), lab.cost)]
+        picks = list[Pick]()
+        for trials in looks:
+            study.optimize(objective, n_trials=trials - len(study.trials))
+            picks.append(Pick(lab.cell, f"{name} {trials}", 0, float(study.best_params["lr"]), lab.cost))
+        return picks
+
+    return search
+
+
+def ramped(test: Callable[[str, int], ranges.Suggested]) -> Callable[[Lab], list[Pick]]:
+    """Return a search that is one range test, with a pick for each of its rules."""
+
+    def search(lab: Lab) -> list[Pick]:
+        found = test(lab.cell, lab.seed)
+        return [Pick(lab.cell, name, 0, lr, found.cost) for name, lr in found.rates.items()]
 
     return search
 
@@ -174,44 +187,47 @@ def without_rate(name: str, *others: str) -> Callable[[Lab], list[Pick]]:
     return search
 
 
-METHODS: dict[str, Callable[[Lab], list[Pick]]] = {
-    "ours": ours,
-    "tpe 10": sampled("tpe 10", lambda seed: optuna.samplers.TPESampler(seed=seed), 10),
-    "tpe 20": sampled("tpe 20", lambda seed: optuna.samplers.TPESampler(seed=seed), 20),
-    "random 10": sampled("random 10", lambda seed: optuna.samplers.RandomSampler(seed=seed), 10),
-    "gp 10": sampled("gp 10", lambda seed: optuna.samplers.GPSampler(seed=seed), 10),
-    "asha 20": sampled("asha 20", lambda seed: optuna.samplers.TPESampler(seed=seed), 20, prunes=True),
+# Each sampler has a seed of its own, so that no two begin with the same random trials.
+SEARCHES: dict[str, Callable[[Lab], list[Pick]]] = {
     "3e-4": fixed,
+    "fastai valley": ramped(ranges.fastai),
+    "lightning": ramped(ranges.lightning),
+    "range test, middle": ramped(ranges.ours),
     "prodigy": without_rate("prodigy", "optimizer=prodigy"),
     "schedule-free adamw": without_rate("schedule-free adamw", "optimizer=schedulefree_adamw", "schedule=constant"),
+    "random 10": sampled("random", lambda seed: optuna.samplers.RandomSampler(seed=seed + 1), looks=(10,)),
+    "gp 10": sampled("gp", lambda seed: optuna.samplers.GPSampler(seed=seed + 2, n_startup_trials=4), looks=(10,)),
+    "asha 20": sampled("asha", lambda seed: optuna.samplers.TPESampler(seed=seed + 3), looks=(20,), prunes=True),
+    "tpe 20": sampled("tpe", lambda seed: optuna.samplers.TPESampler(seed=seed), looks=(10, 20)),
+    "ours": ours,
 }
+"""name, which is that of one of its picks -> search"""
 
 
 def main() -> None:
     """Make the searches that are not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=",".join(PAGE["cells"]), help="which cells")
-    parser.add_argument("--methods", default=",".join(METHODS), help="which methods")
-    parser.add_argument("--repeats", type=int, default=5, help="searches of each method on each cell")
+    parser.add_argument("--searches", default=";".join(SEARCHES), help="which, by a pick of theirs, parted by ;")
+    parser.add_argument("--repeats", type=int, default=5, help="of each search on each cell")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     chosen = parser.parse_args()
     made = {(one["cell"], one["method"], one["repeat"]) for one in read_picks()}
     wanted = [
-        (cell, method, repeat)
+        (cell, search, repeat)
         for repeat in range(chosen.repeats)
+        for search in chosen.searches.split(";")
         for cell in chosen.cells.split(",")
-        for method in chosen.methods.split(",")
-        if (cell, method, repeat) not in made
+        if (cell, search, repeat) not in made
     ]
     ROOT.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(chosen.workers, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(_search, *one) for one in wanted]):
+            picks = done.result()
             with PICKS.open("a", encoding="utf-8") as file:
-                for pick in done.result():
-                    file.write(json.dumps(spell_non_finite(pick._asdict())) + "\n")
-                    print(
-                        f"{pick.cell} {pick.method} {pick.repeat}: lr {pick.lr:.3g}, cost {pick.cost:.1f}", flush=True
-                    )
+                file.write("".join(json.dumps(spell_non_finite(pick._asdict())) + "\n" for pick in picks))
+            for pick in picks:
+                print(f"{pick.cell} {pick.method} {pick.repeat}: lr {pick.lr:.3g}, cost {pick.cost:.1f}", flush=True)
 
 
 def read_picks(path: Path = PICKS) -> list[dict[str, Any]]:
@@ -219,8 +235,8 @@ def read_picks(path: Path = PICKS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def _search(cell: str, method: str, repeat: int) -> list[Pick]:
-    return [pick._replace(repeat=repeat) for pick in METHODS[method](Lab(cell, repeat))]
+def _search(cell: str, search: str, repeat: int) -> list[Pick]:
+    return [pick._replace(repeat=repeat) for pick in SEARCHES[search](Lab(cell, repeat))]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from runner.signatures import locate, parameters_of
 from runner.wording import Findings
 
 MODE = "runner.modes.range_test.run"
+_ESTIMATES_ONE, _READS_ONCE = "estimates one of its own as it goes", "reads it at the first only"
 _ESTIMATES = {"d0", "growth_rate"}  # arguments of an optimizer that estimates its own step size
 _BELOW, _ABOVE, _ABOVE_LINEAR = 100.0, 1000.0, 3.0  # how far it reaches beyond the rates in use
 _WIDEST = (1e-7, 10.0)  # of an optimizer of which none are known
@@ -61,15 +62,27 @@ def ramp_limits(optimizer: OptimizerNode, task: TaskNode, shape: Shape) -> tuple
     return low / _BELOW, typical.from_scratch[1] * (_ABOVE if shape == "exponential" else _ABOVE_LINEAR)
 
 
-def _check_follows(optimizer: OptimizerNode, found: Findings) -> None:
-    """Whether the steps of the optimizer follow `optimizer.lr` through a run."""
+def why_no_ramp(optimizer: OptimizerNode) -> str | None:
+    """Return why the steps of an optimizer do not follow `optimizer.lr` through a run; None where they do."""
     target = locate(optimizer.target)
     if parameters_of(target).keys() >= _ESTIMATES:
-        rule = "must be an optimizer whose step size is optimizer.lr, got {}, which estimates one of its own as it goes"
-        fix = "Try a few values of what it does take: -m optimizer.d_coef=0.5,1,2"
-    elif f"{target.__module__}.{target.__name__}".startswith("torch.optim") and target.__name__ == "Rprop":
-        rule = "must be an optimizer that reads optimizer.lr at every update, got {}, which reads it at the first only"
+        return _ESTIMATES_ONE
+    if f"{target.__module__}.{target.__name__}".startswith("torch.optim") and target.__name__ == "Rprop":
+        return _READS_ONCE
+    return None
+
+
+def _check_follows(optimizer: OptimizerNode, found: Findings) -> None:
+    """Whether the steps of the optimizer follow `optimizer.lr` through a run."""
+    why = why_no_ramp(optimizer)
+    if why == _ESTIMATES_ONE:
+        wanted, fix = (
+            "whose step size is optimizer.lr",
+            "Try a few values of what it does take: -m optimizer.d_coef=0.5,1,2",
+        )
+    elif why == _READS_ONCE:
+        wanted = "that reads optimizer.lr at every update"
         fix = "Choose another, or try a few values: -m optimizer.lr=1e-3,1e-2,1e-1"
     else:
         return
-    found.add("optimizer._target_", rule.format(repr(optimizer.target)), fix)
+    found.add("optimizer._target_", f"must be an optimizer {wanted}, got {optimizer.target!r}, which {why}", fix)

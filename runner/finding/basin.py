@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.points import LRPoint, best_of, sd_of
+from runner.finding.points import COARSE_DECADES, LRPoint, best_of, sd_of
 
 LEAST_SHARE = 0.01  # of the loss that still counts as near-optimal
 STEP = 3.0  # what "too low" and "too high" are measured at
@@ -20,8 +20,8 @@ class Basin(NamedTuple):
         low: smallest of them.
         high: largest.
         level: the loss up to which they count: l* + max(2 seed sd, 1 % of l*).
-        is_low_open: whether it reaches the smallest that was tried, so that it may be wider.
-        is_high_open: whether it reaches the largest.
+        is_low_open: whether nothing near below it was tried, so that it may be wider.
+        is_high_open: the same above it.
     """
 
     low: float
@@ -40,8 +40,8 @@ class Slopes(NamedTuple):
     """What a learning rate beside the best one costs.
 
     Attributes:
-        lower: loss at a third of the best learning rate, minus that at the best; nan where it was not tried.
-        higher: loss at three times it, minus that at the best; inf where runs fail there, nan where it was not tried.
+        lower: loss at a third of the best learning rate, minus that at the best; nan where nothing near was tried.
+        higher: loss at three times it, minus that at the best; inf where runs fail there, nan as before.
     """
 
     lower: float
@@ -56,7 +56,8 @@ class Slopes(NamedTuple):
 def basin_of(points: Sequence[LRPoint]) -> Basin | None:
     """Return the basin around the smallest mean loss, None where every run failed.
 
-    The means are joined by straight lines over ln lr; a rate at which a run failed ends it.
+    The means are joined by straight lines over ln lr, where they leave the basin no further than 0.75 decades; a rate
+    at which a run failed ends it.
 
     Args:
         points: in order of their rates.
@@ -84,7 +85,8 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
     """Return the mean loss at a learning rate, by a straight line over ln lr between the neighbours that were tried.
 
     Returns:
-        inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %).
+        inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %) and between neighbours
+        that are more than 0.75 decades apart.
     """
     near = [point for point in points if 1 / _NEAR <= point.lr / lr <= _NEAR]
     if near:
@@ -92,7 +94,7 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
         return closest.mean if closest.is_sound else math.inf
     below = max((point for point in points if point.lr < lr), key=lambda point: point.lr, default=None)
     above = min((point for point in points if point.lr > lr), key=lambda point: point.lr, default=None)
-    if below is None or above is None:
+    if below is None or above is None or _is_far(below, above):
         return math.nan
     if not (below.is_sound and above.is_sound):
         return math.inf
@@ -100,13 +102,19 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
     return below.mean + share * (above.mean - below.mean)
 
 
+def _is_far(one: LRPoint, other: LRPoint) -> bool:
+    return abs(math.log10(other.lr / one.lr)) > COARSE_DECADES
+
+
 def _edge(outwards: Sequence[LRPoint], level: float) -> tuple[float, bool]:
     """Return where the losses leave the basin on the way outwards from the best, and whether they never do."""
     inner = outwards[0]
     for point in outwards[1:]:
         if not point.is_sound:
-            return inner.lr, False
+            return inner.lr, _is_far(inner, point)
         if point.mean > level:
+            if _is_far(inner, point):
+                return inner.lr, True
             rise = point.mean - inner.mean
             share = (level - inner.mean) / rise if math.isfinite(rise) else 0.0
             return inner.lr * (point.lr / inner.lr) ** share, False

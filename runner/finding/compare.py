@@ -30,8 +30,9 @@ class Comparison:
         error: standard error of the difference; nan with one seed.
         wins: seeds at which the better group was better; 0 where they are not paired.
         p_sign: two-sided p of the sign test; nan where the seeds are not paired.
+        is_cut: whether the best of the other lies at an end of what was tried, so that it may do better.
         is_shown: whether the difference is there: 0 lies outside its 95 % interval by Student's t, with at least three
-            seeds.
+            seeds, and the other is not cut.
     """
 
     better: str
@@ -43,6 +44,7 @@ class Comparison:
     error: float
     wins: int
     p_sign: float
+    is_cut: bool
     is_shown: bool
 
 
@@ -57,7 +59,13 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def compare(
-    better: str, other: str, lrs: tuple[float, float], left: Mapping[int, float], right: Mapping[int, float]
+    better: str,
+    other: str,
+    lrs: tuple[float, float],
+    left: Mapping[int, float],
+    right: Mapping[int, float],
+    *,
+    is_cut: bool = False,
 ) -> Comparison:
     """Compare two groups at their best learning rates.
 
@@ -67,6 +75,7 @@ def compare(
         lrs: the learning rate of each.
         left: seed -> loss of the better group; at least one.
         right: the same of the other.
+        is_cut: whether the best of the other lies at an end of what was tried.
     """
     common = sorted(left.keys() & right.keys())
     if common:
@@ -82,8 +91,8 @@ def compare(
         parts = [variance(a, unit=unit) / len(a), variance(b, unit=unit) / len(b)]
         error = unit * math.sqrt(sum(parts)) if count > 1 else math.nan
         freedom = _welch(parts, [len(a) - 1, len(b) - 1]) if count > 1 else 0
-    is_shown = count > 2 and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
-    return Comparison(better, other, lrs, count, bool(common), difference, error, wins, p_sign, is_shown)
+    is_shown = not is_cut and count > 2 and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
+    return Comparison(better, other, lrs, count, bool(common), difference, error, wins, p_sign, is_cut, is_shown)
 
 
 def _welch(parts: Sequence[float], freedoms: Sequence[int]) -> int:

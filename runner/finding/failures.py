@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from runner.finding.points import LRPoint
+from runner.finding.points import COARSE_DECADES, LRPoint
 
 LEVEL = 0.95
-SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this
+SAFE_RATIO = 3.0  # a recommendation is at most the largest stable learning rate over this, where nothing else is asked
 
 
 class FailureRate(NamedTuple):
@@ -47,6 +47,11 @@ class Edge(NamedTuple):
     def is_known(self) -> bool:
         """Whether a run failed, so that the edge lies between `stable` and `first_failing`."""
         return not math.isnan(self.first_failing)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the rates on both sides of it are so far apart that it may lie anywhere between."""
+        return self.stable > 0 and math.log10(self.first_failing / self.stable) > COARSE_DECADES
 
 
 def failure_rate(point: LRPoint) -> FailureRate:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from runner.finding.points import LRPoint, best_of, sound, variance
+from runner.finding.points import COARSE_DECADES, LRPoint, best_of, sound, variance
 
 WINDOW_DECADES = 1.0  # each side of the best learning rate; wider is biased to the right, where losses rise faster
 ENOUGH_POINTS = 5
@@ -137,8 +137,9 @@ def fit(points: Sequence[LRPoint], *, window_decades: float = WINDOW_DECADES) ->
     off by, (0.05 r)^2 + (0.5 h)^2 with r the range of the fitted values and h the height above the lowest of them.
     Losses that are not all > 0 are fitted as they are.
 
-    The vertex is taken where the parabola opens upwards and the vertex lies between the fitted rates; else the rate
-    with the best mean. Three points are enough for that, `ENOUGH_POINTS` tell whether a parabola fits.
+    The vertex is taken where the parabola opens upwards and the vertex lies between fitted rates that are at most 0.75
+    decades apart; else the rate with the best mean. Three points are enough for that, `ENOUGH_POINTS` tell whether a
+    parabola fits.
 
     Args:
         points: in order of their rates.
@@ -205,6 +206,12 @@ def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADE
         return Found(best.lr, near, parabola, "the losses do not bend upwards")
     if not near[0].lr <= parabola.vertex <= near[-1].lr:
         why = "the lowest point of the parabola lies outside the learning rates that were tried"
+        return Found(best.lr, near, parabola, why)
+    below = max(value.lr for value in near if value.lr <= parabola.vertex)
+    above = min(value.lr for value in near if value.lr >= parabola.vertex)
+    if above > below * 10**COARSE_DECADES:
+        vertex = f"the lowest point of the parabola, {parabola.vertex:.3g},"
+        why = f"{vertex} lies between learning rates too far apart to tell"
         return Found(best.lr, near, parabola, why)
     return Found(parabola.vertex, near, parabola, "")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
-from runner.finding.failures import Edge, FailureRate, failure_bounds, failure_rate
+from runner.finding.failures import SAFE_RATIO, Edge, FailureRate, failure_bounds, failure_rate
 from runner.finding.fit import ENOUGH_POINTS, Fit
 from runner.finding.interval import Interval, interval_of
 from runner.finding.observed import Observed
@@ -76,7 +76,9 @@ class GroupReport:
         edge: where runs begin to fail.
         safety_ratio: largest stable learning rate over that of the smallest loss; at least that, where no run failed.
         is_at_edge: whether that ratio is below 3, runs having failed.
-        is_capped: whether the recommendation is a third of the largest stable rate, below the smallest loss.
+        safety: a recommendation is at most the largest stable rate over this.
+        is_capped: whether it is less than it would be for that reason.
+        uncapped, uncapped_loss: what it would be, and the loss expected there.
         basin: learning rates that are hardly worse.
         slopes: what a third and three times the best rate cost.
         noise: standard deviation over seeds at the best rate; nan for one seed.
@@ -86,6 +88,7 @@ class GroupReport:
         windowed: LR sensitivity over 1.5 decades each side of the best rate, as far as tried; None where too little.
         end: "low" or "high" where the best rate is the smallest or largest that was tried; else "".
         try_next: learning rates that would tell more; empty where nothing is missing.
+        edge_next: learning rates that would tell where the edge is; empty where that is known well enough.
         verified: what fresh seeds came to; None without any.
         compared: the rate at which it is compared with other groups.
         rates: all that were tried, in order.
@@ -105,7 +108,10 @@ class GroupReport:
     edge: Edge
     safety_ratio: float
     is_at_edge: bool
+    safety: float
     is_capped: bool
+    uncapped: float
+    uncapped_loss: float
     basin: Basin | None
     slopes: Slopes
     noise: float
@@ -115,6 +121,7 @@ class GroupReport:
     windowed: Windowed | None
     end: str
     try_next: tuple[float, ...]
+    edge_next: tuple[float, ...]
     verified: Verified | None
     compared: Rate | None
     rates: tuple[Rate, ...]
@@ -129,13 +136,16 @@ class GroupReport:
         return self.compared.mean if self.compared is not None else math.inf
 
 
-def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None = None) -> GroupReport:
+def report_of_group(
+    name: str, runs: Sequence[Observed], full_steps: int | None = None, *, safety: float = SAFE_RATIO
+) -> GroupReport:
     """Report one group.
 
     Args:
         name: of the group.
         runs: at least one.
         full_steps: updates of a full run; None is the longest that was declared.
+        safety: see `recommend`.
     """
     full = full_steps or max(one.planned_steps for one in runs)
     trials = [one for one in runs if one.purpose not in _NO_CURVE]
@@ -145,7 +155,7 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
     measured, points = measured_points(curve), points_of(curve)
     stuck = {point.lr for point, plain in zip(points, measured, strict=True) if point.failed > plain.failed}
     tried = points_of([*ended, *_fresh(runs)])
-    advice, best = recommend(points, tried), best_of(points)
+    advice, best = recommend(points, tried, safety=safety), best_of(points)
     found, edge = advice.fit, advice.edge
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
@@ -162,7 +172,10 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
         edge=edge,
         safety_ratio=advice.safety_ratio,
         is_at_edge=advice.is_at_edge,
+        safety=safety,
         is_capped=advice.is_capped,
+        uncapped=advice.uncapped,
+        uncapped_loss=_expected(found, points, advice.uncapped),
         basin=basin_of(points),
         slopes=slopes_of(points),
         noise=sd_of(best.losses) if best is not None else math.nan,
@@ -172,6 +185,7 @@ def report_of_group(name: str, runs: Sequence[Observed], full_steps: int | None 
         windowed=windowed_sensitivity(measured, initial_loss, center=found.lr) if best is not None else None,
         end=end,
         try_next=_try_next(points, tried, end, found, edge),
+        edge_next=_half_decades(edge.stable * _APART, edge.first_failing / _APART) if edge.is_coarse else (),
         verified=_verified(runs),
         compared=_compared(points, rates),
         rates=rates,

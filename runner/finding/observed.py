@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+KNOWN = "known"
+"""purpose of a run that was given, not made: it counts for the curve, not for the cost"""
+
 
 class Observed(NamedTuple):
     """One run, whatever asked for it: a grid, lanes, a search or a multirun.
@@ -19,7 +22,7 @@ class Observed(NamedTuple):
         steps: updates made.
         planned_steps: updates declared.
         run: its run directory as printed; "" where there is none.
-        purpose: what a search made it for: grid, refine, seeds, verify, bracket, range_test; "" in a sweep.
+        purpose: what a search made it for: start, step, seeds, verify; known where it was given; "" in a sweep.
     """
 
     lr: float

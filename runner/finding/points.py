@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from runner.finding.observed import Observed
 
+COARSE_DECADES = 0.75  # between learning rates; further apart, nothing is known of what lies between
 _LEARNED = 0.02  # share of the first loss that a run has to gain
 
 

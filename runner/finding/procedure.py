@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from runner.finding.observed import Observed
+from runner.finding.failures import SAFE_RATIO
+from runner.finding.observed import KNOWN, Observed
 from runner.finding.points import LRPoint, best_of, points_of
+from runner.finding.recommend import recommend, rounded
 
 STEP_DECADES = 0.5  # between neighbours; closer ones are not told apart by one seed
 _LEAP_DECADES = 1.0  # where nothing is learned yet, or nothing but broke down
 _ROOM = 1.2  # of a step: a gap is no wider than that, give or take the rounding of its ends
-_DIGITS = 3
+_EDGE_DECADES = 0.35  # between the largest stable rate and the smallest failing one, where these bound the answer
 _LEARNED = 0.1  # share of the first loss that is gained before steps are small
 
 
@@ -26,6 +28,7 @@ class Limits(NamedTuple):
         budget: updates of all runs but those that verify, in full runs.
         verify: number of fresh seeds at the recommendation.
         full_steps: updates of a full run.
+        safety: distance of the recommendation from where runs fail, >= 1.
     """
 
     middle: float
@@ -35,6 +38,7 @@ class Limits(NamedTuple):
     budget: float
     verify: int
     full_steps: int
+    safety: float = SAFE_RATIO
 
 
 class Ask(NamedTuple):
@@ -56,41 +60,39 @@ def full_runs() -> Callable[[Sequence[Observed], Limits], list[Ask]]:
     return next_asks
 
 
-def middle_of(low: float, high: float, typical: tuple[float, float] | None) -> float:
-    """Return where to start: the geometric middle of what is typical and within the bounds, or of the bounds."""
-    if typical is not None:
-        inner = max(low, typical[0]), min(high, typical[1])
-        if inner[0] < inner[1]:
-            return math.sqrt(inner[0] * inner[1])
-    return math.sqrt(low * high)
-
-
 def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     """Return the runs to make next, those of a batch together; none when the budget is spent.
 
     Full runs only. Two begin, half a decade apart around the middle; then, one by one, the next half decade beyond the
-    end at which the best lies, until it has a worse neighbour on each side; then one more seed at the best or a
-    neighbour, whichever has fewest. While nothing has learned, or everything broke down, a step is a decade, and the
-    gap is halved later. A run that breaks down costs what it made and tells where the edge is; one that failed
-    otherwise tells nothing, and is not made again. Nothing is remembered but the runs: a search that was killed goes on
-    from them.
+    end at which the best lies, until it has a worse neighbour on each side; then, where the largest stable rate bounds
+    the recommendation, the middle between it and the smallest failing one, until they are 0.35 decades apart; then one
+    more seed at the best or a neighbour, whichever has fewest, or the middle of a gap where seeds make no difference.
+    While nothing has learned, or everything broke down, a step is a decade, and the gap is halved later. A run that
+    breaks down costs what it made and tells where the edge is; one that failed otherwise tells nothing, and is not made
+    again. Nothing is remembered but the runs: a search that was killed goes on from them.
 
     Args:
-        seen: all runs that ended, those that verify included.
+        seen: all runs that ended, those that verify and those that were known before included.
         limits: of the search.
     """
     tried = [one for one in seen if one.purpose != "verify"]
-    if not tried:
-        return [Ask(lr, limits.seed, "start") for lr in _start(limits)]
+    if not is_begun(tried):
+        had = {(one.lr, one.seed) for one in tried}
+        return [Ask(lr, limits.seed, "start") for lr in _start(limits) if (lr, limits.seed) not in had]
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
     points, made = points_of(tried), {one.lr for one in tried}
     if not points:
         return []
-    wanted = _outside(points, tried, limits) or _between(points)
-    if wanted is not None and _rounded(wanted) not in made:
-        return [Ask(_rounded(wanted), limits.seed, "step")]
+    wanted = _outside(points, tried, limits) or _between(points) or _at_edge(points, limits.safety)
+    if wanted is not None and rounded(wanted) not in made:
+        return [Ask(rounded(wanted), limits.seed, "step")]
     return _seeds(points, tried, limits)
+
+
+def is_begun(seen: Sequence[Observed]) -> bool:
+    """Whether there is something to go on from: a run of this search, or two learning rates known from earlier ones."""
+    return any(one.purpose != KNOWN for one in seen) or len({one.lr for one in seen}) > 1
 
 
 def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask]:
@@ -101,14 +103,14 @@ def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask
 
 
 def spent(runs: Sequence[Observed], limits: Limits) -> float:
-    """Return the updates of runs, in full runs."""
-    return math.fsum(one.steps for one in runs) / limits.full_steps
+    """Return the updates of the runs that were made, in full runs."""
+    return math.fsum(one.steps for one in runs if one.purpose != KNOWN) / limits.full_steps
 
 
 def _start(limits: Limits) -> list[float]:
     half = 10 ** (STEP_DECADES / 2)
     ends = max(limits.middle / half, limits.low), min(limits.middle * half, limits.high)
-    return [_rounded(lr) for lr in ends]
+    return list(dict.fromkeys(rounded(lr) for lr in ends))
 
 
 def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> float | None:
@@ -129,7 +131,7 @@ def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits
 
 
 def _between(points: Sequence[LRPoint]) -> float | None:
-    """Return the middle of a gap beside the best that is wider than a step, of two the wider one; None without one."""
+    """Return the middle of the wider gap beside the best, where it is wider than a step or seeds make no difference."""
     best = best_of(points)
     if best is None:
         return None
@@ -137,7 +139,16 @@ def _between(points: Sequence[LRPoint]) -> float | None:
     beside = [*points[max(place - 1, 0) : place], *points[place + 1 : place + 2]]
     other = max(beside, key=lambda point: abs(math.log(point.lr / best.lr)), default=best)
     is_wide = abs(math.log10(other.lr / best.lr)) > _ROOM * STEP_DECADES
-    return math.sqrt(best.lr * other.lr) if is_wide else None
+    are_alike = len(best.losses) > 1 and len(set(best.losses)) == 1
+    return math.sqrt(best.lr * other.lr) if is_wide or are_alike else None
+
+
+def _at_edge(points: Sequence[LRPoint], safety: float) -> float | None:
+    """Return the middle of the gap between stable and failing rates, where it bounds the recommendation and is wide."""
+    advice = recommend(points, points, safety=safety)
+    edge = advice.edge
+    is_wide = advice.is_capped and math.log10(edge.first_failing / edge.stable) > _EDGE_DECADES
+    return math.sqrt(edge.stable * edge.first_failing) if is_wide else None
 
 
 def _seeds(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> list[Ask]:
@@ -152,7 +163,3 @@ def _seeds(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) 
     return [
         Ask(chosen.lr, next(s for s in range(limits.seed, limits.seed + len(seeds) + 1) if s not in seeds), "seeds")
     ]
-
-
-def _rounded(lr: float) -> float:
-    return float(f"{lr:.{_DIGITS}g}")

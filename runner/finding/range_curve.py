@@ -27,6 +27,7 @@ _HEAD = 0.1  # of the decades: the level before anything is learned
 _SHARE = 0.1  # of the descent: Smith's range begins and ends where so much of it is gained or lost
 _RAGGED = 3.0  # times the scatter before the descent
 _ROUNDING = 1e-6  # of the loss: a smaller change is none
+_LEAST = 1e-3  # of the loss: what a ramp that comes to its end has to gain
 
 
 class Nothing(NamedTuple):
@@ -87,7 +88,7 @@ def _why_nothing(ramp: Ramp, lrs: Floats, losses: Floats, smoothed: Floats, half
         text = f"it is too short: {dense:.2g} points a decade, at least {FEWEST_A_DECADE} tell something"
         return Nothing(text, f"Set {longer}")
     level, noise, largest = _level(lrs, losses), scatter(losses), max(map(abs, smoothed))
-    clear = max(CLEAR * noise / math.sqrt(half + 1), 0.0 if ramp.stopped else _ROUNDING * largest)
+    clear = max(CLEAR * noise / math.sqrt(half + 1), 0.0 if ramp.stopped else _LEAST * largest)
     inside = smoothed[half : len(smoothed) - half]
     if level - min(inside) > clear:
         return None

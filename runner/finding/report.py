@@ -11,8 +11,9 @@ from typing import Any
 
 from runner.curves import number
 from runner.finding.compare import Comparison, compare
+from runner.finding.failures import SAFE_RATIO
 from runner.finding.group import GroupReport, report_of_group
-from runner.finding.observed import Observed
+from runner.finding.observed import KNOWN, Observed
 
 LR = "optimizer.lr"
 MOST_GROUPS = 6  # that are told apart where each has a learning rate or two only
@@ -25,16 +26,18 @@ class Cost:
     """What was spent, in multiples of one full run: updates over the updates of a full run.
 
     Attributes:
-        runs: number of runs that made an update, those that verify left out.
-        full_runs: their updates, in full runs.
+        runs: number of runs that made an update, those that verify and those that were known left out.
+        full_runs: their updates and those of a range test, in full runs.
         verify_runs: number of runs that verified the result.
         verify_full_runs: their updates.
+        range_test: updates of the range test that it began with, in full runs; 0 without one.
     """
 
     runs: int
     full_runs: float
     verify_runs: int
     verify_full_runs: float
+    range_test: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ def lr_report(
     key: str = LR,
     loss: str = "loss",
     fixed: Mapping[str, str] | None = None,
+    safety: float = SAFE_RATIO,
+    range_test: float = 0.0,
+    notes: Sequence[str] = (),
 ) -> LRReport:
     """Report what runs tell about the learning rate.
 
@@ -104,21 +110,26 @@ def lr_report(
         key: dotted key of the learning rate.
         loss: name of the loss.
         fixed: what was not varied.
+        safety: a recommendation is at most the largest stable rate over this, >= 1.
+        range_test: what a range test took before the first run, in full runs.
+        notes: what else must be known.
     Raises:
         ValueError: there is no run.
     """
     if not observed:
         raise ValueError("observed: there must be a run, got none.")
-    runs, notes = _merged(_once(observed))
+    runs, merged = _merged(_once(observed))
     names = dict.fromkeys(one.group for one in runs)
-    groups = [report_of_group(name, [one for one in runs if one.group == name], full_steps) for name in names]
+    groups = [
+        report_of_group(name, [one for one in runs if one.group == name], full_steps, safety=safety) for name in names
+    ]
     groups.sort(
         key=lambda group: (math.isnan(group.best_loss), 0.0 if math.isnan(group.best_loss) else group.best_loss)
     )
     comparisons, more = _compare(groups)
-    return LRReport(
-        key, loss, tuple(groups), comparisons, _cost(runs, groups), dict(fixed or {}), (*notes, *more), tuple(runs)
-    )
+    cost = _cost(runs, groups, range_test)
+    said = (*notes, *merged, *more)
+    return LRReport(key, loss, tuple(groups), comparisons, cost, dict(fixed or {}), said, tuple(runs))
 
 
 def _once(observed: Sequence[Observed]) -> list[Observed]:
@@ -152,8 +163,8 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
     for other in others:
         assert best.compared is not None
         assert other.compared is not None
-        lrs = (best.compared.lr, other.compared.lr)
-        found.append(compare(best.name, other.name, lrs, best.compared.by_seed, other.compared.by_seed))
+        lrs, seeds = (best.compared.lr, other.compared.lr), (best.compared.by_seed, other.compared.by_seed)
+        found.append(compare(best.name, other.name, lrs, *seeds, is_cut=bool(other.end)))
     counts = {len(group.rates) for group in with_loss}
     notes = []
     if len(counts) > 1:
@@ -163,15 +174,15 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
     return tuple(found), tuple(notes)
 
 
-def _cost(runs: Sequence[Observed], groups: Sequence[GroupReport]) -> Cost:
+def _cost(runs: Sequence[Observed], groups: Sequence[GroupReport], range_test: float) -> Cost:
     full = {group.name: group.full_steps for group in groups}
     spent = {True: [0, 0.0], False: [0, 0.0]}
     for one in runs:
-        if one.steps > 0 and full[one.group] > 0:
+        if one.steps > 0 and full[one.group] > 0 and one.purpose != KNOWN:
             tally = spent[one.purpose == VERIFY]
             tally[0] += 1
             tally[1] += one.steps / full[one.group]
-    return Cost(int(spent[False][0]), spent[False][1], int(spent[True][0]), spent[True][1])
+    return Cost(int(spent[False][0]), spent[False][1] + range_test, int(spent[True][0]), spent[True][1], range_test)
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,12 @@ from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ENOUGH_POINTS
 
 if TYPE_CHECKING:
-    from runner.finding.group import GroupReport
+    from runner.finding.group import GroupReport, Verified
+    from runner.finding.interval import Interval
     from runner.finding.report import Cost, LRReport
 
+_NARROW = 0.05  # decades
+_MANY = 10  # times the loss, from which on percent are hard to read
 WINDOW = "1.5 decades each side of the best"
 
 
@@ -25,9 +28,15 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
         why = group.fit.why_not
         lower = f"; try lower ones: {_override(report.key, group.try_next)}" if group.try_next else ""
         return f"no recommendation: {why}{lower}"
-    edge = ", at the edge of what is stable" if group.is_at_edge else ""
-    loss = "" if math.isnan(group.expected_loss) else f", {report.loss} about {number(group.expected_loss)}"
-    return f"{report.override_line(group)} ({_interval(group)}{loss}{edge})"
+    near = "near the largest rate known to be stable" if group.edge.is_coarse else "at the edge of what is stable"
+    edge = f", {near}" if group.is_at_edge else ""
+    return f"{report.override_line(group)} ({_interval(group)}{_loss(report, group)}{edge})"
+
+
+def interval_text(found: Interval) -> str:
+    """Return an interval in words; an end beyond which nothing was tried is open."""
+    low = f"{number(found.low)}{' or less' if found.is_low_open else ''}"
+    return f"{low} to {number(found.high)}{' or more' if found.is_high_open else ''}"
 
 
 def group_sentences(report: LRReport, group: GroupReport) -> list[str]:
@@ -45,7 +54,9 @@ def brief(report: LRReport) -> list[str]:
         lines = lines or [headline(report)]
         more = [_comparison(report, comparison) for comparison in report.comparisons]
         several = [*lines[:6], *more[:5]]
-        missing = [f"{report.best.name}: {text}" for text in _missing(report, report.best)]
+        edge = _edge(report, report.best) if report.best.is_at_edge else ()
+        missing = [f"{report.best.name}: {text}" for text in (*edge, *_missing(report, report.best))]
+        missing += [f"{one.name}: {text}" for one in report.groups[1:] if one.end for text in _missing(report, one)][:5]
         return [*several, *missing, cost_sentence(report.cost)]
     group = report.best
     first = headline(report) if math.isnan(group.recommended) else f"recommended: {headline(report)}"
@@ -66,23 +77,35 @@ def report_sentences(report: LRReport) -> list[str]:
 def cost_sentence(cost: Cost) -> str:
     """Return what was spent."""
     text = f"Cost: {number(cost.full_runs)} full run{'s' if cost.full_runs != 1 else ''} in {_count(cost.runs, 'run')}"
+    if cost.range_test:
+        text += f" and a range test ({number(cost.range_test)})"
     if cost.verify_runs:
         text += f", and {number(cost.verify_full_runs)} in {_count(cost.verify_runs, 'run')} that verified the result"
     return f"{text}."
 
 
 def _interval(group: GroupReport) -> str:
-    """Return the interval in words; an end beyond which nothing was tried is open."""
     found = group.interval
     if found is None:
         return "no interval"
-    low = f"{number(found.low)}{' or less' if found.is_low_open else ''}"
-    high = f"{number(found.high)}{' or more' if found.is_high_open else ''}"
-    if math.isnan(found.level) and (found.is_low_open or found.is_high_open):
+    if (found.is_low_open or found.is_high_open) and (math.isnan(found.level) or found.low == found.high):
         return "the best lies at an end of what was tried"
+    between = interval_text(found).replace(" to ", " and ")
     if math.isnan(found.level):
-        return f"best between its neighbours {low} and {high}"
-    return f"best between {low} and {high} with {found.level:.0%} confidence"
+        return f"best between its neighbours {between}"
+    return f"best between {between} with {found.level:.0%} confidence"
+
+
+def _loss(report: LRReport, group: GroupReport) -> str:
+    """Return the loss at the recommendation: that of fresh seeds, or else what is expected."""
+    found = group.verified
+    if found is not None and found.lr == group.recommended and not math.isnan(found.mean):
+        return f", {report.loss} {_mean(found)} with {_count(found.runs - found.failed, 'fresh seed')}"
+    return "" if math.isnan(group.expected_loss) else f", {report.loss} about {number(group.expected_loss)}"
+
+
+def _mean(found: Verified) -> str:
+    return number(found.mean) + (f" ± {number(found.sd)}" if found.runs - found.failed > 1 else "")
 
 
 def _how(group: GroupReport) -> Iterator[str]:
@@ -117,9 +140,10 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
         stable = f"no run failed up to {number(edge.stable)}" if not math.isnan(edge.stable) else "some fail everywhere"
         ratio = "" if math.isnan(group.safety_ratio) else f", {number(group.safety_ratio)} times the best"
         yield f"Edge: {stable}{ratio}; runs failed from {upper}."
+        if edge.is_coarse:
+            yield f"Where between these it lies is not known: add {_override(report.key, group.edge_next)}."
         if group.is_capped:
-            third = f"a third of {number(edge.stable)}, the largest at which no run failed"
-            yield f"At the edge (less than {SAFE_RATIO:g} times the best): the recommendation is {third}."
+            yield from _capped(report, group)
     elif not math.isnan(best) and len(group.rates) > 1:
         far = "the best itself" if group.end == "high" else f"{number(group.safety_ratio)} times the best"
         yield f"Edge: not found, no run failed up to {number(edge.stable)}, {far}."
@@ -133,12 +157,29 @@ def _edge(report: LRReport, group: GroupReport) -> Iterator[str]:
         yield f"{rate.failed} of {_count(rate.runs, 'run')} with {report.key}={number(rate.lr)} failed: {worst}."
 
 
+def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
+    """Say that the recommendation keeps away from the edge, and what that costs."""
+    share = {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of ")
+    at_edge = (
+        f"{'Maybe at' if group.edge.is_coarse else 'At'} the edge (less than {SAFE_RATIO:g} times the best): the"
+        if group.is_at_edge
+        else "The"
+    )
+    yield f"{at_edge} recommendation is {share}{number(group.edge.stable)}, the largest at which no run failed."
+    if not group.uncapped <= group.edge.stable or math.isnan(group.expected_loss):
+        return
+    here, there = number(group.expected_loss), number(group.uncapped_loss)
+    costs = f"{report.loss} about {here} where {number(group.uncapped)} has about {there}"
+    yield f"That distance costs: {costs}; with search.safety=1 the latter is recommended."
+
+
 def _verified(report: LRReport, group: GroupReport) -> Iterator[str]:
     found = group.verified
     if found is None:
         return
-    loss = "" if math.isnan(found.mean) else f", {report.loss} {number(found.mean)}"
-    loss += f" ± {number(found.sd)}" if loss and found.runs - found.failed > 1 else ""
+    loss = "" if math.isnan(found.mean) else f", {report.loss} {_mean(found)}"
+    if loss and found.lr == group.recommended and not math.isnan(group.expected_loss):
+        loss += f", where the curve gives {number(group.expected_loss)}"
     yield (
         f"Verified with {_count(found.runs, 'fresh seed')} at {number(found.lr)}: {found.failed} failed"
         f" (at most {found.most_failing:.0%} do, with 95% confidence){loss}."
@@ -149,8 +190,8 @@ def _missing(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say what further runs would tell more."""
     if group.try_next and not math.isnan(group.recommended):
         why = {
-            "low": "The best is the smallest learning rate that was tried: extend the range with",
-            "high": "The best is the largest learning rate that was tried: extend the range with",
+            "low": "The best is the smallest learning rate that was tried, or allowed: extend the range with",
+            "high": "The best is the largest learning rate that was tried, or allowed: extend the range with",
         }.get(group.end, "Fewer than five learning rates lie within a decade of the best: add")
         yield f"{why} {_override(report.key, group.try_next)}."
     if math.isnan(group.noise) and not math.isnan(group.best_loss):
@@ -160,6 +201,9 @@ def _missing(report: LRReport, group: GroupReport) -> Iterator[str]:
 def _basin(report: LRReport, group: GroupReport) -> Iterator[str]:
     basin, slopes = group.basin, group.slopes
     if basin is None or len(group.rates) == 1:
+        return
+    if basin.decades < _NARROW and not (basin.is_low_open or basin.is_high_open):
+        yield f"Near-optimal: none but {number(group.best_lr)} of those tried, the {report.loss} rises fast beside it."
         return
     low = f"{number(basin.low)}{' or less' if basin.is_low_open else ''}"
     high = f"{number(basin.high)}{' or more' if basin.is_high_open else ''}"
@@ -177,7 +221,12 @@ def _basin(report: LRReport, group: GroupReport) -> Iterator[str]:
 
 def _change(rise: float, loss: float) -> str:
     if loss > 0:
-        return f"changes the loss by {rise / loss:+.1%}"
+        times = 1 + rise / loss
+        return (
+            f"changes the loss by {times - 1:+.1%}"
+            if times < _MANY
+            else f"makes the loss {number(times, 2)} times as large"
+        )
     return f"changes the loss by {'+' if rise >= 0 else ''}{number(rise)}"
 
 
@@ -223,8 +272,10 @@ def _comparison(report: LRReport, found: Comparison) -> str:
     sign = f", better with {found.wins} of {found.seeds}" if found.is_paired else ""
     sign += f", sign test p {number(found.p_sign, 2)}" if found.is_paired else ""
     shown = "the difference is there" if found.is_shown else "no difference shown"
-    if found.is_shown and found.is_paired and found.p_sign > SIGNIFICANT:
-        shown += ", though with so few seeds the sign test cannot tell" if found.wins == found.seeds else ""
+    if found.is_shown and found.is_paired and found.p_sign > SIGNIFICANT and found.wins == found.seeds:
+        shown += " by its standard error; for a sign test there are too few seeds"
+    if found.is_cut:
+        shown += f", as {found.other or 'the other'} may do better beyond what was tried"
     return f"{better} against {other}: {difference} {error} over {seeds}{sign}: {shown}."
 
 

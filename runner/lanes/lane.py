@@ -110,7 +110,7 @@ def _draws_nothing(optimizer: Optimizer) -> bool:
 
 
 def _torch_generators() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]  # type: ignore[no-untyped-call]
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 def _set_torch_generators(states: list[Tensor]) -> None:

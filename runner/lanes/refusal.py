@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,11 +99,11 @@ def _tried(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
             alone = [_alone(task, each, plan) for each in models]
             again = _alone(task, deepcopy(models[0]), plan)
             stack = Stack(models)
-            with _watched(stack.template, trail):
+            with _watched(stack.template, trail), _no_loop_over_lanes():
                 sums = backward(stack, [task] * 2, [0, 0], plan, [SimpleNamespace(), SimpleNamespace()])
     except Exception as error:
         where = f"{type(trail[-1][1]).__name__} ({trail[-1][0] or 'the model'})" if trail else "the loss"
-        return f"task.model: {where} cannot be trained in lanes: {first_line(error.__cause__ or error)}"
+        return f"task.model: {where} cannot be trained in lanes: {_why(error.__cause__ or error)}"
     finally:
         restore_generators(states)
     is_random = not _close(alone[0], again, plan)
@@ -112,6 +113,12 @@ def _tried(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
     if not is_random and not all(_close(one, other, plan) for one, other in zip(alone, together, strict=True)):
         return f"task.model: {type(model).__name__} finds other losses or gradients in lanes than alone"
     return None
+
+
+def _why(error: BaseException) -> str:
+    if found := re.search(r"(aten::[\w.]*\w).*fallback", str(error)):
+        return f"torch has no batched form of {found[1]}"
+    return first_line(error).partition(", please file")[0]
 
 
 def _alone(task: Task, model: nn.Module, plan: TrainPlan) -> list[Tensor | None]:
@@ -139,6 +146,18 @@ def _close(one: Sequence[Tensor | None], other: Sequence[Tensor | None], plan: T
         and (a is None or b is None or float((a - b).norm()) <= rel * (float(a.norm()) + 1e-3 * whole))
         for a, b in zip(one, other, strict=True)
     )
+
+
+@contextmanager
+def _no_loop_over_lanes() -> Iterator[None]:
+    """Have operations fail that torch has no batched form of: it would make them lane by lane, slower than alone."""
+    functorch: Any = torch._C._functorch
+    before = functorch._is_vmap_fallback_enabled()
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(before)
 
 
 @contextmanager

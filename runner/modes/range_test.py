@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+from runner.commands import PROGRAM
 from runner.config import Config, Invocation
 from runner.curves import number
 from runner.errors import RunnerError
 from runner.finding.ramp import Ramp
 from runner.finding.range_curve import Spread
 from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
-from runner.records import spell_non_finite
-from runner.report.range_figure import range_figure
-from runner.tracking.directory import output_directory, write_whole
+from runner.range_file import in_words, overrides_of, write_range_test
+from runner.tracking.directory import RANGE_FIGURE, RANGE_TEST, output_directory
+from runner.tracking.sweep_file import key_of
 from runner.tracking.tables import print_table, rounded
 
-REPORT, PICTURE = "range_test.json", "range_test.png"
 _FROM = {
     "valley": "half-way down the longest descent (fastai's default)",
     "minimum/10": "a tenth of the rate of the lowest loss (fastai)",
@@ -76,9 +75,10 @@ def run(
     )
     tried = _verified(config, test) if verify and test.found.nothing is None else []
     if config.quiet:
-        print(_last_word(test), flush=True)
+        print(_last_word(test, invocation), flush=True)
     else:
         _show(test, tried)
+        print(_last_word(test, invocation), flush=True)
     given = directory if invocation.sweep is None else None  # a multirun has one for each of its jobs
     print(_write(config, invocation, test, tried, given), flush=True)
 
@@ -108,36 +108,18 @@ def _show(test: RangeTest, tried: Sequence[Verified]) -> None:
         _show_verified(test, tried)
     spent = test.steps + sum(one.steps for one in tried)
     print(f"cost: {spent:,} steps, {spent / test.run_steps:.2g} times the run")
-    print(_last_word(test), flush=True)
 
 
 def _cells(spread: Spread) -> list[str]:
     return [number(value, 2) for value in spread]
 
 
-def in_words(test: RangeTest) -> str:
-    """Return what was found in one sentence."""
-    found, count = test.found, len(test.ramps)
-    if found.nothing is not None:
-        return f"no suggestion: {found.nothing.reason}"
-    which = f"the widest of {count} ramps" if count > 1 else "of one ramp"
-    end = ", and maybe higher: not every ramp blew up" if found.is_open else ""
-    bracket = f"{number(found.low, 2)} to {number(found.high, 2)}"
-    return f"bracket of optimizer.lr: {bracket}, valley / 3 to stop / 3, {which}{end}"
-
-
-def _last_word(test: RangeTest) -> str:
-    """Return the overrides to go on with, or why there are none."""
+def _last_word(test: RangeTest, invocation: Invocation) -> str:
+    """Return the command to go on with, or why there is none."""
     if test.found.nothing is not None:
         return f"{in_words(test)}. {test.found.nothing.advice}"
-    return shlex.join(_overrides(test))
-
-
-def _overrides(test: RangeTest) -> list[str]:
-    if test.found.nothing is not None:
-        return []
-    low, high = (number(value, 2) for value in (test.found.low, test.found.high))
-    return ["mode=search", f"search.low={low}", f"search.high={high}"]
+    kept = [text for text in invocation.overrides if key_of(text).partition(".")[0] not in ("mode", "search", "quiet")]
+    return f"go on with: {shlex.join([*PROGRAM, *invocation.page, *kept, *overrides_of(test)])}"
 
 
 def _show_verified(test: RangeTest, tried: Sequence[Verified]) -> None:
@@ -159,33 +141,9 @@ def _write(
     name = config.name or invocation.choices["task"]
     place = output_directory(directory, key="mode.directory", experiment=f"{name}/range_tests")
     try:
-        write_whole(place / REPORT, json.dumps(spell_non_finite(_as_json(test, tried)), indent=1) + "\n")
-        title = f"{name}: {invocation.choices['optimizer']}, range test"
-        range_figure(test.ramps, test.found, place / PICTURE, title=title, verdict=in_words(test))
+        write_range_test(place, test, tried, title=f"{name}: {invocation.choices['optimizer']}, range test")
     except OSError as error:
         raise RunnerError(f"{place}: cannot be written ({error.strerror}). Give another mode.directory.") from None
     if not config.quiet:
-        print(f"{place / REPORT}\n{place / PICTURE}")
+        print(f"{place / RANGE_TEST}\n{place / RANGE_FIGURE}")
     return place
-
-
-def _as_json(test: RangeTest, tried: Sequence[Verified]) -> dict[str, Any]:
-    found = test.found
-    return {
-        "overrides": _overrides(test),
-        "low": found.low,
-        "high": found.high,
-        "is_open": found.is_open,
-        "nothing": found.nothing._asdict() if found.nothing is not None else None,
-        "rules": {name: spread._asdict() for name, spread in found.rules.items()},
-        "sharpness": test.sharpness.as_dict() if test.sharpness is not None else None,
-        "begin": test.begin,
-        "steps": test.steps,
-        "run_steps": test.run_steps,
-        "cost": test.cost,
-        "ramps": [
-            {**ramp._asdict(), "rules": curve.rules, "smoothed": curve.smoothed}
-            for ramp, curve in zip(test.ramps, found.curves, strict=True)
-        ],
-        "verified": [one._asdict() for one in tried],
-    }

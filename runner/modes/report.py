@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
-from runner.found_page import write_recommendation
+from runner.found_page import path_of_page, write_recommendation
 from runner.lr_end import end_with_report, tags_of
 from runner.tracking.directory import LR_FIGURE, LR_PAGE, LR_REPORT, output_directory
 from runner.tracking.jsonl import find_result, write_result
@@ -41,9 +41,14 @@ def run(
         rule = f"must be a number of optimizer steps >= 1, got {full_steps}"
         raise ConfigError([Problem("mode.full_steps", rule, "Leave it out for the longest that was declared")])
     sweep, states, root = _read(source)
+    if write is not None:
+        path_of_page(Path(write), page=sweep.page, key="mode.write")
     place = source if directory is None else output_directory(directory, key="mode.directory", experiment="")
     try:
-        told = end_with_report(place, sweep, states, root=root, full_steps=full_steps, quiet=config.quiet)
+        told = end_with_report(
+            place, sweep, states,
+            root=root, source=source, full_steps=full_steps, safety=config.search.safety, quiet=config.quiet,
+        )  # fmt: skip
         earlier = find_result(source)
         if told is not None and directory is None and earlier is not None:  # for mode=upload
             write_result(source, replace(earlier, tags={**earlier.tags, **tags_of(told.report)}))

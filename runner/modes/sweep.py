@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from runner.config import Config, Invocation
 
 
@@ -12,10 +14,11 @@ def run(config: Config, invocation: Invocation) -> None:
         ConfigError: a point is refused; nothing has started and nothing is written.
         SweepError: no trial finished, or a signal ended it.
     """
+    from runner.trials.bounds import bounds_of
     from runner.trials.grid import grid
     from runner.trials.trials import Trials  # not for --help
 
-    points = grid(config.sweep, config.optimizer, regime=config.task.regime, seed=config.seed)
     with Trials(config, invocation, mode="sweep") as evaluate:
-        evaluate(points)
+        ends = partial(bounds_of, config, config.sweep, evaluate)
+        evaluate(grid(config.sweep, config.optimizer.lr_key, ends, seed=config.seed))
         evaluate.finish()

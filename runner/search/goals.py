@@ -54,4 +54,5 @@ def choose_goals(
 
 def _fix(name: str, known: Mapping[str, Goal]) -> str:
     close = nearest(name, list(known))
-    return f"Set {close}, or one of {', '.join(known)}" if close else f"Set one of {', '.join(known)}"
+    which = f"one of {', '.join(known)}" if len(known) > 1 else next(iter(known))
+    return f"Set {close}, or {which}" if close and len(known) > 1 else f"Set {which}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import in_words
+from runner.tracking.address import shown
 from runner.tracking.directory import write_whole
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class Judge:
             return self._decide(percent, float(value))
         except Exception as error:  # whatever a storage or a pruner of the user's raises
             self._is_silent = True
-            print(f"warning search: the run is not pruned, for its study fails: {in_words(error)}", file=sys.stderr)
+            print(
+                f"warning search: the run is not pruned, for its study fails: {shown(in_words(error))}", file=sys.stderr
+            )
             return False
 
     def _decide(self, percent: int, value: float) -> bool:
@@ -78,9 +81,8 @@ def write_judge(directory: Path, about: Mapping[str, Any]) -> None:
     Args:
         about: storage, name, metric, pruner, prune_after, place.
     """
-    path = directory / STUDY
-    write_whole(path, json.dumps(dict(about), indent=2) + "\n")
-    path.chmod(0o600)  # the url of a database may have a password
+    text = json.dumps(dict(about), indent=2) + "\n"
+    write_whole(directory / STUDY, text, is_private=True)  # the url of a database may have a password
 
 
 def read_judge(directory: Path) -> dict[str, Any] | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.errors import ConfigError, Problem
-from runner.search.page import without_aside
+from runner.finding.observed import KNOWN, Observed
+from runner.search.page import differing
 from runner.search.space import Space
 from runner.search.study import Study
-from runner.search.trials import Ended
+from runner.search.trials import LOSSES, Ended
+from runner.sweep_summary import SEED
 from runner.tracking.directory import CONFIG, SWEEP
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.mapping import params
@@ -107,31 +110,83 @@ def _tracked(uri: str, experiment: str) -> Iterator[Earlier]:
     for run in ended_runs(uri, experiment):
         status, verdict = run.tags.get("status", ""), run.tags.get("verdict", "")
         if run.tags.get("kind") != "summary" and not (verdict.startswith("reached train.max_seconds")):
-            ended = Ended(status, (), 0, verdict=verdict, run=run.directory)
+            first = first_loss(Path(run.directory)) if run.directory else math.nan
+            ended = Ended(status, (), 0, first, verdict, run.directory)
             yield Earlier(run.directory or run.run_id, run.tags, run.params, ended, run.metrics)
 
 
-def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> str:
-    """Add to a study the runs that are points of its space on its task; return what became of them, in a sentence.
+class Known(NamedTuple):
+    """An earlier run that is a point of a space on its task.
+
+    Attributes:
+        run: what it was.
+        point: dotted key -> value.
+        values: one for every metric; empty where it diverged without one.
+    """
+
+    run: Earlier
+    point: Mapping[str, Any]
+    values: tuple[float, ...]
+
+
+def sort_out(runs: Sequence[Earlier], space: Space, metrics: Sequence[str], page_of: PageOf) -> tuple[list[Known], str]:
+    """Return the runs that are points of a space on its task, and what became of all of them, in a sentence.
 
     The seed may differ. A run that did not end, has no such metric, or lies outside the space is left out.
+
+    Args:
+        runs: made before.
+        space: dotted key -> what it may be.
+        metrics: what a run is judged by.
+        page_of: returns the page that a point has today.
     """
-    left_out = Counter[str]()
+    found, left_out = list[Known](), Counter[str]()
     for run in runs:
-        found = _point_of(run, study.plan.space, page_of)
-        missing = [name for name in study.plan.metrics if name not in run.final]
+        point = _point_of(run, space, page_of)
+        missing = [name for name in metrics if name not in run.final]
         if run.ended.status not in ("finished", "diverged"):
             left_out["did not end"] += 1
-        elif isinstance(found, str):
-            left_out[found] += 1
+        elif isinstance(point, str):
+            left_out[point] += 1
         elif run.ended.status == "finished" and missing:
             left_out[f"have no {missing[0]}"] += 1
         else:
-            values = () if missing else tuple(float(run.final[name]) for name in study.plan.metrics)
-            study.add_known(run.source, found, run.ended._replace(values=values))
-    known = len(runs) - sum(left_out.values())
+            found.append(Known(run, point, () if missing else tuple(float(run.final[name]) for name in metrics)))
     reasons = "; ".join(f"{count} {why}" for why, count in left_out.most_common(3))
-    return f"known points: {known} of {len(runs)} earlier runs" + (f" ({reasons})" if reasons else "")
+    return found, f"known points: {len(found)} of {len(runs)} earlier runs" + (f" ({reasons})" if reasons else "")
+
+
+def learn(study: Study, runs: Sequence[Earlier], page_of: PageOf) -> str:
+    """Add to a study the runs that are points of its space on its task; return what became of all, in a sentence."""
+    known, sentence = sort_out(runs, study.plan.space, study.plan.metrics, page_of)
+    for run, point, values in known:
+        study.add_known(run.source, point, run.ended._replace(values=values))
+    return sentence
+
+
+def observed_of(known: Iterable[Known], key: str, *, steps: int) -> list[Observed]:
+    """Return known runs for a report of the learning rate, one for each rate and seed, the last that there is.
+
+    Args:
+        known: runs that differ in nothing else.
+        key: dotted key of the learning rate.
+        steps: updates of a run.
+    """
+    found = dict[tuple[float, int], Observed]()
+    for run, point, _ in known:
+        is_finished, lr, seed = run.ended.status == "finished", float(point[key]), int(run.params.get(SEED, 0))
+        found[lr, seed] = Observed(
+            lr=lr,
+            seed=seed,
+            loss=next((run.final[name] for name in LOSSES if name in run.final), math.nan) if is_finished else math.nan,
+            status=run.ended.status,
+            first_loss=run.ended.first_loss,
+            steps=steps if is_finished else run.ended.steps,
+            planned_steps=steps,
+            run=run.source,
+            purpose=KNOWN,
+        )
+    return [found[at] for at in sorted(found)]
 
 
 def _point_of(run: Earlier, space: Space, page_of: PageOf) -> dict[str, Any] | str:
@@ -152,6 +207,5 @@ def _point_of(run: Earlier, space: Space, page_of: PageOf) -> dict[str, Any] | s
         page = page_of(texts)
     except ConfigError as error:
         return f"are refused today: {error.problems[0].key}"
-    theirs = without_aside(run.params)
-    differing = [key for key, text in sorted(theirs.items()) if key != "seed" and page.get(key) != text]
-    return f"differ in {differing[0]}" if differing else point
+    different = differing(run.params, page)
+    return f"differ in {different[0]}" if different else point

@@ -11,7 +11,7 @@ from runner.search.study import Study
 from runner.search.trials import Ended, has_too_many_failed
 
 OnEval = Callable[[int, int, Mapping[str, float]], bool]
-_ENDS = ("finished", "diverged", "pruned", "failed")
+ENDS = ("finished", "diverged", "pruned", "failed")
 
 
 class Evaluate(Protocol):
@@ -59,11 +59,11 @@ def search(
         observed = evaluate([trial.overrides for trial in asked], on_eval=on_eval if judges else None)
         seen += observed
         for trial, one in zip(asked, observed, strict=True):
-            if one.status in _ENDS:
+            if one.status in ENDS:
                 told = _ended(one, study.plan.metrics)
                 study.tell(trial.number, told)
                 ended, failed = ended + 1, failed + (told.status == "failed")
-        if not all(one.status in _ENDS for one in observed):  # a signal came
+        if not all(one.status in ENDS for one in observed):  # a signal came
             break
         if has_too_many_failed(failed, ended, most=max_failure_rate):
             break

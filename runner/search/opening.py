@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.commands import PROGRAM
 from runner.config_search import Direction
 from runner.errors import ConfigError, Problem, SweepError
 from runner.search.fingerprint import differences
 from runner.search.space import Space
-from runner.search.storage import Storage, open_storage, unusable
+from runner.search.storage import Storage, is_shared, open_storage, quiet_optuna, unusable
+from runner.tracking.lock import is_locked
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
     from optuna import Trial
 
 FINGERPRINT = "fingerprint"
+_SEARCH = "search "
 Extend = Callable[["Trial"], None]
 
 
@@ -58,6 +65,11 @@ class Plan:
         return f"{self.section}.sampler" if "." in self.section else "sampler"
 
     @property
+    def pruner_key(self) -> str:
+        """Dotted key of the pruner, for messages."""
+        return f"{self.section}.pruner" if "." in self.section else "pruner"
+
+    @property
     def storage_key(self) -> str:
         """Dotted key of the storage, for messages."""
         return f"{self.section}.storage"
@@ -74,7 +86,7 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
     import optuna
 
     storage = open_storage(plan.storage, directory, key=plan.storage_key)
-    with answering(plan):
+    try:
         study = optuna.create_study(
             storage=storage, study_name=plan.name, directions=list(plan.directions), load_if_exists=True
         )
@@ -82,6 +94,8 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
         if there is None and not study.get_trials(deepcopy=False):
             study.set_user_attr(FINGERPRINT, dict(plan.fingerprint))
             return study
+    except Exception as error:  # whatever a storage raises
+        raise ConfigError([unusable(plan.storage, error, key=plan.storage_key)]) from None
     key = f"{plan.section}.study_name"
     if there is None:
         rule = f"must be a study of this program, got {plan.name!r}, whose trials another one has made"
@@ -92,13 +106,49 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
     return study
 
 
+def check_study(plan: Plan) -> None:
+    """Refuse a study that others have made of something else, before anything of the sweep is written.
+
+    Raises:
+        ConfigError: so it is, or the storage cannot be opened.
+    """
+    if is_shared(plan.storage):
+        with quiet_optuna():
+            open_study(plan, Path())
+
+
+def enter(study: OptunaStudy, place: str) -> int:
+    """Sign a study as a search that shares it; return how many had signed before, so that no two draw alike.
+
+    Args:
+        study: opened.
+        place: of the search; one that goes on keeps its number.
+    """
+    if f"{_SEARCH}{place}" not in study.user_attrs:
+        study.set_user_attr(f"{_SEARCH}{place}", time.time_ns())
+    signed = {name: when for name, when in study.user_attrs.items() if name.startswith(_SEARCH)}
+    return sorted(signed, key=lambda name: (signed[name], name)).index(f"{_SEARCH}{place}")
+
+
+def is_gone(place: str) -> bool:
+    """Whether the sweep of a place has no process any more, as far as this machine can tell."""
+    host, _, directory = place.partition(":")
+    return host == socket.gethostname() and not (os.path.isdir(directory) and is_locked(Path(directory)))
+
+
 @contextmanager
-def answering(plan: Plan) -> Iterator[None]:
-    """Turn the failure of a storage into words; the runs are on disk, and are told when the search goes on."""
+def answering(plan: Plan, directory: Path) -> Iterator[None]:
+    """Turn the failure of a storage into words; the runs are on disk, and are told when the search goes on.
+
+    Args:
+        plan: of the study.
+        directory: of the sweep.
+    """
     try:
         yield
     except (ConfigError, SweepError):
         raise
     except Exception as error:
         problem = unusable(plan.storage, error, key=plan.storage_key)
-        raise SweepError(f"{problem} The runs are kept", exit_code=1) from error
+        go_on = shlex.join([*PROGRAM, f"resume.sweep={os.path.relpath(directory)}"])
+        raise SweepError(f"{problem} The runs are kept, go on with: {go_on}", exit_code=1) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -59,15 +60,24 @@ def make_sampler(given: Mapping[str, Any], space: Space, *, key: str, seed_offse
     Raises:
         ConfigError: with everything wrong in it.
     """
-    from optuna.samplers import BaseSampler, QMCSampler
+    from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler
 
     arguments, provided = dict(given), dict[str, Any]()
     if arguments.get("_target_") == GRID:
         if not space:
-            raise ConfigError([Problem(key, "must not be a grid for a space that a function makes", f"Set {key}=tpe")])
+            raise ConfigError(
+                [
+                    Problem(
+                        key, "must not be a grid for a space that a function makes", f"Set {key.replace('.', '/')}=tpe"
+                    )
+                ]
+            )
         provided["search_space"] = grid_of(space, key)
     if seed_offset and isinstance(arguments.get("seed"), int) and not _is_a(arguments.get("_target_"), QMCSampler):
         arguments["seed"] += seed_offset
+    if _is_a(arguments.get("_target_"), CmaEsSampler) and find_spec("cmaes") is None:
+        fix = "Install it: pip install 'stepsize-runner[cmaes]', or '.[cmaes]' in a checkout"
+        raise ConfigError([Problem(key, "must have its package, but cmaes is not installed", fix)])
     sampler: BaseSampler = _checked(key, make_part(key, arguments, **provided), BaseSampler)
     return sampler
 

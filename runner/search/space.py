@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
 
 from runner.errors import ConfigError, Problem
+from runner.search.overrides import read_overrides
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -119,25 +118,22 @@ def read_space(overrides: Iterable[str], *, config_loader: ConfigLoader | None =
     Raises:
         ConfigError: with everything wrong in them.
     """
-    parser = OverridesParser.create(config_loader=config_loader)
     found: dict[str, Dimension] = {}
-    problems = []
-    for text in overrides:
-        key, _, given = text.lstrip("+").partition("=")
+    given, problems = read_overrides(overrides, _unreadable, config_loader=config_loader)
+    for one in given:
         try:
-            override = parser.parse_override(text)
-        except HydraException:
-            rule = f"must be {_EXAMPLE}, choice(a,b), range(1,4) or a list, got {given}"
-            problems.append(Problem(key, rule, f"Write it as {_EXAMPLE}"))
-            continue
-        try:
-            found[key] = _dimension(key, given, override)
+            found[one.key] = _dimension(one.key, one.value, one.override)
         except _WrongError as wrong:
             rule, fix = wrong.args
-            problems.append(Problem(key, f"{rule}, got {given or 'nothing'}", fix))
+            problems.append(Problem(one.key, f"{rule}, got {one.value or 'nothing'}", fix))
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _unreadable(key: str, given: str) -> Problem:
+    rule = f"must be {_EXAMPLE}, choice(a,b), range(1,4) or a list, got {given}"
+    return Problem(key, rule, f"Write it as {_EXAMPLE}")
 
 
 def space_of(given: Mapping[str, Any]) -> list[str]:
@@ -167,7 +163,10 @@ def grid_of(space: Space, key: str) -> dict[str, list[Any]]:
     uncounted = [dimension for dimension in space.values() if dimension.values is None]
     if uncounted:
         rule = "must be a list or a range for sampler=grid"
-        problems = [Problem(one.key, f"{rule}, got {one.text}", f"Give values, or set {key}=tpe") for one in uncounted]
+        problems = [
+            Problem(one.key, f"{rule}, got {one.text}", f"Give values, or set {key.replace('.', '/')}=tpe")
+            for one in uncounted
+        ]
         raise ConfigError(problems)
     return {key: dimension.values or [] for key, dimension in space.items()}
 
@@ -272,18 +271,9 @@ def split_overrides(arguments: Sequence[str], *, config_loader: ConfigLoader) ->
     """
     from runner.compose import not_an_override  # a long way, that only this takes
 
-    parser = OverridesParser.create(config_loader=config_loader)
-    by_key: dict[str, tuple[str, bool]] = {}
-    problems = []
-    for text in arguments:
-        key, _, given = text.lstrip("+~").partition("=")
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
-            problems.append(not_an_override(key, given))
-            continue
-        by_key[override.get_key_element().lstrip("+")] = (text, override.is_sweep_override())
+    given, problems = read_overrides(arguments, not_an_override, config_loader=config_loader)
     if problems:
         raise ConfigError(problems)
-    fixed = [text for text, varies in by_key.values() if not varies]
-    return fixed, [text for text, varies in by_key.values() if varies]
+    last = {one.override.get_key_element().lstrip("+"): one for one in given}.values()
+    fixed = [one.text for one in last if not one.override.is_sweep_override()]
+    return fixed, [one.text for one in last if one.override.is_sweep_override()]

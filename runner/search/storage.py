@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import ConfigError, Problem, in_words
-from runner.tracking.address import database_path, shown
+from runner.errors import ConfigError, Problem
+from runner.tracking.address import absolute, database_path, shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -23,6 +23,13 @@ Storage = str | Mapping[str, Any]
 def is_shared(given: Storage | None) -> bool:
     """Whether other searches may use the storage at the same time: all but the journal beside a sweep."""
     return given is not None
+
+
+def absolute_storage(given: Storage | None) -> Storage | None:
+    """Return a storage that is found from anywhere: a path is one from the directory of launch."""
+    if not isinstance(given, str):
+        return given
+    return absolute(given) if "://" in given else os.path.abspath(given.removeprefix("journal:"))
 
 
 def open_storage(given: Storage | None, directory: Path, *, key: str, is_owner: bool = True) -> BaseStorage:
@@ -72,8 +79,10 @@ def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool)
 def unusable(given: Storage | None, error: Exception, *, key: str) -> Problem:
     """Return the problem of a storage that fails."""
     where = f"the study's {JOURNAL}" if given is None else shown(str(given))
+    error = error.__cause__ if isinstance(error.__cause__, Exception) else error  # Optuna says less
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
-    why = found[1].strip() if found else in_words(error).splitlines()[0][:200]
+    why = found[1].strip() if found else f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    why = str(error.strerror) if isinstance(error, OSError) and error.strerror else shown(why)
     return Problem(key, f"must be a storage that answers, got {where} ({why})", "Give sqlite:///study.db, or mend it")
 
 
@@ -88,6 +97,9 @@ def quiet_optuna() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="(sqlalchemy|alembic)")
+            warnings.filterwarnings(
+                "ignore", message="Constraints have been set, but"
+            )  # a bad value stands beside them
             yield
     finally:
         optuna.logging.set_verbosity(before)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import ConfigError
 from runner.search.judge import Judge
-from runner.search.opening import Plan, answering, open_study
+from runner.search.opening import Plan, answering, enter, is_gone, open_study
 from runner.search.parts import GRID, make_pruner, make_sampler
 from runner.search.space import varied_texts
 from runner.search.storage import is_shared, quiet_optuna
 from runner.search.trials import Asked, Counts, Ended, value_of_diverged
-from runner.tracking.lock import is_locked
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 PLACE, JOB, KNOWN, STATUS = "place", "job", "known", "status"
 DIVERGED = "diverged"
+_APART = 100_000  # between the seeds of searches that share a study: more trials than it has
 
 
 class Study:
@@ -32,6 +32,8 @@ class Study:
     Args:
         plan: what is searched.
         directory: of the sweep; it is locked by this process.
+    Attributes:
+        failed: trials that were told to have failed in this launch.
     Raises:
         ConfigError: the storage cannot be opened, or has a study of this name that is about something else.
     """
@@ -39,12 +41,16 @@ class Study:
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self.place = f"{socket.gethostname()}:{directory.absolute()}"
-        self._failed_now = 0
+        self.failed = 0
+        self._answering = functools.partial(answering, plan, directory)
         with quiet_optuna():
             self._study = open_study(plan, directory)
             self._give_up_dead()
-            so_far = len(self._study.trials)
-            self._study.sampler = make_sampler(plan.sampler, plan.space, key=plan.sampler_key, seed_offset=so_far)
+            offset = len(self._study.trials)
+            if is_shared(plan.storage):
+                with self._answering():
+                    offset += _APART * enter(self._study, self.place)
+            self._study.sampler = make_sampler(plan.sampler, plan.space, key=plan.sampler_key, seed_offset=offset)
 
     def _give_up_dead(self) -> None:
         """Mark what processes that are gone have left running as failed; their points come first in what is asked next.
@@ -54,10 +60,10 @@ class Study:
         """
         from optuna.trial import TrialState
 
-        with answering(self.plan):
+        with self._answering():
             for trial in self._running():
                 place = str(trial.user_attrs.get(PLACE, ""))
-                if place == self.place or not (_is_gone(place) if place else not is_shared(self.plan.storage)):
+                if place == self.place or not (is_gone(place) if place else not is_shared(self.plan.storage)):
                     continue
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 if trial.params:
@@ -81,7 +87,7 @@ class Study:
             SweepError: the storage failed.
         """
         asked = list[Asked]()
-        with quiet_optuna(), answering(self.plan):
+        with quiet_optuna(), self._answering():
             while len(asked) < most and self._taken() < total and not self._is_exhausted():
                 trial = self._study.ask({key: one.distribution for key, one in self.plan.space.items()})
                 trial.set_user_attr(PLACE, self.place)
@@ -103,11 +109,11 @@ class Study:
             raise
 
     def _taken(self) -> int:
-        return sum(map(_counts, self._study.get_trials(deepcopy=False))) + self._failed_now
+        return sum(map(_counts, self._study.get_trials(deepcopy=False))) + self.failed
 
     def _rank(self, number: int) -> int:
         trials = self._study.get_trials(deepcopy=False)
-        return sum(_counts(trial) for trial in trials if trial.number < number) + self._failed_now
+        return sum(_counts(trial) for trial in trials if trial.number < number) + self.failed
 
     def _is_exhausted(self) -> bool:
         """Whether every point of a grid has been asked for."""
@@ -119,7 +125,7 @@ class Study:
     def in_flight(self) -> dict[int, list[Asked]]:
         """Return the trials of this sweep that are still to be told, by the number of their job; 0 for none."""
         found: dict[int, list[Asked]] = {}
-        with answering(self.plan):
+        with self._answering():
             for trial in self._running():
                 if trial.user_attrs.get(PLACE) == self.place:
                     asked = Asked(trial.number, varied_texts(self.plan.space, trial.params), trial.params)
@@ -128,14 +134,14 @@ class Study:
 
     def assign(self, number: int, job: int) -> None:
         """Write down which job of the sweep a trial is."""
-        with answering(self.plan):
+        with self._answering():
             self._trial(number).set_user_attr(JOB, job)
 
     def again(self, job: int) -> None:
         """Set a trial running again that has failed as this job of the sweep; nothing where there is none."""
         from optuna.trial import TrialState, create_trial
 
-        with quiet_optuna(), answering(self.plan):
+        with quiet_optuna(), self._answering():
             failed = [
                 trial
                 for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -160,7 +166,7 @@ class Study:
         """
         from optuna.trial import TrialState
 
-        with quiet_optuna(), answering(self.plan):
+        with quiet_optuna(), self._answering():
             trial = self._trial(number)
             frozen = self._study._storage.get_trial(trial._trial_id)
             if frozen.state.is_finished():
@@ -170,7 +176,7 @@ class Study:
             status = "diverged" if ended.is_diverged else ended.status
             trial.set_user_attr(STATUS, status)
             if status == "failed" or (status == "pruned" and not frozen.intermediate_values):
-                self._failed_now += 1
+                self.failed += 1
                 self._fail(number)
                 return
             trial.set_constraint(DIVERGED, 1.0 if status == "diverged" else -1.0)
@@ -237,7 +243,7 @@ class Study:
         """
         from optuna.trial import create_trial
 
-        with quiet_optuna(), answering(self.plan):
+        with quiet_optuna(), self._answering():
             if any(trial.user_attrs.get(KNOWN) == source for trial in self._study.get_trials(deepcopy=False)):
                 return
             status = "diverged" if ended.is_diverged else "finished"
@@ -250,11 +256,16 @@ class Study:
             )
             self._study.add_trial(trial)
 
+    def elsewhere(self) -> list[FrozenTrial]:
+        """Return the trials with a value that other sweeps have made, or that were known."""
+        with quiet_optuna(), self._answering():
+            return [trial for trial in self._complete() if trial.user_attrs.get(PLACE) != self.place]
+
     def counts(self) -> Counts:
         """Return how many trials came to what."""
         from optuna.trial import TrialState
 
-        with answering(self.plan):
+        with self._answering():
             trials = self._study.get_trials(deepcopy=False)
         told = [trial.user_attrs.get(STATUS) for trial in trials if KNOWN not in trial.user_attrs]
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
@@ -263,7 +274,7 @@ class Study:
 
     def best(self) -> list[FrozenTrial]:
         """Return the best trial that finished, those of the Pareto front for several metrics, none where none did."""
-        with quiet_optuna(), answering(self.plan):
+        with quiet_optuna(), self._answering():
             sound = [trial for trial in self._complete() if trial.user_attrs.get(STATUS) == "finished"]
             if len(self.plan.metrics) > 1:
                 return list(self._study.best_trials) if sound else []
@@ -280,9 +291,3 @@ class Study:
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial counts towards those wanted."""
     return KNOWN not in trial.user_attrs and trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
-
-
-def _is_gone(place: str) -> bool:
-    """Whether the sweep of a place has no process any more, as far as this machine can tell."""
-    host, _, directory = place.partition(":")
-    return host == socket.gethostname() and not (os.path.isdir(directory) and is_locked(Path(directory)))

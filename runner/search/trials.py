@@ -104,3 +104,8 @@ def has_too_many_failed(failed: int, ended: int, *, most: float) -> bool:
         most: in [0, 1]; 0 gives up at the first failure, 1 never.
     """
     return failed > most * max(5, ended)
+
+
+def told_to_fail(failed: int, ended: int, section: str) -> str:
+    """Return the warning of a search that gives up."""
+    return f"warning search: {failed} of {ended} trials failed, more than {section}.max_failure_rate allows"

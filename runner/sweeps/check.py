@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +17,7 @@ from runner.config import Config
 from runner.continue_run import with_saved
 from runner.errors import ConfigError, Problem
 from runner.job import checked
+from runner.search.overrides import read_overrides
 from runner.tracking.sweep_file import CHECKPOINT, FROM, JobState, Launchable, Sweep, changed
 from runner.tracking.sweep_runs import DONE
 
@@ -51,26 +51,20 @@ def expand(arguments: Iterable[str], config_loader: ConfigLoader) -> list[Point]
     Raises:
         ConfigError: an override cannot be read, or has no list of values.
     """
-    parser = OverridesParser.create(config_loader=config_loader)
+    given, problems = read_overrides(arguments, not_an_override, config_loader=config_loader)
     lists: dict[str, list[str]] = {}
-    problems = []
-    for text in arguments:
-        key, _, given = text.lstrip("+~").partition("=")
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
-            problems.append(not_an_override(key, given))
-            continue
+    for one in given:
+        override = one.override
         name = override.get_key_element()
         if not override.is_sweep_override():
-            lists[name] = [text]
+            lists[name] = [one.text]
         elif override.is_discrete_sweep():
             lists[name] = [f"{name}={value}" for value in override.sweep_string_iterator()]
         else:
             lists[name] = []
         if not lists[name]:
-            rule = f"must be a list such as 1e-3,1e-2 or range(1,4) in a multirun, got {given}"
-            problems.append(Problem(key, rule, f"Give the values of {key}"))
+            rule = f"must be a list such as 1e-3,1e-2 or range(1,4) in a multirun, got {one.value}"
+            problems.append(Problem(one.key, rule, f"Give the values of {one.key}"))
     if problems:
         raise ConfigError(problems)
     varying = {values[0].partition("=")[0] for values in lists.values() if len(values) > 1}

@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from runner.commands import PROGRAM
 from runner.compose import overrides_of, quoted
 from runner.config import Config
+from runner.search.secret import without_password
 from runner.sweeps.launch import batch_size, has_workers, launch_all, settle, shares
 from runner.sweeps.signals import caught, pass_on_to_loky
+from runner.tracking.address import masked
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, write_sweep
 from runner.tracking.sweep_runs import KILLED, SweepRuns, with_errors
@@ -83,7 +85,7 @@ def new_sweep(jobs: Sequence[Job], directory: Path, page: tuple[str, ...]) -> Sw
         directory: of the sweep.
         page: `--config-dir` and `--config-name` as given.
     """
-    given = tuple(overrides_of(sys.argv[1:]))
+    given = without_password(overrides_of(sys.argv[1:]))
     command = shlex.join([*PROGRAM, "-m", *page, *given])
     launched_from = os.path.relpath(Path.cwd(), directory)
     name = f"{directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
@@ -123,7 +125,7 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     stop.unlink(missing_ok=True)
     write_sweep(directory, launch.sweep, runs.states(), status="running")
     settle(page, directory)
-    OmegaConf.save(page, directory / _MULTIRUN)
+    OmegaConf.save(OmegaConf.create(masked(OmegaConf.to_container(page))), directory / _MULTIRUN)
     errors: dict[int, str] = {}
 
     def states(*, is_over: bool = False) -> list[JobState]:
@@ -152,7 +154,15 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
     if launch.close is not None:
         launch.close(states(is_over=True))
-    finish(directory, runs.sweep, states(is_over=True), tracking=config.tracking, signal=signal, quiet=config.quiet)
+    finish(
+        directory,
+        runs.sweep,
+        states(is_over=True),
+        tracking=config.tracking,
+        signal=signal,
+        safety=config.search.safety,
+        quiet=config.quiet,
+    )
 
 
 def _grow(runs: SweepRuns, table: SweepTable, jobs: Sequence[Job]) -> None:

@@ -18,7 +18,7 @@ from runner.errors import SweepError
 from runner.lr_end import Told, metrics_of, safe_end, tags_of
 from runner.records import OUT_OF_TIME, EvalRecord, RunResult, Status
 from runner.report.sweep_figure import Dot, sweep_figure
-from runner.sweep_summary import SEED, Setting, in_numbers, summarise
+from runner.sweep_summary import Setting, in_numbers, is_setting, summarise
 from runner.sweeps.resume import KEY
 from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
@@ -36,6 +36,7 @@ def finish(
     *,
     tracking: Tracking,
     signal: Signals | None,
+    safety: float,
     quiet: bool = False,
     use: Callable[[Told], None] | None = None,
 ) -> Told | None:
@@ -47,6 +48,7 @@ def finish(
         states: what they came to, in the same order.
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
+        safety: a recommendation is at most the largest stable learning rate over this.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed.
     Returns:
@@ -59,8 +61,7 @@ def finish(
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"})
     status = _status(statuses, signal if is_cut else None)
     name = loss_name(states)
-    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
-    go_on = shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
+    go_on = _go_on(directory, sweep, states)
     if not quiet:
         print_settings(settings, name)
     _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
@@ -69,7 +70,7 @@ def finish(
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
         _draw(directory, sweep, states, name, in_numbers(statuses))
-        told = safe_end(directory, sweep, states, root=Path.cwd(), quiet=quiet)
+        told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet)
         result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
         _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
     except OSError as error:
@@ -78,16 +79,28 @@ def finish(
     if tracking.uri is not None:
         run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
         write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
-    if (status != "finished" or is_cut or statuses["failed"]) and not quiet:
+    if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
-    if use is not None and told is not None:
-        use(told)
-    print(directory, flush=True)
+    try:
+        if use is not None and told is not None:
+            use(told)
+    finally:
+        print(directory, flush=True)
+    _raise_if_bad(status, statuses, signal)
+    return told
+
+
+def _raise_if_bad(status: Status, statuses: Mapping[str, int], signal: Signals | None) -> None:
     if status == "interrupted" and signal is not None:
         raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
-    return told
+
+
+def _go_on(directory: Path, sweep: Sweep, states: Sequence[JobState]) -> str:
+    """Return the command that goes on with a sweep; past a time limit that its jobs ran into."""
+    is_late = any(state.verdict.startswith(OUT_OF_TIME) for state in states) and not sweep.varies(LIMIT)
+    return shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
 
 
 def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Sequence[str]) -> None:
@@ -110,13 +123,11 @@ def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
 
 
 def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss: str, verdict: str) -> None:
-    dots = []
+    dots, keys = [], [key for key in sweep.jobs[0].varied if key != "optimizer.lr" and is_setting(key)]
     for job, state in zip(sweep.jobs, states, strict=True):
-        others = {key: value for key, value in job.varied.items() if key not in ("optimizer.lr", SEED)}
-        label = " ".join(others.values())
+        label = " ".join(value for key, value in job.varied.items() if key in keys)
         dots.append(Dot(label, job.lr, state.final_loss, state.status))
-    keys = [key for key in sweep.jobs[0].varied if key not in ("optimizer.lr", SEED)]
-    title = f"{sweep.jobs[0].experiment}: {' x '.join(sweep.jobs[0].varied) or 'one setting'}"
+    title = f"{sweep.jobs[0].experiment}: {' x '.join(filter(is_setting, sweep.jobs[0].varied)) or 'one setting'}"
     try:
         sweep_figure(dots, directory / SWEEP_FIGURE, title=title, verdict=verdict, loss=loss, legend=", ".join(keys))
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.compose import overrides_of, page_of, quoted, value_of
 from runner.errors import ConfigError, Problem
+from runner.search.secret import with_password, without_password
 from runner.tracking.directory import SWEEP
 from runner.tracking.lock import is_locked
 from runner.tracking.sweep_file import Sweep, changed, key_of, read_sweep
@@ -29,13 +30,13 @@ def expand_resumed_sweep(arguments: list[str]) -> list[str]:
     sweep = read_resumed(directory)
     given = [text for text in overrides_of(arguments) if key_of(text) != KEY]
     stored = {text.lstrip("+") for text in sweep.overrides}
-    new = [text for text in given if text.lstrip("+") not in stored]
+    new = [text for text, shown in zip(given, without_password(given), strict=True) if shown.lstrip("+") not in stored]
     other = [text for text in new if not _may_change(text, sweep)]
     page = page_of(arguments)
     if other or page not in ((), sweep.page):
-        rule = f"must be the overrides of the sweep, got also {' '.join(other or page)}"
+        rule = f"must be the overrides of the sweep, got also {' '.join(without_password(other) or page)}"
         raise ConfigError([Problem(KEY, rule, "Leave them out, or start a new sweep")])
-    words = changed(sweep.overrides, new)
+    words = with_password(changed(sweep.overrides, new), directory)
     multirun = ["--multirun"] if sweep.mode == "multirun" else []
     return [*sweep.page, *multirun, *words, f"{KEY}={quoted(str(directory))}"]
 

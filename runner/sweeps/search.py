@@ -16,15 +16,18 @@ from omegaconf import DictConfig
 from runner.errors import SweepError
 from runner.search.opening import Plan
 from runner.search.options import SECTION, SearchOptions
+from runner.search.trials import told_to_fail
 from runner.sweeps.check import go_on, rest_of
 from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
 from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
 from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
+from runner.tracking.sweep_observed import write_known
 from runner.tracking.sweep_runs import DONE, SweepRuns
 
 if TYPE_CHECKING:
+    from runner.search.known import Earlier
     from runner.sweeps.search_page import SearchPage
 
 _Begun = tuple[Sweep, SweepRuns, Sequence[Launchable]]
@@ -43,16 +46,25 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
         ConfigError: something is refused; nothing has started and nothing is written.
         SweepError: no trial finished, too many failed, or a signal ended it.
     """
-    from runner.sweeps.search_page import plan_of, read_page
+    from runner.search.known import Mlflow, find_known
+    from runner.search.opening import check_study
+    from runner.search.planning import make_plan
+    from runner.sweeps.search_page import read_page
 
     resumed = resumed_directory(arguments)
     arguments = [text for text in arguments if not text.startswith(f"{KEY}=")]
     sweep = read_resumed(resumed) if resumed is not None else None
     page = read_page(arguments, context, config, options, words=sweep.page if sweep is not None else None)
-    plan = plan_of(page, options)
+    parts = {"sampler": options.sampler, "pruner": options.pruner}
+    plan = make_plan(page.base.config, page.space, page.extend, options, **parts, section=SECTION)
+    base = page.base
+    uri = base.config.tracking.uri
+    known = find_known(options.known, Mlflow(uri, base.experiment), key=f"{SECTION}.known") if resumed is None else []
+    if plan.name:
+        check_study(plan)
     directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
     with alone_in(directory, key=KEY, what="a sweep that no other process is running"):
-        _Search(page, plan, options, directory, config).run(context, sweep, arguments)
+        _Search(page, plan, options, directory, config, known).run(context, sweep, arguments)
 
 
 class _Search:
@@ -63,10 +75,17 @@ class _Search:
         options: how.
         directory: of the sweep.
         config: the page without the overrides that vary.
+        known: earlier runs to learn from.
     """
 
     def __init__(
-        self, page: SearchPage, plan: Plan, options: SearchOptions, directory: Path, config: DictConfig
+        self,
+        page: SearchPage,
+        plan: Plan,
+        options: SearchOptions,
+        directory: Path,
+        config: DictConfig,
+        known: Sequence[Earlier],
     ) -> None:
         from runner.search.judge import read_judge, write_judge
         from runner.search.parts import is_none
@@ -75,7 +94,7 @@ class _Search:
         from runner.sweeps.rounds import Rounds, Share
 
         self._page, self._directory, self._config = page, directory, config
-        self._known = options.known
+        self._known = known
         before = read_judge(directory)
         name = plan.name or (before["name"] if before is not None else directory.name)
         self.study = Study(plan.named(name), directory)
@@ -144,19 +163,14 @@ class _Search:
 
     def _learn(self) -> None:
         """Tell the study of earlier runs."""
-        from runner.search.known import Mlflow, find_known, learn
+        from runner.search.known import learn
         from runner.search.page import page_of_task
-
-        if not self._known:
-            return
 
         def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
             return page_of_task(self._page.check(overrides).config.model_dump(mode="json", by_alias=True))
 
-        base = self._page.base
-        mlflow = Mlflow(base.config.tracking.uri, base.experiment)
-        runs = find_known(self._known, mlflow, key=f"{SECTION}.known")
-        print(learn(self.study, runs, page_of), file=sys.stderr)
+        if self._known:
+            print(learn(self.study, self._known, page_of), file=sys.stderr)
 
     def _go_on(self, sweep: Sweep, arguments: Sequence[str]) -> _Begun:
         """Return the jobs that are left, with those of trials that were asked for and never became one."""
@@ -179,7 +193,11 @@ class _Search:
 
     def _close(self, states: Sequence[JobState]) -> None:
         """Tell the last jobs, write the best trial, and say what came of the search."""
+        from runner.search.elsewhere import made_elsewhere
+
         self.rounds.tell(states)
+        if others := made_elsewhere(self.study, self._page.base.config):
+            write_known(self._directory, others)
         counts, best = self.study.counts(), self.study.best()
         plan = self.study.plan
         solutions = [
@@ -192,9 +210,7 @@ class _Search:
             results |= {"best_params": solutions[0]["params"], "best_value": best[0].values[0]}
         (self._directory / RESULTS).write_text(yaml.safe_dump(results, sort_keys=False), encoding="utf-8")
         if self.rounds.gave_up:
-            failed, ended = self.rounds.failed, self.rounds.ended
-            more = f"more than {SECTION}.max_failure_rate allows"
-            print(f"warning search: {failed} of {ended} trials failed, {more}", file=sys.stderr)
+            print(told_to_fail(self.rounds.failed, self.rounds.ended, SECTION), file=sys.stderr)
         if counts.diverged and not best:
             print("warning search: every trial diverged. Lower the range of optimizer.lr", file=sys.stderr)
         if not self._page.base.config.quiet:

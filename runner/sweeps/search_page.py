@@ -1,8 +1,7 @@
-"""What a searching multirun is about: what varies, what every trial has in common, and what trials are judged by."""
+"""What a searching multirun is about: what varies, and what every trial has in common."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,10 @@ from omegaconf import DictConfig
 from runner.compose import page_of
 from runner.errors import ConfigError, Problem
 from runner.search.custom import extend_by
-from runner.search.goals import choose_goals, reported
-from runner.search.opening import Extend, Plan
+from runner.search.opening import Extend
 from runner.search.options import SECTION, SearchOptions
 from runner.search.space import Space, corners, read_space, split_overrides
 from runner.sweeps.check import CheckedJob, Compose, Point, check_all, check_job
-from runner.tracking.address import absolute
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def read_page(
     fixed, varying = split_overrides(arguments, config_loader=context.config_loader)
     _refuse_of_mode_search([*fixed, *varying])
     space = read_space(varying, config_loader=context.config_loader)
-    extend = extend_by(options.custom_search_space, config, key=f"{SECTION}.custom_search_space")
+    extend = extend_by(options.custom_search_space, config, fixed, key=f"{SECTION}.custom_search_space")
     if not space and extend is None:
         rule = "must have something vary in a search, got nothing that does"
         raise ConfigError([Problem(f"{SECTION}.params", rule, "Add for example 'optimizer.lr=interval(1e-5,1)'")])
@@ -93,61 +90,24 @@ def _refuse_of_mode_search(arguments: Sequence[str]) -> None:
         key, _, value = text.lstrip("+").partition("=")
         section, _, rest = key.partition(".")
         if section in ("search", "sampler", "pruner"):
-            name = f"hydra/sweeper/{section}" if not rest else f"{SECTION}.{rest if section == 'search' else key}"
-            fix = f"Set {name}={value}" if section != "search" or rest else f"Set the keys of {SECTION}"
+            fix = _instead(section, rest, value)
             problems.append(Problem(key, f"must be left to mode=search, got {value}", fix))
     if problems:
         raise ConfigError(problems)
+
+
+def _instead(section: str, rest: str, value: str) -> str:
+    """Return what a search says in place of a key of mode=search."""
+    if section != "search":
+        return f"Set {SECTION}.{section}.{rest}={value}" if rest else f"Set hydra/sweeper/{section}={value}"
+    if rest in SearchOptions.model_fields:
+        return f"Set {SECTION}.{rest}={value}"
+    return (
+        "Say it in what varies, such as 'optimizer.lr=interval(1e-5,1)'" if rest in ("low", "high") else "Leave it out"
+    )
 
 
 def _point(fixed: Sequence[str], space: Space, overrides: Mapping[str, str]) -> Point:
     prefixes = {key: space[key].prefix if key in space else "" for key in overrides}
     texts = [f"{prefixes[key]}{key}={value}" for key, value in overrides.items()]
     return Point((*(text for text in fixed if text.lstrip("+").partition("=")[0] not in overrides), *texts), overrides)
-
-
-def plan_of(page: SearchPage, options: SearchOptions) -> Plan:
-    """Return what is searched, checked as far as that goes without the study.
-
-    Raises:
-        ConfigError: with what is wrong with metric, sampler or pruner.
-    """
-    from runner.build import find_facts  # imports torch
-    from runner.search.fingerprint import fingerprint
-    from runner.search.page import page_of_task
-    from runner.search.parts import is_none, make_pruner, make_sampler
-
-    config = page.base.config
-    facts = find_facts(config.task, config.train, config.resume, config.seed)
-    known = reported(facts.goals, facts.examples)
-    metrics, directions = choose_goals(options.metric, options.direction, known, section=SECTION)
-    make_sampler(options.sampler, page.space, key=f"{SECTION}.sampler")
-    make_pruner(options.pruner, key=f"{SECTION}.pruner")
-    if options.known and page.extend is not None:
-        rule = f"must be left out where a function makes the space, got {', '.join(options.known)}"
-        raise ConfigError([Problem(f"{SECTION}.known", rule, "Leave it out")])
-    if len(metrics) > 1 and not is_none(options.pruner):
-        rule = f"must be none with several metrics, got {options.pruner['_target_']}"
-        raise ConfigError([Problem(f"{SECTION}.pruner", rule, "Set hydra/sweeper/pruner=none")])
-    texts = {key: dimension.text for key, dimension in page.space.items()}
-    if options.custom_search_space is not None:
-        texts["custom_search_space"] = options.custom_search_space
-    tree = page_of_task(config.model_dump(mode="json", by_alias=True))
-    return Plan(
-        space=page.space,
-        extend=page.extend,
-        fingerprint=fingerprint(texts, tree, metrics, directions),
-        metrics=metrics,
-        directions=directions,
-        sampler=options.sampler,
-        storage=_place_of(options.storage),
-        name=options.study_name or "",
-        section=SECTION,
-    )
-
-
-def _place_of(storage: str | dict[str, object] | None) -> str | dict[str, object] | None:
-    """Return a storage that workers find too, wherever they run."""
-    if not isinstance(storage, str):
-        return storage
-    return absolute(storage) if "://" in storage else os.path.abspath(storage.removeprefix("journal:"))

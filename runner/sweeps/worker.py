@@ -23,6 +23,7 @@ from runner.job import run
 from runner.records import RunResult
 from runner.search.judge import Judge, find_judge, read_judge
 from runner.sweeps.signals import interruptible
+from runner.tracking.address import shown
 from runner.tracking.directory import TRACEBACK
 from runner.tracking.lock import is_locked
 from runner.tracking.sweep_file import STOP, Sweep, find_sweep
@@ -67,7 +68,7 @@ def _judge(directory: Path, sweep: Sweep) -> Judge | None:
     try:
         return find_judge(directory, job) if job is not None else None
     except Exception as error:  # whatever a storage raises
-        print(f"warning search: the run is not pruned, for its study fails: {in_words(error)}", file=sys.stderr)
+        print(f"warning search: the run is not pruned, for its study fails: {shown(in_words(error))}", file=sys.stderr)
         return None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 retries take four minutes
@@ -24,8 +26,17 @@ def absolute(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """Return the uri with a password hidden."""
-    return re.sub(r"(://[^:/@]*):[^@]+@", r"\1:***@", uri)
+    """Return the uri, or a text with several, with the passwords hidden."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]+@", r"\1:***@", uri)
+
+
+def masked(value: Any) -> Any:
+    """Return plain values with the passwords of all addresses in them hidden."""
+    if isinstance(value, Mapping):
+        return {key: masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    return shown(value) if isinstance(value, str) else value
 
 
 def database_path(uri: str) -> Path:

@@ -22,7 +22,9 @@ CURVES = "curves.png"
 SWEEP = "sweep.json"  # in the directory of a sweep
 SWEEP_FIGURE = "sweep.png"
 LR_REPORT, LR_FIGURE, LR_PAGE = "lr_report.json", "lr_report.png", "lr_report.html"
-ARTIFACTS = (CURVES, SWEEP, SWEEP_FIGURE, LR_REPORT, LR_FIGURE, LR_PAGE)  # sent to MLflow where they are there
+RANGE_TEST, RANGE_FIGURE, KNOWN_RUNS = "range_test.json", "range_test.png", "known.json"
+LR_FILES = (LR_REPORT, LR_FIGURE, LR_PAGE, RANGE_TEST, RANGE_FIGURE, KNOWN_RUNS)
+ARTIFACTS = (CURVES, SWEEP, SWEEP_FIGURE, *LR_FILES)  # sent to MLflow where they are there
 EVALUATIONS = "evaluations.jsonl"  # made later, by mode=eval
 STATE = "mlflow.json"  # what has been sent
 LOG = "tracking.log"  # what MLflow's libraries say
@@ -79,14 +81,19 @@ def pasteable(path: Path) -> str:
         return str(path)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
     """Write a file so that a reader sees the old one or the new one, never half.
 
+    Args:
+        path: of the file.
+        text: all of it.
+        is_private: whether nobody but its owner may read it.
     Raises:
         OSError: it cannot be written; the old one is intact.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch(0o600 if is_private else 0o666)
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,23 +10,57 @@ from pathlib import Path
 from typing import Any
 
 from runner.finding.observed import Observed
-from runner.sweep_summary import SEED
-from runner.tracking.directory import read_config
+from runner.records import read_non_finite, spell_non_finite
+from runner.sweep_summary import PURPOSE_TAG, SEED
+from runner.tracking.directory import KNOWN_RUNS, read_config, write_whole
 from runner.tracking.jsonl import find_result, first_loss
 from runner.tracking.sweep_file import Job, JobState, Sweep
 
 LR_KEYS = ("optimizer.lr", "optimizer.d_coef")
-PURPOSE = "purpose"  # tag of a run: what a search made it for
 _LENGTH = ("train.duration",)
 _SAYS = ("tags.", "name", "quiet", "tracking", "notify.")  # keys that do not change what is trained
 _CHOSEN = ("task", "optimizer", "warmup", "schedule")
 _WRITTEN = ("train.duration", "train.batch_size", "train.accumulate", "train.precision", "train.clip_norm")
 
 
-def lr_key(sweep: Sweep) -> str | None:
-    """Return the key of the learning rate that varies between jobs, None where fewer than two were tried."""
+def write_known(directory: Path, observed: Sequence[Observed]) -> None:
+    """Write earlier runs that were given to a search into its directory."""
+    data = [spell_non_finite(one._asdict()) for one in observed]
+    write_whole(directory / KNOWN_RUNS, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def find_known_runs(directory: Path) -> list[Observed] | None:
+    """Return the earlier runs that were given to the search in a directory, None where none were."""
+    try:
+        data = json.loads((directory / KNOWN_RUNS).read_text(encoding="utf-8"))
+        return [Observed(**{key: read_non_finite(value) for key, value in one.items()}) for one in data]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def group_of(varied: Mapping[str, str], key: str, *, is_of_search: bool = False) -> str:
+    """Return what else varies, as pasted on a command line.
+
+    Args:
+        varied: override key -> value.
+        key: of the learning rate.
+        is_of_search: whether runs of several lengths are of one curve.
+    """
+    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
+    plain = {name.lstrip("+"): value for name, value in varied.items()}
+    others = {name: value for name, value in plain.items() if name not in aside and not name.startswith(_SAYS)}
+    return shlex.join(f"{name}={value}" for name, value in others.items())
+
+
+def lr_key(sweep: Sweep, known: Sequence[Observed] = ()) -> str | None:
+    """Return the key of the learning rate that varies between runs, None where fewer than two were tried.
+
+    Args:
+        sweep: its jobs.
+        known: runs that it did not make.
+    """
     for key in LR_KEYS:
-        if sweep.varies(key) and len({_rate(job, key) for job in sweep.jobs}) > 1:
+        if sweep.varies(key) and len({*(_rate(job, key) for job in sweep.jobs), *(one.lr for one in known)}) > 1:
             return key
     return None
 
@@ -46,13 +81,13 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
     """Return what one job came to; see `observe`."""
     run = root / state.run if state.run is not None else None
     result = find_result(run) if run is not None else None
-    purpose = result.tags.get(PURPOSE, "") if result is not None else ""
+    purpose = result.tags.get(PURPOSE_TAG.removeprefix("tags."), "") if result is not None else ""
     return Observed(
         lr=_rate(job, key),
         seed=job.seed,
         loss=state.final_loss,
         status=state.status,
-        group=_group(job, key, is_of_search=bool(purpose)),
+        group=group_of(job.varied, key, is_of_search=bool(purpose)),
         first_loss=first_loss(run) if run is not None else math.nan,
         steps=state.steps,
         planned_steps=state.planned_steps,
@@ -78,14 +113,6 @@ def loss_name(states: Sequence[JobState]) -> str:
     if len(is_val) != 1:
         return "loss"
     return "val loss" if True in is_val else "train loss"
-
-
-def _group(job: Job, key: str, *, is_of_search: bool) -> str:
-    """Return what else varies, as pasted on a command line; a search makes runs of several lengths for one curve."""
-    aside = (key, SEED, *(_LENGTH if is_of_search else ()))
-    varied = {name.lstrip("+"): value for name, value in job.varied.items()}
-    others = {name: value for name, value in varied.items() if name not in aside and not name.startswith(_SAYS)}
-    return shlex.join(f"{name}={value}" for name, value in others.items())
 
 
 def _rate(job: Job, key: str) -> float:

@@ -18,7 +18,7 @@ from runner.lanes import recording
 from runner.lanes.lane import Lane
 from runner.lanes.refusal import WAY_OUT, why_not
 from runner.train.plan import TrainPlan
-from runner.trials.in_lanes import SharedTasks
+from runner.trials.shared import SharedTasks
 
 _LANES = 16  # enough to tell: more pay more
 _STEPS = 10

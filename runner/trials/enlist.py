@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from runner.compose import quoted
 from runner.config import Invocation
+from runner.errors import ConfigError, Problem
+from runner.search.page import differing, page_of_task
 from runner.sweeps.check import CheckedJob, Compose, check_all, check_job, go_on
 from runner.sweeps.check import Point as JobPoint
 from runner.sweeps.launch import shares
-from runner.tracking.sweep_file import Job, JobState, Launchable, changed, key_of
+from runner.tracking.mapping import params
+from runner.tracking.sweep_file import Job, JobState, Launchable, Sweep, changed, key_of
 from runner.trials.composing import composer
 from runner.trials.point import Point
 from runner.trials.trial import Share
@@ -76,10 +80,32 @@ class Page:
         """Compose and check one command line."""
         return check_job(JobPoint(overrides, varied), self.compose, self.page)
 
-    def go_on(self, job: Job, state: JobState, point: Point) -> CheckedJob:
-        """Return a job that is not done, going on with its run where there is one with a checkpoint."""
-        kept = [text for text in job.overrides if key_of(text) in ("name", "train.threads", "train.device")]
-        overrides = changed(self.overrides(point), kept)
+    def refuse_changed(self, made: tuple[Job, Path] | None, directory: Path) -> None:
+        """Refuse to go on with a sweep whose page says something else today.
+
+        Args:
+            made: one of its jobs, and its run directory; None where there is none.
+            directory: of the sweep.
+        Raises:
+            ConfigError: it does; says what.
+        """
+        if made is None:
+            return
+        job, run = made
+        config = self.check_one(job.overrides, job.varied).config
+        page, there = page_of_task(config.model_dump(mode="json", by_alias=True)), params(run)
+        if different := differing(there, page):
+            said = "; ".join(f"{key} is {there[key]} there and {page.get(key, 'absent')} here" for key in different[:4])
+            rule = f"must be a sweep of the same page, got {str(directory)!r}: {said}"
+            raise ConfigError([Problem("resume.sweep", rule, "Start a new sweep, or take the change back")])
+
+    def go_on(self, sweep: Sweep, job: Job, state: JobState) -> CheckedJob:
+        """Return a job that is not done, going on with its run where there is one with a checkpoint.
+
+        Its overrides are those that its run is found by, in their order, and what this launch says of the rest.
+        """
+        kept = [text for text in job.overrides if not sweep.may_change(text)]
+        overrides = (*kept, *(text for text in self.base if sweep.may_change(text)))
         launchable = go_on(Launchable(job, overrides), state, self.compose, self.page)
         return self.check_one(launchable.overrides, job.varied)
 

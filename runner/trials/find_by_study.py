@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
 
 from runner.config import Config, Invocation
 from runner.curves import number
-from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
-from runner.search.fingerprint import fingerprint
-from runner.search.goals import choose_goals, reported
+from runner.search.elsewhere import made_elsewhere
+from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
-from runner.search.loop import OnEval, search
-from runner.search.opening import Plan
-from runner.search.page import page_of_task
-from runner.search.parts import is_none, make_pruner, make_sampler
+from runner.search.loop import ENDS, OnEval, search
+from runner.search.opening import Plan, check_study
+from runner.search.parts import is_none
+from runner.search.planning import make_plan
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
-from runner.trials.find_lr import bounds_of
+from runner.search.trials import has_too_many_failed, told_to_fail
+from runner.tracking.sweep_observed import write_known
+from runner.trials.bounds import Bounds
 from runner.trials.point import Point
 
 if TYPE_CHECKING:
@@ -32,37 +35,30 @@ _AT_ONCE = {"sequential": 1, "auto": 4, "lanes": 4}  # trials asked for together
 _SECTION = "search"
 
 
-def plan_of(config: Config, invocation: Invocation, evaluate: Trials) -> Plan:
+def plan_of(config: Config, invocation: Invocation, evaluate: Trials, bounds: Callable[[], Bounds]) -> Plan:
     """Return what is searched, checked as far as that goes without the study.
 
+    Args:
+        config: checked.
+        invocation: how the program was called.
+        evaluate: checks points.
+        bounds: returns where the learning rate is searched; called where there is no space.
     Raises:
         ConfigError: with what is wrong.
     """
-    from runner.build import find_facts  # imports torch
-
-    section, sampler = config.search, section_of(config.sampler)
-    texts = dict(section.space) or {config.optimizer.lr_key: "interval({}, {})".format(*map(number, bounds_of(config)))}
-    extend = extend_by(section.custom_search_space, invocation.tree, key=f"{_SECTION}.custom_search_space")
+    section = config.search
+    texts = dict(section.space)
+    if not texts:
+        low, high, _, _ = bounds()
+        texts = {config.optimizer.lr_key: f"interval({number(low)},{number(high)})"}
+    page = OmegaConf.create(dict(invocation.tree))
+    fixed = evaluate.fixed
+    extend = extend_by(section.custom_search_space, page, fixed, key=f"{_SECTION}.custom_search_space")
     space: Space = read_space(space_of(texts))
     checked = evaluate.check([Point(corner) for corner in corners(space)])
-    facts = find_facts(config.task, config.train, config.resume, config.seed)
-    known = reported(facts.goals, facts.examples)
-    metrics, directions = choose_goals(section.metric, section.direction, known, section=_SECTION)
-    make_sampler(sampler, space, key="sampler")
-    make_pruner(section_of(config.pruner), key="pruner")
-    if len(metrics) > 1 and not is_none(section_of(config.pruner)):
-        rule = f"must be none with several metrics, got {config.pruner.target}"
-        raise ConfigError([Problem("pruner", rule, "Set pruner=none")])
-    if "train.duration" in space and not is_none(section_of(config.pruner)):
-        rule = f"must be none where train.duration varies, got {config.pruner.target}"
-        raise ConfigError([Problem("pruner", rule, "Set pruner=none")])
-    tree = page_of_task(checked[0].config.model_dump(mode="json", by_alias=True))
-    said = {key: dimension.text for key, dimension in space.items()}
-    if section.custom_search_space is not None:
-        said["custom_search_space"] = section.custom_search_space
-    name = section.study_name or evaluate.directory.name
-    about = fingerprint(said, tree, metrics, directions)
-    return Plan(space, extend, about, metrics, directions, sampler, section.storage, name, _SECTION)
+    sampler, pruner = section_of(config.sampler), section_of(config.pruner)
+    plan = make_plan(checked[0].config, space, extend, section, sampler=sampler, pruner=pruner, section=_SECTION)
+    return plan if plan.name else plan.named(evaluate.directory.name)
 
 
 def section_of(node: Node) -> dict[str, object]:
@@ -70,22 +66,31 @@ def section_of(node: Node) -> dict[str, object]:
     return {"_target_": node.target, **node.arguments}
 
 
-def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
+def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     """Make the trials that are missing in the study; a signal ends it.
 
+    Returns:
+        whether it gave up, for too many have failed.
     Raises:
+        ConfigError: known runs are not there, or the study is about something else; nothing is written.
         SweepError: the storage of the study failed.
     """
     section = config.search
+    check_study(plan)
+    entries = section.known if config.resume.sweep is None else []
+    known = find_known(entries, Mlflow(config.tracking.uri, evaluate.experiment), key=f"{_SECTION}.known")
     evaluate([])  # makes the directory of the sweep, which the study is locked by
     study = Study(plan, evaluate.directory)
-    _learn(config, study, evaluate)
+    about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
+    write_judge(evaluate.directory, {**about, "pruner": None, "prune_after": section.prune_after})
+    if known:
+        print(learn(study, known, evaluate.page_of), file=sys.stderr)
 
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
         return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
 
     pruner = section_of(config.pruner)
-    search(
+    seen = search(
         study,
         evaluate_points,
         total=section.n_trials,
@@ -95,19 +100,12 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> None:
         prune_after=section.prune_after,
         max_failure_rate=section.max_failure_rate,
     )
+    if others := made_elsewhere(study, config):
+        write_known(evaluate.directory, others)
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)
-
-
-def _learn(config: Config, study: Study, evaluate: Trials) -> None:
-    """Tell the study of earlier runs."""
-    if not config.search.known:
-        return
-
-    def page_of(overrides: Mapping[str, str]) -> Mapping[str, str]:
-        [checked] = evaluate.check([Point(overrides)])
-        return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
-
-    mlflow = Mlflow(config.tracking.uri, evaluate.experiment)
-    runs = find_known(config.search.known, mlflow, key=f"{_SECTION}.known")
-    print(learn(study, runs, page_of), file=sys.stderr)
+    ended = sum(one.status in ENDS for one in seen)
+    gave_up = has_too_many_failed(study.failed, ended, most=section.max_failure_rate)
+    if gave_up:
+        print(told_to_fail(study.failed, ended, _SECTION), file=sys.stderr)
+    return gave_up

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runner.config import Config
@@ -10,70 +12,87 @@ from runner.curves import number
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
-from runner.finding.procedure import Ask, Limits, middle_of, next_asks, verify_asks
+from runner.finding.procedure import Ask, Limits, is_begun, next_asks, verify_asks
 from runner.finding.recommend import recommend
 from runner.rates import plan_of
+from runner.search.known import Mlflow, find_known, observed_of, sort_out
+from runner.search.space import Dimension
+from runner.tracking.sweep_observed import find_known_runs, write_known
+from runner.trials.bounds import Bounds
 from runner.trials.point import Point
 
 if TYPE_CHECKING:
     from runner.trials.trials import Trials
 
 _VERIFICATIONS = 2  # when fresh seeds break down, the recommendation moves once and is verified again
+_KEY = "search.known"
 
 
-def bounds_of(config: Config) -> tuple[float, float]:
-    """Return the learning rates to search between: as given, or a decade beyond what is typical.
+def find_lr(config: Config, bounds: Callable[[], Bounds], evaluate: Trials) -> None:
+    """Make the runs of the search, and those that verify what it recommends; a signal ends it.
 
+    Args:
+        config: checked.
+        bounds: returns where to search; called where not enough is known to go on from.
+        evaluate: makes runs.
     Raises:
-        ConfigError: the bounds cross, or nothing says where they are.
+        ConfigError: the search cannot begin; nothing has started and nothing is written.
     """
-    search, typical = config.search, _typical(config)
-    low, high = search.low, search.high
-    if low is not None and high is not None and low >= high:
-        rule = f"must be below search.high={number(high)}, got {number(low)}"
-        raise ConfigError([Problem("search.low", rule, "Change one of them")])
-    if typical is None and (low is None or high is None):
-        name = "low" if low is None else "high"
-        rule = f"must be given for an optimizer without typical learning rates, got null with {config.optimizer.target}"
-        raise ConfigError([Problem(f"search.{name}", rule, "Run mode=range_test for a bracket")])
-    lowest = low or min(typical[0] if typical else math.inf, high or math.inf) / 10
-    highest = high or max(typical[1] if typical else 0.0, low or 0.0) * 10
-    return lowest, highest
-
-
-def limits_of(config: Config) -> Limits:
-    """Return where the default procedure begins, what it does not leave, and what it may cost.
-
-    Raises:
-        ConfigError: the bounds cross, or nothing says where to begin.
-    """
-    search, middle = config.search, middle_of(*bounds_of(config), _typical(config))
-    low, high, steps = search.low or 0.0, search.high or math.inf, plan_of(config).steps
-    return Limits(middle, low, high, config.seed, search.budget, search.verify, steps)
-
-
-def _typical(config: Config) -> tuple[float, float] | None:
-    known = config.optimizer.typical
-    found: tuple[float, float] | None = getattr(known, config.task.regime) if known is not None else None
-    return found
-
-
-def find_lr(config: Config, limits: Limits, evaluate: Trials) -> None:
-    """Make the runs of the search, and those that verify what it recommends; a signal ends it."""
-    key = config.optimizer.lr_key
-    seen: list[Observed] = []
-    while asks := next_asks(seen, limits):
+    key, steps = config.optimizer.lr_key, plan_of(config).steps
+    seen = _known(config, evaluate, steps)
+    limits = _limits(config, None if is_begun(seen) else bounds(), steps)
+    if not (asks := next_asks(seen, limits)):
+        tried = ", ".join(sorted({number(one.lr) for one in seen}))
+        rule = f"must leave something to try, but runs are known to have failed at {tried}"
+        raise ConfigError([Problem("search.low", rule, "Lower it")])
+    if seen:
+        evaluate([])  # makes the directory
+        write_known(evaluate.directory, seen)
+    while asks:
         seen += evaluate([_point(ask, key) for ask in asks])
         if evaluate.signal is not None:
             return
+        asks = next_asks(seen, limits)
     points = points_of(seen)
     for _ in range(_VERIFICATIONS if any(point.losses for point in points) else 0):
-        lr = recommend(points, points_of(seen)).lr
+        lr = recommend(points, points_of(seen), safety=limits.safety).lr
         fresh = evaluate([_point(ask, key) for ask in verify_asks(seen, lr, limits)])
         seen += fresh
         if evaluate.signal is not None or not any(one.has_failed for one in fresh):
             return
 
 
+def _limits(config: Config, bounds: Bounds | None, steps: int) -> Limits:
+    """Return where the search begins, what it does not leave, and what it may still cost."""
+    search, middle = config.search, bounds.middle if bounds is not None else math.nan
+    budget = search.budget - (bounds.cost if bounds is not None else 0.0)
+    low, high = search.low or 0.0, search.high or math.inf
+    return Limits(middle, low, high, config.seed, budget, search.verify, steps, search.safety)
+
+
 def _point(ask: Ask, key: str) -> Point:
     return Point({key: number(ask.lr), "seed": str(ask.seed), "tags.purpose": ask.purpose})
+
+
+def _known(config: Config, evaluate: Trials, steps: int) -> list[Observed]:
+    """Return the earlier runs that differ in the learning rate and the seed only, as the search first found them."""
+    if not config.search.known:
+        return []
+    if (written := find_known_runs(evaluate.directory)) is not None:
+        return written
+    key, metric = config.optimizer.lr_key, _metric(config)
+
+    runs = find_known(config.search.known, Mlflow(config.tracking.uri, evaluate.experiment), key=_KEY)
+    low, high = config.search.low or sys.float_info.min, config.search.high or sys.float_info.max
+    space = {key: Dimension(key, "", f"interval({low},{high})", "float", low, high)}
+    known, sentence = sort_out(runs, space, [metric], evaluate.page_of)
+    print(sentence, file=sys.stderr)
+    return observed_of(known, key, steps=steps)
+
+
+def _metric(config: Config) -> str:
+    """Return the loss that a run is judged by: of the val split where there is one."""
+    from runner.build import find_facts  # imports torch
+
+    facts = find_facts(config.task, config.train, config.resume, config.seed)
+    return "val/loss" if "val" in facts.examples else "train/loss"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -17,8 +16,8 @@ from runner.lanes.lane import Lane, Outcome
 from runner.lanes.refusal import why_not
 from runner.records import RunResult
 from runner.sweeps.worker import quietly
-from runner.tasks.protocol import Task
 from runner.train.interrupt import listen
+from runner.trials.shared import SharedClock, SharedTasks
 from runner.trials.trial import Batch, Trial
 
 if TYPE_CHECKING:
@@ -62,42 +61,6 @@ def _alike(trials: Sequence[Trial]) -> list[list[Trial]]:
         key = " ".join([*kind, str(config.train.accumulate), config.train.precision, config.train.device])
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
-
-
-class SharedTasks:
-    """One task for all runs with the same data in the same order: lanes with one task object share its batches."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Task] = {}
-
-    def of(self, config: Config, task: Task) -> Task:
-        """Return the task that was made for a configuration, or an earlier one that is the same."""
-        key = f"{config.task.model_dump_json()} {config.train.batch_size} {config.seed}"
-        return self._made.setdefault(key, task)
-
-
-class SharedClock:
-    """Goes as many times slower as runs share the time: what each reads between its begin and its end is its share.
-
-    Args:
-        real: the seconds that pass.
-    """
-
-    def __init__(self, real: Callable[[], float] = time.monotonic) -> None:
-        self._real = real
-        self._runs = 0
-        self._seconds, self._latest = 0.0, real()
-
-    def __call__(self) -> float:
-        """Return the seconds so far."""
-        before, self._latest = self._latest, self._real()
-        self._seconds += (self._latest - before) / max(1, self._runs)
-        return self._seconds
-
-    def change(self, by: int) -> None:
-        """Let a run share from now on, or no longer."""
-        self()
-        self._runs += by
 
 
 class _Pass:

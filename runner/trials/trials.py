@@ -7,7 +7,7 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from runner.compose import overrides_of
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
+from runner.search.page import page_of_task
+from runner.search.secret import without_password
 from runner.sweeps.place import new_directory
 from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
 from runner.sweeps.signals import caught
@@ -73,7 +75,7 @@ class Trials:
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
-        self._given = tuple(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
+        self._given = without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
             self._sweep = self._resumed()
@@ -116,7 +118,7 @@ class Trials:
         sweep = self._grow(jobs)
         self._jobs |= zip(fresh, jobs, strict=True)
         runs = SweepRuns(sweep, Path.cwd())
-        ready = dict(zip(fresh, checked, strict=True)) | self._left(by_key, runs.states())
+        ready = dict(zip(fresh, checked, strict=True)) | self._left(sweep, by_key, runs.states())
         self._made |= ready.keys()
         trials = [self._trial(keys.index(key), self._jobs[key], one) for key, one in ready.items()]
         self._run(sweep, runs, trials, on_eval)
@@ -130,6 +132,20 @@ class Trials:
             ConfigError: with all that is wrong with any of them.
         """
         return self._page.check(points)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Overrides that all trials have."""
+        return self._page.base
+
+    def page_of(self, overrides: Mapping[str, str]) -> Mapping[str, str]:
+        """Return what the page of a point says of the task, for comparing it with that of an earlier run.
+
+        Raises:
+            ConfigError: it is refused.
+        """
+        [checked] = self.check([Point(overrides)])
+        return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
 
     @property
     def experiment(self) -> str:
@@ -155,17 +171,18 @@ class Trials:
             states,
             tracking=config.tracking,
             signal=self.signal,
+            safety=config.search.safety,
             quiet=config.quiet,
             use=use,
         )
 
-    def _left(self, points: Mapping[_Key, Point], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
+    def _left(self, sweep: Sweep, points: Iterable[_Key], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
         """Return points of an earlier launch that are not done, to go on with their runs."""
         found = {}
-        for key, point in points.items():
+        for key in points:
             state = states[self._jobs[key].number - 1]
             if key in self._earlier - self._made and state.status not in DONE:
-                found[key] = self._page.go_on(self._jobs[key], state, point)
+                found[key] = self._page.go_on(sweep, self._jobs[key], state)
         return found
 
     def _run(self, sweep: Sweep, runs: SweepRuns, trials: Sequence[Trial], on_eval: OnEval | None) -> None:
@@ -216,7 +233,12 @@ class Trials:
             rule = f"must be given on the command line, alone, got {str(self.directory)!r}"
             raise ConfigError([Problem(KEY, rule, f"Call {shlex.join([*PROGRAM, f'{KEY}={self.directory}'])}")])
         self._take(self.directory)
-        refuse_if_alive(self.directory, SweepRuns(sweep, Path.cwd()).directories())
+        runs = SweepRuns(sweep, Path.cwd())
+        refuse_if_alive(self.directory, runs.directories())
+        made = ((job, state.run) for job, state in zip(sweep.jobs, runs.states(), strict=True))
+        self._page.refuse_changed(
+            next(((job, Path(run)) for job, run in made if run is not None), None), self.directory
+        )
         return sweep
 
     def _take(self, directory: Path) -> None:

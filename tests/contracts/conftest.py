@@ -1,5 +1,6 @@
 """Contracts run over the YAML files: a new part is tested without touching a test."""
 
+import functools
 import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def optimizers(*, without: Collection[str] = ()) -> list[Any]:
     return [pytest.param(name, marks=missing(name)) for name in options("optimizer") if name not in without]
 
 
+@functools.cache
 def missing(name: str) -> list[pytest.MarkDecorator]:
     page = yaml.safe_load((ROOT / f"conf/optimizer/{name}.yaml").read_text())
     package = page.get("_target_", "torch").partition(".")[0]

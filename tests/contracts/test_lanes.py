@@ -8,6 +8,7 @@ import pytest
 
 from runner.build import Experiment
 from runner.lanes.refusal import why_not
+from tests.conftest import ROOT
 from tests.contracts.conftest import Make, optimizers, options
 from tests.lanes import alone, doubled, farthest, in_lanes
 
@@ -16,7 +17,10 @@ FACTORS = [0.3, 1.0]  # of the learning rate of the page, all stable
 CHEAP_OPTIMIZERS = {"adamw", "muon", "nesterov", "prodigy", "schedulefree_adamw", "sgd"}
 NO_DOUBLE = {"bnb_adamw8bit", "bnb_paged_adamw8bit", "psgd_kron", "soap", "torchao_adamw8bit"}  # compute in float32
 ILL_CONDITIONED = {"soap"}  # one part in 1e7 of the first weights changes the losses of a run alone by 5e-4
-CHAR_LM = ["task=char_lm", "task.width=8", "task.depth=1", "task.heads=2", "task.context=16", "train.batch_size=8"]
+CHAR_LM = [  # of a short text, whose evaluation takes no longer than the steps
+    *("task=char_lm", f"task.text={ROOT / 'tests/golden_schedules.json'}", "task.width=8", "task.depth=1"),
+    *("task.heads=2", "task.context=16", "train.batch_size=8"),
+]
 SUPERVISED = ["task=supervised", "task.train._target_=tests.own_parts.Points", "task.model._target_=tests.own_parts"]
 TASKS: dict[str, list[str]] = {
     "char_lm": CHAR_LM,
@@ -30,7 +34,9 @@ FORMS: dict[str, list[str]] = {
     "cnn": ["task=digits", "task.model=cnn", "optimizer=adamw"],
     "batch_norm": [*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed"],
     "ema": [*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed", "train.ema_decay=0.9"],
-    "own_average": [*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed", "optimizer=schedulefree_sgd"],
+    "own_average": [
+        *(*SUPERVISED[:-1], f"{SUPERVISED[-1]}.BatchNormed", "optimizer=schedulefree_sgd", "train.refresh_batches=5"),
+    ],
     "accumulate": ["task=digits", "task.hidden=[16]", "train.accumulate=3", "train.clip_norm=0.5"],
     "agc": ["task=digits", "task.hidden=[16]", "clip=agc"],
     "zclip": ["task=digits", "task.hidden=[16]", "clip=zclip"],

@@ -47,7 +47,8 @@ def through_a_file(content: Any) -> Any:
 
 @pytest.mark.parametrize("name", optimizers())
 def test_optimizer_descends_at_its_default_learning_rate(make: Make, name: str) -> None:
-    losses = advance(make(f"optimizer={name}", *DECLARED, "train.batch_size=1400"), range(60))
+    declared = [*DECLARED, "task.hidden=[16]", "train.batch_size=1400"]
+    losses = advance(make(f"optimizer={name}", *declared), range(60))
     assert losses[-1] < 0.997 * losses[0]
 
 
