@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from runner.build import build
 from runner.config import Config
 from runner.errors import RunnerError, in_words
@@ -76,10 +74,10 @@ class _Brief(Stopwatch):
         is_enough = self.made >= _LEAST_STEPS and now - self._started > _ENOUGH_SECONDS
         return reason or ("enough is known" if is_enough else None)
 
-    def seconds(self, device: torch.device) -> float:
+    def seconds(self, *, on_cpu: bool) -> float:
         """Return what a step takes; on a CPU, what others take from it meanwhile does not count."""
         wall = self.pace().fast
-        if device.type != "cpu":
+        if not on_cpu:
             return wall
         spans = [end - start for start, end in zip(self._processor, self._processor[1:], strict=False)]
         return min(wall, *spans[len(spans) // 4 :])
@@ -110,4 +108,4 @@ def _pace(configs: Sequence[Config], plan: TrainPlan) -> float:
         fit(**lane.parts, checkpoints=nothing, on_record=lane.on_record, interrupted=lane.interrupted)
     else:
         fit_lanes(lanes(), width=len(configs), eager_passes=_EAGER_PASSES if is_long else None)
-    return watches[0].seconds(plan.device)
+    return watches[0].seconds(on_cpu=plan.device.type == "cpu")
