@@ -76,6 +76,20 @@ def test_study_goes_on_where_it_stopped(storage: str | None, tmp_path: Path) -> 
     assert again.ask(1, total=5) == []
 
 
+def test_study_that_nobody_shares_goes_on_in_another_place(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    first = Study(plan(), here)
+    done, left = first.ask(2, total=3)
+    first.tell(done.number, finished(1.0))
+    first._study._storage.set_trial_user_attr(left.number, "place", "another-machine:/gone/sweep")
+    here.rename(there)
+    again = Study(plan(), there)
+    assert [trial.number for trial in again.in_flight()[0]] == [left.number]
+    assert again.elsewhere() == []
+    assert len(again.ask(9, total=3)) == 1
+
+
 @pytest.mark.parametrize("name", ["random", "qmc", "tpe"])
 def test_points_after_a_restart_are_new(name: str, tmp_path: Path) -> None:
     one_key = "optimizer.lr=interval(1e-4,1)"

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from runner.compose import compose_leniently, to_tree
+from runner.tracking.sweep_file import JobState
+from runner.tracking.sweep_runs import with_errors
 from runner.trials.composing import composer
 from runner.trials.shared import SharedClock
 from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
@@ -138,6 +140,13 @@ def test_signal_ends_all_workers_once_their_runs_are_saved(tmp_path: Path, numbe
     assert rest.code == 0, rest.err
     assert statuses(rest) == ["finished"] * 3
     assert len(runs_of(tmp_path)) == 3
+
+
+def test_run_that_is_done_stays_so_when_its_pass_ends_in_an_error() -> None:
+    states = [JobState(status) for status in ("finished", "diverged", "pruned", "interrupted", "waiting")]
+    errors = dict.fromkeys(range(1, 6), "MLflow does not answer")
+    found = [state.status for state in with_errors(states, set(), errors)]
+    assert found == ["finished", "diverged", "pruned", "failed", "failed"]
 
 
 def test_batch_with_a_mistake_starts_nothing(program: Program, tmp_path: Path) -> None:

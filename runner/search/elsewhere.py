@@ -25,20 +25,25 @@ def made_elsewhere(study: Study, config: Config) -> list[Observed]:
     key, plan = config.optimizer.lr_key, study.plan
     if plan.metrics[0] not in LOSSES or len(plan.metrics) > 1:
         return []
-    found, trials = [], study.elsewhere()
-    steps = plan_of(config).steps if trials else 0
-    for trial in trials:
-        varied, said = varied_texts(plan.space, trial.params), trial.user_attrs
-        if key not in varied:
-            continue
+    trials = [(trial, varied_texts(plan.space, trial.params)) for trial in study.elsewhere()]
+    trials = [(trial, varied) for trial, varied in trials if key in varied]
+    declared = plan_of(config).steps if trials else 0
+    longest = dict[str, int]()  # a space may have what decides how long a run is
+    for trial, varied in trials:
+        if (group := group_of(varied, key)) and trial.user_attrs.get(STATUS) == "finished":
+            longest[group] = max(longest.get(group, 0), trial.user_attrs.get("steps") or 0)
+    found = []
+    for trial, varied in trials:
+        said, group = trial.user_attrs, group_of(varied, key)
         is_finished = said.get(STATUS) == "finished"
+        steps = longest.get(group) or declared
         found.append(
             Observed(
                 lr=float(varied[key]),
                 seed=int(varied.get(SEED, config.seed)),
                 loss=float(trial.values[0]) if is_finished else math.nan,
                 status="finished" if is_finished else "diverged",
-                group=group_of(varied, key),
+                group=group,
                 steps=said.get("steps") or steps,
                 planned_steps=steps,
                 run=str(said.get("run") or said.get(SOURCE, "")),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from runner.errors import ConfigError
 from runner.finding.observed import Observed
 from runner.search.ended import ended_of
 from runner.search.study import Study
-from runner.search.trials import Ended, has_too_many_failed
+from runner.search.trials import Asked, Ended, has_too_many_failed
 
 OnEval = Callable[[int, int, Mapping[str, float]], bool]
 ENDS = ("finished", "diverged", "pruned", "failed")
@@ -28,19 +31,22 @@ def search(
     *,
     total: int,
     at_once: int,
-    planned_steps: int,
+    check: Callable[[Mapping[str, str]], int],
     pruner: Mapping[str, Any] | None = None,
     prune_after: float = 25,
     max_failure_rate: float = 0.5,
 ) -> list[Observed]:
     """Ask and tell until the study has its trials, too many have failed, or some did not run; return what was seen.
 
+    A point that is refused has failed, and the search goes on.
+
     Args:
         study: opened; trials that an earlier process left running come first.
         evaluate: runs points.
         total: trials wanted in the study, over all launches.
         at_once: most points of a batch.
-        planned_steps: updates of a run, for the percent at which it is judged.
+        check: overrides of a point -> updates of its run, for the percent at which it is judged; raises ConfigError
+            where the page refuses it.
         pruner: section with its `_target_`; None prunes nothing.
         prune_after: percent of a run before which none is pruned.
         max_failure_rate: share of failed trials at which the search gives up.
@@ -51,14 +57,21 @@ def search(
     left = [trial for trials in study.in_flight().values() for trial in trials]
     while asked := left[:at_once] or study.ask(at_once, total=total):
         left = left[at_once:]
-        judges = [study.judge([trial.number], pruner, prune_after=prune_after) for trial in asked] if pruner else []
+        planned = [_planned(trial, study, check) for trial in asked]
+        sound = [(trial, steps) for trial, steps in zip(asked, planned, strict=True) if steps is not None]
+        refused = len(asked) - len(sound)
+        seen += [Observed(math.nan, 0, math.nan, "failed")] * refused
+        ended, failed = ended + refused, failed + refused
+        judges = [study.judge([trial.number], pruner, prune_after=prune_after) for trial, _ in sound] if pruner else []
 
-        def on_eval(place: int, step: int, metrics: Mapping[str, float], judges: Sequence[Any] = judges) -> bool:
-            return bool(judges[place](step, planned_steps, metrics))
+        def on_eval(place: int, step: int, metrics: Mapping[str, float], batch: Any = (sound, judges)) -> bool:
+            (_, planned_steps), judge = batch[0][place], batch[1][place]
+            return bool(judge(step, planned_steps, metrics))
 
-        observed = evaluate([trial.overrides for trial in asked], on_eval=on_eval if judges else None)
+        points = [trial.overrides for trial, _ in sound]
+        observed = evaluate(points, on_eval=on_eval if judges else None) if points else []
         seen += observed
-        for trial, one in zip(asked, observed, strict=True):
+        for (trial, _), one in zip(sound, observed, strict=True):
             if one.status in ENDS:
                 told = _ended(one, study.plan.metrics)
                 study.tell(trial.number, told)
@@ -68,6 +81,17 @@ def search(
         if has_too_many_failed(failed, ended, most=max_failure_rate):
             break
     return seen
+
+
+def _planned(trial: Asked, study: Study, check: Callable[[Mapping[str, str]], int]) -> int | None:
+    """Return the updates of a trial; None where it is refused, which the study is told."""
+    try:
+        return check(trial.overrides)
+    except ConfigError as error:
+        name = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
+        print(f"warning search: trial {trial.number} ({name}) is refused: {error.problems[0]}", file=sys.stderr)
+        study.tell(trial.number, Ended("failed", verdict=str(error.problems[0])))
+        return None
 
 
 def _ended(one: Observed, metrics: Sequence[str]) -> Ended:

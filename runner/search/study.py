@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
+ALONE = "here"
+"""place of the trials of a study that is not shared: wherever its sweep lies, and on whatever machine"""
 PLACE, JOB, KNOWN, STATUS = "place", "job", "known", "status"
 DIVERGED = "diverged"
 _APART = 100_000  # between the seeds of searches that share a study: more trials than it has
@@ -40,7 +42,7 @@ class Study:
 
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
-        self.place = f"{socket.gethostname()}:{directory.absolute()}"
+        self.place = f"{socket.gethostname()}:{directory.absolute()}" if is_shared(plan.storage) else ALONE
         self.failed = 0
         self._answering = functools.partial(answering, plan, directory)
         with quiet_optuna():
@@ -63,11 +65,16 @@ class Study:
         with self._answering():
             for trial in self._running():
                 place = str(trial.user_attrs.get(PLACE, ""))
-                if place == self.place or not (is_gone(place) if place else not is_shared(self.plan.storage)):
+                if self._is_own(trial) or not (is_gone(place) if place else not is_shared(self.plan.storage)):
                     continue
                 self._study.tell(trial.number, state=TrialState.FAIL)
                 if trial.params:
                     self._study.enqueue_trial(trial.params)
+
+    def _is_own(self, trial: FrozenTrial) -> bool:
+        """Whether this sweep has asked for a trial: where nobody shares the study, it has asked for all."""
+        place = trial.user_attrs.get(PLACE)
+        return place is not None and (place == self.place or not is_shared(self.plan.storage))
 
     def _running(self) -> list[FrozenTrial]:
         from optuna.trial import TrialState
@@ -127,7 +134,7 @@ class Study:
         found: dict[int, list[Asked]] = {}
         with self._answering():
             for trial in self._running():
-                if trial.user_attrs.get(PLACE) == self.place:
+                if self._is_own(trial):
                     asked = Asked(trial.number, varied_texts(self.plan.space, trial.params), trial.params)
                     found.setdefault(int(trial.user_attrs.get(JOB, 0)), []).append(asked)
         return found
@@ -145,7 +152,7 @@ class Study:
             failed = [
                 trial
                 for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-                if trial.user_attrs.get(JOB) == job and trial.user_attrs.get(PLACE) == self.place
+                if trial.user_attrs.get(JOB) == job and self._is_own(trial)
             ]
             if failed:
                 attrs = {JOB: job, PLACE: self.place}
@@ -259,7 +266,7 @@ class Study:
     def elsewhere(self) -> list[FrozenTrial]:
         """Return the trials with a value that other sweeps have made, or that were known."""
         with quiet_optuna(), self._answering():
-            return [trial for trial in self._complete() if trial.user_attrs.get(PLACE) != self.place]
+            return [trial for trial in self._complete() if not self._is_own(trial)]
 
     def counts(self) -> Counts:
         """Return how many trials came to what."""

@@ -172,7 +172,7 @@ class _RunView:
 
 
 def with_errors(states: Sequence[JobState], begun: Container[int], errors: Mapping[int, str]) -> list[JobState]:
-    """Return the states with the failures of this launch that no run directory tells of.
+    """Return the states with the failures of this launch that no run directory tells of; what is done stays done.
 
     Args:
         states: as found on disk, in the order of the jobs.
@@ -181,7 +181,7 @@ def with_errors(states: Sequence[JobState], begun: Container[int], errors: Mappi
     """
     return [
         replace(state, status="failed", verdict=errors[number])
-        if number in errors and (number not in begun or state.status == "interrupted")
+        if number in errors and state.status not in DONE and (number not in begun or state.status == "interrupted")
         else state
         for number, state in enumerate(states, start=1)
     ]

@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 
 from runner.config import Config, Invocation
 from runner.curves import number
+from runner.durations import Clock, to_steps
 from runner.finding.observed import Observed
 from runner.nodes import Node
-from runner.rates import plan_of as planned_steps
 from runner.search.custom import extend_by
 from runner.search.elsewhere import made_elsewhere
-from runner.search.judge import write_judge
+from runner.search.judge import read_judge, write_judge
 from runner.search.known import Mlflow, find_known, learn
 from runner.search.loop import ENDS, OnEval, search
 from runner.search.opening import Plan, check_study
@@ -58,7 +58,8 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials, bounds: Ca
     checked = evaluate.check([Point(corner) for corner in corners(space)])
     sampler, pruner = section_of(config.sampler), section_of(config.pruner)
     plan = make_plan(checked[0].config, space, extend, section, sampler=sampler, pruner=pruner, section=_SECTION)
-    return plan if plan.name else plan.named(evaluate.directory.name)
+    before = read_judge(evaluate.directory)
+    return plan if plan.name else plan.named(before["name"] if before is not None else evaluate.directory.name)
 
 
 def section_of(node: Node) -> dict[str, object]:
@@ -89,13 +90,17 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
         return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
 
+    def check(overrides: Mapping[str, str]) -> int:
+        [checked] = evaluate.check([Point(overrides)])
+        return _length(checked.config)
+
     pruner = section_of(config.pruner)
     seen = search(
         study,
         evaluate_points,
         total=section.n_trials,
         at_once=config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2),
-        planned_steps=planned_steps(config).steps,
+        check=check,
         pruner=None if is_none(pruner) else pruner,
         prune_after=section.prune_after,
         max_failure_rate=section.max_failure_rate,
@@ -109,3 +114,12 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     if gave_up:
         print(told_to_fail(study.failed, ended, _SECTION), file=sys.stderr)
     return gave_up
+
+
+def _length(config: Config) -> int:
+    """Return the updates of a run; its model is not made for that."""
+    from runner.build import find_facts  # imports torch
+
+    train = config.train
+    facts = find_facts(config.task, train, config.resume, config.seed)
+    return to_steps(train.duration, Clock(train.batch_size, facts.examples.get("train")))
