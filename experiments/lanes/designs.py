@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from runner.lanes import forward, recording
+from runner.lanes import forward
 from runner.lanes.batched import batched_operations
 from runner.lanes.fused import FusedUpdate
+from runner.lanes.recording import Recordings
 from runner.lanes.stack import Stack
 from runner.tasks.digits import Digits
 from runner.train.plan import TrainPlan
@@ -29,25 +30,25 @@ Work = Callable[[], object]
 
 def passes(lanes: int) -> dict[str, Work]:
     """Forward and backward."""
-    stacks = {name: Stack([TASK.model() for _ in range(lanes)]) for name in ("vmap", "batched", "played")}
+    eager = {"vmap": 10**9, "batched": 10**9, "played": 1}
+    stacks = {name: Stack([TASK.model() for _ in range(lanes)], Recordings(number)) for name, number in eager.items()}
 
     def go(name: str) -> None:
         forward.backward(stacks[name], [TASK] * lanes, [0] * lanes, PLAN, [None] * lanes)
 
     def plain() -> None:
-        with patch.object(forward, "batched_operations", nullcontext), patch.object(recording, "EAGER_PASSES", 10**9):
+        with patch.object(forward, "batched_operations", nullcontext):
             go("vmap")
 
     def batched() -> None:
-        with patch.object(recording, "EAGER_PASSES", 10**9):
-            go("batched")
+        go("batched")
 
     def played() -> None:
         go("played")
 
     return {
         f"pass, vmap, {lanes} lanes": plain,
-        f"pass, vmap with own linear, {lanes} lanes": batched,
+        f"pass, vmap with own operations, {lanes} lanes": batched,
         f"pass, recorded, {lanes} lanes": played,
     }
 

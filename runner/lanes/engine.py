@@ -40,7 +40,13 @@ from runner.train.step import Signals, update
 OnEnd = Callable[[int, Outcome], None]
 
 
-def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index, outcome: None) -> list[Outcome]:
+def fit_lanes(
+    lanes: Iterable[Lane],
+    *,
+    width: int,
+    on_end: OnEnd = lambda index, outcome: None,
+    eager_passes: int | None = None,
+) -> list[Outcome]:
     """Train every lane to its end, up to `width` of them at once, each step of all of them in one batched pass.
 
     A lane that has ended leaves, and the next one that waits begins in its place, at its own first step. What a lane
@@ -51,13 +57,14 @@ def fit_lanes(lanes: Iterable[Lane], *, width: int, on_end: OnEnd = lambda index
         lanes: in order; each is asked for when there is room for it, so it may be built then.
         width: most lanes at once; >= 1.
         on_end: is called with the index and the outcome of a lane as soon as it has ended.
+        eager_passes: before a pass is recorded; None as many as make it worth that.
     Returns:
         outcomes, in order: the state at the end as `fit` returns it, or what the lane raised.
     """
     waiting, active = _Waiting(lanes), list[Running]()
     outcomes: dict[int, Outcome] = {}
     stack: Stack | None = None
-    recordings = Recordings()
+    recordings = Recordings(eager_passes)
     with ExitStack() as tasks:
         while True:
             arrived = _take_places(waiting, active, width, outcomes, tasks, on_end)

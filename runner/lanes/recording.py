@@ -47,9 +47,14 @@ Pass = Callable[[Sequence[Tensor], Told], list[Tensor]]
 
 
 class Recordings:
-    """The passes of one group of lanes, by all that they depend on beside the numbers in their tensors."""
+    """The passes of one group of lanes, by all that they depend on beside the numbers in their tensors.
 
-    def __init__(self) -> None:
+    Args:
+        eager_passes: of a kind before it is recorded; None as many as make it worth that.
+    """
+
+    def __init__(self, eager_passes: int | None = None) -> None:
+        self._eager_passes = EAGER_PASSES if eager_passes is None else eager_passes
         self._uses: dict[Hashable, int] = {}
         self._made: dict[Hashable, tuple[GraphModule, Told]] = {}
         self._are_allowed: bool | None = None
@@ -67,7 +72,7 @@ class Recordings:
         if key not in self._made:
             uses = self._uses[key] = self._uses.get(key, 0) + 1
             told = Told()
-            if uses <= EAGER_PASSES:
+            if uses <= self._eager_passes:
                 return pass_(given, told), told
             self._made[key] = _recorded(lambda *tensors: pass_(tensors, told), given), told
         recorded, told = self._made[key]

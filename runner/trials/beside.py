@@ -21,17 +21,18 @@ class Beside:
     Args:
         directory: of the sweep.
         tracking: where records are sent.
+        runs: how many there will be.
     Attributes:
         draw: as `recorded` takes it.
     """
 
-    def __init__(self, directory: Path, tracking: Tracking) -> None:
+    def __init__(self, directory: Path, tracking: Tracking, *, runs: int) -> None:
         from runner.tracking.follow_many import ManyFollower
 
         self._tracking = tracking
         self._followed: list[Path] = []
         self._many = ManyFollower(directory, uri=tracking.uri, warn=_warn) if tracking.uri is not None else None
-        self._pictures = Pictures(self._is_drawn)
+        self._pictures = Pictures(self._is_drawn, expected=runs)
         self.draw = self._pictures.draw
 
     def follow(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:

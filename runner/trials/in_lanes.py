@@ -80,7 +80,10 @@ class _Pass:
 
         last: RunResult | None = None
         tracking = self._trials[0].config.tracking
-        with listen() as received, closing(Beside(self._batch.directory, tracking)) as self._beside:
+        with (
+            listen() as received,
+            closing(Beside(self._batch.directory, tracking, runs=len(self._trials))) as self._beside,
+        ):
 
             def on_end(index: int, outcome: Outcome) -> None:
                 nonlocal last

@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _AHEAD = 4  # pictures that the process has at once, so that it need not wait for the next one
 _LAST_SECONDS = 5.0
+_MANY = 13
 
 
 class Picture(NamedTuple):
@@ -54,17 +56,21 @@ class Pictures:
 
     Args:
         on_drawn: is called with the directory of a run whose picture is there, or cannot be.
+        expected: how many there will be; few are drawn here, as the process takes as long to start.
     """
 
-    def __init__(self, on_drawn: Callable[[Path], None] = lambda directory: None) -> None:
+    def __init__(self, on_drawn: Callable[[Path], None] = lambda directory: None, *, expected: int = _MANY) -> None:
         self._on_drawn = on_drawn
+        self._waiting = deque[Picture]()
+        self._there = deque[Picture]()
+        self._process: BaseProcess | None = None
+        if expected < _MANY:
+            return
         context = multiprocessing.get_context("spawn")
         self._connection, there = context.Pipe()
         self._process = context.Process(target=_work, args=(there,), daemon=True)
         self._process.start()
         there.close()
-        self._waiting = deque[Picture]()
-        self._there = deque[Picture]()
 
     def draw(self, picture: Picture, records: Iterable[Record]) -> None:
         """Have a picture drawn, now or later."""
@@ -79,12 +85,16 @@ class Pictures:
                 self._draw_here(self._waiting.pop())
             elif self._there:
                 self._hear()
+        if self._process is None:
+            return
         self._connection.close()
         self._process.join(_LAST_SECONDS)
         if self._process.exitcode is None:
             self._process.kill()
 
     def _feed(self) -> None:
+        while self._process is None and self._waiting:
+            self._draw_here(self._waiting.popleft())
         while self._there and self._connection.poll():
             self._hear()
         while self._waiting and len(self._there) < _AHEAD:
