@@ -119,8 +119,8 @@ def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> 
     for group in report.groups:
         if math.isnan(group.recommended):
             continue
-        job = longest.get(group.name)
-        words = job.overrides if job is not None else changed(_unvaried(sweep.jobs[0]), shlex.split(group.name))
+        own = longest.get(group.name)
+        words = own.overrides if own is not None else changed(_unvaried(sweep.jobs[0]), shlex.split(group.name))
         added = {key for key in _ADDED if key not in typed and not sweep.varies(key)}
         kept = [text for text in words if key_of(text) not in aside | added]
         found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
