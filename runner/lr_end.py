@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.finding.report import LRReport
 
 LR_TAGS = "lr."  # how the tags and metrics of a report begin
+_ADDED = ("name", "train.threads", "train.device")  # what a sweep adds to its jobs where they do not say it
 
 
 class Told(NamedTuple):
@@ -105,20 +106,29 @@ def _given(known: Sequence[Observed]) -> str:
 def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> dict[str, list[str]]:
     """Return group -> the overrides that train with its recommendation.
 
-    They are those of its longest job, with the recommended rate, and without the seed where it was varied.
+    They are those of its longest job, with the recommended rate, without the seed where it was varied, and without what
+    the sweep added for its workers. A group of earlier runs alone has what any job has, and what its name says.
     """
     longest: dict[str, Job] = {}
-    known = {group.name for group in report.groups}
+    names = {group.name for group in report.groups}
     for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
-        longest.setdefault(one.group if one.group in known else "", job)
+        longest.setdefault(one.group if one.group in names else "", job)
+    typed = {key_of(text) for text in sweep.overrides}
     aside = {PURPOSE_TAG, *([SEED] if sweep.varies(SEED) else [])}
     found = {}
     for group in report.groups:
-        if not math.isnan(group.recommended):
-            words = longest[group.name].overrides
-            kept = [text for text in words if key_of(text) not in aside]
-            found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
+        if math.isnan(group.recommended):
+            continue
+        own = longest.get(group.name)
+        words = own.overrides if own is not None else changed(_unvaried(sweep.jobs[0]), shlex.split(group.name))
+        added = {key for key in _ADDED if key not in typed and not sweep.varies(key)}
+        kept = [text for text in words if key_of(text) not in aside | added]
+        found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
     return found
+
+
+def _unvaried(job: Job) -> list[str]:
+    return [text for text in job.overrides if key_of(text) not in job.varied]
 
 
 def group_evidence(report: LRReport) -> list[str]:

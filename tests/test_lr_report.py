@@ -16,13 +16,14 @@ from runner.finding.observed import Observed
 from runner.finding.report import lr_report
 from runner.finding.words import headline
 from runner.found_page import write_found_page
+from runner.lr_end import end_with_report
 from runner.report.lr_figure import lr_svg, write_lr_figure
 from runner.report.lr_files import write_lr_report
 from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
 from runner.tracking.sweep_file import Job, JobState, Sweep
-from runner.tracking.sweep_observed import lr_key
+from runner.tracking.sweep_observed import lr_key, write_known
 from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, drawn, train_here
 from tests.sweeps import sweep_of
@@ -224,6 +225,24 @@ def test_what_varies_tells_the_learning_rate_and_the_groups(
         assert [one.lr for one in found] == rates
         assert {one.group for one in found} == {group}
         assert lr_report(found, key=key).groups[0].name == group
+
+
+def test_line_to_use_it_leaves_out_what_workers_were_given(tmp_path: Path) -> None:
+    given = ("task=quadratic", "optimizer=sgd", "train.threads=1", "train.device=cuda:0", "name=x")
+    rates = ("0.01", "0.03", "0.1")
+    jobs = tuple(
+        Job(nth, (*given, f"optimizer.lr={lr}"), {"optimizer.lr": lr, "optimizer": "sgd"}, "x", float(lr), 0)
+        for nth, lr in enumerate(rates, start=1)
+    )
+    states = [JobState("finished", run="gone", steps=9, planned_steps=9, final_loss=loss) for loss in (2.0, 1.0, 2.0)]
+    write_known(tmp_path, observe(group="optimizer=adamw"))
+    sweep = Sweep("id", "", (), ("task=quadratic", "train.device=cuda:0"), jobs, "")
+    told = end_with_report(tmp_path, sweep, states, root=tmp_path, quiet=True)
+    assert told is not None
+    own, others = (told.overrides[name] for name in ("optimizer=sgd", "optimizer=adamw"))
+    assert own[:-1] == ["task=quadratic", "optimizer=sgd", "train.device=cuda:0"]
+    assert others[:-1] == ["task=quadratic", "train.device=cuda:0", "optimizer=adamw"]
+    assert all(words[-1].startswith("optimizer.lr=") for words in (own, others))
 
 
 def test_quiet_sweep_prints_its_directory_only(program: Program) -> None:

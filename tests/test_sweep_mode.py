@@ -286,6 +286,18 @@ def test_what_cannot_be_lanes_is_refused_by_name_or_runs_one_after_another(progr
     assert "sweep.backend: one after another, as lanes cannot be: train.watch_every" in done.out
 
 
+def test_kinds_of_run_that_cannot_be_lanes_are_found_beside_those_that_can(program: Program, tmp_path: Path) -> None:
+    words = [*SWEEP[:3], "sweep.space={optimizer.lr:'0.01,0.02',train.watch_every:'1,2'}"]
+    refused = program(*words, "sweep.backend=lanes")
+    assert refused.code == 2
+    assert "train.watch_every: must be 1 for lanes" in refused.err
+    assert list(tmp_path.iterdir()) == []
+    done = program(*words, "sweep.backend=auto")
+    assert done.code == 0, done.err
+    assert "some runs one after another, as they cannot be lanes: train.watch_every" in done.out
+    assert statuses(done) == ["finished"] * 4
+
+
 def test_several_sweeps_in_one_call_have_a_directory_each(program: Program, tmp_path: Path) -> None:
     done = program("-m", *SWEEP, "sweep.space={optimizer.lr:'0.01,0.02'}", "seed=0,1")
     assert done.code == 0, done.err

@@ -50,6 +50,8 @@ def unfit(first: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
         one, two = (getattr(parts["plan"], name) for parts in (first, other))
         if one != two:
             return f"train.{name}: must be the same in all lanes, got {one} and {two}"
+    if reason := next(_unlike(other["plan"]), None):
+        return reason
     if difference := _difference(first["model"], other["model"]):
         return f"task: must make the same model in all lanes, but {difference}"
     return None

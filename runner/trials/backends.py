@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from runner.config import Config
-from runner.errors import ConfigError, Problem
+from runner.errors import ConfigError, Problem, RunnerError, in_words
 from runner.trials.trial import Batch, Share, Trial
 
 
@@ -59,37 +59,74 @@ class _Auto:
         self._width = width
         self._quiet = quiet
         self._is_lanes: bool | None = None
+        self._refusals = dict[str, str | None]()  # by kind of run
 
     def prepare(self, configs: Sequence[Config]) -> None:
-        """Measure, once there are two runs to be made."""
+        """Measure, once there are two alike runs to be made, and find which cannot be lanes."""
         from runner.trials.choose import choose
+        from runner.trials.in_lanes import kind_of
 
-        if self._is_lanes is not None or min(len(configs), self._width) < 2:
+        if self._is_lanes is False or (self._is_lanes is None and min(len(configs), self._width) < 2):
             return
-        self._is_lanes, why = choose(configs, width=self._width)
-        if not self._quiet:
-            print(f"sweep.backend: {why}", flush=True)
+        kinds = dict[str, list[Config]]()
+        for config in configs:
+            kinds.setdefault(kind_of(config), []).append(config)
+        if self._is_lanes or len(kinds) > 1:
+            for kind, alike in kinds.items():
+                self._look_at(kind, alike[0])
+        able = {kind: alike for kind, alike in kinds.items() if self._refusals.get(kind) is None}
+        kind, most = max((able or kinds).items(), key=lambda pair: len(pair[1]))
+        if self._is_lanes is None and len(most) > 1:
+            self._is_lanes, why = choose(most, width=self._width)
+            if self._is_lanes:
+                self._refusals[kind] = None
+            self._say(why)
 
     def run(self, trials: Sequence[Trial], batch: Batch) -> None:
         """Make the runs."""
-        from runner.trials.in_lanes import run_in_lanes
+        from runner.trials.in_lanes import kind_of, run_in_lanes
         from runner.trials.in_turn import run_in_turn
 
         self.prepare([trial.config for trial in trials])
-        if self._is_lanes and len(trials) > 1:
-            run_in_lanes(trials, batch, width=self._width)
-        else:
-            run_in_turn(trials, batch)
+        lanes, in_turn = list[Trial](), list[Trial]()
+        for trial in trials:
+            is_lane = self._is_lanes and len(trials) > 1 and self._refusals[kind_of(trial.config)] is None
+            (lanes if is_lane else in_turn).append(trial)
+        run_in_lanes(lanes, batch, width=self._width)
+        run_in_turn(in_turn, batch)
+
+    def _look_at(self, kind: str, config: Config) -> None:
+        """Find whether runs of a kind can be lanes."""
+        from runner.trials.in_lanes import refusal_of
+
+        if kind in self._refusals:
+            return
+        try:
+            reason = refusal_of(config)
+        except RunnerError as error:  # the run itself tells it
+            reason = in_words(error)
+        self._refusals[kind] = reason
+        if reason is not None:
+            self._say(f"some runs one after another, as they cannot be lanes: {reason}")
+
+    def _say(self, what: str) -> None:
+        if not self._quiet:
+            print(f"sweep.backend: {what}", flush=True)
 
 
 def _lanes(width: int) -> Backend:
     from runner.lanes.refusal import WAY_OUT
-    from runner.trials.in_lanes import refusal_of, run_in_lanes
+    from runner.trials.in_lanes import kind_of, refusal_of, run_in_lanes
 
     def prepare(configs: Sequence[Config]) -> None:
-        if configs and (reason := refusal_of(configs[0])) is not None:
-            key, _, rule = reason.partition(": ")
-            raise ConfigError([Problem(key, rule.removesuffix(f". {WAY_OUT}."), WAY_OUT)])
+        kinds = {kind_of(config): config for config in reversed(configs)}
+        problems = dict[Problem, None]()
+        for config in reversed(kinds.values()):
+            if (reason := refusal_of(config)) is not None:
+                key, _, rule = reason.partition(": ")
+                problems[Problem(key, rule.removesuffix(f". {WAY_OUT}."), WAY_OUT)] = None
+        if problems:
+            raise ConfigError(list(problems))
 
     return Backend(partial(run_in_lanes, width=width), prepare=prepare)
 

@@ -56,11 +56,17 @@ def _alike(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Return trials with the same kind of model together; those of one seed, which share their batches, in a row."""
     groups: dict[str, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.config.seed):
-        config = trial.config
-        kind = (config.task.model_dump_json(), config.tracking.model_dump_json())
-        key = " ".join([*kind, str(config.train.accumulate), config.train.precision, config.train.device])
-        groups.setdefault(key, []).append(trial)
+        groups.setdefault(kind_of(trial.config), []).append(trial)
     return list(groups.values())
+
+
+def kind_of(config: Config) -> str:
+    """Return what runs have in common that can be lanes of one pass."""
+    train = config.train
+    kind = (config.task.model_dump_json(), config.tracking.model_dump_json())
+    return " ".join(
+        [*kind, *map(str, (train.accumulate, train.precision, train.device, train.compile, train.watch_every))]
+    )
 
 
 class _Pass:
