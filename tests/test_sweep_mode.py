@@ -301,8 +301,8 @@ def test_kinds_of_run_that_cannot_be_lanes_are_found_beside_those_that_can(progr
 def test_several_sweeps_in_one_call_have_a_directory_each(program: Program, tmp_path: Path) -> None:
     done = program("-m", *SWEEP, "sweep.space={optimizer.lr:'0.01,0.02'}", "seed=0,1")
     assert done.code == 0, done.err
-    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("runs/sweeps/*/sweep.json"))]
-    assert [[job["seed"] for job in sweep["jobs"]] for sweep in found] == [[0, 0], [1, 1]]
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("runs/sweeps/*/sweep.json")]
+    assert sorted([job["seed"] for job in sweep["jobs"]] for sweep in found) == [[0, 0], [1, 1]]
     assert len(runs_of(tmp_path)) == 4
 
 
