@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,9 +18,11 @@ from runner.lanes.lane import Lane, Outcome
 from runner.lanes.refusal import why_not
 from runner.lanes.stack import Stack
 from runner.records import Action, Record, StepRecord
+from runner.tasks.quadratic import Quadratic
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
 from runner.train.saved import read_checkpoint
+from runner.trials.choose import choose
 from tests.lanes import alone, farthest, in_lanes, told
 from tests.own_parts import Net
 from tests.pages import composed
@@ -326,3 +328,23 @@ def test_bf16_trains_in_lanes_as_alone(tmp_path: Path) -> None:
     single = [alone(e, tmp_path / f"s{i}") for i, e in enumerate(made(0.01, 0.1, overrides=overrides))]
     for one, lane in zip(single, in_lanes(made(0.01, 0.1, overrides=overrides), tmp_path), strict=True):
         assert lane.losses == pytest.approx(one.losses, rel=0.02)
+
+
+class Crowded(Quadratic):
+    """Has room for two of its kind."""
+
+    there: ClassVar[list[object]] = []
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Any:
+        if self not in self.there:
+            self.there.append(self)
+        if len(self.there) > 2:  # the check and the run alone
+            raise torch.OutOfMemoryError("no room")
+        return super().batch(step, split, part)
+
+
+def test_auto_runs_one_after_another_what_finds_no_room_in_lanes() -> None:
+    words = ("task=quadratic", "task._target_=tests.test_lanes.Crowded")
+    choice = choose([checked(composed(*words, f"seed={seed}")) for seed in range(3)], width=32)
+    assert not choice.is_lanes
+    assert choice.why.startswith("one after another, as a trial in lanes failed: OutOfMemoryError: no room")

@@ -17,7 +17,7 @@ from tests.processes import Forked
 from tests.sweeps import runs_of, statuses, sweep_of
 
 MODE = """
-import json, os, pathlib, time
+import json, multiprocessing, os, pathlib, time
 from runner.tasks.quadratic import Quadratic
 from runner.trials.point import Point
 from runner.trials.trials import Trials
@@ -30,6 +30,9 @@ def run(config, invocation):
             found = evaluate([Point(point) for point in batch], on_eval=prune if plan.get("prunes") else None)
             told.append([one._asdict() for one in found])
             pathlib.Path("told.json").write_text(json.dumps(told))
+            for child in multiprocessing.active_children() if plan["kills"] else ():
+                child.kill()
+                child.join()
         evaluate.finish()
 
 asked = []
@@ -61,10 +64,15 @@ BACKENDS = ["sequential", "lanes", pytest.param("processes", marks=pytest.mark.s
 
 
 def ask(
-    program: Program, directory: Path, *batches: list[dict[str, str]], words: list[str], prunes: bool = False
+    program: Program,
+    directory: Path,
+    *batches: list[dict[str, str]],
+    words: list[str],
+    prunes: bool = False,
+    kills: bool = False,
 ) -> Done:
     (directory / "parts.py").write_text(MODE)
-    (directory / "plan.json").write_text(json.dumps({"batches": batches, "prunes": prunes}))
+    (directory / "plan.json").write_text(json.dumps({"batches": batches, "prunes": prunes, "kills": kills}))
     return program("mode=sweep", "mode._target_=parts.run", "mode.runs_grid=false", "train.duration=40", *words)
 
 
@@ -120,6 +128,14 @@ def test_worker_that_dies_takes_no_trial_with_it_but_its_own(program: Program, t
     assert done.code == 0, done.err
     assert [trial["status"] for trial in told(tmp_path)[0]] == ["finished", "failed", "finished", "finished"]
     assert "its worker process ended with SIGKILL(-9), maybe for want of memory" in done.err
+
+
+@pytest.mark.slow
+def test_worker_that_dies_between_batches_takes_no_trial_with_it(program: Program, tmp_path: Path) -> None:
+    words = ["task=quadratic", "sweep.backend=processes", "sweep.jobs=1"]
+    done = ask(program, tmp_path, [{"seed": "1"}], [{"seed": "2"}], words=words, kills=True)
+    assert done.code == 0, done.err
+    assert [[trial["status"] for trial in batch] for batch in told(tmp_path)] == [["finished"], ["finished"]]
 
 
 @pytest.mark.slow

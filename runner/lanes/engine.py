@@ -50,8 +50,10 @@ def fit_lanes(
     """Train every lane to its end, up to `width` of them at once, each step of all of them in one batched pass.
 
     A lane that has ended leaves, and the next one that waits begins in its place, at its own first step. What a lane
-    raises ends that lane alone; its outcome is then the exception. Dropout draws from generators that all lanes share,
-    so other numbers than in a single run, the same ones for the same lanes; an optimizer draws what it would alone.
+    raises on its own (its records, update, checkpoints, probes) ends that lane alone; its outcome is then the
+    exception. What the pass raises (a batch without weight, out of memory) ends all lanes that are in it. Dropout draws
+    from generators that all lanes share, so other numbers than in a single run, the same ones for the same lanes; an
+    optimizer draws what it would alone.
 
     Args:
         lanes: in order; each is asked for when there is room for it, so it may be built then.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from runner.build import build
 from runner.config import Config
-from runner.errors import RunnerError, in_words
+from runner.errors import in_words
 from runner.estimate import Stopwatch, WeighedCheckpoints, trial_plan
 from runner.lanes import recording
 from runner.lanes.lane import Lane
@@ -39,19 +39,20 @@ def choose(configs: Sequence[Config], *, width: int) -> Choice:
         configs: checked, of the runs.
         width: most lanes at once.
     """
-    count = min(len(configs), width, _LANES)
     try:
         first = build(configs[0]).parts()
         if (reason := why_not([first])) is not None:
             return Choice(False, f"one after another, as lanes cannot be: {reason.removesuffix(f'. {WAY_OUT}.')}")
         plan = first["plan"]
+        is_on_cpu = plan.device.type == "cpu"
+        count = min(len(configs), width, _LANES if is_on_cpu else width)  # memory is tried as it will be used
         alone = _pace(configs[:1], plan)
-        if alone > _LONG_SECONDS and plan.device.type == "cpu":
+        if alone > _LONG_SECONDS and is_on_cpu:
             return Choice(
                 False, f"one after another, as a step takes {1e3 * alone:.3g} ms, too long to gain from lanes"
             )
         together = _pace(configs[:count], plan)
-    except RunnerError as error:  # whatever it is, the run itself tells it
+    except Exception as error:  # whatever it is, the run itself tells it
         return Choice(False, f"one after another, as a trial in lanes failed: {in_words(error)}")
     lanes, turns = 1e3 * together, 1e3 * alone * count
     faster = f"a step of {count} runs takes {lanes:.3g} ms in lanes and {turns:.3g} ms one after another"
@@ -89,6 +90,8 @@ def _pace(configs: Sequence[Config], plan: TrainPlan) -> float:
     Args:
         configs: of the runs.
         plan: of any of them; where it has enough steps its passes are recorded, and so are those of the trial.
+    Raises:
+        Exception: the first that ended a run.
     """
     from runner.lanes.engine import fit_lanes
     from runner.train.loop import fit
@@ -107,5 +110,8 @@ def _pace(configs: Sequence[Config], plan: TrainPlan) -> float:
         [lane] = lanes()
         fit(**lane.parts, checkpoints=nothing, on_record=lane.on_record, interrupted=lane.interrupted)
     else:
-        fit_lanes(lanes(), width=len(configs), eager_passes=_EAGER_PASSES if is_long else None)
+        outcomes = fit_lanes(lanes(), width=len(configs), eager_passes=_EAGER_PASSES if is_long else None)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
     return watches[0].seconds(on_cpu=plan.device.type == "cpu")

@@ -42,13 +42,16 @@ class Workers:
         """Make the runs; those that fail are named in `batch.errors`."""
         waiting, at_work = deque(trials), dict[Connection, tuple[_Worker, Trial]]()
         while True:
-            idle = [worker for worker in self._workers if worker.connection not in at_work]
+            idle = self._living([worker for worker in self._workers if worker.connection not in at_work])
             while waiting and len(at_work) < self._most and not batch.is_stopped:
-                worker = idle.pop() if idle else self._start()
-                trial = waiting.popleft()
-                at_work[worker.connection] = (worker, trial)
-                with contextlib.suppress(OSError):  # it has died, which shows when it is listened to
-                    worker.connection.send((trial, batch.directory, batch.on_eval is not None))
+                is_new, worker = not idle, idle.pop() if idle else self._start()
+                try:
+                    worker.connection.send((waiting[0], batch.directory, batch.on_eval is not None))
+                except OSError:  # it has died; of a new one that shows when it is listened to
+                    if not is_new:
+                        self._forget(worker)
+                        continue
+                at_work[worker.connection] = (worker, waiting.popleft())
             if not at_work:
                 return
             for connection in wait(list(at_work), _POLL_SECONDS):
@@ -83,13 +86,24 @@ class Workers:
         self._workers.append(worker := _Worker(process, here))
         return worker
 
+    def _living(self, idle: Sequence[_Worker]) -> list[_Worker]:
+        """Forget workers that died while they had nothing to do; return the others."""
+        for worker in idle:
+            if not worker.process.is_alive():
+                self._forget(worker)
+        return [worker for worker in idle if worker in self._workers]
+
+    def _forget(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.join()
+
     def _hear(self, worker: _Worker, trial: Trial, batch: Batch) -> bool:
         """Take in what a worker says; return whether its trial has ended."""
         try:
             said = worker.connection.recv()
         except (EOFError, OSError):
-            self._workers.remove(worker)
-            worker.process.join()
+            self._forget(worker)
             batch.errors[trial.job.number] = _death(worker.process.exitcode)
             return True
         if isinstance(said, str):
