@@ -232,6 +232,28 @@ def test_report_of_a_study_that_others_have_begun_counts_their_trials(program: P
     assert "3 earlier runs were known before: the curve counts them, the cost does not." in report(rest)["notes"]
 
 
+def test_search_of_a_study_that_has_its_trials_says_so(program: Program) -> None:
+    shared = ("search.storage=sqlite:///study.db", "search.study_name=full", "search.n_trials=1")
+    first = program(*STUDY, *shared)
+    assert first.code == 0, first.err
+    second = program(*STUDY, *shared)
+    assert second.code == 0, second.err
+    assert "nothing was left to run for search.n_trials=1. Set it higher for more trials" in second.err
+    assert (sweep_of(second)["jobs"], sweep_of(second)["status"]) == ([], "finished")
+
+
+def test_search_in_which_the_page_refuses_every_trial_ends_in_words(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text('def ask(page, trial):\n    trial.suggest_float("optimizer.lrr", 0.1, 0.2)\n')
+    words = ["search.custom_search_space=mine.ask", "search.low=1e-3", "search.high=1e-2", "search.n_trials=4"]
+    done = program(*SEARCH, "sampler=random", *words)
+    assert done.code == 1
+    assert "is refused: optimizer.lrr: " in done.err
+    assert "the search gave up" in done.err
+    again = program(f"resume.sweep={done.run.relative_to(done.directory)}")
+    assert again.code == 1
+    assert "Traceback" not in done.err + again.err
+
+
 def test_a_finished_search_is_given_more_trials(program: Program) -> None:
     done = program(*STUDY)
     more = program(f"resume.sweep={done.run.relative_to(done.directory)}", "search.n_trials=6")

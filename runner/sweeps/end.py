@@ -52,10 +52,13 @@ def finish(
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed.
     Returns:
-        what was told of its learning rates; None where they did not vary.
+        what was told of its learning rates; None where they did not vary, or there was no job to make.
     Raises:
         SweepError: no job finished, a signal ended it, or it cannot be written.
     """
+    if not sweep.jobs:
+        _finish_empty(directory, sweep, signal)
+        return None
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
     is_search = sweep.mode == "search"  # what it would have asked for next is no job yet
@@ -89,6 +92,19 @@ def finish(
         print(directory, flush=True)
     _raise_if_bad(status, statuses, signal)
     return told
+
+
+def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> None:
+    """End a sweep that had nothing to run, such as a search of a study that has all its trials."""
+    try:
+        write_sweep(directory, sweep, (), status="finished" if signal is None else "interrupted")
+        (directory / STOP).unlink(missing_ok=True)
+    except OSError as error:
+        text = f"{directory}: cannot be written ({error.strerror}). Mend that, then go on with: "
+        raise SweepError(text + _go_on(directory, sweep, ()), exit_code=1) from None
+    print(directory, flush=True)
+    if signal is not None:
+        raise SweepError(f"interrupted by {signal.name}: no job was made", exit_code=128 + signal)
 
 
 def _raise_if_bad(status: Status, statuses: Mapping[str, int], signal: Signals | None) -> None:

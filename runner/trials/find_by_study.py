@@ -71,7 +71,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     """Make the trials that are missing in the study; a signal ends it.
 
     Returns:
-        whether it gave up, for too many have failed.
+        whether it gave up, for too many, or all, have failed.
     Raises:
         ConfigError: known runs are not there, or the study is about something else; nothing is written.
         SweepError: the storage of the study failed.
@@ -109,11 +109,14 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
         write_known(evaluate.directory, others)
     if not config.quiet:
         print(f"search {plan.name}: {study.counts()}", flush=True)
+    if not seen:
+        rule = f"nothing was left to run for search.n_trials={section.n_trials}"
+        print(f"warning search: {rule}. Set it higher for more trials", file=sys.stderr)
     ended = sum(one.status in ENDS for one in seen)
     gave_up = has_too_many_failed(study.failed, ended, most=section.max_failure_rate)
     if gave_up:
         print(told_to_fail(study.failed, ended, _SECTION), file=sys.stderr)
-    return gave_up
+    return gave_up or (bool(seen) and study.failed == len(seen))
 
 
 def _length(config: Config) -> int:
