@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from runner.tracking.sweep_observed import find_known_runs
 from tests.conftest import Done, Program, Refusal, call_program
 from tests.sweeps import records, runs_of, statuses, sweep_of
 
@@ -230,6 +231,19 @@ def test_report_of_a_study_that_others_have_begun_counts_their_trials(program: P
     assert len(group["rates"]) == 4
     assert report(rest)["cost"]["runs"] == 1
     assert "3 earlier runs were known before: the curve counts them, the cost does not." in report(rest)["notes"]
+
+
+def test_trials_of_others_keep_their_own_lengths(program: Program) -> None:
+    space = "search.space={optimizer.lr:'interval(0.01,0.1)',train.batch_size:'choice(350,700)'}"
+    shared = (space, "search.storage=sqlite:///study.db", "search.study_name=both", "task=digits", "train.duration=1ep")
+    first = program(*STUDY, *shared)
+    assert first.code == 0, first.err
+    rest = program(*STUDY, *shared, "search.n_trials=5")
+    assert rest.code == 0, rest.err
+    known = find_known_runs(rest.run)
+    assert known is not None
+    assert [one.planned_steps for one in known] == [one.steps for one in known]
+    assert len({one.steps for one in known}) == 2
 
 
 def test_search_of_a_study_that_has_its_trials_says_so(program: Program) -> None:

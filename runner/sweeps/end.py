@@ -52,28 +52,26 @@ def finish(
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed.
     Returns:
-        what was told of its learning rates; None where they did not vary, or there was no job to make.
+        what was told of its learning rates; None where they did not vary.
     Raises:
         SweepError: no job finished, a signal ended it, or it cannot be written.
     """
     if not sweep.jobs:
-        _finish_empty(directory, sweep, signal)
-        return None
+        return _finish_empty(directory, sweep, signal)
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
     is_search = sweep.mode == "search"  # what it would have asked for next is no job yet
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"}) or (is_search and signal is not None)
     status = _status(statuses, signal if is_cut else None)
-    name = loss_name(states)
     go_on = _go_on(directory, sweep, states)
     if not quiet:
-        print_settings(settings, name)
+        print_settings(settings, loss_name(states))
     _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
     result = _result(directory, sweep, states, settings, status)
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
-        _draw(directory, sweep, states, name, in_numbers(statuses))
+        _draw(directory, sweep, states, loss_name(states), in_numbers(statuses))
         told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet)
         result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
         _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
@@ -81,8 +79,8 @@ def finish(
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
-        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds)
-        write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
+        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds) or result.mlflow_run_id
+        write_result(directory, replace(result, mlflow_run_id=run_id))
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
     try:
@@ -94,7 +92,7 @@ def finish(
     return told
 
 
-def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> None:
+def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> Told | None:
     """End a sweep that had nothing to run, such as a search of a study that has all its trials."""
     try:
         write_sweep(directory, sweep, (), status="finished" if signal is None else "interrupted")
@@ -105,6 +103,7 @@ def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> None
     print(directory, flush=True)
     if signal is not None:
         raise SweepError(f"interrupted by {signal.name}: no job was made", exit_code=128 + signal)
+    return None
 
 
 def _raise_if_bad(status: Status, statuses: Mapping[str, int], signal: Signals | None) -> None:
