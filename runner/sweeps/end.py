@@ -50,7 +50,7 @@ def finish(
         signal: what ended the sweep, if anything did.
         safety: a recommendation is at most the largest stable learning rate over this.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
-        use: is called with what was told of its learning rates, before the directory is printed.
+        use: is called with what was told of its learning rates, before the directory is printed, unless it was cut.
     Returns:
         what was told of its learning rates; None where they did not vary.
     Raises:
@@ -83,13 +83,18 @@ def finish(
         write_result(directory, replace(result, mlflow_run_id=run_id))
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
+    _hand_on(told, None if is_cut else use, directory)
+    _raise_if_bad(status, statuses, signal)
+    return told
+
+
+def _hand_on(told: Told | None, use: Callable[[Told], None] | None, directory: Path) -> None:
+    """Let the caller use what was told, and print the directory, whatever comes of that."""
     try:
         if use is not None and told is not None:
             use(told)
     finally:
         print(directory, flush=True)
-    _raise_if_bad(status, statuses, signal)
-    return told
 
 
 def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> Told | None:
