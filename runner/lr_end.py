@@ -74,7 +74,7 @@ def end_with_report(
         return None
     observed = observe(sweep, states, root, key=key)
     fixed = in_common(sweep, states, root)
-    notes = [_given(known)] if known else []
+    notes = [*([_given(known)] if known else []), *([test.in_words()] if test is not None else [])]
     report = lr_report(
         [*known, *observed],
         full_steps=full_steps,
@@ -83,7 +83,7 @@ def end_with_report(
         fixed=fixed,
         safety=safety,
         range_test=test.cost if test is not None else 0.0,
-        notes=[*notes, test.in_words()] if test is not None else notes,
+        notes=notes,
     )
     told = Told(report, _overrides(sweep, report, observed))
     commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
@@ -114,15 +114,15 @@ def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> 
     for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
         longest.setdefault(one.group if one.group in names else "", job)
     typed = {key_of(text) for text in sweep.overrides}
-    aside = {PURPOSE_TAG, *([SEED] if sweep.varies(SEED) else [])}
+    added = {key for key in _ADDED if key not in typed and not sweep.varies(key)}
+    aside = {PURPOSE_TAG, *([SEED] if sweep.varies(SEED) else []), *added}
     found = {}
     for group in report.groups:
         if math.isnan(group.recommended):
             continue
         own = longest.get(group.name)
         words = own.overrides if own is not None else changed(_unvaried(sweep.jobs[0]), shlex.split(group.name))
-        added = {key for key in _ADDED if key not in typed and not sweep.varies(key)}
-        kept = [text for text in words if key_of(text) not in aside | added]
+        kept = [text for text in words if key_of(text) not in aside]
         found[group.name] = list(changed(kept, [f"{report.key}={number(group.recommended)}"]))
     return found
 

@@ -99,9 +99,8 @@ def smooth(values: Floats, half: int) -> list[float]:
         reach = min(half, i, last - i)
         weights = [reach + 1 - abs(j) for j in range(-reach, reach + 1)]
         part = middles[i - reach : i + reach + 1]
-        least = (
-            0.25 ** (reach + 1).bit_length()
-        )  # so that no sum of the largest floats overflows; a power of 2 rounds nothing
+        # so that no sum of the largest floats overflows; a power of 2 rounds nothing
+        least = 0.25 ** (reach + 1).bit_length()
         total = math.fsum(w * (least * v) for w, v in zip(weights, part, strict=True))
         smoothed.append(total / (reach + 1) ** 2 / least)
     return smoothed

@@ -12,6 +12,7 @@ from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ENOUGH_POINTS
 
 if TYPE_CHECKING:
+    from runner.finding.basin import Basin
     from runner.finding.group import GroupReport, Verified
     from runner.finding.interval import Interval
     from runner.finding.report import Cost, LRReport
@@ -33,10 +34,10 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
     return f"{report.override_line(group)} ({_interval(group)}{_loss(report, group)}{edge})"
 
 
-def interval_text(found: Interval) -> str:
+def interval_text(found: Interval | Basin, *, joined: str = "to") -> str:
     """Return an interval in words; an end beyond which nothing was tried is open."""
     low = f"{number(found.low)}{' or less' if found.is_low_open else ''}"
-    return f"{low} to {number(found.high)}{' or more' if found.is_high_open else ''}"
+    return f"{low} {joined} {number(found.high)}{' or more' if found.is_high_open else ''}"
 
 
 def group_sentences(report: LRReport, group: GroupReport) -> list[str]:
@@ -90,7 +91,7 @@ def _interval(group: GroupReport) -> str:
         return "no interval"
     if (found.is_low_open or found.is_high_open) and (math.isnan(found.level) or found.low == found.high):
         return "the best lies at an end of what was tried"
-    between = interval_text(found).replace(" to ", " and ")
+    between = interval_text(found, joined="and")
     if math.isnan(found.level):
         return f"best between its neighbours {between}"
     return f"best between {between} with {found.level:.0%} confidence"
@@ -98,10 +99,15 @@ def _interval(group: GroupReport) -> str:
 
 def _loss(report: LRReport, group: GroupReport) -> str:
     """Return the loss at the recommendation: that of fresh seeds, or else what is expected."""
-    found = group.verified
-    if found is not None and found.lr == group.recommended and not math.isnan(found.mean):
+    if (found := _fresh(group)) is not None:
         return f", {report.loss} {_mean(found)} with {_count(found.runs - found.failed, 'fresh seed')}"
     return "" if math.isnan(group.expected_loss) else f", {report.loss} about {number(group.expected_loss)}"
+
+
+def _fresh(group: GroupReport) -> Verified | None:
+    """Return what fresh seeds came to at the recommendation; None where none finished there."""
+    found = group.verified
+    return found if found is not None and found.lr == group.recommended and not math.isnan(found.mean) else None
 
 
 def _mean(found: Verified) -> str:
@@ -168,12 +174,11 @@ def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
         else "The"
     )
     yield f"{at_edge} recommendation is {share}{number(group.edge.stable)}, the largest at which no run failed."
-    fresh = group.verified
-    is_verified = fresh is not None and fresh.lr == group.recommended and not math.isnan(fresh.mean)
-    here = fresh.mean if fresh is not None and is_verified else group.expected_loss
+    fresh = _fresh(group)
+    here = fresh.mean if fresh is not None else group.expected_loss
     if not (group.uncapped <= group.edge.stable and here > group.uncapped_loss):
         return
-    about = "" if is_verified else "about "
+    about = "" if fresh is not None else "about "
     costs = (
         f"{report.loss} {about}{number(here)} where {number(group.uncapped)} has about {number(group.uncapped_loss)}"
     )
@@ -185,7 +190,7 @@ def _verified(report: LRReport, group: GroupReport) -> Iterator[str]:
     if found is None:
         return
     loss = "" if math.isnan(found.mean) else f", {report.loss} {_mean(found)}"
-    if loss and found.lr == group.recommended and not math.isnan(group.expected_loss):
+    if _fresh(group) is not None and not math.isnan(group.expected_loss):
         loss += f", where the curve gives {number(group.expected_loss)}"
     yield (
         f"Verified with {_count(found.runs, 'fresh seed')} at {number(found.lr)}: {found.failed} failed"
@@ -212,11 +217,10 @@ def _basin(report: LRReport, group: GroupReport) -> Iterator[str]:
     if basin.decades < _NARROW and not (basin.is_low_open or basin.is_high_open):
         yield f"Near-optimal: none but {number(group.best_lr)} of those tried, the {report.loss} rises fast beside it."
         return
-    low = f"{number(basin.low)}{' or less' if basin.is_low_open else ''}"
-    high = f"{number(basin.high)}{' or more' if basin.is_high_open else ''}"
     least = "at least " if basin.is_low_open or basin.is_high_open else ""
     width = f"{least}{basin.decades:.2g} decades"
-    yield f"Near-optimal from {low} to {high} ({width}): the {report.loss} is at most {number(basin.level)} there."
+    level = f"the {report.loss} is at most {number(basin.level)} there"
+    yield f"Near-optimal from {interval_text(basin)} ({width}): {level}."
     sides = [
         f"{what} {'makes runs fail' if math.isinf(rise) else _change(rise, group.best_loss)}"
         for what, rise in (("a third of it", slopes.lower), ("three times it", slopes.higher))

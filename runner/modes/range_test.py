@@ -74,11 +74,9 @@ def run(
         config, low=low, high=high, steps=steps, repeats=repeats, shape=shape, sharpness=sharpness, on_ramp=on_ramp
     )
     tried = _verified(config, test) if verify and test.found.nothing is None else []
-    if config.quiet:
-        print(_last_word(test, invocation), flush=True)
-    else:
+    if not config.quiet:
         _show(test, tried)
-        print(_last_word(test, invocation), flush=True)
+    print(_last_word(test, invocation), flush=True)
     given = directory if invocation.sweep is None else None  # a multirun has one for each of its jobs
     print(_write(config, invocation, test, tried, given), flush=True)
 

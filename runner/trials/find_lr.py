@@ -54,7 +54,7 @@ def find_lr(config: Config, bounds: Callable[[], Bounds], evaluate: Trials) -> N
             return
         asks = next_asks(seen, limits)
     points = points_of(seen)
-    for _ in range(_VERIFICATIONS if any(point.losses for point in points) else 0):
+    for _ in range(_VERIFICATIONS):
         lr = recommend(points, points_of(seen), safety=limits.safety).lr
         if math.isnan(lr):  # some run failed at every rate
             return
