@@ -15,6 +15,7 @@ from runner.finding.words import report_sentences
 from runner.nodes import conf_directory
 from runner.tracking.directory import pasteable, write_whole
 from runner.tracking.sweep_file import key_of
+from runner.wording import wrong_page
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
@@ -66,10 +67,9 @@ def path_of_page(path: Path, *, page: Sequence[str], key: str) -> Path:
     Raises:
         ConfigError: the path cannot be that of a page.
     """
-    path = path.with_name(f"{path.name}.yaml") if path.name and not path.suffix else path
-    if path.suffix != ".yaml":
-        rule = f"must be the path of a YAML page, got {str(path)!r}"
-        raise ConfigError([Problem(key, rule, f"Set {key}={path.with_suffix('.yaml') if path.name else 'found.yaml'}")])
+    if (problem := wrong_page(key, path)) is not None:
+        raise ConfigError([problem])
+    path = path.with_suffix(".yaml")
     folder, base = _searched(page)
     if folder is not None and (folder / f"{base}.yaml").resolve() == path.resolve():
         rule = f"must not be the page that was searched, got {str(path)!r}"

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -269,6 +270,14 @@ def shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return repr(value) if isinstance(value, str) else str(value)
+
+
+def wrong_page(key: str, path: Path) -> Problem | None:
+    """Return the problem of a path to which no page can be written for its name; None where it may."""
+    if path.name and path.suffix in ("", ".yaml"):
+        return None
+    fix = path.with_suffix(".yaml") if path.name else "found.yaml"
+    return Problem(key, f"must be the path of a YAML page, got {shown(str(path))}", f"Set {key}={fix}")
 
 
 def not_mergeable(key: str, value: str, cause: str) -> Problem:

@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.config_search import FULL_RUNS
 from runner.errors import ConfigError
 from runner.tracking.address import masked
-from runner.wording import Findings, shown
+from runner.wording import Findings, shown, wrong_page
 
 _NEEDED = ("optimizer", "task", "seed")
 
@@ -66,8 +66,7 @@ def _check_write(found: Findings) -> None:
         return
     path = Path(given)
     place = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.suffix not in ("", ".yaml"):
-        rule = f"must be the path of a YAML page, got {shown(given)}"
-        found.add("search.write", rule, f"Set search.write={path.with_suffix('.yaml')}")
+    if (problem := wrong_page("search.write", path)) is not None:
+        found.problems.append(problem)
     elif not place.is_dir() or not os.access(place, os.W_OK):
         found.add("search.write", f"must be where a file can be written, got {shown(given)}", "Give another path")
