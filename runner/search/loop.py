@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ from runner.errors import ConfigError
 from runner.finding.observed import Observed
 from runner.search.ended import ended_of
 from runner.search.study import Study
-from runner.search.trials import Asked, Ended, has_too_many_failed
+from runner.search.trials import Asked, Ended, has_too_many_failed, tell_refused
 
 OnEval = Callable[[int, int, Mapping[str, float]], bool]
 ENDS = ("finished", "diverged", "pruned", "failed")
@@ -88,9 +87,7 @@ def _planned(trial: Asked, study: Study, check: Callable[[Mapping[str, str]], in
     try:
         return check(trial.overrides)
     except ConfigError as error:
-        name = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
-        print(f"warning search: trial {trial.number} ({name}) is refused: {error.problems[0]}", file=sys.stderr)
-        study.tell(trial.number, Ended("failed", verdict=str(error.problems[0])))
+        study.tell(trial.number, tell_refused(trial, error))
         return None
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from runner.errors import ConfigError
 
 LOSSES = ("val/loss", "train/loss")
 FAR = 1e3
@@ -94,6 +97,13 @@ def value_of_diverged(metric: str, direction: str, *, others: Iterable[float], f
     if direction == "maximize":
         return min(found, default=-FAR)
     return max(found, default=FAR)
+
+
+def tell_refused(trial: Asked, error: ConfigError) -> Ended:
+    """Warn that the page refuses a trial; return what its study is told."""
+    name = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
+    print(f"warning search: trial {trial.number} ({name}) is refused: {error.problems[0]}", file=sys.stderr)
+    return Ended("failed", verdict=str(error.problems[0]))
 
 
 def has_too_many_failed(failed: int, ended: int, *, most: float) -> bool:

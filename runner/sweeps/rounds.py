@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from runner.errors import ConfigError
 from runner.search.ended import ended_of
 from runner.search.study import Study
-from runner.search.trials import Asked, Ended, has_too_many_failed
+from runner.search.trials import Asked, Ended, has_too_many_failed, tell_refused
 from runner.sweeps.check import CheckedJob
 from runner.sweeps.course import Round, job_of
 from runner.tracking.sweep_file import Job, JobState, Launchable
@@ -94,9 +93,7 @@ class Rounds:
         try:
             checked = self.check(trial.overrides)
         except ConfigError as error:
-            name = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
-            print(f"warning search: trial {trial.number} ({name}) is refused: {error.problems[0]}", file=sys.stderr)
-            self._end(trial.number, Ended("failed", verdict=str(error.problems[0])))
+            self._end(trial.number, tell_refused(trial, error))
             return None
         number = len(self.jobs) + 1
         return job_of(checked, number, experiment=self.experiment, threads=self.share.threads, gpus=self.share.gpus)
