@@ -55,6 +55,10 @@ class Plan:
     name: str
     section: str
 
+    def about(self, place: str) -> dict[str, Any]:
+        """Return what `write_judge` takes of its study, without a pruner."""
+        return {"storage": self.storage, "name": self.name, "place": place, "metric": self.metrics[0]}
+
     def named(self, name: str) -> Plan:
         """Return it with another name of the study."""
         return replace(self, name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from runner.config import Config
@@ -10,6 +11,7 @@ from runner.config_search import Searching
 from runner.errors import ConfigError, Problem
 from runner.search.fingerprint import fingerprint
 from runner.search.goals import choose_goals, reported
+from runner.search.judge import read_judge
 from runner.search.opening import Extend, Plan
 from runner.search.page import page_of_task
 from runner.search.parts import is_none, make_pruner, make_sampler
@@ -67,6 +69,12 @@ def make_plan(
     if problems := [*_beside_pruner(plan, pruner), *_beside_function(plan, options)]:
         raise ConfigError(problems)
     return plan
+
+
+def named_in(plan: Plan, directory: Path) -> Plan:
+    """Return a plan with a name: its own, that of the study which the directory has, or that of the directory."""
+    before = read_judge(directory)
+    return plan if plan.name else plan.named(before["name"] if before is not None else directory.name)
 
 
 def _beside_pruner(plan: Plan, pruner: Mapping[str, Any]) -> list[Problem]:

@@ -87,17 +87,17 @@ class _Search:
         config: DictConfig,
         known: Sequence[Earlier],
     ) -> None:
-        from runner.search.judge import read_judge, write_judge
+        from runner.search.judge import write_judge
         from runner.search.parts import is_none
+        from runner.search.planning import named_in
         from runner.search.study import Study
         from runner.sweeps.course import find_gpus
         from runner.sweeps.rounds import Rounds, Share
 
         self._page, self._directory, self._config = page, directory, config
         self._known = known
-        before = read_judge(directory)
-        name = plan.name or (before["name"] if before is not None else directory.name)
-        self.study = Study(plan.named(name), directory)
+        plan = named_in(plan, directory)
+        self.study = Study(plan, directory)
         threads = divide_cores(config, options.n_jobs or os.cpu_count() or 1)
         self.rounds = Rounds(
             study=self.study,
@@ -108,8 +108,8 @@ class _Search:
             total=options.n_trials,
             max_failure_rate=options.max_failure_rate,
         )
-        about = {"storage": plan.storage, "name": name, "place": self.study.place, "metric": plan.metrics[0]}
         pruner = None if is_none(options.pruner) else options.pruner
+        about = plan.about(self.study.place)
         write_judge(directory, {**about, "pruner": pruner, "prune_after": options.prune_after})
 
     def run(self, context: HydraContext, sweep: Sweep | None, arguments: Sequence[str]) -> None:

@@ -24,9 +24,8 @@ def make_deterministic(enabled: bool) -> None:
     """
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if (
-        torch.are_deterministic_algorithms_enabled() != enabled
-    ):  # torch imports its compiler for this, which takes a second
+    # torch imports its compiler for this, which takes a second
+    if torch.are_deterministic_algorithms_enabled() != enabled:
         torch.use_deterministic_algorithms(enabled)
     torch.backends.cudnn.benchmark = False
 

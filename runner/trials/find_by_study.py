@@ -15,12 +15,12 @@ from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.search.custom import extend_by
 from runner.search.elsewhere import made_elsewhere
-from runner.search.judge import read_judge, write_judge
+from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
 from runner.search.loop import ENDS, OnEval, search
 from runner.search.opening import Plan, check_study
 from runner.search.parts import is_none
-from runner.search.planning import make_plan
+from runner.search.planning import make_plan, named_in
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
 from runner.search.trials import has_too_many_failed, told_to_fail
@@ -58,8 +58,7 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials, bounds: Ca
     checked = evaluate.check([Point(corner) for corner in corners(space)])
     sampler, pruner = section_of(config.sampler), section_of(config.pruner)
     plan = make_plan(checked[0].config, space, extend, section, sampler=sampler, pruner=pruner, section=_SECTION)
-    before = read_judge(evaluate.directory)
-    return plan if plan.name else plan.named(before["name"] if before is not None else evaluate.directory.name)
+    return named_in(plan, evaluate.directory)
 
 
 def section_of(node: Node) -> dict[str, object]:
@@ -82,8 +81,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     known = find_known(entries, Mlflow(config.tracking.uri, evaluate.experiment), key=f"{_SECTION}.known")
     evaluate([])  # makes the directory of the sweep, which the study is locked by
     study = Study(plan, evaluate.directory)
-    about = {"storage": plan.storage, "name": plan.name, "place": study.place, "metric": plan.metrics[0]}
-    write_judge(evaluate.directory, {**about, "pruner": None, "prune_after": section.prune_after})
+    write_judge(evaluate.directory, {**plan.about(study.place), "pruner": None, "prune_after": section.prune_after})
     if known:
         print(learn(study, known, evaluate.page_of), file=sys.stderr)
 
