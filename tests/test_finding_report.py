@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
 from runner.finding.points import LRPoint, points_of
 from runner.finding.recommend import rounded
-from runner.finding.report import lr_report
+from runner.finding.report import LRReport, lr_report
 from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
 from runner.finding.words import brief, group_sentences, headline, report_sentences
 
@@ -367,6 +368,25 @@ def test_a_rate_above_the_best_at_which_nothing_was_learned_counts_as_failed() -
     assert "At 0.3 the loss ended no lower than it began, which counts as failed." in group_sentences(report, group)
     too_low = [one._replace(loss=2.3) if one.lr == 1e-4 else one for one in observe()]
     assert lr_report(too_low).groups[0].stuck == ()
+
+
+def test_a_run_that_learned_and_then_overfitted_has_not_failed_and_one_that_lost_it_all_has() -> None:
+    def report_with(**end: Any) -> LRReport:
+        runs = observe()
+        return lr_report([one._replace(loss=2.5 + one.seed / 100, **end) if one.lr == 3e-1 else one for one in runs])
+
+    for end in ({"best_loss": 0.9, "train_loss": 0.01}, {"best_loss": 0.9}):
+        [group] = report_with(**end).groups
+        assert (group.stuck, group.edge.is_known) == ((), False), end
+        assert "failed up to 0.3" in " ".join(group_sentences(report_with(**end), group))
+    for end in (
+        {"best_loss": 0.9, "train_loss": 2.4},
+        {"best_loss": 2.29, "train_loss": 2.0},
+        {"train_loss": 0.01},
+        {},
+    ):
+        [group] = report_with(**end).groups
+        assert (group.stuck, group.edge.hopeless) == ((3e-1,), 3e-1), end
 
 
 def test_shorter_runs_tell_of_failures_and_are_not_in_the_curve() -> None:

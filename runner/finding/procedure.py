@@ -127,7 +127,8 @@ def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits
         wanted = best.lr / 10**STEP_DECADES
     elif best.lr == points[-1].lr:
         first = max((one.first_loss for one in runs if math.isfinite(one.first_loss)), default=math.inf)
-        is_learning = best.mean < (1 - _LEARNED) * first
+        lowest = min([best.mean, *(o.best_loss for o in runs if o.lr == best.lr and math.isfinite(o.best_loss))])
+        is_learning = lowest < (1 - _LEARNED) * first
         wanted = best.lr * 10 ** (STEP_DECADES if is_learning else _LEAP_DECADES)
     else:
         return None
