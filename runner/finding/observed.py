@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+START, STEP, SEEDS = "start", "step", "seeds"
+"""purposes of the runs of a search: where it begins, another learning rate, another seed"""
+VERIFY = "verify"
+"""purpose of a run with a fresh seed at the recommendation, which is no point of the curve"""
 KNOWN = "known"
 """purpose of a run that was given, not made: it counts for the curve, not for the cost"""
 LEARNED = 0.02
