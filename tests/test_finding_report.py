@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.curves import number
-from runner.finding.basin import basin_of, slopes_of
+from runner.finding.basin import basin_of, loss_at, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
 from runner.finding.fit import fit, fit_quadratic
@@ -188,6 +188,14 @@ def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:
     failing = [*points()[:4], LRPoint(1e-2, (), 3)]
     assert slopes_of(failing).higher == math.inf
     assert math.isnan(slopes_of(points()[3:4]).higher)
+
+
+def test_between_losses_that_are_decades_apart_the_line_is_straight_in_their_logarithm() -> None:
+    assert loss_at([LRPoint(0.01, (1e-8,)), LRPoint(0.04, (1e-4,))], 0.02) == pytest.approx(1e-6)
+    assert loss_at([LRPoint(0.01, (-1.0,)), LRPoint(0.04, (2.0,))], 0.02) == pytest.approx(0.5)
+    assert loss_at([LRPoint(0.01, (0.0,)), LRPoint(0.04, (2.0,))], 0.02) == pytest.approx(1.0)
+    capped = lr_report([Observed(lr, 0, loss) for lr, loss in ((0.01, 1e-4), (0.03, 1e-8), (0.06, math.nan))]).best
+    assert (capped.recommended, capped.expected_loss) == (0.01, 1e-4)
 
 
 def test_the_interval_holds_the_optimum_and_shrinks_with_noise() -> None:

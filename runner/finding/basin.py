@@ -82,7 +82,9 @@ def slopes_of(points: Sequence[LRPoint]) -> Slopes:
 
 
 def loss_at(points: Sequence[LRPoint], lr: float) -> float:
-    """Return the mean loss at a learning rate, by a straight line over ln lr between the neighbours that were tried.
+    """Return the mean loss at a learning rate, by a line over ln lr between the neighbours that were tried.
+
+    It is straight in the logarithm of the loss, as the fit is, where both losses, maybe decades apart, are above 0.
 
     Returns:
         inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %) and between neighbours
@@ -99,6 +101,8 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
     if not (below.is_sound and above.is_sound):
         return math.inf
     share = math.log(lr / below.lr) / math.log(above.lr / below.lr)
+    if below.mean > 0 and above.mean > 0:
+        return float(below.mean ** (1 - share) * above.mean**share)
     return below.mean + share * (above.mean - below.mean)
 
 

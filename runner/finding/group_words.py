@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ASYMMETRY_DECADES, ENOUGH_POINTS
-from runner.finding.phrases import count_of, fresh_at, interval_text, rates_to_try, seeds_to_try, with_sd
+from runner.finding.phrases import add_rates, add_seeds, count_of, fresh_at, interval_text, rates_to_try, with_sd
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
@@ -79,8 +79,7 @@ def _known_edge(report: LRReport, group: GroupReport) -> Iterator[str]:
     ratio = group.advice.safety_ratio
     yield f"Edge: {stable}{'' if math.isnan(ratio) else f', {number(ratio)} times the best'}; runs failed from {upper}."
     if edge.is_coarse:
-        more = rates_to_try(report, group.missing.edge_next, "between")
-        yield f"Where between these it lies is not known: add {more}."
+        yield f"Where between these it lies is not known: {add_rates(report, group.missing.edge_next)}."
     if group.advice.is_capped:
         yield from _capped(report, group)
 
@@ -128,11 +127,10 @@ def missing_said(report: LRReport, group: GroupReport) -> Iterator[str]:
             how = f"go on with a larger search.budget, and {rates_to_try(report, more, end)} where a bound is set"
         yield f"The best is the {'smallest' if end == 'low' else 'largest'} learning rate that was tried: {how}."
     elif more and not math.isnan(group.recommended):
-        what = rates_to_try(report, more, "between")
-        yield f"Fewer than five learning rates lie within a decade of the best: add {what}."
+        yield f"Fewer than five learning rates lie within a decade of the best: {add_rates(report, more)}."
     if all(math.isnan(rate.sd) for rate in group.rates) and not math.isnan(group.best_loss):
         what = "what is seed noise and what is the learning rate cannot be told apart"
-        yield f"One seed: {what}; add {seeds_to_try(report)}."
+        yield f"One seed: {what}; {add_seeds(report)}."
 
 
 def basin_said(report: LRReport, group: GroupReport) -> Iterator[str]:

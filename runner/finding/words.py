@@ -29,9 +29,14 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
     return f"{report.override_line(group)} ({doubt})"
 
 
+def answer(report: LRReport) -> str:
+    """Return the headline, said to be a recommendation where it is one."""
+    return f"{'' if math.isnan(report.best.recommended) else 'recommended: '}{headline(report)}"
+
+
 def brief(report: LRReport) -> list[str]:
     """Return the few sentences that the terminal shows."""
-    first = headline(report) if math.isnan(report.best.recommended) else f"recommended: {headline(report)}"
+    first = answer(report)
     if len(report.groups) > 1:
         return [first, *_brief_of_others(report), cost_sentence(report.cost)]
     group = report.best
@@ -77,11 +82,12 @@ def _cap(group: GroupReport) -> str:
         group.advice.edge,
         {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of "),
     )
+    largest = "largest rate known to be stable" if edge.is_coarse else "largest stable rate"
     if group.advice.is_capped:
-        return f"{share}{number(edge.stable)}, the largest rate {'known to be ' if edge.is_coarse else ''}stable"
+        return f"{share}{number(edge.stable)}, the {largest}"
     if not group.advice.is_at_edge:
         return ""
-    return "near the largest rate known to be stable" if edge.is_coarse else "at the edge of what is stable"
+    return f"near the {largest}"
 
 
 def _interval(group: GroupReport) -> str:
