@@ -446,6 +446,21 @@ def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() 
     assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
 
 
+def test_a_group_of_which_every_run_failed_is_told_and_two_seeds_show_no_difference() -> None:
+    runs = [*observe(group="optimizer=a"), *observe(group="optimizer=b", fails_from=0.0)]
+    failed = "optimizer=b: no recommendation: a run failed at every learning rate; try lower ones: optimizer.lr="
+    assert any(text.startswith(failed) for text in brief(lr_report(runs)))
+    two = [*observe(seeds=2, group="a=1"), *observe(means=WARM, seeds=2, group="a=2")]
+    assert report_sentences(lr_report(two))[0].startswith("No difference shown, as that takes 3 seeds: a=")
+
+
+def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
+    fresh = [Observed(1e-3, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
+    report = lr_report([*observe(fails_from=1e-2), *fresh])
+    assert report.best.recommended == 1e-3
+    assert any(text.startswith("That is lower than at any rate of") for text in group_sentences(report, report.best))
+
+
 def test_different_tasks_are_not_compared() -> None:
     report = lr_report([*observe(group="task=a"), *observe(means=WARM, group="task=b")])
     assert report.comparisons == ()

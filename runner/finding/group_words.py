@@ -116,15 +116,23 @@ def verified_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         f"Verified with {count_of(found.runs, 'fresh seed')} at {number(found.lr)}: {found.failed} failed"
         f" (at most {found.most_failing:.0%} do, with 95% confidence){loss}."
     )
+    sure = found.mean + 2 * found.sd / math.sqrt(found.runs)
+    if (
+        group.interval is not None
+        and sure < group.best_loss
+        and not group.interval.low <= found.lr <= group.interval.high
+    ):
+        yield "That is lower than at any rate of the curve, so the best may lie nearer to it than the interval says."
 
 
 def missing_said(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say what further runs would tell more."""
     end, more = group.missing.end, group.missing.try_next
     if more and end:
-        how = f"extend the range with {rates_to_try(report, more, end)}"
+        far = rates_to_try(report, more, end)
+        how = f"extend the range with {far}"
         if report.asked == "search":  # which leaves what is typical by itself
-            how = f"go on with a larger search.budget, and {rates_to_try(report, more, end)} where a bound is set"
+            how = f"{add_rates(report, more)}, or search anew with {far} where a bound is set"
         yield f"The best is the {'smallest' if end == 'low' else 'largest'} learning rate that was tried: {how}."
     elif more and not math.isnan(group.recommended):
         yield f"Fewer than five learning rates lie within a decade of the best: {add_rates(report, more)}."

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from runner.finding.rates import Verified
     from runner.finding.report import LRReport
 
-_GO_ON = {"search": "go on with a larger search.budget", "study": "go on with a larger search.n_trials"}
+_GO_ON = {
+    "search": "go on with resume.sweep and a larger search.budget",
+    "study": "go on with resume.sweep and a larger search.n_trials",
+}
 
 
 def interval_text(found: Interval | Basin, *, joined: str = "to") -> str:
