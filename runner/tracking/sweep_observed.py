@@ -81,7 +81,8 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
     """Return what one job came to; see `observe`."""
     run = root / state.run if state.run is not None else None
     result = find_result(run) if run is not None else None
-    purpose = result.tags.get(PURPOSE_TAG.removeprefix("tags."), "") if result is not None else ""
+    tags = result.tags if result is not None else {}
+    purpose = job.varied.get(PURPOSE_TAG, tags.get(PURPOSE_TAG.removeprefix("tags."), ""))
     return Observed(
         lr=_rate(job, key),
         seed=job.seed,

@@ -25,11 +25,10 @@ from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
 from runner.search.page import page_of_task
 from runner.search.secret import without_password
-from runner.sweeps.place import new_directory
-from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
+from runner.sweeps.place import alone, new_directory, reopened
+from runner.sweeps.resume import KEY
 from runner.sweeps.signals import caught
 from runner.tracking.directory import ROOT
-from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
 from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe_job
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from runner.sweeps.check import CheckedJob
 
 _Key = tuple[tuple[str, str], ...]
-_ALONE = "a sweep that no other process is running"
 
 
 class Trials:
@@ -78,7 +76,9 @@ class Trials:
         self._given = without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
-            self._sweep = self._resumed()
+            with ExitStack() as opened:  # ends at once where it is refused
+                self._sweep = self._resumed(opened.enter_context(reopened(self.directory)))
+                self._closing.enter_context(opened.pop_all())
         self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
         self._earlier, self._made = frozenset(self._jobs), set[_Key]()
 
@@ -210,7 +210,7 @@ class Trials:
     def _grow(self, jobs: Sequence[Job]) -> Sweep:
         """Enter jobs in sweep.json, which is made with the first of them."""
         if self._sweep is None:
-            self._take(new_directory(self.directory))
+            self._closing.enter_context(alone(new_directory(self.directory)))
             given = self._given
             command = shlex.join([*PROGRAM, *self._invocation.page, *given])
             name = f"{self.directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
@@ -222,29 +222,21 @@ class Trials:
         write_sweep(self.directory, self._sweep, states, status="running")
         return self._sweep
 
-    def _resumed(self) -> Sweep:
+    def _resumed(self, runs: SweepRuns) -> Sweep:
         """Return the sweep to go on with.
 
         Raises:
-            ConfigError: there is none, another process runs it, or its page was another one.
+            ConfigError: it has another mode or other overrides, or its page was another one.
         """
-        sweep = read_resumed(self.directory)
+        sweep = runs.sweep
         if sweep.mode != self._mode or sweep.key(sweep.overrides) != sweep.key(self._given):
             rule = f"must be given on the command line, alone, got {str(self.directory)!r}"
             raise ConfigError([Problem(KEY, rule, f"Call {shlex.join([*PROGRAM, f'{KEY}={self.directory}'])}")])
-        self._take(self.directory)
-        runs = SweepRuns(sweep, Path.cwd())
-        refuse_if_alive(self.directory, runs.directories())
         made = ((job, state.run) for job, state in zip(sweep.jobs, runs.states(), strict=True))
         self._page.refuse_changed(
             next(((job, Path(run)) for job, run in made if run is not None), None), self.directory
         )
         return sweep
-
-    def _take(self, directory: Path) -> None:
-        """Keep others out of the directory, and forget a signal that ended an earlier launch."""
-        self._closing.enter_context(alone_in(directory, key=KEY, what=_ALONE))
-        (directory / STOP).unlink(missing_ok=True)
 
 
 def _place() -> Path:
