@@ -21,10 +21,10 @@ from runner.checks.stand_ins import SAFE
 from runner.config import Train
 from runner.continue_run import same_run
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepError, TaskError, in_words
-from runner.sweeps.launch import shares
+from runner.sweeps.launch import launch_all, shares
 from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.lock import alone_in
-from runner.tracking.sweep_file import Sweep, changed
+from runner.tracking.sweep_file import Job, Launchable, Sweep, changed
 from tests.conftest import ENVIRONMENT, Done, Program, call_command, call_program, wait_for
 from tests.processes import Forked
 from tests.sweeps import records, runs_of, statuses, sweep_of
@@ -416,3 +416,16 @@ def test_resume_begun_while_another_process_ends_sees_what_that_has_added(
     assert again.code == 0, again.err
     assert statuses(again) == ["finished"] * 2
     assert len(runs_of(done.directory)) == 2
+
+
+def test_job_whose_launcher_breaks_after_a_signal_has_not_failed() -> None:
+    class Breaking:
+        def launch(self, overrides: Any, initial_job_idx: int) -> Any:
+            raise RuntimeError("a worker is gone")
+
+    errors = dict[int, str]()
+    stops = iter([False, True])  # the signal comes while the job runs
+    job = Launchable(Job(1, (), {}, "quadratic", 0.1, 0), ())
+    is_stopped = partial(next, stops)
+    launch_all([job], Breaking(), size=1, undone=lambda batch: ([], []), is_stopped=is_stopped, errors=errors)  # type: ignore[arg-type]
+    assert errors == {}

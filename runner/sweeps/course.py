@@ -159,6 +159,7 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
         tracking=config.tracking,
         signal=signal,
         safety=config.search.safety,
+        is_search=launch.more is not None,
         quiet=config.quiet,
     )
 

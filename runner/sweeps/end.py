@@ -37,6 +37,7 @@ def finish(
     tracking: Tracking,
     signal: Signals | None,
     safety: float,
+    is_search: bool = False,
     quiet: bool = False,
     use: Callable[[Told], None] | None = None,
 ) -> Told | None:
@@ -49,6 +50,7 @@ def finish(
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
         safety: a recommendation is at most the largest stable learning rate over this.
+        is_search: whether more jobs would have been asked for, had no signal come.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed, unless it was cut.
     Returns:
@@ -60,7 +62,6 @@ def finish(
         return _finish_empty(directory, sweep, signal)
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
-    is_search = sweep.mode == "search"  # what it would have asked for next is no job yet
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"}) or (is_search and signal is not None)
     status = _status(statuses, signal if is_cut else None)
     go_on = _go_on(directory, sweep, states)

@@ -175,7 +175,7 @@ class _Search:
             print(learn(self.study, self._known, page_of), file=sys.stderr)
 
     def _go_on(self, runs: SweepRuns, arguments: Sequence[str]) -> _Begun:
-        """Return the jobs that are left, with those of trials that were asked for and never became one."""
+        """Return the jobs that are left, and those of trials that became none that is written down."""
         sweep, states, rounds = runs.sweep, runs.states(), self.rounds
         changes = [text for text in arguments if sweep.may_change(text)]
         left = rest_of(sweep, states, self._page.compose, changes=changes)
@@ -183,7 +183,7 @@ class _Search:
             self.study.again(number)
         rounds.jobs = list(sweep.jobs)
         flying = self.study.in_flight()
-        lost = flying.pop(0, [])
+        lost = [trial for job in flying.keys() - {job.number for job in sweep.jobs} for trial in flying.pop(job)]
         rounds.flying = {job: [trial.number for trial in trials] for job, trials in flying.items()}
         rounds.tell(states, ends=DONE)  # those that failed are made again
         states = [state if state.status in DONE else JobState() for state in states]

@@ -172,6 +172,7 @@ class Trials:
             tracking=config.tracking,
             signal=self.signal,
             safety=config.search.safety,
+            is_search=self._mode == "search",
             quiet=config.quiet,
             use=use,
         )
