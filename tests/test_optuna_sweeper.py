@@ -411,6 +411,26 @@ def test_interrupted_search_goes_on_with_the_same_trials(program: Program, tmp_p
     assert len(runs_of(tmp_path)) == 3
 
 
+def test_study_that_others_have_filled_is_reported(program: Program, tmp_path: Path) -> None:
+    shared = [f"hydra.sweeper.storage={sqlite(tmp_path)}", "hydra.sweeper.study_name=full", "hydra.sweeper.n_trials=2"]
+    words = [*OPTUNA, *QUADRATIC, "optimizer=sgd,adamw", "optimizer.lr=interval(1e-3,0.3)", *shared]
+    first, second = program(*words), program(*words)
+    assert second.code == 0, second.err
+    assert sweep_of(second)["jobs"] == []
+    mine, theirs = (json.loads((done.run / "lr_report.json").read_text()) for done in (second, first))
+    assert mine["loss"] == theirs["loss"] == "train loss"
+    assert mine["fixed"] == theirs["fixed"]
+    assert [group["name"] for group in mine["groups"]] == [group["name"] for group in theirs["groups"]]
+    assert mine["cost"]["runs"] == 0
+    assert [line for line in second.out.splitlines() if line.startswith("use it with: ")] == [
+        line for line in first.out.splitlines() if line.startswith("use it with: ")
+    ]
+    assert (second.run / "optimization_results.yaml").is_file()
+    more = program(f"resume.sweep={second.run}", "hydra.sweeper.n_trials=3")
+    assert more.code == 0, more.err
+    assert statuses(more) == ["finished"]
+
+
 def test_signal_between_two_rounds_of_a_search_interrupts_it(program: Program, tmp_path: Path) -> None:
     words = [*OPTUNA, *QUADRATIC, LR, "hydra.sweeper.n_trials=2"]
     stopped = call_program(*words, "notify.command='kill -TERM $PPID'", directory=tmp_path)

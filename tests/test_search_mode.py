@@ -277,14 +277,26 @@ def test_trials_of_others_keep_their_own_lengths(program: Program) -> None:
     assert len({one.steps for one in known}) == 2
 
 
-def test_search_of_a_study_that_has_its_trials_says_so(program: Program) -> None:
-    shared = ("search.storage=sqlite:///study.db", "search.study_name=full", "search.n_trials=1")
+def test_search_of_a_study_that_has_its_trials_reports_them(program: Program) -> None:
+    shared = ("search.storage=sqlite:///study.db", "search.study_name=full", "search.n_trials=3")
     first = program(*STUDY, *shared)
     assert first.code == 0, first.err
-    second = program(*STUDY, *shared)
+    second = program(*STUDY, *shared, "search.write=found/best.yaml")
     assert second.code == 0, second.err
-    assert "nothing was left to run for search.n_trials=1. Set it higher for more trials" in second.err
+    assert "nothing was left to run for search.n_trials=3. Set it higher for more trials" in second.err
     assert (sweep_of(second)["jobs"], sweep_of(second)["status"]) == ([], "finished")
+    [group], [own] = report(second)["groups"], report(first)["groups"]
+    assert group["recommended"] == own["recommended"]
+    assert [one["lr"] for one in group["rates"]] == [one["lr"] for one in own["rates"]]
+    assert report(second)["cost"]["runs"] == 0
+    assert (report(second)["loss"], report(second)["fixed"]) == (report(first)["loss"], report(first)["fixed"])
+    use = [line for line in second.out.splitlines() if line.startswith("use it with: ")]
+    assert use == [line for line in first.out.splitlines() if line.startswith("use it with: ")]
+    assert yaml.safe_load((second.directory / "found/best.yaml").read_text())["optimizer"]["lr"] == own["recommended"]
+    assert json.loads((second.run / "result.json").read_text())["verdict"] == "no job was made"
+    again = program(f"resume.sweep={second.run}", "search.n_trials=4")
+    assert again.code == 0, again.err
+    assert len(sweep_of(again)["jobs"]) == 1
 
 
 def test_search_in_which_the_page_refuses_every_trial_ends_in_words(program: Program, tmp_path: Path) -> None:

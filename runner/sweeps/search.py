@@ -23,7 +23,7 @@ from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
 from runner.sweeps.place import alone, new_directory, reopened
 from runner.sweeps.resume import KEY, resumed_directory
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
-from runner.tracking.sweep_observed import write_known
+from runner.tracking.sweep_observed import Stand, write_known
 from runner.tracking.sweep_runs import DONE, SweepRuns
 
 if TYPE_CHECKING:
@@ -126,13 +126,11 @@ class _Search:
         from runner.sweeps.worker import run_in_sweep
 
         begun = self._begin() if runs is None else self._go_on(runs, arguments)
-        if begun is None:  # a shared study that has all its trials
-            self._close([])
-            print(self._directory, flush=True)
-            self._raise_if_given_up()
+        page = self._page
+        if begun is None:
+            self._end_without_jobs()
             return
         sweep, runs, jobs = begun
-        page = self._page
 
         def again(one: Launchable, state: JobState) -> Launchable:
             return go_on(one, state, page.compose, page.words)
@@ -140,6 +138,30 @@ class _Search:
         launcher = make_launcher(context, self._config, run_in_sweep)
         launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self._total(), self._close)
         carry_out(launch, self._directory, launcher, page=self._config, most=None)
+        self._raise_if_given_up()
+
+    def _end_without_jobs(self) -> None:
+        """Report a shared study that has all its trials."""
+        from runner.sweeps.course import job_of, new_sweep
+        from runner.sweeps.end import finish
+
+        base, plan = self._page.base, self.study.plan
+        config, sweep = base.config, new_sweep((), self._directory, self._page.words)
+        self._close([])
+        job = job_of(base, 0, experiment=base.experiment, threads=None, gpus=())
+        tree = config.model_dump(mode="json", by_alias=True)
+        stand = Stand(job, config.optimizer.lr_key, plan.loss, base.choices, tree)
+        finish(
+            self._directory,
+            sweep,
+            (),
+            tracking=config.tracking,
+            signal=None,
+            safety=config.search.safety,
+            is_search=True,
+            quiet=config.quiet,
+            stand=stand,
+        )
         self._raise_if_given_up()
 
     def _total(self) -> int:

@@ -31,7 +31,7 @@ from runner.sweeps.signals import caught
 from runner.tracking.directory import ROOT
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
-from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe_job
+from runner.tracking.sweep_observed import LR_KEYS, Stand, lr_key, observe_job
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 from runner.trials.backends import Backend, backend_of
@@ -40,6 +40,7 @@ from runner.trials.trial import Batch, Trial, trial_invocation
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
+    from runner.search.opening import Plan
     from runner.sweeps.check import CheckedJob
 
 _Key = tuple[tuple[str, str], ...]
@@ -152,11 +153,12 @@ class Trials:
         """MLflow experiment and folder of the runs."""
         return self._config.name or self._invocation.choices["task"]
 
-    def finish(self, use: Callable[[Told], None] | None = None) -> None:
+    def finish(self, use: Callable[[Told], None] | None = None, *, study: Plan | None = None) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
 
         Args:
             use: is called with what was told of the learning rates, before the directory is printed.
+            study: that they are trials of; others may have made all of it.
         Raises:
             SweepError: none has finished, a signal ended it, or it cannot be written.
         """
@@ -175,7 +177,13 @@ class Trials:
             is_search=self._mode == "search",
             quiet=config.quiet,
             use=use,
+            stand=self._stand(study) if study is not None else None,
         )
+
+    def _stand(self, study: Plan) -> Stand:
+        config, invocation = self._config, self._invocation
+        job = Job(0, self._page.base, dict.fromkeys(study.space, ""), self.experiment, config.optimizer.lr, config.seed)
+        return Stand(job, config.optimizer.lr_key, study.loss, invocation.choices, invocation.tree)
 
     def _left(self, sweep: Sweep, points: Iterable[_Key], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
         """Return points of an earlier launch that are not done, to go on with their runs."""
