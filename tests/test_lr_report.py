@@ -23,7 +23,7 @@ from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
 from runner.tracking.sweep_file import Job, JobState, Sweep
-from runner.tracking.sweep_observed import lr_key, write_known
+from runner.tracking.sweep_observed import lr_key, observe_job, write_known
 from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, drawn, train_here
 from tests.sweeps import sweep_of
@@ -442,3 +442,9 @@ def test_page_that_cannot_be_is_refused(path: str, overrides: list[str], message
         write_found_page(tmp_path / path, overrides, [], page=page)
     assert message.replace("{}", str(tmp_path)) in str(refused.value)
     assert {file.name for file in tmp_path.iterdir()} == {"own.yaml"}
+
+
+def test_purpose_of_a_run_that_failed_before_it_had_a_directory_is_known(tmp_path: Path) -> None:
+    varied = {"optimizer.lr": "0.01", "seed": "7", "tags.purpose": "verify"}
+    one = observe_job(Job(1, (), varied, "quadratic", 0.01, 7), JobState("failed"), tmp_path)
+    assert (one.purpose, one.run, one.group) == ("verify", "", "")

@@ -64,6 +64,11 @@ class Plan:
         return replace(self, name=name)
 
     @property
+    def loss(self) -> str:
+        """What a trial is judged by, in words."""
+        return self.metrics[0].replace("/", " ")
+
+    @property
     def sampler_key(self) -> str:
         """Dotted key of the sampler, for messages: beside the section search, or inside that of Hydra's sweeper."""
         return f"{self.section}.sampler" if "." in self.section else "sampler"
