@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from runner.build import Experiment
+from runner.build import Experiment, build
+from runner.job import checked
 from runner.lanes.engine import fit_lanes
 from runner.lanes.lane import Lane
 from runner.records import Record, StepRecord
@@ -16,6 +17,19 @@ from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
 from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
+from tests.pages import composed
+
+SMALL = ["task.hidden=[16]", "train.duration=30", "train.eval_every=10", "train.checkpoint_every=null"]
+
+
+def make(*overrides: str) -> Experiment:
+    """Return an experiment of 30 steps of a small net."""
+    return build(checked(composed(*SMALL, *overrides)))
+
+
+def made(*lrs: float, overrides: tuple[str, ...] = ()) -> list[Experiment]:
+    """Return the same with several learning rates."""
+    return [make(f"optimizer.lr={lr}", *overrides) for lr in lrs]
 
 
 class Made(NamedTuple):
@@ -71,12 +85,12 @@ def in_lanes(
             seed_everything(0)  # as the making of a model just before would
             yield Lane(parts, Checkpoints(directory / str(index)), records[index].append)
 
-    made = []
+    found = []
     for experiment, outcome, those in zip(experiments, fit_lanes(lanes(), width=width, **given), records, strict=True):
         if isinstance(outcome, Exception):
             raise outcome
-        made.append(Made(experiment, outcome, those))
-    return made
+        found.append(Made(experiment, outcome, those))
+    return found
 
 
 def farthest(one: Made, other: Made, *, relative: bool = True) -> float:
