@@ -36,7 +36,7 @@ OnNarrow = Callable[[int], None]
 
 
 def fit_lanes(
-    lanes: Iterable[Lane],
+    lanes: Iterable[Lane | None],
     *,
     width: int,
     on_end: OnEnd = lambda index, outcome: None,
@@ -54,7 +54,8 @@ def fit_lanes(
     same lanes; an optimizer draws what it would alone.
 
     Args:
-        lanes: in order; each is asked for when there is room for it, so it may be built then.
+        lanes: in order; each is asked for when there is room for it, so it may be built then. None where it cannot be
+            for lack of memory while others are under way: it is asked for again when one of them has ended.
         width: most lanes at once; >= 1.
         on_end: is called with the index and the outcome of a lane as soon as it has ended.
         on_narrow: is called with the new width when memory has run out.
@@ -82,15 +83,15 @@ class _Pass:
 
     def __init__(
         self,
-        lanes: Iterable[Lane],
+        lanes: Iterable[Lane | None],
         width: int,
         on_end: OnEnd,
         on_narrow: OnNarrow,
         recordings: Recordings,
         tasks: ExitStack,
     ) -> None:
-        self._to_come = enumerate(lanes)
-        self._are_all_asked_for = False
+        self._to_come = iter(lanes)
+        self._begun, self._are_all_asked_for = 0, False
         self._width, self._on_end, self._on_narrow = width, on_end, on_narrow
         self._recordings, self._tasks = recordings, tasks
         self._active = list[Running]()
@@ -142,12 +143,16 @@ class _Pass:
 
     def _narrow(self) -> None:
         """Have the later half of the lanes wait."""
-        self._width = len(self._active) // 2
-        for lane in self._active[self._width :]:
+        half = len(self._active) // 2
+        for lane in self._active[half:]:
             lane.put_off()
             self._put_off.append(lane)
-        del self._active[self._width :]
-        self._on_narrow(self._width)
+        del self._active[half:]
+        self._set_width(half)
+
+    def _set_width(self, width: int) -> None:
+        self._width = width
+        self._on_narrow(width)
 
     def _unstack(self) -> None:
         if self._stack is not None:
@@ -168,11 +173,16 @@ class _Pass:
         return len(self._active) > before
 
     def _begin_next(self) -> None:
-        following = next(self._to_come, None)
-        if following is None:
+        try:
+            lane = next(self._to_come)
+        except StopIteration:
             self._are_all_asked_for = True
             return
-        index, lane = following
+        if lane is None:
+            if self._active:
+                self._set_width(len(self._active))
+            return
+        index, self._begun = self._begun, self._begun + 1
         self._tasks.enter_context(in_use(lane.parts["task"]))
         try:
             if self._active and (reason := unfit(self._active[0].parts, lane.parts)):
