@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -102,6 +103,31 @@ def farthest(one: Made, other: Made, *, relative: bool = True) -> float:
         size = float(a.abs().max()) if relative else 1.0
         found.append(float((a.double() - b.double()).abs().max()) / max(size, 1e-12))
     return max(found)
+
+
+def nudged(experiment: Experiment, seed: int) -> Experiment:
+    """Return an experiment whose weights begin about one part in 1e7 beside: the last digit of float32."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in experiment.model.parameters():
+            parameter.mul_(1 + 1e-7 * torch.randn(parameter.shape, generator=generator))
+    return experiment
+
+
+def losses_apart(one: Made, other: Made) -> float:
+    """Return the largest relative difference between the losses of two runs."""
+    return max(abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
+
+
+def calm(records: Sequence[Record], times: float = 3.0) -> list[Record]:
+    """Return the records until the loss is so many times the first one; after that the last digit grows with it."""
+    first = next(record.loss for record in records if isinstance(record, StepRecord))
+    found = list[Record]()
+    for record in records:
+        if isinstance(record, StepRecord) and not record.loss <= times * first:
+            break
+        found.append(record)
+    return found
 
 
 def told(records: Sequence[Record]) -> tuple[list[Any], list[float]]:
