@@ -26,14 +26,18 @@ _MOST_DECADES = 10  # that still have ticks in between
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG: to a temporary file first, renamed when it is whole.
+    """Write a figure with an Agg canvas as PNG: to a temporary file first, renamed when it is whole.
 
     Raises:
         OSError: the file cannot be written.
     """
+    from runner.report.png import png
+
+    canvas: Any = figure.canvas
+    canvas.draw()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(temporary, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+        temporary.write_bytes(png(canvas.buffer_rgba(), dpi=DPI))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
