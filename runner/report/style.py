@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,12 @@ TEXT, SMALL = 9.5, 8.5  # points
 Handles = list[Any]  # of a legend
 
 _MOST_DECADES = 10  # that still have ticks in between
+
+
+def import_ahead() -> None:
+    """Import what drawing takes, a third of a second, before there is something to draw."""
+    for name in ("matplotlib.backends.backend_agg", "matplotlib.figure", "runner.report.figures", "runner.report.png"):
+        import_module(name)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -63,15 +63,18 @@ class Trials:
     """
 
     def __init__(self, config: Config, invocation: Invocation, *, mode: str) -> None:
+        from runner.trials.beside import Beside
         from runner.trials.enlist import Page
 
         self._config = config
         self._invocation = invocation
-        self._backend: Backend = backend_of(config)
+        self._beside = Beside(config.tracking)
+        self._backend: Backend = backend_of(config, self._beside)
         self._page = Page(invocation, share=self._backend.share)
         self._errors: dict[int, str] = {}
         self._closing = ExitStack()
         self._closing.callback(self._backend.close)
+        self._closing.callback(self._beside.close)
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
@@ -164,7 +167,9 @@ class Trials:
 
         assert self._sweep is not None, "no batch was made"
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
-        config = self._config
+        config, beside = self._config, self._beside
+        if config.tracking.uri is None:
+            beside.close()
         finish(
             self.directory,
             self._sweep,
@@ -174,6 +179,7 @@ class Trials:
             safety=config.search.safety,
             quiet=config.quiet,
             use=use,
+            follow=beside.follow_last if beside.is_used else None,
         )
 
     def _left(self, sweep: Sweep, points: Iterable[_Key], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
@@ -189,7 +195,7 @@ class Trials:
         """Make runs under one table."""
         if not trials or self.signal is not None:
             return
-        batch = Batch(self.directory, on_eval, self._errors)
+        batch = Batch(self.directory, self._beside, on_eval, self._errors)
         with (
             gathered_stderr(self.directory / "stderr.log") as stderr,
             SweepTable(sweep, lambda: self._now(runs), stderr=stderr, quiet=self._config.quiet),
@@ -245,6 +251,7 @@ class Trials:
         """Keep others out of the directory, and forget a signal that ended an earlier launch."""
         self._closing.enter_context(alone_in(directory, key=KEY, what=_ALONE))
         (directory / STOP).unlink(missing_ok=True)
+        self._beside.log_to(directory)
 
 
 def _place() -> Path:
