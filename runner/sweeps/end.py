@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
+from typing import TYPE_CHECKING
 
 from runner.commands import PROGRAM
 from runner.config import Tracking
@@ -28,6 +29,9 @@ from runner.tracking.sweep_observed import Stand, loss_name
 from runner.tracking.sweep_table import print_settings
 from runner.tracking.transfer import has_all
 
+if TYPE_CHECKING:
+    from runner.tracking.follower import Follower
+
 _NO_JOB = "no job was made"
 
 
@@ -43,6 +47,7 @@ def finish(
     quiet: bool = False,
     use: Callable[[Told], None] | None = None,
     stand: Stand | None = None,
+    follow: Callable[..., Follower] | None = None,
 ) -> Told | None:
     """Write and print what came of a sweep, its directory last.
 
@@ -57,6 +62,7 @@ def finish(
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed, unless it was cut.
         stand: stands for its jobs where it has none.
+        follow: starts to send the summary; None is `start_follower`.
     Returns:
         what was told of its learning rates; None where they did not vary.
     Raises:
@@ -86,7 +92,7 @@ def finish(
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
-        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds) or result.mlflow_run_id
+        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds, follow) or result.mlflow_run_id
         write_result(directory, replace(result, mlflow_run_id=run_id))
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
@@ -213,11 +219,17 @@ def _record(
     write_result(directory, result)
 
 
-def _send(directory: Path, states: Sequence[JobState], uri: str, wait_seconds: float) -> str | None:
+def _send(
+    directory: Path,
+    states: Sequence[JobState],
+    uri: str,
+    wait_seconds: float,
+    follow: Callable[..., Follower] | None,
+) -> str | None:
     """Send the summary; name all runs that have not arrived. Return the id of the MLflow run, if there is one."""
     from runner.tracking.follower import start_follower
 
-    follower = start_follower(directory, uri=uri, warn=_warn)
+    follower = (follow or start_follower)(directory, uri=uri, warn=_warn)
     run_id = follower.finish(wait_seconds)
     runs = [Path(state.run) for state in states if state.run is not None]
     missing = [run for run in runs if not has_all(run, shown(absolute(uri)))]
