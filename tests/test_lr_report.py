@@ -24,7 +24,7 @@ from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
 from runner.tracking.sweep_file import Job, JobState, Sweep
-from runner.tracking.sweep_observed import find_known_runs, lr_key, write_known
+from runner.tracking.sweep_observed import find_known_runs, lr_key, observe_job, write_known
 from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, drawn, train_here
 from tests.sweeps import sweep_of
@@ -526,3 +526,9 @@ def test_lower_rates_are_asked_for_in_the_words_of_what_asked(
     assert line.removeprefix("try lower ones with: ") in "\n".join(
         Page((tmp_path / "lr_report.html").read_text()).words
     )
+
+
+def test_purpose_of_a_run_that_failed_before_it_had_a_directory_is_known(tmp_path: Path) -> None:
+    varied = {"optimizer.lr": "0.01", "seed": "7", "tags.purpose": "verify"}
+    one = observe_job(Job(1, (), varied, "quadratic", 0.01, 7), JobState("failed"), tmp_path)
+    assert (one.purpose, one.run, one.group) == ("verify", "", "")
