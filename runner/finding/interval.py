@@ -16,7 +16,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 _TAIL = (1 - LEVEL) / 2
 _MOST_MISFIT = 0.15  # of the range
-_FEW_DECADES = 0.15
+_FEW_DECADES = 0.2
 _ROUNDING = 1 + 1e-9
 
 
@@ -46,8 +46,8 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     parabola is off by (see `fit`, at most 0.15 of the range) is drawn from a normal distribution and added, the fit is
     repeated, and the interval holds the middle 95 % of what it finds; a fit without a lowest point between the rates
     tells no more than the neighbours of the best. A rate with one seed is given the noise that is common to all. Around
-    a lowest point it is 0.05 decades wider on each side, 0.15 where fewer than five rates are fitted: searches replayed
-    on ten measured curves, of three or four rates each, then hold the best one in 96 of 100 cases, without that in 73.
+    a lowest point it is 0.05 decades wider on each side, 0.2 where fewer than five rates are fitted: so wide, intervals
+    of replayed searches, of three or four rates each, hold the best rate in 95 of 100 (experiments/finding_the_lr).
     An end is open where some draws have their best at the last rate that was tried, or their lowest point beyond it.
     With one seed the interval is that between the neighbours of the best and of the lowest point of the parabola.
 
