@@ -224,8 +224,31 @@ def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours(
     found = interval_of([LRPoint(0.05, (3.0,)), LRPoint(0.16, (1.0, 1.0, 1.0)), LRPoint(0.5, (), 1)])
     assert found is not None
     assert (found.low, found.high) == pytest.approx((0.05, 0.5))
-    assert found.is_low_open
+    assert not found.is_low_open, "the best has a worse neighbour"
     assert not found.is_high_open, "runs fail there"
+
+
+def test_what_is_recommended_lies_in_its_basin_and_fresh_seeds_are_part_of_the_noise() -> None:
+    runs = [Observed(lr, 0, loss) for lr, loss in ((0.01, 0.2), (0.03, 0.11), (0.1, 0.1), (0.3, 0.3))]
+    one = lr_report(runs, safety=1).best
+    assert math.isnan(one.noise)
+    assert one.basin is not None
+    assert one.basin.low < one.recommended < one.basin.high
+    fresh = [Observed(one.recommended, seed, loss, purpose="verify") for seed, loss in ((7, 0.09), (8, 0.11))]
+    both = lr_report([*runs, *fresh], safety=1)
+    assert both.best.noise == pytest.approx(math.sqrt(2e-4))
+    assert both.best.basin is not None
+    assert both.best.basin.decades > one.basin.decades
+    assert not any("One seed" in text for text in group_sentences(both, both.best))
+    assert both.as_json()["groups"][0]["safety_ratio_is_at_least"]
+
+
+def test_fresh_seeds_that_rule_the_curve_out_are_what_to_expect() -> None:
+    runs = [Observed(lr, 0, loss) for lr, loss in ((0.01, 0.2), (0.03, 0.11), (0.1, 0.1), (0.3, 0.3))]
+    at = lr_report(runs, safety=1).best.recommended
+    fresh = [Observed(at, seed, 0.2 + seed / 1000, purpose="verify") for seed in range(3)]
+    report = lr_report([*runs, *fresh], safety=1)
+    assert any("too little: the former is what to expect" in text for text in group_sentences(report, report.best))
 
 
 def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
