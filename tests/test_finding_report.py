@@ -484,6 +484,16 @@ def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
     assert any(text.startswith("That is lower than at any rate of") for text in group_sentences(report, report.best))
 
 
+def test_a_basin_that_is_narrow_is_told_where_it_is() -> None:
+    losses = {0.0503: 3.956e-7, 0.159: 7.048e-9, 0.212: 3.319e-9, 0.283: 3.324e-9, 0.503: math.nan}
+    report = lr_report([Observed(lr, 0, loss, first_loss=5.0) for lr, loss in losses.items()])
+    [text] = [text for text in group_sentences(report, report.best) if text.startswith("Near-optimal")]
+    [group] = report.groups
+    assert group.basin is not None
+    said = float(text.partition("nothing far from ")[2].partition(",")[0])
+    assert group.basin.low * 0.99 <= said <= group.basin.high * 1.01
+
+
 def test_different_tasks_are_not_compared() -> None:
     report = lr_report([*observe(group="task=a"), *observe(means=WARM, group="task=b")])
     assert report.comparisons == ()

@@ -159,7 +159,8 @@ def basin_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         yield f"How wide the good rates are is not known: nothing near {number(group.best_lr)} was tried."
         return
     if basin.decades < _NARROW:
-        yield f"Near-optimal: none but {number(group.best_lr)} of those tried, the {report.loss} rises fast beside it."
+        middle = number(math.sqrt(basin.low * basin.high))
+        yield f"Near-optimal: nothing far from {middle}, the {report.loss} rises fast beside it."
         return
     width = f"{'at least ' if is_open else ''}{basin.decades:.2g} decades"
     lowest = group.advice.fit.loss
