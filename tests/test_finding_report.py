@@ -486,7 +486,8 @@ def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
 
 def test_a_basin_that_is_narrow_is_told_where_it_is() -> None:
     losses = {0.0503: 3.956e-7, 0.159: 7.048e-9, 0.212: 3.319e-9, 0.283: 3.324e-9, 0.503: math.nan}
-    report = lr_report([Observed(lr, 0, loss, first_loss=5.0) for lr, loss in losses.items()])
+    runs = [Observed(lr, 0, loss, first_loss=5.0) for lr, loss in losses.items()]
+    report = lr_report([*runs, runs[3]._replace(seed=1)])
     [text] = [text for text in group_sentences(report, report.best) if text.startswith("Near-optimal")]
     [group] = report.groups
     assert group.basin is not None
