@@ -86,8 +86,7 @@ def finish(
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
-        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds) or result.mlflow_run_id
-        write_result(directory, replace(result, mlflow_run_id=run_id))
+        _send(directory, result, states, tracking.uri, tracking.wait_seconds)
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
     _hand_on(told, None if is_cut else use, directory)
@@ -213,8 +212,8 @@ def _record(
     write_result(directory, result)
 
 
-def _send(directory: Path, states: Sequence[JobState], uri: str, wait_seconds: float) -> str | None:
-    """Send the summary; name all runs that have not arrived. Return the id of the MLflow run, if there is one."""
+def _send(directory: Path, result: RunResult, states: Sequence[JobState], uri: str, wait_seconds: float) -> None:
+    """Send the summary, and write down which MLflow run it is; name all runs that have not arrived."""
     from runner.tracking.follower import start_follower
 
     follower = start_follower(directory, uri=uri, warn=_warn)
@@ -227,7 +226,7 @@ def _send(directory: Path, states: Sequence[JobState], uri: str, wait_seconds: f
         later = shlex.join([*PROGRAM, "-m", "mode=upload", sources, f"tracking.uri={shown(uri)}"])
         count = f"{len(missing)} of {len(runs) + 1} runs, the summary counted, have not arrived"
         _warn(f"tracking.uri: {count}; send them later with: {later}")
-    return run_id
+    write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
 
 
 def _warn(text: str) -> None:

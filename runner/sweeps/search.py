@@ -48,7 +48,7 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
     """
     from runner.search.known import Mlflow, find_known
     from runner.search.opening import check_study
-    from runner.search.planning import make_plan
+    from runner.search.planning import make_plan, named_in
     from runner.sweeps.search_page import read_page
 
     resumed = resumed_directory(arguments)
@@ -61,11 +61,11 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
         entries = options.known if runs is None else []
         mlflow = Mlflow(page.base.config.tracking.uri, page.base.experiment)
         known = find_known(entries, mlflow, key=f"{SECTION}.known")
-        if plan.name:
-            check_study(plan)
-        directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
+        directory = resumed or Path(str(config.hydra.sweep.dir))
+        plan = named_in(plan, directory)
+        check_study(plan)
         if resumed is None:
-            closing.enter_context(alone(directory))
+            closing.enter_context(alone(new_directory(directory)))
         _Search(page, plan, options, directory, config, known).run(context, runs, arguments)
 
 
@@ -91,14 +91,12 @@ class _Search:
     ) -> None:
         from runner.search.judge import write_judge
         from runner.search.parts import is_none
-        from runner.search.planning import named_in
         from runner.search.study import Study
         from runner.sweeps.course import find_gpus
         from runner.sweeps.rounds import Rounds, Share
 
         self._page, self._directory, self._config = page, directory, config
         self._known = known
-        plan = named_in(plan, directory)
         self.study = Study(plan, directory)
         threads = divide_cores(config, options.n_jobs or os.cpu_count() or 1)
         self.rounds = Rounds(
