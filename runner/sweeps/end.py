@@ -80,8 +80,7 @@ def finish(
         if sweep.jobs:
             _draw(directory, sweep, states, loss_name(states), in_numbers(statuses))
         told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet, stand=stand)
-        result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
-        _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
+        result = _record(directory, result, settings, statuses, told)
     except OSError as error:
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
@@ -195,21 +194,24 @@ def _record(
     result: RunResult,
     settings: Sequence[Setting],
     statuses: Mapping[str, int],
-    found: Mapping[str, float],
-) -> None:
-    """Append the numbers of the sweep as one record, its step the number of earlier launches."""
+    told: Told | None,
+) -> RunResult:
+    """Append the numbers of the sweep as one record, its step the number of earlier launches; return its result."""
     metrics = {name: float(statuses.get(name, 0)) for name in ("finished", "diverged", "failed", "interrupted")}
     metrics["jobs"] = float(sum(statuses.values()))
     best = [setting.best.mean for setting in settings if not math.isnan(setting.best.mean)]
     final = [setting.final.mean for setting in settings if not math.isnan(setting.final.mean)]
     metrics |= {"best_val_loss": min(best)} if best else {}
     metrics |= {"final_loss": min(final)} if final else {}
-    metrics |= found
+    if told is not None:
+        metrics |= metrics_of(told.report)
+        result = replace(result, tags={**result.tags, **tags_of(told.report)})
     path = directory / RECORDS
     launches = sum(1 for _ in read_records(directory)) if path.exists() else 0
     with RecordWriter(directory) as writer:
         writer.write(EvalRecord(launches, time.time_ns() // 1_000_000, "sweep", metrics))
     write_result(directory, result)
+    return result
 
 
 def _send(directory: Path, result: RunResult, states: Sequence[JobState], uri: str, wait_seconds: float) -> None:
