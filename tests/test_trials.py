@@ -23,7 +23,6 @@ from tests.sweeps import runs_of, statuses, sweep_of
 MODE = """
 import json, multiprocessing, os, pathlib, time
 from runner.tasks.quadratic import Quadratic
-from runner.trials.point import Point
 from runner.trials.trials import Trials
 
 def run(config, invocation):
@@ -31,7 +30,7 @@ def run(config, invocation):
     told = []
     with Trials(config, invocation, mode="sweep") as evaluate:
         for batch in plan["batches"]:
-            found = evaluate([Point(point) for point in batch], on_eval=prune if plan.get("prunes") else None)
+            found = evaluate(batch, on_eval=prune if plan.get("prunes") else None)
             told.append([one._asdict() for one in found])
             pathlib.Path("told.json").write_text(json.dumps(told))
             for child in multiprocessing.active_children() if plan["kills"] else ():
