@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from runner.commands import PROGRAM
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
-from runner.finding.words import brief, group_sentences, headline, interval_text
+from runner.finding.group_words import group_sentences
+from runner.finding.phrases import interval_text
+from runner.finding.words import brief, headline
+from runner.lr_retry import asked_of, retry
 from runner.range_file import find_range_test
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import PURPOSE_TAG, SEED, is_setting
@@ -85,17 +88,17 @@ def end_with_report(
         safety=safety,
         range_test=test.cost if test is not None else 0.0,
         notes=notes,
+        asked=asked_of(sweep, about.key),
     )
     told = Told(report, _overrides(sweep, report, about.observed))
     commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
     varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
     title = f"{sweep.jobs[0].experiment}: {' x '.join(varied)}"
-    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands)
+    lower = report.best.missing.try_next if not told.overrides else ()
+    again = retry(sweep, about.key, lower) if lower else ""
+    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands, again=again)
     if not quiet:
-        for line in brief(report):
-            print(line)
-        if report.best.name in commands:
-            print(f"use it with: {commands[report.best.name]}", flush=True)
+        _print(report, commands.get(report.best.name, ""), again)
     return told
 
 
@@ -122,6 +125,14 @@ def _about(
         return None
     observed = observe(sweep, states, root, key=key)
     return _About(sweep, key, loss_name(states), in_common(sweep, states, root), observed)
+
+
+def _print(report: LRReport, use: str, again: str) -> None:
+    """Print what was found, and the command line that uses it or tries lower rates, as far as it is known."""
+    for line in brief(report):
+        print(line)
+    if use or again:
+        print(f"use it with: {use}" if use else f"try lower ones with: {again}", flush=True)
 
 
 def _given(known: Sequence[Observed]) -> str:
@@ -168,7 +179,7 @@ def tags_of(report: LRReport) -> dict[str, str]:
     found = {f"{LR_TAGS}report": headline(report), f"{LR_TAGS}override": report.override_line()}
     if not math.isnan(best.recommended):
         found[f"{LR_TAGS}recommended"] = number(best.recommended)
-        found[f"{LR_TAGS}is_at_edge"] = str(best.is_at_edge).lower()
+        found[f"{LR_TAGS}is_at_edge"] = str(best.advice.is_at_edge).lower()
     if best.interval is not None:
         found[f"{LR_TAGS}interval"] = interval_text(best.interval)
     return {name: value for name, value in found.items() if value}
@@ -180,10 +191,10 @@ def metrics_of(report: LRReport) -> dict[str, float]:
     found = {
         "recommended": best.recommended,
         "expected_loss": best.expected_loss,
-        "safety_ratio": best.safety_ratio,
+        "safety_ratio": best.advice.safety_ratio,
         "seed_noise": best.noise,
-        "largest_stable": best.edge.stable,
-        "smallest_hopeless": best.edge.hopeless,
+        "largest_stable": best.advice.edge.stable,
+        "smallest_hopeless": best.advice.edge.hopeless,
         "cost_full_runs": report.cost.full_runs,
         "sensitivity": best.sensitivity if best.sensitivity is not None else math.nan,
         "sensitivity_windowed": best.windowed.value if best.windowed is not None else math.nan,

@@ -158,6 +158,12 @@ def test_same_seed_gives_the_same_search_and_another_another(program: Program) -
             ],
         ),
         ([LR, "hydra.sweeper.direction=[minimize,maximize]"], ["hydra.sweeper.direction: must have one direction for"]),
+        (
+            [LR, "hydra.sweeper.metric=[loss,accuracy]", "hydra.sweeper.direction=[minimize,maximise]"],
+            ["got ['minimize', 'maximise']. Set hydra.sweeper.direction=[minimize,maximize]."],
+        ),
+        (["hydra.sweeper.params=5"], ["hydra.sweeper.params: must be a section of dotted keys, got 5."]),
+        (["+hydra.sweeper.params.optimizer.lr='interval(1,2)'", "train.duration=0"], ["train.duration: "]),
         ([LR, "hydra.sweeper.sampler.sed=1"], ["hydra.sweeper.sampler.sed: unknown key"]),
         (
             [LR, "+hydra.sweeper.sampler.sed=1"],

@@ -294,7 +294,7 @@ def test_kinds_of_run_that_cannot_be_lanes_are_found_beside_those_that_can(progr
     assert list(tmp_path.iterdir()) == []
     done = program(*words, "sweep.backend=auto")
     assert done.code == 0, done.err
-    assert "some runs one after another, as they cannot be lanes: train.watch_every" in done.out
+    assert "sweep.backend of some runs: one after another, as lanes cannot be: train.watch_every" in done.out
     assert statuses(done) == ["finished"] * 4
 
 

@@ -156,7 +156,7 @@ def test_trial_whose_worker_died_before_it_took_it_up_is_given_to_another_once(t
     stopped = list[int]()
     job = Job(1, (), {}, "quadratic", 0.1, 0)
     nothing: Any = None
-    batch, workers = Batch(tmp_path), Stopping(1)
+    batch, workers = Batch(tmp_path, nothing), Stopping(1)
     workers.run([Trial(0, job, nothing, nothing)], batch)
     workers.close()
     assert len(stopped) == deaths

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.lanes.forward import backward
+from runner.lanes.memory import is_out_of_memory
 from runner.lanes.stack import Stack
 from runner.tasks.closing import in_use
 from runner.tasks.described import first_line
@@ -104,6 +105,10 @@ def _tried(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
             with _watched(stack.template, trail), _no_loop_over_lanes():
                 sums = backward(stack, [task] * 2, [0, 0], plan, [SimpleNamespace(), SimpleNamespace()])
     except Exception as error:
+        if is_out_of_memory(error):
+            return (
+                f"train.batch_size: must leave memory for two runs at once, got {first_line(error.__cause__ or error)}"
+            )
         where = f"{type(trail[-1][1]).__name__} ({trail[-1][0] or 'the model'})" if trail else "the loss"
         return f"task.model: {where} cannot be trained in lanes: {_why(error.__cause__ or error)}"
     finally:

@@ -45,7 +45,7 @@ def make_plan(
         ConfigError: with what is wrong with metric, sampler, pruner, or one beside another.
     """
     metrics, directions = goals_of(config, options.metric, options.direction, section=section)
-    texts = {key: dimension.text for key, dimension in space.items()}
+    texts = {key: dimension.meaning for key, dimension in space.items()}
     if options.custom_search_space is not None:
         texts[_CUSTOM] = options.custom_search_space
     tree = page_of_task(config.model_dump(mode="json", by_alias=True))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
+from typing import TYPE_CHECKING
 
 from runner.commands import PROGRAM
 from runner.config import Tracking
@@ -28,6 +29,9 @@ from runner.tracking.sweep_observed import Stand, loss_name
 from runner.tracking.sweep_table import print_settings
 from runner.tracking.transfer import has_all
 
+if TYPE_CHECKING:
+    from runner.tracking.follower import Follower
+
 _NO_JOB = "no job was made"
 
 
@@ -43,6 +47,7 @@ def finish(
     quiet: bool = False,
     use: Callable[[Told], None] | None = None,
     stand: Stand | None = None,
+    follow: Callable[..., Follower] | None = None,
 ) -> Told | None:
     """Write and print what came of a sweep, its directory last.
 
@@ -57,6 +62,7 @@ def finish(
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed, unless it was cut.
         stand: stands for its jobs where it has none.
+        follow: starts to send the summary; None is `start_follower`.
     Returns:
         what was told of its learning rates; None where they did not vary.
     Raises:
@@ -70,9 +76,7 @@ def finish(
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"}) or (is_search and signal is not None)
     status = _status(statuses, signal if is_cut else None)
     go_on = _go_on(directory, sweep, states)
-    if settings and not quiet:
-        print_settings(settings, loss_name(states))
-    _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
+    _tell(directory, sweep, states, settings, quiet=quiet)
     result = _result(directory, sweep, first, states, settings, status)
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
@@ -85,7 +89,7 @@ def finish(
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
-        _send(directory, result, states, tracking.uri, tracking.wait_seconds)
+        _send(directory, result, states, tracking, follow)
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
     _hand_on(told, None if is_cut else use, directory)
@@ -129,8 +133,13 @@ def _go_on(directory: Path, sweep: Sweep, states: Sequence[JobState]) -> str:
     return shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
 
 
-def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Sequence[str]) -> None:
-    """Say on standard error which jobs went wrong, and where the tracebacks are."""
+def _tell(
+    directory: Path, sweep: Sweep, states: Sequence[JobState], settings: Sequence[Setting], *, quiet: bool
+) -> None:
+    """Print the table, and say on standard error which jobs went wrong, and where the tracebacks are."""
+    if settings and not quiet:
+        print_settings(settings, loss_name(states))
+    bad = ("failed", "diverged") if quiet else ("failed",)  # the table has the latter
     for job, state in zip(sweep.jobs, states, strict=True):
         if state.status in bad:
             print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
@@ -214,12 +223,20 @@ def _record(
     return result
 
 
-def _send(directory: Path, result: RunResult, states: Sequence[JobState], uri: str, wait_seconds: float) -> None:
+def _send(
+    directory: Path,
+    result: RunResult,
+    states: Sequence[JobState],
+    tracking: Tracking,
+    follow: Callable[..., Follower] | None,
+) -> None:
     """Send the summary, and write down which MLflow run it is; name all runs that have not arrived."""
+    assert tracking.uri is not None
+    uri = tracking.uri
     from runner.tracking.follower import start_follower
 
-    follower = start_follower(directory, uri=uri, warn=_warn)
-    run_id = follower.finish(wait_seconds)
+    follower = (follow or start_follower)(directory, uri=uri, warn=_warn)
+    run_id = follower.finish(tracking.wait_seconds)
     runs = [Path(state.run) for state in states if state.run is not None]
     missing = [run for run in runs if not has_all(run, shown(absolute(uri)))]
     missing += [directory] if not (follower.delivered or follower.is_sending) else []

@@ -94,6 +94,8 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
         planned_steps=state.planned_steps,
         run=state.run or "",
         purpose=purpose,
+        best_loss=state.best_val_loss,
+        train_loss=state.loss,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.config import Config
-from runner.errors import ConfigError, Problem, RunnerError, in_words
+from runner.errors import ConfigError, Problem
 from runner.sweeps.launch import Share
 from runner.trials.trial import Batch, Trial
+
+if TYPE_CHECKING:
+    from runner.trials.beside import Beside
 
 
 class Backend(NamedTuple):
@@ -30,96 +33,36 @@ class Backend(NamedTuple):
     prepare: Callable[[Sequence[Config]], None] = lambda configs: None
 
 
-def backend_of(config: Config) -> Backend:
+def backend_of(config: Config, beside: Beside) -> Backend:
     """Return the backend that the page chooses.
 
+    Args:
+        config: checked.
+        beside: is started as soon as it is known that runs will be lanes.
     Raises:
         ConfigError: this machine has fewer cores than there are to be workers.
     """
+    from runner.trials.auto import Auto
     from runner.trials.in_turn import run_in_turn
 
     if config.sweep.backend == "processes":
         return _processes(config.sweep.jobs)
     if config.sweep.backend == "lanes":
-        return _lanes(config.sweep.lanes)
+        return _lanes(config.sweep.lanes, beside)
     if config.sweep.backend == "sequential":
         return Backend(run_in_turn)
-    auto = _Auto(config.sweep.lanes, quiet=config.quiet)
+    auto = Auto(config.sweep.lanes, beside, quiet=config.quiet)
     return Backend(auto.run, prepare=auto.prepare)
 
 
-class _Auto:
-    """Lanes where they can be and pay, one run after another where not; what pays is measured once.
-
-    Args:
-        width: most lanes at once.
-        quiet: do not say which, and why.
-    """
-
-    def __init__(self, width: int, *, quiet: bool) -> None:
-        self._width = width
-        self._quiet = quiet
-        self._is_lanes: bool | None = None
-        self._refusals = dict[str, str | None]()  # by kind of run
-
-    def prepare(self, configs: Sequence[Config]) -> None:
-        """Measure, once there are two alike runs to be made, and find which cannot be lanes."""
-        from runner.trials.choose import choose
-        from runner.trials.in_lanes import kind_of
-
-        if self._is_lanes is False or (self._is_lanes is None and min(len(configs), self._width) < 2):
-            return
-        kinds = dict[str, list[Config]]()
-        for config in configs:
-            kinds.setdefault(kind_of(config), []).append(config)
-        if self._is_lanes or len(kinds) > 1:
-            for kind, alike in kinds.items():
-                self._look_at(kind, alike[0])
-        able = {kind: alike for kind, alike in kinds.items() if self._refusals.get(kind) is None}
-        kind, most = max((able or kinds).items(), key=lambda pair: len(pair[1]))
-        if self._is_lanes is None and len(most) > 1:
-            self._is_lanes, why = choose(most, width=self._width)
-            if self._is_lanes:
-                self._refusals[kind] = None
-            self._say(why)
-
-    def run(self, trials: Sequence[Trial], batch: Batch) -> None:
-        """Make the runs."""
-        from runner.trials.in_lanes import kind_of, run_in_lanes
-        from runner.trials.in_turn import run_in_turn
-
-        self.prepare([trial.config for trial in trials])
-        lanes, in_turn = list[Trial](), list[Trial]()
-        for trial in trials:
-            is_lane = self._is_lanes and len(trials) > 1 and self._refusals[kind_of(trial.config)] is None
-            (lanes if is_lane else in_turn).append(trial)
-        run_in_lanes(lanes, batch, width=self._width)
-        run_in_turn(in_turn, batch)
-
-    def _look_at(self, kind: str, config: Config) -> None:
-        """Find whether runs of a kind can be lanes."""
-        from runner.trials.in_lanes import refusal_of
-
-        if kind in self._refusals:
-            return
-        try:
-            reason = refusal_of(config)
-        except RunnerError as error:  # the run itself tells it
-            reason = in_words(error)
-        self._refusals[kind] = reason
-        if reason is not None:
-            self._say(f"some runs one after another, as they cannot be lanes: {reason}")
-
-    def _say(self, what: str) -> None:
-        if not self._quiet:
-            print(f"sweep.backend: {what}", flush=True)
-
-
-def _lanes(width: int) -> Backend:
+def _lanes(width: int, beside: Beside) -> Backend:
     from runner.lanes.refusal import WAY_OUT
     from runner.trials.in_lanes import kind_of, refusal_of, run_in_lanes
 
+    beside.start()  # what it imports takes as long as the checks
+
     def prepare(configs: Sequence[Config]) -> None:
+        beside.start(runs=len(configs))
         kinds = {kind_of(config): config for config in reversed(configs)}
         problems = dict[Problem, None]()
         for config in reversed(kinds.values()):

@@ -59,15 +59,18 @@ class Trials:
     """
 
     def __init__(self, config: Config, invocation: Invocation, *, mode: str) -> None:
+        from runner.trials.beside import Beside
         from runner.trials.enlist import Page
 
         self._config = config
         self._invocation = invocation
-        self._backend: Backend = backend_of(config)
+        self._beside = Beside(config.tracking)
+        self._backend: Backend = backend_of(config, self._beside)
         self._page = Page(invocation, share=self._backend.share)
         self._errors: dict[int, str] = {}
         self._closing = ExitStack()
         self._closing.callback(self._backend.close)
+        self._closing.callback(self._beside.close)
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
@@ -76,6 +79,7 @@ class Trials:
             with ExitStack() as opened:  # ends at once where it is refused
                 self._sweep = self._resumed(opened.enter_context(reopened(self.directory)))
                 self._closing.enter_context(opened.pop_all())
+            self._beside.log_to(self.directory)
         self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
         self._earlier, self._made = frozenset(self._jobs), set[_Key]()
 
@@ -170,7 +174,9 @@ class Trials:
 
         assert self._sweep is not None, "no batch was made"
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
-        config = self._config
+        config, beside = self._config, self._beside
+        if config.tracking.uri is None:
+            beside.close()
         finish(
             self.directory,
             self._sweep,
@@ -182,6 +188,7 @@ class Trials:
             quiet=config.quiet,
             use=use,
             stand=self._stand(study) if study is not None else None,
+            follow=beside.follow_last if beside.is_used else None,
         )
 
     def _stand(self, study: Plan) -> Stand:
@@ -202,7 +209,7 @@ class Trials:
         """Make runs under one table."""
         if not trials or self.signal is not None:
             return
-        batch = Batch(self.directory, on_eval, self._errors)
+        batch = Batch(self.directory, self._beside, on_eval, self._errors)
         with (
             gathered_stderr(self.directory / "stderr.log") as stderr,
             SweepTable(sweep, lambda: self._now(runs), stderr=stderr, quiet=self._config.quiet),
@@ -224,6 +231,7 @@ class Trials:
         """Enter jobs in sweep.json, which is made with the first of them."""
         if self._sweep is None:
             self._closing.enter_context(alone(new_directory(self.directory)))
+            self._beside.log_to(self.directory)
             self._sweep = new_sweep((), self.directory, self._invocation.page, mode=self._mode)
         if jobs or not self._sweep.jobs:
             self._sweep = replace(self._sweep, jobs=(*self._sweep.jobs, *jobs))
