@@ -96,22 +96,40 @@ def _tried(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
     try:
         with in_use(task), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = _differs(task, model, plan)
+            seen = _Seen(task)
+            found = _differs(seen, model, plan)
             if found is _RANDOM:  # what remains is compared without the numbers that it draws
                 quiet = deepcopy(model)
                 for module in quiet.modules():
                     if isinstance(module, _DropoutNd):
                         module.p = 0.0
-                found = _differs(task, quiet, plan)
+                found = _differs(seen, quiet, plan)
     finally:
         restore_generators(states)
     return None if found is _RANDOM else found
 
 
+class _Seen:
+    """A task that reads every batch once."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._batches = dict[tuple[int, str, tuple[int, int]], Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Any:
+        """Return a batch of the task."""
+        if (key := (step, split, part)) not in self._batches:
+            self._batches[key] = self._task.batch(step, split, part)
+        return self._batches[key]
+
+
 _RANDOM = "random"  # the model alone finds other numbers each time
 
 
-def _differs(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
+def _differs(task: _Seen, model: nn.Module, plan: TrainPlan) -> str | None:
     """Return what two lanes with unequal weights, each with a batch of its own, find otherwise than the model alone."""
     trail = list[tuple[str, nn.Module]]()
     models = [deepcopy(model).train() for _ in range(2)]
@@ -119,8 +137,8 @@ def _differs(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
         for parameter in models[1].parameters():
             parameter.mul_(1.1)
     try:
+        second = _alone(task, deepcopy(models[1]), plan, step=1)  # first: in order, a task may start processes
         first, again = (_alone(task, deepcopy(models[0]), plan, step=0) for _ in range(2))
-        second = _alone(task, deepcopy(models[1]), plan, step=1)
         stack = Stack(models)
         with _watched(stack.template, trail), _no_loop_over_lanes():
             sums = backward(stack, [task] * 2, [0, 1], plan, [SimpleNamespace(), SimpleNamespace()])
@@ -162,14 +180,14 @@ class _Alone(NamedTuple):
     buffers: dict[str, Tensor]
 
 
-def _alone(task: Task, model: nn.Module, plan: TrainPlan, *, step: int) -> _Alone:
+def _alone(task: _Seen, model: nn.Module, plan: TrainPlan, *, step: int) -> _Alone:
     """Return what a model makes of a batch."""
     total, weight = torch.zeros((), device=plan.device), 0.0
     for micro in range(plan.accumulate):
         if (batch := task.batch(step, "train", (micro, plan.accumulate))) is not None and (one := task.weight(batch)):
             with autocast(plan):
                 part = task.loss(model, to_device(batch, plan.device), one).total
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             total, weight = total + part.detach(), weight + one
     grads = [None if p.grad is None else p.grad / weight for p in model.parameters()]
     return _Alone([total, *grads], dict(model.named_buffers()))
