@@ -23,7 +23,7 @@ from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
 from runner.tracking.sweep_file import Job, JobState, Sweep
-from runner.tracking.sweep_observed import lr_key, write_known
+from runner.tracking.sweep_observed import find_known_runs, lr_key, observe_job, write_known
 from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, drawn, train_here
 from tests.sweeps import sweep_of
@@ -225,6 +225,20 @@ def test_what_varies_tells_the_learning_rate_and_the_groups(
         assert [one.lr for one in found] == rates
         assert {one.group for one in found} == {group}
         assert lr_report(found, key=key).groups[0].name == group
+
+
+def test_what_a_run_came_to_includes_its_best_evaluation_and_runs_written_without_that_are_read(tmp_path: Path) -> None:
+    jobs = (Job(1, (), {"optimizer.lr": "1"}, "x", 1.0, 0),)
+    state = JobState("finished", loss=0.1, val_loss=3.0, best_val_loss=0.9, final_loss=3.0)
+    [one] = observe_sweep(Sweep("id", "", (), (), jobs, ""), [state], tmp_path)
+    assert (one.loss, one.best_loss, one.train_loss) == (3.0, 0.9, 0.1)
+    old = one._asdict()
+    del old["best_loss"], old["train_loss"]
+    (tmp_path / "known.json").write_text(json.dumps([old | {"first_loss": 2.3}]))
+    found = find_known_runs(tmp_path)
+    assert found is not None
+    assert math.isnan(found[0].best_loss)
+    assert found[0].loss == 3.0
 
 
 def test_line_to_use_it_leaves_out_what_workers_were_given(tmp_path: Path) -> None:
@@ -442,3 +456,9 @@ def test_page_that_cannot_be_is_refused(path: str, overrides: list[str], message
         write_found_page(tmp_path / path, overrides, [], page=page)
     assert message.replace("{}", str(tmp_path)) in str(refused.value)
     assert {file.name for file in tmp_path.iterdir()} == {"own.yaml"}
+
+
+def test_purpose_of_a_run_that_failed_before_it_had_a_directory_is_known(tmp_path: Path) -> None:
+    varied = {"optimizer.lr": "0.01", "seed": "7", "tags.purpose": "verify"}
+    one = observe_job(Job(1, (), varied, "quadratic", 0.01, 7), JobState("failed"), tmp_path)
+    assert (one.purpose, one.run, one.group) == ("verify", "", "")

@@ -251,7 +251,7 @@ def test_known_points_are_trials_that_do_not_count(tmp_path: Path) -> None:
     [
         (
             plan("optimizer.lr=interval(1e-3,1)", "optimizer=sgd,adamw"),
-            "the range of optimizer.lr is interval(1e-4,1) there and interval(1e-3,1) here",
+            "the range of optimizer.lr is interval(0.0001,1) there and interval(0.001,1) here",
         ),
         (
             plan("optimizer.lr=interval(1e-4,1)"),
@@ -283,14 +283,32 @@ def test_study_of_another_program_is_refused(tmp_path: Path) -> None:
         Study(plan(storage=sqlite(tmp_path)), tmp_path)
 
 
-def test_journal_with_a_torn_last_line_is_mended(tmp_path: Path) -> None:
-    study = Study(plan(), tmp_path)
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_journal_with_a_torn_last_line_is_mended(is_shared: bool, tmp_path: Path) -> None:
+    storage = str(tmp_path / "study.journal") if is_shared else None
+    study = Study(plan(storage=storage), tmp_path)
     [asked] = study.ask(1, total=9)
     with (tmp_path / "study.journal").open("ab") as file:
         file.write(b'{"op_code":5,"worker')
-    again = Study(plan(), tmp_path)
+    again = Study(plan(storage=storage), tmp_path)
     again.tell(asked.number, finished(1.0))
-    assert Study(plan(), tmp_path).counts().finished == 1
+    assert Study(plan(storage=storage), tmp_path).counts().finished == 1
+
+
+def test_line_of_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    Study(plan(), tmp_path).ask(1, total=9)
+    with (tmp_path / "study.journal").open("ab") as file:
+        file.write(b'{"op_code":5,"worker{"op_code":5}\n')
+    count = (tmp_path / "study.journal").read_bytes().count(b"\n")
+    with pytest.raises(ConfigError, match=rf"study\.journal, whose line {count} cannot be read\. Delete that line"):
+        Study(plan(), tmp_path)
+
+
+def test_range_that_is_written_in_another_way_is_the_same(tmp_path: Path) -> None:
+    Study(plan("optimizer.lr=interval(1e-4,1)"), tmp_path)
+    Study(plan("optimizer.lr=interval(0.0001, 1.0)"), tmp_path)
+    with pytest.raises(ConfigError, match=r"the range of optimizer\.lr is"):
+        Study(plan("optimizer.lr=tag(linear,interval(1e-4,1))"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -309,9 +327,12 @@ def test_storage_that_cannot_be_opened_is_named(storage: Any, message: str, tmp_
 
 
 def test_journal_that_is_no_journal_is_named(tmp_path: Path) -> None:
-    (tmp_path / "some.txt").write_text("some text\n")
-    with pytest.raises(ConfigError, match=r"search\.storage: must be a storage that answers, .*some\.txt \(JSONDec"):
+    (tmp_path / "some.txt").write_text("some text")
+    with pytest.raises(
+        ConfigError, match=r"search\.storage: must be a journal of Optuna, got .*some\.txt\. Name another"
+    ):
         Study(plan(storage=str(tmp_path / "some.txt")), tmp_path)
+    assert (tmp_path / "some.txt").read_text() == "some text"
 
 
 def test_storage_that_is_lost_in_the_middle_is_told_in_words(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """Trials, asked for by a mode of a user's own: batch by batch, with pruning, and whatever befalls them."""
 
 import json
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.compose import compose_leniently, to_tree
-from runner.tracking.sweep_file import JobState
+from runner.tracking.sweep_file import Job, JobState
 from runner.tracking.sweep_runs import with_errors
 from runner.trials.composing import composer
 from runner.trials.shared import SharedClock
+from runner.trials.trial import Batch, Trial
+from runner.trials.workers import Workers
 from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
 from tests.processes import Forked
 from tests.sweeps import runs_of, statuses, sweep_of
@@ -136,6 +140,29 @@ def test_worker_that_dies_between_batches_takes_no_trial_with_it(program: Progra
     done = ask(program, tmp_path, [{"seed": "1"}], [{"seed": "2"}], words=words, kills=True)
     assert done.code == 0, done.err
     assert [[trial["status"] for trial in batch] for batch in told(tmp_path)] == [["finished"], ["finished"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_trial_whose_worker_died_before_it_took_it_up_is_given_to_another_once(tmp_path: Path, deaths: int) -> None:
+    class Stopping(Workers):
+        def _start(self) -> Any:
+            worker = super()._start()
+            if len(stopped) < deaths:
+                stopped.append(pid := worker.process.pid or 0)
+                os.kill(pid, signal.SIGSTOP)  # alive, and deaf
+                threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+            return worker
+
+    stopped = list[int]()
+    job = Job(1, (), {}, "quadratic", 0.1, 0)
+    nothing: Any = None
+    batch, workers = Batch(tmp_path), Stopping(1)
+    workers.run([Trial(0, job, nothing, nothing)], batch)
+    workers.close()
+    assert len(stopped) == deaths
+    assert ("its worker process ended with SIGKILL(-9)" in batch.errors[1]) is (deaths == 2), batch.errors
+    assert ("NoneType" in batch.errors[1]) is (deaths == 1), "another worker has tried to make a run of nothing"
 
 
 @pytest.mark.slow

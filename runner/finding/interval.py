@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import ENOUGH_POINTS, Value, fit_values, misfit_of, range_of, values_of
+from runner.finding.fit import ASYMMETRY_DECADES, ENOUGH_POINTS, Value, fit_values, misfit_of, range_of, values_of
 from runner.finding.points import LRPoint, best_of, mean_of, sound
-from runner.finding.recommend import ASYMMETRY_DECADES, recommend
+from runner.finding.recommend import recommend
 
 RESAMPLES = 1000
 LEVEL = 0.95

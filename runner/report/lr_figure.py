@@ -170,10 +170,10 @@ def _draw_group(ax: Axes, group: GroupReport, look: tuple[str, str], shown: Axis
     colour, marker = look
     means = [(rate.lr, rate.mean) for rate in group.rates if not math.isnan(rate.mean)]
     ax.plot([lr for lr, _ in means], shown.clamp([mean for _, mean in means]), color=colour, lw=0.9, ls=":", zorder=2)
-    if group.fit.quadratic is not None and group.fit.is_vertex:
-        low, high = group.fit.window
+    if group.advice.fit.quadratic is not None and group.advice.fit.is_vertex:
+        low, high = group.advice.fit.window
         rates = [low * (high / low) ** (i / 60) for i in range(61)]
-        ax.plot(rates, shown.clamp([group.fit.loss_at(lr) for lr in rates]), color=colour, lw=1.8, zorder=3)
+        ax.plot(rates, shown.clamp([group.advice.fit.loss_at(lr) for lr in rates]), color=colour, lw=1.8, zorder=3)
     if not math.isnan(group.recommended):
         ax.axvline(group.recommended, color=colour, lw=1.2, ls="--", zorder=2.5)
     name = group.name if len(group.name) <= _LONGEST_NAME else f"{group.name[: _LONGEST_NAME - 1]}…"
@@ -184,8 +184,8 @@ def _shade(ax: Axes, group: GroupReport) -> None:
     """Shade where losses are near-optimal, and where runs failed."""
     if group.basin is not None and group.basin.high > group.basin.low:
         ax.axvspan(group.basin.low, group.basin.high, facecolor=GREEN, alpha=0.13, lw=0, zorder=0.5)
-    if group.edge.is_known:
-        ax.axvspan(group.edge.first_failing, ax.get_xlim()[1], facecolor=RED, alpha=0.08, lw=0, zorder=0.5)
+    if group.advice.edge.is_known:
+        ax.axvspan(group.advice.edge.first_failing, ax.get_xlim()[1], facecolor=RED, alpha=0.08, lw=0, zorder=0.5)
 
 
 def _draw_rows(ax: Axes, groups: Sequence[GroupReport], looks: Mapping[str, tuple[str, str]]) -> None:
@@ -199,9 +199,9 @@ def _draw_rows(ax: Axes, groups: Sequence[GroupReport], looks: Mapping[str, tupl
             ax.plot(
                 [low / wide, high * wide], [row, row], color=GREEN, lw=7, alpha=0.35, solid_capstyle="butt", zorder=2
             )
-        if group.edge.is_known:
+        if group.advice.edge.is_known:
             look: dict[str, Any] = {"color": RED, "lw": 7, "alpha": 0.25, "solid_capstyle": "butt", "zorder": 1}
-            ax.plot([group.edge.first_failing, right], [row, row], **look)
+            ax.plot([group.advice.edge.first_failing, right], [row, row], **look)
         if group.interval is not None:
             low, high = group.interval.low, group.interval.high
             ax.plot([low, high], [row, row], color=colour, lw=1.6, marker="|", ms=7, mew=1.6, zorder=3)
@@ -234,8 +234,8 @@ def _key(groups: Sequence[GroupReport]) -> Handles:
         what = "95% interval of the best" if 0.95 in levels else "neighbours of the best"
         handles.append(Line2D([], [], marker="|", ms=7, mew=1.6, label=what, **mark))
         handles.append(Patch(facecolor=GREEN, alpha=0.35, lw=0, label="near-optimal"))
-    if any(group.edge.is_known for group in groups):
+    if any(group.advice.edge.is_known for group in groups):
         handles.append(Patch(facecolor=RED, alpha=0.25, lw=0, label="runs failed"))
-    if any(group.fit.is_vertex for group in groups):
+    if any(group.advice.fit.is_vertex for group in groups):
         handles.append(Line2D([], [], color=GREY, lw=1.8, label="fit"))
     return [*handles, Line2D([], [], color=GREY, lw=0.9, ls=":", label="mean")]

@@ -8,7 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.finding.words import group_sentences, headline, report_sentences
+from runner.finding.group_words import group_sentences
+from runner.finding.words import headline, report_sentences
 from runner.report.lr_figure import MOST_GROUPS, lr_svg
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ svg { width: 100%; height: auto } small, figcaption { color: #6b6b6b } figure { 
 """
 
 
-def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, str]) -> str:
+def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, str], again: str = "") -> str:
     """Return the page as HTML.
 
     Args:
@@ -39,17 +40,19 @@ def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, st
         title: what was swept.
         command: the command line that made the runs, "" where there is none.
         uses: name of a group -> command line that trains with its recommendation.
+        again: command line that tries lower learning rates, "" where there is none.
     """
     titles = {f"run-{nth}": _title(report, run) for nth, run in enumerate(report.runs)}
     groups = [part for group in report.groups for part in _group(report, group, uses.get(group.name, ""))]
-    lead = "lead bad" if math.isnan(report.best.recommended) or report.best.is_at_edge else "lead"
+    lead = "lead bad" if math.isnan(report.best.recommended) or report.best.advice.is_at_edge else "lead"
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
-        f'<p class="{lead}">{escape(headline(report))}</p>',
+        f'<p class="{lead}">{escape(_lead(report))}</p>',
+        *([f"<p>Try lower ones (a click selects the line):</p><code>{escape(again)}</code>"] if again else []),
         f"<figure>{lr_svg(report, titles=titles)}",
         f"<figcaption>Every run is a mark; the mouse over it shows which.{_hidden(report)}</figcaption></figure>",
         *groups,
@@ -62,6 +65,11 @@ def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, st
         "</body></html>\n",
     ]
     return "\n".join(parts)
+
+
+def _lead(report: LRReport) -> str:
+    text = headline(report)
+    return text[0].upper() + text[1:] if math.isnan(report.best.recommended) else f"Recommended: {text}"
 
 
 def _hidden(report: LRReport) -> str:
@@ -120,7 +128,7 @@ def _side_by_side(report: LRReport) -> Iterable[str]:
             _number(group.recommended),
             _number(group.best_loss),
             "" if group.basin is None else f"{group.basin.decades:.2g}",
-            f"{'' if group.edge.is_known else 'at least '}{_number(group.safety_ratio)}",
+            f"{'' if group.advice.edge.is_known else 'at least '}{_number(group.advice.safety_ratio)}",
             "" if group.sensitivity is None else number(group.sensitivity),
             "" if group.windowed is None else number(group.windowed.value),
             f"{sum(rate.failures.failed for rate in group.rates)} of {sum(rate.failures.runs for rate in group.rates)}",

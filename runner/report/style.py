@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +26,25 @@ Handles = list[Any]  # of a legend
 _MOST_DECADES = 10  # that still have ticks in between
 
 
+def import_ahead() -> None:
+    """Import what drawing takes, a third of a second, before there is something to draw."""
+    for name in ("matplotlib.backends.backend_agg", "matplotlib.figure", "runner.report.figures", "runner.report.png"):
+        import_module(name)
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG: to a temporary file first, renamed when it is whole.
+    """Write a figure with an Agg canvas as PNG: to a temporary file first, renamed when it is whole.
 
     Raises:
         OSError: the file cannot be written.
     """
+    from runner.report.png import png
+
+    canvas: Any = figure.canvas
+    canvas.draw()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(temporary, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+        temporary.write_bytes(png(canvas.buffer_rgba(), dpi=DPI))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def make_plan(
     facts = find_facts(config.task, config.train, config.resume, config.seed)
     known = reported(facts.goals, facts.examples)
     metrics, directions = choose_goals(options.metric, options.direction, known, section=section)
-    texts = {key: dimension.text for key, dimension in space.items()}
+    texts = {key: dimension.meaning for key, dimension in space.items()}
     if options.custom_search_space is not None:
         texts[_CUSTOM] = options.custom_search_space
     tree = page_of_task(config.model_dump(mode="json", by_alias=True))

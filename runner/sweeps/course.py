@@ -30,7 +30,6 @@ from runner.tracking.sweep_table import SweepTable
 if TYPE_CHECKING:
     from runner.sweeps.check import CheckedJob
 
-ALONE = "a sweep that no other process is running"
 NAME_LENGTH = 100
 _MULTIRUN = "multirun.yaml"
 
@@ -122,7 +121,6 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     from runner.sweeps.end import finish  # draws, which takes a while to import
 
     runs, config, stop = launch.runs, launch.config, directory / STOP
-    stop.unlink(missing_ok=True)
     write_sweep(directory, launch.sweep, runs.states(), status="running")
     settle(page, directory)
     OmegaConf.save(OmegaConf.create(masked(OmegaConf.to_container(page))), directory / _MULTIRUN)
@@ -161,6 +159,7 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
         tracking=config.tracking,
         signal=signal,
         safety=config.search.safety,
+        is_search=launch.more is not None,
         quiet=config.quiet,
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
+from typing import TYPE_CHECKING
 
 from runner.commands import PROGRAM
 from runner.config import Tracking
@@ -23,10 +24,15 @@ from runner.sweeps.resume import KEY
 from runner.tracking.address import absolute, shown
 from runner.tracking.directory import RECORDS, SWEEP_FIGURE, TRACEBACK, git_commit, versions
 from runner.tracking.jsonl import RecordWriter, find_result, read_records, write_result
-from runner.tracking.sweep_file import LIMIT, STOP, JobState, Sweep, outcome, write_sweep
-from runner.tracking.sweep_observed import loss_name
+from runner.tracking.sweep_file import LIMIT, STOP, Job, JobState, Sweep, outcome, write_sweep
+from runner.tracking.sweep_observed import Stand, loss_name
 from runner.tracking.sweep_table import print_settings
 from runner.tracking.transfer import has_all
+
+if TYPE_CHECKING:
+    from runner.tracking.follower import Follower
+
+_NO_JOB = "no job was made"
 
 
 def finish(
@@ -37,8 +43,11 @@ def finish(
     tracking: Tracking,
     signal: Signals | None,
     safety: float,
+    is_search: bool = False,
     quiet: bool = False,
     use: Callable[[Told], None] | None = None,
+    stand: Stand | None = None,
+    follow: Callable[..., Follower] | None = None,
 ) -> Told | None:
     """Write and print what came of a sweep, its directory last.
 
@@ -49,37 +58,41 @@ def finish(
         tracking: where the summary is sent.
         signal: what ended the sweep, if anything did.
         safety: a recommendation is at most the largest stable learning rate over this.
+        is_search: whether more jobs would have been asked for, had no signal come.
         quiet: only the directory on standard output; who did not finish, and warnings, on standard error.
         use: is called with what was told of its learning rates, before the directory is printed, unless it was cut.
+        stand: stands for its jobs where it has none.
+        follow: starts to send the summary; None is `start_follower`.
     Returns:
         what was told of its learning rates; None where they did not vary.
     Raises:
         SweepError: no job finished, a signal ended it, or it cannot be written.
     """
-    if not sweep.jobs:
+    first = sweep.jobs[0] if sweep.jobs else stand.job if stand is not None else None
+    if first is None:
         return _finish_empty(directory, sweep, signal)
     settings = summarise([outcome(job, state) for job, state in zip(sweep.jobs, states, strict=True)])
     statuses = Counter(state.status for state in states)
-    is_search = sweep.mode == "search"  # what it would have asked for next is no job yet
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"}) or (is_search and signal is not None)
     status = _status(statuses, signal if is_cut else None)
     go_on = _go_on(directory, sweep, states)
-    if not quiet:
+    if settings and not quiet:
         print_settings(settings, loss_name(states))
     _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
-    result = _result(directory, sweep, states, settings, status)
+    result = _result(directory, sweep, first, states, settings, status)
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
         (directory / STOP).unlink(missing_ok=True)
-        _draw(directory, sweep, states, loss_name(states), in_numbers(statuses))
-        told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet)
+        if sweep.jobs:
+            _draw(directory, sweep, states, loss_name(states), in_numbers(statuses))
+        told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet, stand=stand)
         result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
         _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
     except OSError as error:
         text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
         raise SweepError(text, exit_code=1) from None
     if tracking.uri is not None:
-        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds) or result.mlflow_run_id
+        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds, follow) or result.mlflow_run_id
         write_result(directory, replace(result, mlflow_run_id=run_id))
     if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
         print(f"go on with: {go_on}")
@@ -107,13 +120,13 @@ def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> Told
         raise SweepError(text + _go_on(directory, sweep, ()), exit_code=1) from None
     print(directory, flush=True)
     if signal is not None:
-        raise SweepError(f"interrupted by {signal.name}: no job was made", exit_code=128 + signal)
+        raise SweepError(f"interrupted by {signal.name}: {_NO_JOB}", exit_code=128 + signal)
     return None
 
 
 def _raise_if_bad(status: Status, statuses: Mapping[str, int], signal: Signals | None) -> None:
     if status == "interrupted" and signal is not None:
-        raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses)}", exit_code=128 + signal)
+        raise SweepError(f"interrupted by {signal.name}: {in_numbers(statuses) or _NO_JOB}", exit_code=128 + signal)
     if status not in ("finished", "interrupted"):
         raise SweepError(f"no job finished: {in_numbers(statuses)}", exit_code=3 if status == "diverged" else 1)
 
@@ -136,7 +149,7 @@ def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Se
 def _status(statuses: Mapping[str, int], signal: Signals | None) -> Status:
     if signal is not None:
         return "interrupted"
-    if statuses.get("finished"):
+    if statuses.get("finished") or not statuses:  # others have made all that was wanted
         return "finished"
     if statuses.get("interrupted") and not statuses.get("failed"):
         return "interrupted"
@@ -156,12 +169,12 @@ def _draw(directory: Path, sweep: Sweep, states: Sequence[JobState], loss: str, 
 
 
 def _result(
-    directory: Path, sweep: Sweep, states: Sequence[JobState], settings: Sequence[Setting], status: Status
+    directory: Path, sweep: Sweep, first: Job, states: Sequence[JobState], settings: Sequence[Setting], status: Status
 ) -> RunResult:
     """Return the sweep in the words of a run, so that its directory can be sent to MLflow like one."""
     best = settings[0] if settings and not math.isnan(settings[0].final.mean) else None
     earlier = find_result(directory)
-    verdict = in_numbers(Counter(state.status for state in states))
+    verdict = in_numbers(Counter(state.status for state in states)) or _NO_JOB
     if best is not None and best.varied:
         verdict += "; best " + " ".join(f"{key}={value}" for key, value in best.varied.items())
     return RunResult(
@@ -169,9 +182,9 @@ def _result(
         status=status,
         verdict=verdict,
         title=f"sweep {sweep.id}",
-        experiment=sweep.jobs[0].experiment,
+        experiment=first.experiment,
         command=sweep.command,
-        seed=sweep.jobs[0].seed,
+        seed=first.seed,
         overrides=sweep.overrides,
         tags={"kind": "summary", "sweep": sweep.id},
         steps=sum(state.steps for state in states),
@@ -206,11 +219,17 @@ def _record(
     write_result(directory, result)
 
 
-def _send(directory: Path, states: Sequence[JobState], uri: str, wait_seconds: float) -> str | None:
+def _send(
+    directory: Path,
+    states: Sequence[JobState],
+    uri: str,
+    wait_seconds: float,
+    follow: Callable[..., Follower] | None,
+) -> str | None:
     """Send the summary; name all runs that have not arrived. Return the id of the MLflow run, if there is one."""
     from runner.tracking.follower import start_follower
 
-    follower = start_follower(directory, uri=uri, warn=_warn)
+    follower = (follow or start_follower)(directory, uri=uri, warn=_warn)
     run_id = follower.finish(wait_seconds)
     runs = [Path(state.run) for state in states if state.run is not None]
     missing = [run for run in runs if not has_all(run, shown(absolute(uri)))]

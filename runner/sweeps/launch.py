@@ -47,6 +47,8 @@ def launch_all(
         try:
             returned = launcher.launch([list(one.overrides) for one in batch], initial_job_idx=batch[0].job.number - 1)
         except Exception as error:
+            if is_stopped():  # what was interrupted has not failed
+                return
             if len(batch) == 1:
                 errors[batch[0].job.number] = _told(error)
                 continue

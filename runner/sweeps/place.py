@@ -1,12 +1,17 @@
-"""Where a sweep lies."""
+"""Where a sweep lies, and who may write there."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from runner.errors import ConfigError, Problem, RunnerError
-from runner.sweeps.resume import KEY
+from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
 from runner.tracking.directory import SWEEP
+from runner.tracking.lock import alone_in
+from runner.tracking.sweep_file import STOP
+from runner.tracking.sweep_runs import SweepRuns
 
 
 def new_directory(directory: Path) -> Path:
@@ -22,8 +27,35 @@ def new_directory(directory: Path) -> Path:
         raise ConfigError([Problem("hydra.sweep.dir", rule, fix)])
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / STOP).unlink(missing_ok=True)  # of a sweep that was there before
     except OSError as error:
         raise RunnerError(
             f"{directory}: cannot be made ({error.strerror}). Run from a directory you may write to."
         ) from None
     return directory
+
+
+def alone(directory: Path) -> AbstractContextManager[None]:
+    """Keep other processes out of the directory of a sweep.
+
+    Raises:
+        ConfigError: another process runs it, or it cannot be written to.
+    """
+    return alone_in(directory, key=KEY, what="a sweep that no other process is running")
+
+
+@contextmanager
+def reopened(directory: Path) -> Iterator[SweepRuns]:
+    """Keep other processes out of the directory of a sweep that goes on; return what its runs came to.
+
+    What is there is read once they are out: one that ends at this moment still adds to it.
+
+    Raises:
+        ConfigError: there is none, it was started elsewhere, or another process runs it.
+    """
+    read_resumed(directory)  # before a lock is put where no sweep is
+    with alone(directory):
+        runs = SweepRuns(read_resumed(directory), Path.cwd())
+        refuse_if_alive(directory, runs.directories())
+        (directory / STOP).unlink(missing_ok=True)  # a signal that ended an earlier launch is forgotten
+        yield runs

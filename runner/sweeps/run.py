@@ -23,16 +23,15 @@ from runner.sweeps.check import (
     rest_of,
     unique,
 )
-from runner.sweeps.course import ALONE, NAME_LENGTH, Launch, carry_out, find_gpus, job_of, new_sweep
+from runner.sweeps.course import NAME_LENGTH, Launch, carry_out, find_gpus, job_of, new_sweep
 from runner.sweeps.launch import (
     divide_cores,
     make_launcher,
     settle,
 )
-from runner.sweeps.place import new_directory
-from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
+from runner.sweeps.place import alone, new_directory, reopened
+from runner.sweeps.resume import KEY, resumed_directory
 from runner.sweeps.worker import run_in_sweep
-from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import Job, JobState, Launchable, changed
 from runner.tracking.sweep_runs import SweepRuns
 
@@ -61,9 +60,8 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
         return go_on(one, state, compose, page)
 
     if directory is not None:
-        with alone_in(directory, key=KEY, what=ALONE):
-            runs = SweepRuns(sweep := read_resumed(directory), Path.cwd())
-            refuse_if_alive(directory, runs.directories())
+        with reopened(directory) as runs:
+            sweep = runs.sweep
             changes = [text for text in arguments if sweep.may_change(text)]
             jobs = rest_of(sweep, runs.states(), compose, changes=changes)
             words = jobs[0].overrides if jobs else changed(sweep.jobs[0].overrides, changes)
@@ -86,7 +84,7 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
         _run_plain(checked_jobs, launcher=make_launcher(context, config, run), config=config)
         return
     directory = new_directory(Path(str(config.hydra.sweep.dir)))
-    with alone_in(directory, key=KEY, what=ALONE):
+    with alone(directory):
         sweep = new_sweep(_jobs(checked_jobs, threads), directory, page)
         jobs = [Launchable(job, job.overrides) for job in sweep.jobs]
         launcher = make_launcher(context, config, run_in_sweep)

@@ -1,7 +1,8 @@
 """One process that sends the records of many runs, for trainings that go on side by side in one process.
 
-It reads commands, one a line, on standard input: `follow <run directory>`, `ended <run directory>`, and at the end how
-many seconds somebody waits for it. An end without a line is the death of the trainer.
+It reads commands, one a line, on standard input: `log <directory>`, `follow <run directory>`, `ended <run directory>`,
+and at the end how many seconds somebody waits for it. An end without a line is the death of the trainer. It may be
+started before anything may be written: until it has a run to send it only imports what that takes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import IO
 
 from runner.tracking.address import absolute, child_environment, set_environment, shown, unreachable
 from runner.tracking.directory import LOCK, LOG
-from runner.tracking.follower import URI_VARIABLE, Follower, relay
-from runner.tracking.mlflow import MlflowSender
+from runner.tracking.follower import URI_VARIABLE, Follower, leave, relay
+from runner.tracking.mlflow import MlflowSender, import_ahead
 from runner.tracking.transfer import Following
 
 _RUNS_A_SECOND = 4  # that are looked at while they go on
@@ -33,28 +34,30 @@ class ManyFollower:
     """Starts the process, and tells it which runs there are.
 
     Args:
-        directory: of the sweep; tracking.log is written there.
         uri: `sqlite:///file.db`, `http://host:port` or `postgresql://...`.
         warn: is called, from a thread that only reads, with the one line about whatever goes wrong with the server.
     """
 
-    def __init__(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, *, uri: str, warn: Callable[[str], None]) -> None:
         self._uri = absolute(uri)
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            with (directory / LOG).open("ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "runner.tracking.follow_many"],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.PIPE,
-                    env={**child_environment(), URI_VARIABLE: self._uri},
-                    start_new_session=True,
-                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "runner.tracking.follow_many"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env={**child_environment(), URI_VARIABLE: self._uri},
+                start_new_session=True,
+            )
         except OSError as error:
             warn(_warning(self._uri, error))
             return
         threading.Thread(target=relay, args=(self._process.stderr, warn), daemon=True).start()
+
+    def log_to(self, directory: Path) -> None:
+        """Have tracking.log written in a directory, that of the sweep."""
+        self._say(f"log {directory.absolute()}")
 
     def follow(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:
         """Start to send the records of a run directory; as `start_follower`."""
@@ -65,15 +68,20 @@ class ManyFollower:
         """Say that nothing more will be written to a run directory."""
         self._say(f"ended {directory.absolute()}")
 
-    def finish(self, timeout_seconds: float) -> None:
-        """Say that all runs are over, and wait for the last records to arrive; after that the process goes on alone."""
+    def finish(self, timeout_seconds: float) -> bool:
+        """Say that all runs are over, and wait for the last records to arrive; after that the process goes on alone.
+
+        Returns:
+            Whether it does.
+        """
         if self._process is None or self._process.stdin is None:
-            return
+            return False
         self._say(f"{timeout_seconds}")
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             self._process.wait(timeout_seconds)
+        return self._process.poll() is None
 
     def _say(self, line: str) -> None:
         if self._process is not None and self._process.stdin is not None:
@@ -119,13 +127,14 @@ def main() -> int:
     """Send the runs that are named, until they have ended."""
     set_environment()
     voice = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(1, 2)  # what libraries say goes to tracking.log
+    os.dup2(1, 2)  # what libraries say goes to tracking.log, once there is one
     gc.set_threshold(50_000, 20, 100)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a job; the trainer still has to save
     os.nice(10)
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
+    import_ahead()
     return 0 if _send_all(lines, absolute(os.environ[URI_VARIABLE]), voice) else 1
 
 
@@ -168,15 +177,24 @@ def _obey(
         line = lines.get(timeout=_TICK_SECONDS)
         while True:
             word, _, directory = line.partition(" ")
-            if word == "follow":
+            if word == "log":
+                _log_to(Path(directory))
+            elif word == "follow":
                 runs[directory] = _Sent(Path(directory), uri, on_problem)
             elif word == "ended":
-                runs[directory].has_ended = True
+                if directory in runs:
+                    runs[directory].has_ended = True
             else:
                 _let_go(voice, word)
                 return True
             line = lines.get_nowait()
     return False
+
+
+def _log_to(directory: Path) -> None:
+    with contextlib.suppress(OSError), (directory / LOG).open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
 
 
 def _let_go(voice: IO[str], seconds: str) -> None:
@@ -192,4 +210,4 @@ def _warning(uri: str, error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

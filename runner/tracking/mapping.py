@@ -160,6 +160,14 @@ def lr_params(result: RunResult) -> dict[str, str]:
     return {metric_name("", key): _short(value) for key, value in lrs.items()}
 
 
+def known_lr(directory: Path, result: RunResult) -> float | None:
+    """Return the learning rate used, or that of config.yaml; None where neither is known."""
+    try:
+        return float(result.learning_rate.get("used") or params(directory).get("optimizer.lr", ""))
+    except ValueError:
+        return None
+
+
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:

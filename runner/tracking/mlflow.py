@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import getpass
 import json
@@ -20,9 +21,9 @@ from runner.tracking.address import absolute, artifacts_root, database_path, set
 from runner.tracking.database import alone_in_database
 from runner.tracking.directory import ARTIFACTS, CONFIG, DATASET, RECORDS, RESULT
 from runner.tracking.jsonl import read_result
-from runner.tracking.mapping import Point, lr_params, params, tags
+from runner.tracking.mapping import Point, known_lr, lr_params, params, tags
 from runner.tracking.tracked import EndedRun, TrackedRun
-from runner.tracking.transfer import LARGEST_BATCH, State, batches, write_state
+from runner.tracking.transfer import LARGEST_BATCH, State, first_time_ms, write_state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +36,12 @@ MLFLOW_STATUS = {
     "pruned": "KILLED",
 }
 MOST_PARAMS_OR_TAGS = 100
+
+
+def import_ahead() -> None:
+    """Import what sending takes, which is a second, while there is nothing to send yet."""
+    with contextlib.suppress(ImportError):  # the sender meets it again, and tells
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 class MlflowSender:
@@ -73,8 +80,8 @@ class MlflowSender:
             write_state(self._directory, state)
         else:
             self.client.update_run(_run_id(state), status="RUNNING")
+            self._set_tags(_run_id(state), result)
         self._log_params(_run_id(state), result, params_there or {})
-        self._set_tags(_run_id(state), result)
         return state
 
     def send(self, state: State, points: list[Point]) -> None:
@@ -97,9 +104,8 @@ class MlflowSender:
         self.client.set_terminated(run_id, MLFLOW_STATUS[result.status], end_time)
 
     def _new_run(self, experiment_id: str, result: RunResult) -> str:
-        first = next(batches(self._directory / RECORDS, State("")), None)
-        start_time = first.points[0].time_ms if first is not None and first.points else None
         found = {
+            **self._tags(result),
             "mlflow.user": getpass.getuser(),
             "mlflow.source.name": result.command,
             "mlflow.source.type": "LOCAL",
@@ -107,7 +113,8 @@ class MlflowSender:
         }
         if result.commit is not None:
             found["mlflow.source.git.commit"] = result.commit
-        run = self.client.create_run(experiment_id, start_time=start_time, tags=found, run_name=result.title)
+        started = first_time_ms(self._directory / RECORDS)
+        run = self.client.create_run(experiment_id, start_time=started, tags=found, run_name=result.title)
         return str(run.info.run_id)
 
     def _log_params(self, run_id: str, result: RunResult, known: dict[str, str]) -> None:
@@ -122,10 +129,12 @@ class MlflowSender:
     def _set_tags(self, run_id: str, result: RunResult) -> None:
         from mlflow.entities import RunTag
 
-        lr = result.learning_rate.get("used") or _number(params(self._directory).get("optimizer.lr"))
-        found = [RunTag(k, self._hidden(v)) for k, v in tags(result, lr).items()]
-        for some in _chunks(found, MOST_PARAMS_OR_TAGS):
+        for some in _chunks([RunTag(k, v) for k, v in self._tags(result).items()], MOST_PARAMS_OR_TAGS):
             self.client.log_batch(run_id, tags=some, synchronous=True)
+
+    def _tags(self, result: RunResult) -> dict[str, str]:
+        found = tags(result, known_lr(self._directory, result))
+        return {key: self._hidden(value) for key, value in found.items()}
 
     def _log_files(self, run_id: str, result: RunResult) -> None:
         config = self._directory / CONFIG
@@ -207,13 +216,6 @@ def newest_experiment(uri: str) -> str | None:
     except Exception as error:
         raise TrackingError(unreachable(uri, error)) from None
     return str(runs[0].info.experiment_id) if runs else None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
 
 
 def _run_id(state: State) -> str:

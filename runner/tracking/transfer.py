@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
@@ -157,6 +158,14 @@ def batches(path: Path, state: State) -> Iterator[Batch]:
             sent, counters = sent + len(line), after
     if sent > state.sent:
         yield Batch(found, replace(state, sent=sent, counters=counters))
+
+
+def first_time_ms(path: Path) -> int | None:
+    """Return the time of the first record that has one, None while there is none."""
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as lines:
+        times = (json.loads(line).get("time_ms") for line in lines)
+        return next((time_ms for time_ms in times if isinstance(time_ms, int)), None)
+    return None
 
 
 def _points_of_line(line: bytes, counters: Counters) -> tuple[list[Point], Counters]:

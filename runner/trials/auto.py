@@ -11,6 +11,7 @@ from runner.config import Config
 from runner.trials.trial import Batch, Trial
 
 if TYPE_CHECKING:
+    from runner.trials.beside import Beside
     from runner.trials.choose import Choice
 
 
@@ -51,11 +52,13 @@ class Auto:
 
     Args:
         width: most lanes at once.
+        beside: is started when lanes are chosen.
         quiet: do not say which, and why.
     """
 
-    def __init__(self, width: int, *, quiet: bool) -> None:
+    def __init__(self, width: int, beside: Beside, *, quiet: bool) -> None:
         self._width = width
+        self._beside = beside
         self._quiet = quiet
         self._known = dict[str, Known]()
         self._told = dict[str, bool]()
@@ -97,4 +100,6 @@ class Auto:
             if not self._quiet and choice.is_lanes != self._told.get(kind):
                 print(f"sweep.backend{' of some runs' if of_some else ''}: {choice.why}", flush=True)
             self._told[kind] = pays = choice.is_lanes
+            if pays:
+                self._beside.start(runs=len(alike))
         return pays

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.config import Config
 from runner.errors import ConfigError, Problem
 from runner.trials.trial import Batch, Share, Trial
+
+if TYPE_CHECKING:
+    from runner.trials.beside import Beside
 
 
 class Backend(NamedTuple):
@@ -29,9 +32,12 @@ class Backend(NamedTuple):
     prepare: Callable[[Sequence[Config]], None] = lambda configs: None
 
 
-def backend_of(config: Config) -> Backend:
+def backend_of(config: Config, beside: Beside) -> Backend:
     """Return the backend that the page chooses.
 
+    Args:
+        config: checked.
+        beside: is started as soon as it is known that runs will be lanes.
     Raises:
         ConfigError: this machine has fewer cores than there are to be workers.
     """
@@ -41,18 +47,21 @@ def backend_of(config: Config) -> Backend:
     if config.sweep.backend == "processes":
         return _processes(config.sweep.jobs)
     if config.sweep.backend == "lanes":
-        return _lanes(config.sweep.lanes)
+        return _lanes(config.sweep.lanes, beside)
     if config.sweep.backend == "sequential":
         return Backend(run_in_turn)
-    auto = Auto(config.sweep.lanes, quiet=config.quiet)
+    auto = Auto(config.sweep.lanes, beside, quiet=config.quiet)
     return Backend(auto.run, prepare=auto.prepare)
 
 
-def _lanes(width: int) -> Backend:
+def _lanes(width: int, beside: Beside) -> Backend:
     from runner.lanes.refusal import WAY_OUT
     from runner.trials.in_lanes import kind_of, refusal_of, run_in_lanes
 
+    beside.start()  # what it imports takes as long as the checks
+
     def prepare(configs: Sequence[Config]) -> None:
+        beside.start(runs=len(configs))
         kinds = {kind_of(config): config for config in reversed(configs)}
         problems = dict[Problem, None]()
         for config in reversed(kinds.values()):

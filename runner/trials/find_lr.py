@@ -15,8 +15,8 @@ from runner.finding.points import points_of
 from runner.finding.procedure import Ask, Limits, is_begun, next_asks, verify_asks
 from runner.finding.recommend import recommend
 from runner.rates import plan_of
+from runner.search.dimension import Dimension
 from runner.search.known import Mlflow, find_known, observed_of, sort_out
-from runner.search.space import Dimension
 from runner.tracking.sweep_observed import find_known_runs, write_known
 from runner.trials.bounds import Bounds
 from runner.trials.point import Point

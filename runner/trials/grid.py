@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from runner.config_search import SweepSection
 from runner.curves import number
 from runner.errors import ConfigError, Problem
-from runner.search.space import Dimension, read_space, space_of
+from runner.search.dimension import Dimension
+from runner.search.space import read_space, space_of
 from runner.sweep_summary import SEED
 from runner.trials.bounds import Bounds
 from runner.trials.point import Point

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -84,14 +84,10 @@ class _Pass:
     def run(self, width: int) -> RunResult | None:
         """Train them all; return the result of a run that a signal ended, if one was."""
         from runner.lanes.engine import fit_lanes  # imports all that a lane needs
-        from runner.trials.beside import Beside
 
         last: RunResult | None = None
-        tracking = self._trials[0].config.tracking
-        with (
-            listen() as received,
-            closing(Beside(self._batch.directory, tracking, runs=len(self._trials))) as self._beside,
-        ):
+        self._batch.beside.start(runs=len(self._trials))
+        with listen() as received:
 
             def on_end(index: int, outcome: Outcome) -> None:
                 nonlocal last
@@ -127,14 +123,14 @@ class _Pass:
             stack = ExitStack()
             try:
                 prune = self._batch.prune(trial)
-                draw, follow = self._beside.draw, self._beside.follow
+                beside = self._batch.beside
                 record = recorded(
                     trial.config,
                     trial.invocation,
                     experiment,
                     prune=prune,
-                    draw=draw,
-                    follow=follow,
+                    draw=beside.draw,
+                    follow=beside.follow,
                     now=self._clock,
                 )
                 run = stack.enter_context(record)

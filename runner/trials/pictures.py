@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import queue
 import sys
-from collections import deque
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from runner.diagnosis.verdict import Stretch
     from runner.records import Record
 
-_AHEAD = 4  # pictures that the process has at once, so that it need not wait for the next one
 _LAST_SECONDS = 5.0
-_MANY = 13
+_MANY = 13  # runs; fewer pictures take less than to start a process for them
 
 
 class Picture(NamedTuple):
@@ -52,73 +52,76 @@ def draw(picture: Picture, records: Iterable[Record] | None = None) -> None:
 
 
 class Pictures:
-    """Draws pictures in a process of its own; what is left at the end is shared with it.
+    """Draws pictures; of many runs in a process of its own, and what is left at the end both here and there.
 
     Args:
-        on_drawn: is called with the directory of a run whose picture is there, or cannot be.
-        expected: how many there will be; few are drawn here, as the process takes as long to start.
+        on_drawn: is called with the directory of a run whose picture is there, or cannot be; maybe from a thread.
     """
 
-    def __init__(self, on_drawn: Callable[[Path], None] = lambda directory: None, *, expected: int = _MANY) -> None:
+    def __init__(self, on_drawn: Callable[[Path], None] = lambda directory: None) -> None:
         self._on_drawn = on_drawn
-        self._waiting = deque[Picture]()
-        self._there = deque[Picture]()
+        self._waiting: queue.SimpleQueue[Picture | None] = queue.SimpleQueue()
+        self._undrawn: list[Picture] = []
         self._process: BaseProcess | None = None
-        if expected < _MANY:
+        self._thread: threading.Thread | None = None
+
+    def start(self, expected: int) -> None:
+        """Start the process, unless it is there, or so few are expected that it would take as long to start."""
+        if self._process is not None or expected < _MANY:
             return
         context = multiprocessing.get_context("spawn")
-        self._connection, there = context.Pipe()
+        connection, there = context.Pipe()
         self._process = context.Process(target=_work, args=(there,), daemon=True)
         self._process.start()
         there.close()
+        self._thread = threading.Thread(target=self._feed, args=(connection,), daemon=True)
+        self._thread.start()
 
     def draw(self, picture: Picture, records: Iterable[Record]) -> None:
         """Have a picture drawn, now or later."""
-        self._waiting.append(picture)
-        self._feed()
+        if self._process is None:
+            self._draw_here(picture, records)
+        else:
+            self._waiting.put(picture)
 
     def close(self) -> None:
         """Come back when all are drawn."""
-        while self._waiting or self._there:
-            self._feed()
-            if self._waiting:
-                self._draw_here(self._waiting.pop())
-            elif self._there:
-                self._hear()
-        if self._process is None:
+        if self._process is None or self._thread is None:
             return
-        self._connection.close()
+        with contextlib.suppress(queue.Empty):
+            while (picture := self._waiting.get_nowait()) is not None:
+                self._draw_here(picture)
+        self._waiting.put(None)
+        self._thread.join()
+        while self._undrawn:
+            self._draw_here(self._undrawn.pop())
         self._process.join(_LAST_SECONDS)
         if self._process.exitcode is None:
             self._process.kill()
+        self._process = self._thread = None
 
-    def _feed(self) -> None:
-        while self._process is None and self._waiting:
-            self._draw_here(self._waiting.popleft())
-        while self._there and self._connection.poll():
-            self._hear()
-        while self._waiting and len(self._there) < _AHEAD:
-            picture = self._waiting.popleft()
-            self._there.append(picture)
-            with contextlib.suppress(OSError):  # it has died, which shows when it is listened to
-                self._connection.send(picture)
+    def _feed(self, connection: Connection) -> None:
+        """Hand pictures to the process, one at a time; what a process that dies has not drawn is drawn at the end."""
+        with connection:
+            while (picture := self._waiting.get()) is not None:
+                try:
+                    connection.send(picture)
+                    connection.recv()
+                except (EOFError, OSError):
+                    self._undrawn.append(picture)
+                    return
+                self._on_drawn(picture.directory)
 
-    def _hear(self) -> None:
-        """Wait until one more is drawn; what a process that died has left undone is drawn here."""
-        try:
-            self._connection.recv()
-            self._on_drawn(self._there.popleft().directory)
-        except (EOFError, OSError):
-            while self._there:
-                self._draw_here(self._there.popleft())
-
-    def _draw_here(self, picture: Picture) -> None:
-        _draw_or_say(picture)
+    def _draw_here(self, picture: Picture, records: Iterable[Record] | None = None) -> None:
+        _draw_or_say(picture, records)
         self._on_drawn(picture.directory)
 
 
 def _work(connection: Connection) -> None:
     """Draw what comes, until nothing more does."""
+    from runner.report.style import import_ahead
+
+    import_ahead()
     while True:
         try:
             picture = connection.recv()
@@ -129,8 +132,8 @@ def _work(connection: Connection) -> None:
             connection.send(None)
 
 
-def _draw_or_say(picture: Picture) -> None:
+def _draw_or_say(picture: Picture, records: Iterable[Record] | None = None) -> None:
     try:
-        draw(picture)
+        draw(picture, records)
     except (OSError, ValueError) as error:
         print(f"warning {picture.directory / CURVES}: no picture: {type(error).__name__}: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from runner.trials.point import OnEval
 
 if TYPE_CHECKING:
     from runner.sweeps.check import CheckedJob
+    from runner.trials.beside import Beside
     from runner.trials.recorded_run import Prune
 
 
@@ -46,11 +47,13 @@ class Batch:
 
     Attributes:
         directory: of the sweep.
+        beside: draws and sends for runs that share a process.
         on_eval: says whether a trial is given up; None gives none up.
         errors: job number -> why it failed; filled by the backend.
     """
 
     directory: Path
+    beside: Beside
     on_eval: OnEval | None = None
     errors: dict[int, str] = field(default_factory=dict)
 

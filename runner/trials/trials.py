@@ -25,14 +25,13 @@ from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
 from runner.search.page import page_of_task
 from runner.search.secret import without_password
-from runner.sweeps.place import new_directory
-from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
+from runner.sweeps.place import alone, new_directory, reopened
+from runner.sweeps.resume import KEY
 from runner.sweeps.signals import caught
 from runner.tracking.directory import ROOT
-from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
 from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
-from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe_job
+from runner.tracking.sweep_observed import LR_KEYS, Stand, lr_key, observe_job
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 from runner.trials.backends import Backend, backend_of
@@ -41,10 +40,10 @@ from runner.trials.trial import Batch, Trial, trial_invocation
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
+    from runner.search.opening import Plan
     from runner.sweeps.check import CheckedJob
 
 _Key = tuple[tuple[str, str], ...]
-_ALONE = "a sweep that no other process is running"
 
 
 class Trials:
@@ -63,22 +62,28 @@ class Trials:
     """
 
     def __init__(self, config: Config, invocation: Invocation, *, mode: str) -> None:
+        from runner.trials.beside import Beside
         from runner.trials.enlist import Page
 
         self._config = config
         self._invocation = invocation
-        self._backend: Backend = backend_of(config)
+        self._beside = Beside(config.tracking)
+        self._backend: Backend = backend_of(config, self._beside)
         self._page = Page(invocation, share=self._backend.share)
         self._errors: dict[int, str] = {}
         self._closing = ExitStack()
         self._closing.callback(self._backend.close)
+        self._closing.callback(self._beside.close)
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
         self._given = without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
-            self._sweep = self._resumed()
+            with ExitStack() as opened:  # ends at once where it is refused
+                self._sweep = self._resumed(opened.enter_context(reopened(self.directory)))
+                self._closing.enter_context(opened.pop_all())
+            self._beside.log_to(self.directory)
         self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
         self._earlier, self._made = frozenset(self._jobs), set[_Key]()
 
@@ -152,11 +157,12 @@ class Trials:
         """MLflow experiment and folder of the runs."""
         return self._config.name or self._invocation.choices["task"]
 
-    def finish(self, use: Callable[[Told], None] | None = None) -> None:
+    def finish(self, use: Callable[[Told], None] | None = None, *, study: Plan | None = None) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
 
         Args:
             use: is called with what was told of the learning rates, before the directory is printed.
+            study: that they are trials of; others may have made all of it.
         Raises:
             SweepError: none has finished, a signal ended it, or it cannot be written.
         """
@@ -164,7 +170,9 @@ class Trials:
 
         assert self._sweep is not None, "no batch was made"
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
-        config = self._config
+        config, beside = self._config, self._beside
+        if config.tracking.uri is None:
+            beside.close()
         finish(
             self.directory,
             self._sweep,
@@ -172,9 +180,17 @@ class Trials:
             tracking=config.tracking,
             signal=self.signal,
             safety=config.search.safety,
+            is_search=self._mode == "search",
             quiet=config.quiet,
             use=use,
+            stand=self._stand(study) if study is not None else None,
+            follow=beside.follow_last if beside.is_used else None,
         )
+
+    def _stand(self, study: Plan) -> Stand:
+        config, invocation = self._config, self._invocation
+        job = Job(0, self._page.base, dict.fromkeys(study.space, ""), self.experiment, config.optimizer.lr, config.seed)
+        return Stand(job, config.optimizer.lr_key, study.loss, invocation.choices, invocation.tree)
 
     def _left(self, sweep: Sweep, points: Iterable[_Key], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
         """Return points of an earlier launch that are not done, to go on with their runs."""
@@ -189,7 +205,7 @@ class Trials:
         """Make runs under one table."""
         if not trials or self.signal is not None:
             return
-        batch = Batch(self.directory, on_eval, self._errors)
+        batch = Batch(self.directory, self._beside, on_eval, self._errors)
         with (
             gathered_stderr(self.directory / "stderr.log") as stderr,
             SweepTable(sweep, lambda: self._now(runs), stderr=stderr, quiet=self._config.quiet),
@@ -210,7 +226,8 @@ class Trials:
     def _grow(self, jobs: Sequence[Job]) -> Sweep:
         """Enter jobs in sweep.json, which is made with the first of them."""
         if self._sweep is None:
-            self._take(new_directory(self.directory))
+            self._closing.enter_context(alone(new_directory(self.directory)))
+            self._beside.log_to(self.directory)
             given = self._given
             command = shlex.join([*PROGRAM, *self._invocation.page, *given])
             name = f"{self.directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
@@ -222,29 +239,21 @@ class Trials:
         write_sweep(self.directory, self._sweep, states, status="running")
         return self._sweep
 
-    def _resumed(self) -> Sweep:
+    def _resumed(self, runs: SweepRuns) -> Sweep:
         """Return the sweep to go on with.
 
         Raises:
-            ConfigError: there is none, another process runs it, or its page was another one.
+            ConfigError: it has another mode or other overrides, or its page was another one.
         """
-        sweep = read_resumed(self.directory)
+        sweep = runs.sweep
         if sweep.mode != self._mode or sweep.key(sweep.overrides) != sweep.key(self._given):
             rule = f"must be given on the command line, alone, got {str(self.directory)!r}"
             raise ConfigError([Problem(KEY, rule, f"Call {shlex.join([*PROGRAM, f'{KEY}={self.directory}'])}")])
-        self._take(self.directory)
-        runs = SweepRuns(sweep, Path.cwd())
-        refuse_if_alive(self.directory, runs.directories())
         made = ((job, state.run) for job, state in zip(sweep.jobs, runs.states(), strict=True))
         self._page.refuse_changed(
             next(((job, Path(run)) for job, run in made if run is not None), None), self.directory
         )
         return sweep
-
-    def _take(self, directory: Path) -> None:
-        """Keep others out of the directory, and forget a signal that ended an earlier launch."""
-        self._closing.enter_context(alone_in(directory, key=KEY, what=_ALONE))
-        (directory / STOP).unlink(missing_ok=True)
 
 
 def _place() -> Path:
