@@ -1,5 +1,6 @@
 """What breaks one of many trainings in a pass, and what then becomes of the others."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -195,6 +196,8 @@ class Spoiled:
             return found
         if self._how == "broken":
             raise OSError("truncated file")
+        if self._how == "exit":
+            sys.exit("no more")
         return {"empty": None, "no class": (found[0], found[1] + 50)}.get(self._how, found)
 
     def scores(self) -> Any:
@@ -207,6 +210,7 @@ class Spoiled:
     ("how", "kind", "words"),
     [
         ("broken", OSError, "truncated file"),
+        ("exit", TaskError, "task: must not end the program, got SystemExit: no more"),
         ("empty", TaskError, "task: must give training data with a weight at every step, got none at step 7."),
         ("no class", TaskError, "task.loss: must get targets from 0 to 2 for outputs"),
         ("no score", ValueError, "no such metric"),

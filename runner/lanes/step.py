@@ -52,7 +52,7 @@ def _metrics(stack: Stack, lanes: Sequence[Running], due: Sequence[Running]) -> 
                     averages.enter_context(lane.run.average.applied())
             found = evaluate(stack, [lane.run.task for lane in lanes], [lanes.index(lane) for lane in due], plan)
         return {lane.index: metrics for lane, metrics in zip(due, found, strict=True)}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = told(error, plan.accumulate)
     if len(due) == 1:
         due[0].error = problem
