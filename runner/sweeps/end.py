@@ -76,9 +76,7 @@ def finish(
     is_cut = bool(statuses.keys() & {"interrupted", "waiting"}) or (is_search and signal is not None)
     status = _status(statuses, signal if is_cut else None)
     go_on = _go_on(directory, sweep, states)
-    if settings and not quiet:
-        print_settings(settings, loss_name(states))
-    _tell_bad(directory, sweep, states, ("failed", "diverged") if quiet else ("failed",))  # the table has the latter
+    _tell(directory, sweep, states, settings, quiet=quiet)
     result = _result(directory, sweep, first, states, settings, status)
     try:
         write_sweep(directory, sweep, states, status=status, settings=settings)
@@ -137,8 +135,13 @@ def _go_on(directory: Path, sweep: Sweep, states: Sequence[JobState]) -> str:
     return shlex.join([*PROGRAM, f"{KEY}={directory}", *([f"{LIMIT}=null"] if is_late else [])])
 
 
-def _tell_bad(directory: Path, sweep: Sweep, states: Sequence[JobState], bad: Sequence[str]) -> None:
-    """Say on standard error which jobs went wrong, and where the tracebacks are."""
+def _tell(
+    directory: Path, sweep: Sweep, states: Sequence[JobState], settings: Sequence[Setting], *, quiet: bool
+) -> None:
+    """Print the table, and say on standard error which jobs went wrong, and where the tracebacks are."""
+    if settings and not quiet:
+        print_settings(settings, loss_name(states))
+    bad = ("failed", "diverged") if quiet else ("failed",)  # the table has the latter
     for job, state in zip(sweep.jobs, states, strict=True):
         if state.status in bad:
             print(f"job {job.number} of {len(states)} ({job.name}): {state.verdict}", file=sys.stderr)
