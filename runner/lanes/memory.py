@@ -49,6 +49,14 @@ def told(error: Exception | SystemExit, accumulate: int) -> Exception:
     return found
 
 
+def crowded(error: Exception, lanes: int) -> Exception:
+    """Return what to tell of an error of one lane among others, outside of the pass."""
+    if not is_out_of_memory(error):
+        return error
+    rule = f"must leave memory for what {lanes} runs keep, got {first_line(error.__cause__ or error)}"
+    return TaskError(Problem("sweep.lanes", rule, f"Set sweep.lanes={max(1, lanes // 2)}"))
+
+
 def free_cache() -> None:
     """Let a GPU have the memory that torch keeps for later."""
     if torch.cuda.is_available():
