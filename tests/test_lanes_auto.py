@@ -91,8 +91,7 @@ def test_what_is_known_of_some_runs_is_asked_anew_where_it_does_not_tell() -> No
 
 
 def test_auto_says_once_why_a_kind_of_run_cannot_be_lanes(capsys: pytest.CaptureFixture[str]) -> None:
-    few, many = (pages(*SMALL, "train.watch_every=2", "tracking=off", runs=runs) for runs in (2, 4))
-    auto = Auto(32, Beside(few[0].tracking), quiet=False)
-    for configs in (few, many):
-        auto.prepare(configs)
+    auto = Auto(32, Beside(pages()[0].tracking), quiet=False)
+    for runs in (2, 4):
+        auto.prepare(pages(*SMALL, "train.watch_every=2", runs=runs))
     assert capsys.readouterr().out.count("sweep.backend: one after another, as lanes cannot be: train.watch_every") == 1
