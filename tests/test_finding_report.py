@@ -478,9 +478,9 @@ def test_a_group_of_which_every_run_failed_is_told_and_two_seeds_show_no_differe
 
 
 def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
-    fresh = [Observed(3e-4, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
-    report = lr_report([*observe(fails_from=1e-2), *fresh], safety=10)
-    assert report.best.recommended == 3e-4
+    fresh = [Observed(5e-4, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
+    report = lr_report([*observe(fails_from=1e-2), *fresh], safety=6)
+    assert report.best.recommended == 5e-4
     assert any(text.startswith("That is lower than at any rate of") for text in group_sentences(report, report.best))
 
 

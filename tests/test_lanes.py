@@ -12,7 +12,7 @@ from runner.records import Action
 from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
 from runner.train.saved import read_checkpoint
-from tests.lanes import alone, calm, farthest, in_lanes, made, make, told
+from tests.lanes import alone, calm, doubled, farthest, in_lanes, made, make, told
 
 
 def test_records_of_a_lane_are_those_of_the_single_run(tmp_path: Path) -> None:
@@ -58,6 +58,23 @@ def test_lanes_of_other_seeds_have_their_own_data_and_weights(tmp_path: Path) ->
     for one, lane in zip(single, in_lanes(seeds[1], tmp_path, shares=False), strict=True):
         assert farthest(one, lane) < 1e-5
     assert farthest(single[0], single[1]) > 0.1
+
+
+def test_lanes_may_differ_in_all_but_the_model(tmp_path: Path) -> None:
+    pages = [
+        ("optimizer=adamw", "optimizer.weight_decay=0.1", "warmup=linear", "schedule=wsd"),
+        ("optimizer=schedulefree_sgd", "train.duration=17"),
+        ("optimizer=muon", "clip=agc", "train.ema_decay=0.9"),
+        ("seed=3", "train.batch_size=32", "train.eval_every=7"),
+        ("clip=zclip", "param_groups=unfreeze", "param_groups.unfreeze_every=5"),
+        ("remedy=[heal]", "optimizer.lr=500", "train.clip_norm=5", "monitor.sharpness.every=10"),
+    ]
+    single = [alone(doubled(make(*page)), tmp_path / f"s{i}") for i, page in enumerate(pages)]
+    lanes = in_lanes([doubled(make(*page)) for page in pages], tmp_path, width=4, shares=False)
+    for one, lane in zip(single, lanes, strict=True):
+        assert told(one.records)[0] == told(lane.records)[0]
+        assert told(one.records)[1] == pytest.approx(told(lane.records)[1], rel=3e-7)  # some are measured in float32
+        assert farthest(one, lane) < 1e-9
 
 
 def test_lanes_are_built_when_there_is_room_for_them(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from runner.config import Config
 from runner.job import checked
 from runner.tasks.quadratic import Quadratic
 from runner.trials.auto import Auto, Known
+from runner.trials.beside import Beside
 from runner.trials.choose import Choice, choose
 from tests.lanes import SMALL
 from tests.pages import composed
@@ -90,7 +91,7 @@ def test_what_is_known_of_some_runs_is_asked_anew_where_it_does_not_tell() -> No
 
 
 def test_auto_says_once_why_a_kind_of_run_cannot_be_lanes(capsys: pytest.CaptureFixture[str]) -> None:
-    auto = Auto(32, quiet=False)
+    auto = Auto(32, Beside(pages()[0].tracking), quiet=False)
     for runs in (2, 4):
         auto.prepare(pages(*SMALL, "train.watch_every=2", runs=runs))
     assert capsys.readouterr().out.count("sweep.backend: one after another, as lanes cannot be: train.watch_every") == 1

@@ -1,5 +1,6 @@
 """What breaks one of many trainings in a pass, and what then becomes of the others."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -171,6 +172,28 @@ def test_a_lane_that_finds_no_room_alone_says_what_to_do(tmp_path: Path, room: C
         )
 
 
+class Hungry(torch.optim.SGD):
+    """Finds no room for its state beside others."""
+
+    def step(self, closure: Any = None) -> Any:
+        if self.param_groups[0]["initial_lr"] == LRS[2]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().step(closure)
+
+
+def test_a_lane_that_finds_no_room_for_its_update_says_what_to_do(tmp_path: Path) -> None:
+    words = (*POINTS, "++task.model._target_=tests.own_parts.Net", "train.duration=5")
+    hungry = "optimizer._target_=tests.test_lanes_failures.Hungry"
+    experiments = [build(checked(composed(*words, hungry, f"optimizer.lr={lr}"))) for lr in LRS[:4]]
+    lanes = [Lane(e.parts(), Checkpoints(tmp_path / str(i)), lambda record: None) for i, e in enumerate(experiments)]
+    outcomes = fit_lanes(lanes, width=4)
+    assert str(outcomes[2]) == (
+        "sweep.lanes: must leave memory for what 4 runs keep, got OutOfMemoryError: CUDA out of memory. "
+        "Set sweep.lanes=2."
+    )
+    assert [getattr(outcome, "status", "failed") for outcome in outcomes] == [*["finished"] * 2, "failed", "finished"]
+
+
 def test_evaluations_that_find_no_room_together_are_made_apart(tmp_path: Path, room: Callable[..., None]) -> None:
     room(most_evaluated=2)
     widths = list[int]()
@@ -195,6 +218,8 @@ class Spoiled:
             return found
         if self._how == "broken":
             raise OSError("truncated file")
+        if self._how == "exit":
+            sys.exit("no more")
         return {"empty": None, "no class": (found[0], found[1] + 50)}.get(self._how, found)
 
     def scores(self) -> Any:
@@ -207,6 +232,7 @@ class Spoiled:
     ("how", "kind", "words"),
     [
         ("broken", OSError, "truncated file"),
+        ("exit", TaskError, "task: must not end the program, got SystemExit: no more"),
         ("empty", TaskError, "task: must give training data with a weight at every step, got none at step 7."),
         ("no class", TaskError, "task.loss: must get targets from 0 to 2 for outputs"),
         ("no score", ValueError, "no such metric"),

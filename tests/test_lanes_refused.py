@@ -56,6 +56,44 @@ class Cumulative(Net):
         self.layers.insert(1, nn.BatchNorm1d(16, momentum=None))
 
 
+class Hooked(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.spectral_norm(self.layers[0])
+
+
+class Spectral(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrizations.spectral_norm(self.layers[0])
+
+
+class ByData(Net):
+    """Works for lanes with one batch, but not for those of other seeds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.mean() > 0 else -x)
+
+
+class Rebound(Net):
+    """Counts in a buffer that is another one each time."""
+
+    calls: Tensor
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__(dropout=dropout)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return super().forward(x)
+
+
+class Dropping(Rebound):
+    def __init__(self) -> None:
+        super().__init__(dropout=0.5)
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -69,6 +107,17 @@ class Cumulative(Net):
         ),
         (Branching, r"task.model: Branching \(the model\) cannot be trained in lanes: RuntimeError: vmap: It looks"),
         (Cumulative, r"task.model: BatchNorm1d \(layers.1\) cannot be trained in lanes: RuntimeError: vmap: It looks"),
+        (
+            Hooked,
+            r"task.model: Linear \(layers.0\) cannot be trained in lanes: torch has no batched form of aten::",
+        ),
+        (Spectral, r"task.model: _SpectralNorm \(layers.*\) cannot be trained in lanes: torch has no batched form of"),
+        (
+            ByData,
+            r"task.model: ByData \(the model\) cannot be trained in lanes: RuntimeError: vmap: It looks like .* flow\.",
+        ),
+        (Rebound, r"task.model: must change its buffer calls in place, as .copy_\(\) does, to be trained in lanes"),
+        (Dropping, r"task.model: must change its buffer calls in place, as .copy_\(\) does, to be trained in lanes"),
     ],
 )
 def test_a_model_that_cannot_be_batched_is_refused_by_name(model: type[nn.Module], reason: str) -> None:

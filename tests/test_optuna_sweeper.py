@@ -230,6 +230,22 @@ def test_mistake_in_a_search_is_named_and_no_run_is_made(
     assert runs_of(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.sweeper.storage='.'", "hydra.sweeper.storage: must be a storage that answers, got "),
+        ("hydra.sweep.dir=/proc/none/x", "hydra.sweep.dir: must be a directory that can be made and written to, got "),
+    ],
+)
+def test_place_that_cannot_be_written_is_refused_and_nothing_is(
+    refuse: Callable[..., Refusal], override: str, message: str
+) -> None:
+    refusal = refuse(*OPTUNA, "tracking=off", *QUADRATIC, LR, override)
+    assert refusal.code == 2
+    assert message in refusal.err
+    assert refusal.left_behind == []
+
+
 def test_failed_trials_stop_no_other_until_they_are_too_many(program: Program, parts: None) -> None:
     targets = "task._target_=runner.tasks.quadratic.Quadratic,parts.Broken"
     words = [*OPTUNA, *QUADRATIC, targets, LR, "hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=6"]

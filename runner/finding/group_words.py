@@ -188,8 +188,7 @@ def _change(rise: float, loss: float) -> str:
 
 def _noise(group: GroupReport) -> Iterator[str]:
     if not math.isnan(group.noise):
-        rate = next(rate for rate in group.rates if rate.lr == group.best_lr)
-        counts = {rate.lr: len(rate.by_seed)}
+        counts = {rate.lr: len(rate.by_seed) for rate in group.rates if rate.lr == group.best_lr}
         if group.verified is not None:
             counts[group.verified.lr] = counts.get(group.verified.lr, 0) + len(group.verified.losses)
         seeds = " and ".join(f"{count} seeds with {number(lr)}" for lr, count in counts.items() if count > 1)

@@ -137,7 +137,7 @@ class _Pass:
         try:
             self._stack = self._stack or Stack([lane.run.model for lane in lanes], self._recordings)
             step(self._stack, lanes)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return told(error, lanes[0].run.plan.accumulate)
         return None
 
@@ -188,7 +188,7 @@ class _Pass:
             if self._active and (reason := unfit(self._active[0].parts, lane.parts)):
                 raise TaskError(reason)
             self._active.append(Running(index, lane))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._note(index, told(error, lane.parts["plan"].accumulate))
 
     def _note(self, index: int, outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from runner.lanes.fused import FusedUpdate
+from runner.tasks.closing import without_exit
 from runner.train.act import OnRecord, Run
 from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Fixed
@@ -76,8 +77,8 @@ class Running:
         """Return what a function makes of this lane's course; None where it fails, and the lane with it."""
         try:
             return what(self.course, *given)
-        except Exception as error:
-            self.error = error
+        except (Exception, SystemExit) as error:
+            self.error = without_exit(error)
             return None
 
     @contextmanager

@@ -8,6 +8,7 @@ import traceback
 import torch
 
 from runner.errors import Problem, TaskError
+from runner.tasks.closing import without_exit
 from runner.tasks.described import first_line
 
 _WORDS = re.compile(r"out of memory|can't allocate memory|not enough memory|DefaultCPUAllocator|_ALLOC_FAILED", re.I)
@@ -36,16 +37,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
-def told(error: Exception, accumulate: int) -> Exception:
+def told(error: Exception | SystemExit, accumulate: int) -> Exception:
     """Return what to tell of an error; where memory ran out, what the pass had made is let go with it."""
-    if not is_out_of_memory(error):
-        return error
+    if isinstance(error, SystemExit) or not is_out_of_memory(error):
+        return without_exit(error)
     found = NoRoomError(first_line(error.__cause__ or error), accumulate)
     held: BaseException | None = error
     while held is not None:
         traceback.clear_frames(held.__traceback__)
         held = held.__cause__ or held.__context__
     return found
+
+
+def crowded(error: Exception, lanes: int) -> Exception:
+    """Return what to tell of an error of one lane among others, outside of the pass."""
+    if not is_out_of_memory(error):
+        return error
+    rule = f"must leave memory for what {lanes} runs keep, got {first_line(error.__cause__ or error)}"
+    return TaskError(Problem("sweep.lanes", rule, f"Set sweep.lanes={max(1, lanes // 2)}"))
 
 
 def free_cache() -> None:

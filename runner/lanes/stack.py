@@ -70,7 +70,7 @@ class Stack:
         generators = torch_generators()
         try:
             yield
-        except Exception:
+        except BaseException:
             for name, buffer in before.items():
                 self.buffers[name].copy_(buffer)
             set_torch_generators(generators)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from runner.lanes.evaluation import evaluate
 from runner.lanes.forward import backward, scale
-from runner.lanes.memory import told
+from runner.lanes.memory import crowded, told
 from runner.lanes.stack import Stack
 from runner.train.act import Run
 from runner.train.clipping import Fixed
@@ -35,6 +35,8 @@ def step(stack: Stack, lanes: Sequence[Running]) -> None:
     for lane, those, own in zip(lanes, signals, grads, strict=True):
         if lane.attempt(_judge_and_update, lane, those, own):
             going.append(lane)
+        elif lane.error is not None:
+            lane.error = crowded(lane.error, len(lanes))
     due = [lane for lane in going if lane.error is None and is_evaluated(lane.course)]
     metrics = _metrics(stack, lanes, due) if due else {}
     for lane in going:
@@ -52,7 +54,7 @@ def _metrics(stack: Stack, lanes: Sequence[Running], due: Sequence[Running]) -> 
                     averages.enter_context(lane.run.average.applied())
             found = evaluate(stack, [lane.run.task for lane in lanes], [lanes.index(lane) for lane in due], plan)
         return {lane.index: metrics for lane, metrics in zip(due, found, strict=True)}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = told(error, plan.accumulate)
     if len(due) == 1:
         due[0].error = problem

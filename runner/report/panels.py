@@ -87,7 +87,7 @@ def set_steps(ax: Axes, steps: Steps) -> None:
 def arrange(figure: Figure, panels: Sequence[Axes], heights: Floats, *, title: str, verdict: str) -> None:
     """Write title and verdict, stack the panels under their legends, and give the figure the height this takes."""
     lines = textwrap.wrap(verdict, 105, max_lines=2, placeholder=" …")
-    top = 0.4 + 0.17 * len(lines)
+    top = (0.4 if title else 0.0) + 0.17 * len(lines)
     places = []
     for ax, height in zip(panels, heights, strict=True):
         legend = ax.get_legend()

@@ -90,7 +90,8 @@ def unusable(given: Storage | None, error: Exception, *, key: str, directory: Pa
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
     why = found[1].strip() if found else f"{type(error).__name__}: {error}".splitlines()[0][:200]
     why = str(error.strerror) if isinstance(error, OSError) and error.strerror else shown(why)
-    return Problem(key, f"must be a storage that answers, got {where} ({why})", "Give sqlite:///study.db, or mend it")
+    fix = "Mend it, or start a new search" if given is None else "Give sqlite:///study.db, or mend it"
+    return Problem(key, f"must be a storage that answers, got {where} ({why})", fix)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ FORMS: dict[str, list[str]] = {
     "agc": ["task=digits", "task.hidden=[16]", "clip=agc"],
     "zclip": ["task=digits", "task.hidden=[16]", "clip=zclip"],
     "frozen": ["task=digits", "task.hidden=[16]", "param_groups=unfreeze", "param_groups.unfreeze_every=20"],
+    "sharpness": ["task=digits", "task.hidden=[16]", "monitor.sharpness.every=10", "detector=[default,edge]"],
     "signals": ["task=digits", "task.hidden=[16]", "detector=[default,update_ratio,rms_spike]", "optimizer=adamw"],
 }  # fmt: skip
 
