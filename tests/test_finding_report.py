@@ -473,6 +473,8 @@ def test_a_group_of_which_every_run_failed_is_told_and_two_seeds_show_no_differe
     runs = [*observe(group="optimizer=a"), *observe(group="optimizer=b", fails_from=0.0)]
     failed = "optimizer=b: no recommendation: a run failed at every learning rate; try lower ones: optimizer.lr="
     assert any(text.startswith(failed) for text in brief(lr_report(runs)))
+    none = [one._replace(status="diverged") for one in runs]
+    assert [text.partition(":")[0] for text in brief(lr_report(none))] == ["no recommendation", "Cost"]
     two = [*observe(seeds=2, group="a=1"), *observe(means=WARM, seeds=2, group="a=2")]
     assert report_sentences(lr_report(two))[0].startswith("No difference shown, as that takes 3 seeds: a=")
 

@@ -37,6 +37,8 @@ def answer(report: LRReport) -> str:
 def brief(report: LRReport) -> list[str]:
     """Return the few sentences that the terminal shows."""
     first = answer(report)
+    if len(report.groups) > 1 and math.isnan(report.best.recommended):
+        return [first, *left_out_said(report.best), cost_sentence(report.cost)]  # no other group has one either
     if len(report.groups) > 1:
         return [first, *_brief_of_others(report), cost_sentence(report.cost)]
     group = report.best
