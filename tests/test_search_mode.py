@@ -325,8 +325,8 @@ def test_journal_that_is_broken_or_locked_away_is_told_before_anything_runs(prog
     (done.run / "study.journal").write_text("no journal\n")
     broken = program(*words)
     assert broken.code == 2
-    assert "search.storage: must be a storage that answers, got the study's study.journal (JSONDec" in broken.err
-    assert "Mend it, or start a new search." in broken.err
+    assert "search.storage: must be a journal of Optuna, got " in broken.err
+    assert "Restore it, or name another file." in broken.err
     (done.run / ".lock").unlink(missing_ok=True)
     (done.run / ".lock").mkdir()
     locked = program(*words)
