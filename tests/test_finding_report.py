@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.curves import number
-from runner.finding.basin import basin_of, slopes_of
+from runner.finding.basin import basin_of, loss_at, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
 from runner.finding.fit import fit, fit_quadratic
@@ -190,6 +190,14 @@ def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:
     assert math.isnan(slopes_of(points()[3:4]).higher)
 
 
+def test_between_losses_that_are_decades_apart_the_line_is_straight_in_their_logarithm() -> None:
+    assert loss_at([LRPoint(0.01, (1e-8,)), LRPoint(0.04, (1e-4,))], 0.02) == pytest.approx(1e-6)
+    assert loss_at([LRPoint(0.01, (-1.0,)), LRPoint(0.04, (2.0,))], 0.02) == pytest.approx(0.5)
+    assert loss_at([LRPoint(0.01, (0.0,)), LRPoint(0.04, (2.0,))], 0.02) == pytest.approx(1.0)
+    capped = lr_report([Observed(lr, 0, loss) for lr, loss in ((0.01, 1e-4), (0.03, 1e-8), (0.06, math.nan))]).best
+    assert (capped.recommended, capped.expected_loss) == (0.01, 1e-4)
+
+
 def test_the_interval_holds_the_optimum_and_shrinks_with_noise() -> None:
     wide = interval_of(points_of(observe(seeds=5)), resamples=200)
     calm = interval_of(points_of(observe(seeds=5, noise=0.1)), resamples=200)
@@ -216,8 +224,31 @@ def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours(
     found = interval_of([LRPoint(0.05, (3.0,)), LRPoint(0.16, (1.0, 1.0, 1.0)), LRPoint(0.5, (), 1)])
     assert found is not None
     assert (found.low, found.high) == pytest.approx((0.05, 0.5))
-    assert found.is_low_open
+    assert not found.is_low_open, "the best has a worse neighbour"
     assert not found.is_high_open, "runs fail there"
+
+
+def test_what_is_recommended_lies_in_its_basin_and_fresh_seeds_are_part_of_the_noise() -> None:
+    runs = [Observed(lr, 0, loss) for lr, loss in ((0.01, 0.2), (0.03, 0.11), (0.1, 0.1), (0.3, 0.3))]
+    one = lr_report(runs, safety=1).best
+    assert math.isnan(one.noise)
+    assert one.basin is not None
+    assert one.basin.low < one.recommended < one.basin.high
+    fresh = [Observed(one.recommended, seed, loss, purpose="verify") for seed, loss in ((7, 0.09), (8, 0.11))]
+    both = lr_report([*runs, *fresh], safety=1)
+    assert both.best.noise == pytest.approx(math.sqrt(2e-4))
+    assert both.best.basin is not None
+    assert both.best.basin.decades > one.basin.decades
+    assert not any("One seed" in text for text in group_sentences(both, both.best))
+    assert both.as_json()["groups"][0]["safety_ratio_is_at_least"]
+
+
+def test_fresh_seeds_that_rule_the_curve_out_are_what_to_expect() -> None:
+    runs = [Observed(lr, 0, loss) for lr, loss in ((0.01, 0.2), (0.03, 0.11), (0.1, 0.1), (0.3, 0.3))]
+    at = lr_report(runs, safety=1).best.recommended
+    fresh = [Observed(at, seed, 0.2 + seed / 1000, purpose="verify") for seed in range(3)]
+    report = lr_report([*runs, *fresh], safety=1)
+    assert any("too little: the former is what to expect" in text for text in group_sentences(report, report.best))
 
 
 def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
@@ -436,6 +467,21 @@ def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() 
         "Of 5 comparisons",
     ]
     assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
+
+
+def test_a_group_of_which_every_run_failed_is_told_and_two_seeds_show_no_difference() -> None:
+    runs = [*observe(group="optimizer=a"), *observe(group="optimizer=b", fails_from=0.0)]
+    failed = "optimizer=b: no recommendation: a run failed at every learning rate; try lower ones: optimizer.lr="
+    assert any(text.startswith(failed) for text in brief(lr_report(runs)))
+    two = [*observe(seeds=2, group="a=1"), *observe(means=WARM, seeds=2, group="a=2")]
+    assert report_sentences(lr_report(two))[0].startswith("No difference shown, as that takes 3 seeds: a=")
+
+
+def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
+    fresh = [Observed(1e-3, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
+    report = lr_report([*observe(fails_from=1e-2), *fresh])
+    assert report.best.recommended == 1e-3
+    assert any(text.startswith("That is lower than at any rate of") for text in group_sentences(report, report.best))
 
 
 def test_different_tasks_are_not_compared() -> None:

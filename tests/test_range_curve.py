@@ -51,6 +51,7 @@ def test_the_golden_curve_is_the_published_one() -> None:
     assert [round(SMOOTHED[i], 6) for i in places] == [
         2.299991, 2.299208, 2.165662, 1.900477, 1.765943, 1.648739, 1.555357, 1.512658, 2.668781, 6.160423,
     ]  # fmt: skip
+    assert [i for i in range(100) if SMOOTHED[i] > 4 * min(SMOOTHED[: i + 1])][:1] == [99]
 
 
 @pytest.mark.parametrize(

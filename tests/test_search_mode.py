@@ -140,7 +140,9 @@ def test_all_diverged_is_told_with_lower_rates_to_try(program: Program) -> None:
     done = program(*SEARCH, "search.low=100", "search.high=1000", "detector=[default]", "train.duration=400")
     assert done.code == 3
     assert set(statuses(done)) == {"diverged"}
-    assert "lower" in done.out.lower()
+    assert "try lower ones: search.low=1 search.high=30" in done.out
+    [line] = [text for text in done.out.splitlines() if text.startswith("try lower ones with: ")]
+    assert line.endswith("search.low=1 search.high=30")
 
 
 def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) -> None:

@@ -15,7 +15,7 @@ from runner.finding.fit import Fit
 from runner.finding.interval import Interval, interval_of
 from runner.finding.missing import Missing, missing_of
 from runner.finding.observed import VERIFY, Observed
-from runner.finding.points import LRPoint, best_of, measured_points, points_of, sd_of
+from runner.finding.points import LRPoint, best_of, measured_points, points_of, pooled_sd
 from runner.finding.rates import Rate, Verified, compared_of, fresh_of, rates_of, verified_of
 from runner.finding.recommend import Recommendation, recommend
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
@@ -51,7 +51,7 @@ class GroupReport:
         interval: where the best learning rate lies; None where every run failed.
         basin: learning rates that are hardly worse.
         slopes: what a third and three times the best rate cost.
-        noise: standard deviation over seeds at the best rate; nan for one seed.
+        noise: standard deviation over seeds, at the best rate and of fresh ones; nan for one seed.
         initial_loss: training loss before the first update, median over the runs; nan where it is not known.
         stuck: learning rates above the best at which nothing was learned, which counts as failed.
         sensitivity: as defined by Wortsman et al., over 3e-4 to 3e-1; None where these were not tried.
@@ -116,6 +116,10 @@ def report_of_group(
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
     rates = rates_of(curve, measured, tried)
+    verified = verified_of(runs, advice.lr)
+    noise = pooled_sd(
+        [*([best.losses] if best is not None else []), *([verified.losses] if verified is not None else [])]
+    )
     return GroupReport(
         name=name,
         advice=advice,
@@ -124,15 +128,15 @@ def report_of_group(
         uncapped_loss=_expected(advice.fit, points, advice.uncapped),
         best_loss=best.mean if best is not None else math.nan,
         interval=interval_of(points),
-        basin=basin_of(points),
+        basin=basin_of(points, lowest=_lowest(advice), noise=noise),
         slopes=slopes_of(points),
-        noise=sd_of(best.losses) if best is not None else math.nan,
+        noise=noise,
         initial_loss=initial_loss,
         stuck=tuple(p.lr for p, plain in zip(points, measured, strict=True) if p.failed > plain.failed),
         sensitivity=sensitivity_on_grid(measured, initial_loss),
         windowed=windowed_sensitivity(measured, initial_loss, center=advice.fit.lr) if best is not None else None,
         missing=missing_of(points, tried, advice),
-        verified=verified_of(runs, advice.lr),
+        verified=verified,
         compared=compared_of(points, rates),
         rates=rates,
         runs=counted,
@@ -149,6 +153,11 @@ def _curve(runs: Sequence[Observed], full_steps: int | None) -> tuple[list[Obser
     curve = [one for one in ended if one.planned_steps >= length or one.planned_steps == 0]
     unfinished = Counter(one.status for one in trials if one not in ended)
     return curve, ended, Runs(full, length, len(ended) - len(curve), dict(unfinished))
+
+
+def _lowest(advice: Recommendation) -> LRPoint | None:
+    """Return the lowest point of the parabola, where it is trusted: what is recommended, but for the edge."""
+    return LRPoint(advice.uncapped, (advice.fit.loss,)) if advice.fit.is_vertex else None
 
 
 def _expected(found: Fit, points: Sequence[LRPoint], lr: float) -> float:

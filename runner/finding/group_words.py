@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ASYMMETRY_DECADES, ENOUGH_POINTS
-from runner.finding.phrases import count_of, fresh_at, interval_text, rates_to_try, seeds_to_try, with_sd
+from runner.finding.phrases import add_rates, add_seeds, count_of, fresh_at, interval_text, rates_to_try, with_sd
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
+    from runner.finding.rates import Verified
     from runner.finding.report import LRReport
 
 _NARROW = 0.05  # decades
@@ -79,8 +80,7 @@ def _known_edge(report: LRReport, group: GroupReport) -> Iterator[str]:
     ratio = group.advice.safety_ratio
     yield f"Edge: {stable}{'' if math.isnan(ratio) else f', {number(ratio)} times the best'}; runs failed from {upper}."
     if edge.is_coarse:
-        more = rates_to_try(report, group.missing.edge_next, "between")
-        yield f"Where between these it lies is not known: add {more}."
+        yield f"Where between these it lies is not known: {add_rates(report, group.missing.edge_next)}."
     if group.advice.is_capped:
         yield from _capped(report, group)
 
@@ -112,27 +112,41 @@ def verified_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         return
     loss = "" if math.isnan(found.mean) else f", {report.loss} {with_sd(found.mean, found.sd)}"
     if fresh_at(group) is not None and not math.isnan(group.expected_loss):
-        loss += f", where the curve gives {number(group.expected_loss)}"
+        loss += f", where the curve gives {number(group.expected_loss)}{_off(found, group.expected_loss)}"
     yield (
         f"Verified with {count_of(found.runs, 'fresh seed')} at {number(found.lr)}: {found.failed} failed"
         f" (at most {found.most_failing:.0%} do, with 95% confidence){loss}."
     )
+    sure = found.mean + 2 * found.sd / math.sqrt(found.runs)
+    if (
+        group.interval is not None
+        and sure < group.best_loss
+        and not group.interval.low <= found.lr <= group.interval.high
+    ):
+        yield "That is lower than at any rate of the curve, so the best may lie nearer to it than the interval says."
+
+
+def _off(found: Verified, expected: float) -> str:
+    """Say that the curve is wrong where fresh seeds rule it out."""
+    if not abs(found.mean - expected) > 2 * found.sd / math.sqrt(found.runs):
+        return ""
+    return f", too {'little' if found.mean > expected else 'much'}: the former is what to expect"
 
 
 def missing_said(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say what further runs would tell more."""
     end, more = group.missing.end, group.missing.try_next
     if more and end:
-        how = f"extend the range with {rates_to_try(report, more, end)}"
+        far = rates_to_try(report, more, end)
+        how = f"extend the range with {far}"
         if report.asked == "search":  # which leaves what is typical by itself
-            how = f"go on with a larger search.budget, and {rates_to_try(report, more, end)} where a bound is set"
+            how = f"{add_rates(report, more)}, or search anew with {far} where a bound is set"
         yield f"The best is the {'smallest' if end == 'low' else 'largest'} learning rate that was tried: {how}."
     elif more and not math.isnan(group.recommended):
-        what = rates_to_try(report, more, "between")
-        yield f"Fewer than five learning rates lie within a decade of the best: add {what}."
-    if all(math.isnan(rate.sd) for rate in group.rates) and not math.isnan(group.best_loss):
+        yield f"Fewer than five learning rates lie within a decade of the best: {add_rates(report, more)}."
+    if math.isnan(group.noise) and all(math.isnan(rate.sd) for rate in group.rates) and not math.isnan(group.best_loss):
         what = "what is seed noise and what is the learning rate cannot be told apart"
-        yield f"One seed: {what}; add {seeds_to_try(report)}."
+        yield f"One seed: {what}; {add_seeds(report)}."
 
 
 def basin_said(report: LRReport, group: GroupReport) -> Iterator[str]:
@@ -148,8 +162,9 @@ def basin_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         yield f"Near-optimal: none but {number(group.best_lr)} of those tried, the {report.loss} rises fast beside it."
         return
     width = f"{'at least ' if is_open else ''}{basin.decades:.2g} decades"
-    level = f"the {report.loss} is at most {number(basin.level)} there"
-    yield f"Near-optimal from {interval_text(basin)} ({width}): {level}."
+    lowest = group.advice.fit.loss
+    rise = f"{basin.level / lowest - 1:.1%}" if lowest > 0 else number(basin.level - lowest)
+    yield f"Near-optimal from {interval_text(basin)} ({width}): the {report.loss} is at most {rise} above its smallest."
     sides = [
         f"{what} {'makes runs fail' if math.isinf(rise) else _change(rise, group.best_loss)}"
         for what, rise in (("a third of it", group.slopes.lower), ("three times it", group.slopes.higher))
@@ -173,7 +188,10 @@ def _change(rise: float, loss: float) -> str:
 def _noise(group: GroupReport) -> Iterator[str]:
     if not math.isnan(group.noise):
         rate = next(rate for rate in group.rates if rate.lr == group.best_lr)
-        seeds = f"{len(rate.by_seed)} seeds with {number(rate.lr)}"
+        counts = {rate.lr: len(rate.by_seed)}
+        if group.verified is not None:
+            counts[group.verified.lr] = counts.get(group.verified.lr, 0) + len(group.verified.losses)
+        seeds = " and ".join(f"{count} seeds with {number(lr)}" for lr, count in counts.items() if count > 1)
         yield f"Seed noise: standard deviation {number(group.noise, 2)} over {seeds}."
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from runner.finding.rates import Verified
     from runner.finding.report import LRReport
 
-Where = Literal["low", "high", "between", "instead"]
+_GO_ON = {
+    "search": "go on with resume.sweep and a larger search.budget",
+    "study": "go on with resume.sweep and a larger search.n_trials",
+}
 
 
 def interval_text(found: Interval | Basin, *, joined: str = "to") -> str:
@@ -39,37 +42,35 @@ def fresh_at(group: GroupReport) -> Verified | None:
     return found if found is not None and found.lr == group.recommended and not math.isnan(found.mean) else None
 
 
-def rates_to_try(report: LRReport, lrs: tuple[float, ...], where: Where) -> str:
-    """Return what makes more runs, in the words of what made those that there are.
+def rates_to_try(report: LRReport, lrs: tuple[float, ...], where: Literal["low", "high", "instead"]) -> str:
+    """Return what tries other learning rates, in the words of what made those that there are.
 
     Args:
         report: says what did.
         lrs: learning rates that are wanted.
-        where: beyond an end of those that were tried, between them, or instead of them.
+        where: beyond an end of those that were tried, or instead of them.
     """
-    low, high, all_of_them = number(min(lrs)), number(max(lrs)), ",".join(map(number, lrs))
-    section = report.asked.partition(".")[0]
-    if report.asked.endswith(".space"):
-        return f'{report.key}:"{all_of_them}" in {report.asked}'
-    if where == "between":
-        return {
-            "search": "a larger search.budget",
-            "study": "a larger search.n_trials",
-            "sweep": f"sweep.space='{{{report.key}:\"{all_of_them}\"}}'",
-        }.get(section, f"{report.key}={all_of_them}")
-    if section in ("search", "study", "sweep"):
-        key = "sweep" if section == "sweep" else "search"
-        ends = {"low": f"{key}.low={low}", "high": f"{key}.high={high}"}
-        return ends.get(where, " ".join(ends.values()))
-    return f"{report.key}={all_of_them}"
+    section = {"search": "search", "study": "search", "sweep": "sweep"}.get(report.asked)
+    if section is None:
+        return _listed(report, lrs)
+    ends = {"low": f"{section}.low={number(min(lrs))}", "high": f"{section}.high={number(max(lrs))}"}
+    return ends.get(where, " ".join(ends.values()))
 
 
-def seeds_to_try(report: LRReport) -> str:
-    """Return what makes more seeds."""
+def add_rates(report: LRReport, lrs: tuple[float, ...]) -> str:
+    """Return, as what is to be done, how learning rates between those that were tried are added."""
+    if report.asked == "sweep":
+        listed = ",".join(map(number, lrs))
+        return f"add sweep.space='{{{report.key}:\"{listed}\"}}'"
+    return _GO_ON.get(report.asked, f"add {_listed(report, lrs)}")
+
+
+def add_seeds(report: LRReport) -> str:
+    """Return, as what is to be done, how seeds are added."""
     section = report.asked.partition(".")[0]
-    seeds = {
-        "search": "a larger search.budget",
-        "study": 'seed:"choice(0,1,2)" in search.space',
-        "sweep": "sweep.seeds=3",
-    }
-    return seeds.get(section, "seed=0,1,2")
+    return _GO_ON.get(report.asked, "add sweep.seeds=3" if section == "sweep" else "add seed=0,1,2")
+
+
+def _listed(report: LRReport, lrs: tuple[float, ...]) -> str:
+    listed = ",".join(map(number, lrs))
+    return f"{report.key}={listed}" if report.asked == "multirun" else f'{report.key}:"{listed}" in {report.asked}'

@@ -89,6 +89,20 @@ def variance(values: Sequence[float], *, unit: float = 1.0) -> float:
     return sum(((value - mean) / unit) ** 2 for value in values) / (len(values) - 1)
 
 
+def pooled_sd(samples: Iterable[Sequence[float]]) -> float:
+    """Return the standard deviation within samples, sqrt(sum (n-1) s^2 / sum (n-1)); their means may differ.
+
+    Returns:
+        nan where none has two values.
+    """
+    several = [values for values in samples if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if not freedom:
+        return math.nan
+    unit = max(abs(value) for values in several for value in values) or 1.0
+    return unit * math.sqrt(sum((len(values) - 1) * variance(values, unit=unit) for values in several) / freedom)
+
+
 def sd_of(values: Sequence[float]) -> float:
     """Return the sample standard deviation (n - 1), of large numbers too; nan where there are fewer than two values."""
     unit = max(map(abs, values), default=0.0) or 1.0

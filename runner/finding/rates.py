@@ -40,16 +40,24 @@ class Verified(NamedTuple):
         runs: that ended.
         failed: how many of them failed.
         most_failing: upper 95 % bound of the share that fails.
-        mean: of the losses; nan without any.
-        sd: over seeds.
+        losses: of those that did not.
     """
 
     lr: float
     runs: int
     failed: int
     most_failing: float
-    mean: float
-    sd: float
+    losses: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the losses; nan without any."""
+        return mean_of(self.losses) if self.losses else math.nan
+
+    @property
+    def sd(self) -> float:
+        """Over seeds."""
+        return sd_of(self.losses)
 
 
 def rates_of(curve: Sequence[Observed], points: Sequence[LRPoint], tried: Sequence[LRPoint]) -> tuple[Rate, ...]:
@@ -83,8 +91,7 @@ def verified_of(runs: Sequence[Observed], lr: float) -> Verified | None:
         return None
     point = max(points, key=lambda one: (one.lr == lr, len(one.losses) + one.failed))
     count = len(point.losses) + point.failed
-    mean = mean_of(point.losses) if point.losses else math.nan
-    return Verified(point.lr, count, point.failed, failure_bounds(point.failed, count)[1], mean, sd_of(point.losses))
+    return Verified(point.lr, count, point.failed, failure_bounds(point.failed, count)[1], point.losses)
 
 
 def compared_of(points: Sequence[LRPoint], rates: Sequence[Rate]) -> Rate | None:

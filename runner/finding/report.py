@@ -187,8 +187,11 @@ def _flat(group: GroupReport) -> dict[str, Any]:
     """Return a group as plain values, its parts beside each other."""
     data: dict[str, Any] = _plain(group)
     advice, missing, runs = data.pop("advice"), data.pop("missing"), data.pop("runs")
+    data["safety_ratio_is_at_least"] = not group.advice.edge.is_known
     data |= {**advice, **missing, **runs, "recommended": advice["lr"], "best_lr": _plain(group.best_lr)}
     del data["lr"]
+    if group.verified is not None:
+        data["verified"] |= {"mean": _plain(group.verified.mean), "sd": _plain(group.verified.sd)}
     if group.basin is not None:
         data["basin"]["decades"] = group.basin.decades
     if group.windowed is not None:

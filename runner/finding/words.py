@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.finding.compare import SIGNIFICANT, Comparison
+from runner.finding.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.group_words import basin_said, edge_said, how_said, left_out_said, missing_said, verified_said
 from runner.finding.phrases import count_of, fresh_at, interval_text, rates_to_try, with_sd
@@ -29,9 +29,14 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
     return f"{report.override_line(group)} ({doubt})"
 
 
+def answer(report: LRReport) -> str:
+    """Return the headline, said to be a recommendation where it is one."""
+    return f"{'' if math.isnan(report.best.recommended) else 'recommended: '}{headline(report)}"
+
+
 def brief(report: LRReport) -> list[str]:
     """Return the few sentences that the terminal shows."""
-    first = headline(report) if math.isnan(report.best.recommended) else f"recommended: {headline(report)}"
+    first = answer(report)
     if len(report.groups) > 1:
         return [first, *_brief_of_others(report), cost_sentence(report.cost)]
     group = report.best
@@ -42,7 +47,12 @@ def brief(report: LRReport) -> list[str]:
 
 def _brief_of_others(report: LRReport) -> list[str]:
     best, *others = report.groups
-    lines = [f"next best: {headline(report, group)}" for group in others if not math.isnan(group.best_loss)]
+    lines = [
+        f"{group.name}: {headline(report, group)}"
+        if math.isnan(group.recommended)
+        else f"next best: {headline(report, group)}"
+        for group in others
+    ]
     more = [_comparison(report, comparison) for comparison in report.comparisons]
     edge = edge_said(report, best) if best.advice.is_at_edge else ()
     missing = [f"{best.name}: {text}" for text in (*edge, *missing_said(report, best))]
@@ -77,11 +87,12 @@ def _cap(group: GroupReport) -> str:
         group.advice.edge,
         {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of "),
     )
+    largest = "largest rate known to be stable" if edge.is_coarse else "largest stable rate"
     if group.advice.is_capped:
-        return f"{share}{number(edge.stable)}, the largest rate {'known to be ' if edge.is_coarse else ''}stable"
+        return f"{share}{number(edge.stable)}, the {largest}"
     if not group.advice.is_at_edge:
         return ""
-    return "near the largest rate known to be stable" if edge.is_coarse else "at the edge of what is stable"
+    return f"near the {largest}"
 
 
 def _interval(group: GroupReport) -> str:
@@ -113,7 +124,7 @@ def _comparison(report: LRReport, found: Comparison) -> str:
     seeds = f"{count_of(found.seeds, 'seed')}{' in common' if found.is_paired else ' each, none in common'}"
     difference = f"{better} against {other}: {report.loss} lower by {number(found.difference)}"
     if math.isnan(found.error):
-        return f"No difference shown, add seeds: {difference} with {seeds}."
+        return f"No difference shown, as one seed shows none: {difference} with {seeds}."
     error = f"± {number(found.error, 2)} (standard error)"
     sign = f", better with {found.wins} of {found.seeds}" if found.is_paired else ""
     sign += f", sign test p {number(found.p_sign, 2)}" if found.is_paired else ""
@@ -122,4 +133,6 @@ def _comparison(report: LRReport, found: Comparison) -> str:
         shown += " by its standard error, though for a sign test there are too few seeds"
     if found.is_cut:
         shown += f", as {found.other or 'the other'} may do better beyond what was tried"
+    elif found.seeds < FEWEST_SEEDS:
+        shown += f", as that takes {FEWEST_SEEDS} seeds"
     return f"{shown}: {difference} {error} over {seeds}{sign}."

@@ -42,7 +42,7 @@ def write_lr_report(
         OSError: a file cannot be written.
     """
     from runner.finding.group_words import group_sentences
-    from runner.finding.words import headline, report_sentences
+    from runner.finding.words import answer, headline, report_sentences
     from runner.report.lr_figure import write_lr_figure
     from runner.report.lr_page import lr_page
 
@@ -60,7 +60,7 @@ def write_lr_report(
     written = [directory / LR_REPORT]
 
     def draw() -> None:
-        write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=headline(report))
+        write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=answer(report))
 
     def tell() -> None:
         write_whole(directory / LR_PAGE, lr_page(report, title=title, command=command, uses=uses or {}, again=again))

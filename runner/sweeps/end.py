@@ -86,19 +86,23 @@ def finish(
         told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet, stand=stand)
         result = _record(directory, result, settings, statuses, told)
     except OSError as error:
-        text = f"{directory}: cannot be written ({error.strerror}). Mend that, then write it with: {go_on}"
-        raise SweepError(text, exit_code=1) from None
+        raise _unwritable(directory, error, f"write it with: {go_on}") from None
     if tracking.uri is not None:
         _send(directory, result, states, tracking, follow)
-    if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
-        print(f"go on with: {go_on}")
-    _hand_on(told, None if is_cut else use, directory)
+    is_left = status == "interrupted" or is_cut or statuses["failed"]
+    _hand_on(told, None if is_cut else use, directory, go_on=go_on if is_left and not quiet else "")
     _raise_if_bad(status, statuses, signal)
     return told
 
 
-def _hand_on(told: Told | None, use: Callable[[Told], None] | None, directory: Path) -> None:
-    """Let the caller use what was told, and print the directory, whatever comes of that."""
+def _unwritable(directory: Path, error: OSError, then: str) -> SweepError:
+    return SweepError(f"{directory}: cannot be written ({error.strerror}). Mend that, then {then}", exit_code=1)
+
+
+def _hand_on(told: Told | None, use: Callable[[Told], None] | None, directory: Path, *, go_on: str) -> None:
+    """Say how to go on, let the caller use what was told, and print the directory, whatever comes of that."""
+    if go_on:
+        print(f"go on with: {go_on}")
     try:
         if use is not None and told is not None:
             use(told)
@@ -112,8 +116,7 @@ def _finish_empty(directory: Path, sweep: Sweep, signal: Signals | None) -> Told
         write_sweep(directory, sweep, (), status="finished" if signal is None else "interrupted")
         (directory / STOP).unlink(missing_ok=True)
     except OSError as error:
-        text = f"{directory}: cannot be written ({error.strerror}). Mend that, then go on with: "
-        raise SweepError(text + _go_on(directory, sweep, ()), exit_code=1) from None
+        raise _unwritable(directory, error, f"go on with: {_go_on(directory, sweep, ())}") from None
     print(directory, flush=True)
     if signal is not None:
         raise SweepError(f"interrupted by {signal.name}: {_NO_JOB}", exit_code=128 + signal)

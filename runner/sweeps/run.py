@@ -107,18 +107,19 @@ def _run_plain(jobs: Sequence[CheckedJob], *, launcher: Launcher, config: DictCo
     """Run jobs that do not train, one after another; each prints what it has to say.
 
     Raises:
-        SweepError: one of them failed.
+        SweepError: one of them failed; with exit code 3 where all have that one.
     """
     settle(config, Path("."))
-    failed = []
+    failed, codes = list[str](), set[int]()
     for number, job in enumerate(jobs, start=1):
         if len(jobs) > 1:
             print(f"job {number} of {len(jobs)}: {job.point.name}", flush=True)
         [returned] = launcher.launch([list(job.point.overrides)], initial_job_idx=number - 1)
         if isinstance(error := returned._return_value, Exception):
             failed.append(f"job {number} of {len(jobs)} ({job.point.name}) failed: {in_words(error)}")
+            codes.add(getattr(error, "exit_code", 1))
     if failed:
-        raise SweepError("\n".join(failed), exit_code=1)
+        raise SweepError("\n".join(failed), exit_code=3 if codes == {3} and len(failed) == len(jobs) else 1)
     if len(jobs) > 1 and all(job.config.mode.schedules_only for job in jobs):
         _show_side_by_side(jobs)
 
