@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +25,9 @@ def main() -> int:
     0 finished, 1 failed, 2 the configuration is refused, 3 diverged, 128 + n stopped by signal n.
     """
     keep_streams()
+    # looking for cycles among all that is imported, and once more at the end, takes longer than to compose a page
+    gc.set_threshold(50_000, 20, 100)  # until `job.run` begins
+    atexit.register(gc.freeze)
     try:
         return _run()
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ def run(composed: DictConfig, *, prune: Prune | None = None) -> RunResult | None
     tree = config.model_dump(mode="json", by_alias=True)
     mode = hydra.utils.get_method(config.mode.target)
     invocation = Invocation(overrides, choices, tree, Path.cwd(), _sweep_id(hydra_config), page)
+    if gc.get_freeze_count() == 0:  # once: what is frozen is never freed
+        gc.freeze()
+    gc.set_threshold(700, 10, 10)  # Python's own: a training may keep tensors in cycles
     more = {} if prune is None else {"prune": prune}
     result: RunResult | None = mode(config, invocation, **config.mode.arguments, **more)
     return result

@@ -57,6 +57,9 @@ def asking_twice(page, trial):
     assert trial.user_attrs["warmup"] == "none"
     trial.suggest_categorical("train.duration", [5, 10])
 
+def misspelling(page, trial):
+    trial.suggest_float("optimizer.lrr", 0.1, 0.2)
+
 def raising(page, trial):
     raise ValueError("no space today")
 """
@@ -230,6 +233,22 @@ def test_mistake_in_a_search_is_named_and_no_run_is_made(
     assert runs_of(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.sweeper.storage='.'", "hydra.sweeper.storage: must be a storage that answers, got "),
+        ("hydra.sweep.dir=/proc/none/x", "hydra.sweep.dir: must be a directory that can be made and written to, got "),
+    ],
+)
+def test_place_that_cannot_be_written_is_refused_and_nothing_is(
+    refuse: Callable[..., Refusal], override: str, message: str
+) -> None:
+    refusal = refuse(*OPTUNA, "tracking=off", *QUADRATIC, LR, override)
+    assert refusal.code == 2
+    assert message in refusal.err
+    assert refusal.left_behind == []
+
+
 def test_failed_trials_stop_no_other_until_they_are_too_many(program: Program, parts: None) -> None:
     targets = "task._target_=runner.tasks.quadratic.Quadratic,parts.Broken"
     words = [*OPTUNA, *QUADRATIC, targets, LR, "hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=6"]
@@ -276,6 +295,14 @@ def test_function_of_the_user_asks_for_more(program: Program, parts: None) -> No
     varied = [job["varied"] for job in sweep_of(done)["jobs"]]
     assert {one["optimizer"] for one in varied} == {"sgd", "adamw"}
     assert all(("optimizer.weight_decay" in one) is (one["optimizer"] == "adamw") for one in varied)
+
+
+def test_search_of_which_every_trial_is_refused_has_failed(program: Program, parts: None) -> None:
+    words = ["hydra.sweeper.custom_search_space=parts.misspelling", "hydra.sweeper.n_trials=2"]
+    done = program(*OPTUNA, *QUADRATIC, *words)
+    assert done.code == 1
+    assert "is refused: optimizer.lrr: unknown key" in done.err
+    assert "the search gave up" in done.err
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from runner.checks.stand_ins import SAFE
 from runner.config import Train
 from runner.continue_run import same_run
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepError, TaskError, in_words
-from runner.sweeps.launch import launch_all, shares
+from runner.sweeps.launch import Share, launch_all
 from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import Job, Launchable, Sweep, changed
@@ -364,7 +364,7 @@ def test_jobs_that_run_at_once_share_the_threads_and_use_the_gpus_in_turn(
     declared: dict[str, Any], threads: int | None, gpus: list[str], expected: list[tuple[str, ...]]
 ) -> None:
     train = Train.model_validate({**SAFE["train"], "device": "auto", **declared})
-    assert [shares(train, number, threads=threads, gpus=gpus) for number in (1, 2, 3)] == expected
+    assert [Share(threads, gpus).overrides(train, number) for number in (1, 2, 3)] == expected
 
 
 @pytest.mark.slow

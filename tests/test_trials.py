@@ -23,7 +23,6 @@ from tests.sweeps import runs_of, statuses, sweep_of
 MODE = """
 import json, multiprocessing, os, pathlib, time
 from runner.tasks.quadratic import Quadratic
-from runner.trials.point import Point
 from runner.trials.trials import Trials
 
 def run(config, invocation):
@@ -31,7 +30,7 @@ def run(config, invocation):
     told = []
     with Trials(config, invocation, mode="sweep") as evaluate:
         for batch in plan["batches"]:
-            found = evaluate([Point(point) for point in batch], on_eval=prune if plan.get("prunes") else None)
+            found = evaluate(batch, on_eval=prune if plan.get("prunes") else None)
             told.append([one._asdict() for one in found])
             pathlib.Path("told.json").write_text(json.dumps(told))
             for child in multiprocessing.active_children() if plan["kills"] else ():
@@ -157,7 +156,7 @@ def test_trial_whose_worker_died_before_it_took_it_up_is_given_to_another_once(t
     stopped = list[int]()
     job = Job(1, (), {}, "quadratic", 0.1, 0)
     nothing: Any = None
-    batch, workers = Batch(tmp_path), Stopping(1)
+    batch, workers = Batch(tmp_path, nothing), Stopping(1)
     workers.run([Trial(0, job, nothing, nothing)], batch)
     workers.close()
     assert len(stopped) == deaths

@@ -90,7 +90,8 @@ def unusable(given: Storage | None, error: Exception, *, key: str, directory: Pa
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
     why = found[1].strip() if found else f"{type(error).__name__}: {error}".splitlines()[0][:200]
     why = str(error.strerror) if isinstance(error, OSError) and error.strerror else shown(why)
-    return Problem(key, f"must be a storage that answers, got {where} ({why})", "Give sqlite:///study.db, or mend it")
+    fix = "Mend it, or start a new search" if given is None else "Give sqlite:///study.db, or mend it"
+    return Problem(key, f"must be a storage that answers, got {where} ({why})", fix)
 
 
 @contextmanager
@@ -115,7 +116,9 @@ def quiet_optuna() -> Iterator[None]:
 def _refuse_what_is_no_journal(path: Path, key: str) -> None:
     """Refuse a file of the user's before anything is written to it."""
     if path.exists() and path.stat().st_size and not _begins_like_one(path):
-        raise ConfigError([Problem(key, f"must be a journal of Optuna, got {path}", "Name another file")])
+        raise ConfigError(
+            [Problem(key, f"must be a journal of Optuna, got {path}", "Restore it, or name another file")]
+        )
 
 
 def _begins_like_one(path: Path) -> bool:
@@ -131,7 +134,7 @@ def _unreadable(path: Path, key: str) -> Problem:
         except ValueError:
             rule = f"must be a journal of Optuna, got {path}, whose line {number} cannot be read"
             return Problem(key, rule, "Delete that line, or name another file")
-    return Problem(key, f"must be a journal of Optuna, got {path}", "Name another file")
+    return Problem(key, f"must be a journal of Optuna, got {path}", "Restore it, or name another file")
 
 
 def _cut_torn_line(path: Path) -> None:

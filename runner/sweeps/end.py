@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from runner.tracking.follower import Follower
 
 _NO_JOB = "no job was made"
+Use = Callable[["Told | None"], None]
+"""takes what was told of the learning rates, None where that was nothing"""
 
 
 def finish(
@@ -45,7 +47,7 @@ def finish(
     safety: float,
     is_search: bool = False,
     quiet: bool = False,
-    use: Callable[[Told], None] | None = None,
+    use: Use | None = None,
     stand: Stand | None = None,
     follow: Callable[..., Follower] | None = None,
 ) -> Told | None:
@@ -84,13 +86,11 @@ def finish(
         if sweep.jobs:
             _draw(directory, sweep, states, loss_name(states), in_numbers(statuses))
         told = safe_end(directory, sweep, states, root=Path.cwd(), safety=safety, quiet=quiet, stand=stand)
-        result = replace(result, tags={**result.tags, **(tags_of(told.report) if told is not None else {})})
-        _record(directory, result, settings, statuses, metrics_of(told.report) if told is not None else {})
+        result = _record(directory, result, settings, statuses, told)
     except OSError as error:
         raise _unwritable(directory, error, f"write it with: {go_on}") from None
     if tracking.uri is not None:
-        run_id = _send(directory, states, tracking.uri, tracking.wait_seconds, follow) or result.mlflow_run_id
-        write_result(directory, replace(result, mlflow_run_id=run_id))
+        _send(directory, result, states, tracking, follow)
     is_left = status == "interrupted" or is_cut or statuses["failed"]
     _hand_on(told, None if is_cut else use, directory, go_on=go_on if is_left and not quiet else "")
     _raise_if_bad(status, statuses, signal)
@@ -101,12 +101,12 @@ def _unwritable(directory: Path, error: OSError, then: str) -> SweepError:
     return SweepError(f"{directory}: cannot be written ({error.strerror}). Mend that, then {then}", exit_code=1)
 
 
-def _hand_on(told: Told | None, use: Callable[[Told], None] | None, directory: Path, *, go_on: str) -> None:
+def _hand_on(told: Told | None, use: Use | None, directory: Path, *, go_on: str) -> None:
     """Say how to go on, let the caller use what was told, and print the directory, whatever comes of that."""
     if go_on:
         print(f"go on with: {go_on}")
     try:
-        if use is not None and told is not None:
+        if use is not None:
             use(told)
     finally:
         print(directory, flush=True)
@@ -208,35 +208,40 @@ def _record(
     result: RunResult,
     settings: Sequence[Setting],
     statuses: Mapping[str, int],
-    found: Mapping[str, float],
-) -> None:
-    """Append the numbers of the sweep as one record, its step the number of earlier launches."""
+    told: Told | None,
+) -> RunResult:
+    """Append the numbers of the sweep as one record, its step the number of earlier launches; return its result."""
     metrics = {name: float(statuses.get(name, 0)) for name in ("finished", "diverged", "failed", "interrupted")}
     metrics["jobs"] = float(sum(statuses.values()))
     best = [setting.best.mean for setting in settings if not math.isnan(setting.best.mean)]
     final = [setting.final.mean for setting in settings if not math.isnan(setting.final.mean)]
     metrics |= {"best_val_loss": min(best)} if best else {}
     metrics |= {"final_loss": min(final)} if final else {}
-    metrics |= found
+    if told is not None:
+        metrics |= metrics_of(told.report)
+        result = replace(result, tags={**result.tags, **tags_of(told.report)})
     path = directory / RECORDS
     launches = sum(1 for _ in read_records(directory)) if path.exists() else 0
     with RecordWriter(directory) as writer:
         writer.write(EvalRecord(launches, time.time_ns() // 1_000_000, "sweep", metrics))
     write_result(directory, result)
+    return result
 
 
 def _send(
     directory: Path,
+    result: RunResult,
     states: Sequence[JobState],
-    uri: str,
-    wait_seconds: float,
+    tracking: Tracking,
     follow: Callable[..., Follower] | None,
-) -> str | None:
-    """Send the summary; name all runs that have not arrived. Return the id of the MLflow run, if there is one."""
+) -> None:
+    """Send the summary, and write down which MLflow run it is; name all runs that have not arrived."""
+    assert tracking.uri is not None
+    uri = tracking.uri
     from runner.tracking.follower import start_follower
 
     follower = (follow or start_follower)(directory, uri=uri, warn=_warn)
-    run_id = follower.finish(wait_seconds)
+    run_id = follower.finish(tracking.wait_seconds)
     runs = [Path(state.run) for state in states if state.run is not None]
     missing = [run for run in runs if not has_all(run, shown(absolute(uri)))]
     missing += [directory] if not (follower.delivered or follower.is_sending) else []
@@ -245,7 +250,7 @@ def _send(
         later = shlex.join([*PROGRAM, "-m", "mode=upload", sources, f"tracking.uri={shown(uri)}"])
         count = f"{len(missing)} of {len(runs) + 1} runs, the summary counted, have not arrived"
         _warn(f"tracking.uri: {count}; send them later with: {later}")
-    return run_id
+    write_result(directory, replace(result, mlflow_run_id=run_id or result.mlflow_run_id))
 
 
 def _warn(text: str) -> None:

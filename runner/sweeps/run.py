@@ -23,8 +23,9 @@ from runner.sweeps.check import (
     rest_of,
     unique,
 )
-from runner.sweeps.course import NAME_LENGTH, Launch, carry_out, find_gpus, job_of, new_sweep
+from runner.sweeps.course import Launch, carry_out, common_name, find_gpus, job_of, new_sweep
 from runner.sweeps.launch import (
+    Share,
     divide_cores,
     make_launcher,
     settle,
@@ -94,11 +95,10 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
 
 def _jobs(jobs: Sequence[CheckedJob], threads: int | None) -> list[Job]:
     """Return the jobs of a sweep; all its runs share one experiment, unless they are given names."""
-    names = list(dict.fromkeys(job.experiment for job in jobs))
-    common = "+".join(names)[:NAME_LENGTH] if all(job.config.name is None for job in jobs) else None
-    gpus = find_gpus()
+    common = common_name(job.experiment for job in jobs) if all(job.config.name is None for job in jobs) else None
+    share = Share(threads, find_gpus())
     return [
-        job_of(job, number, experiment=common or job.experiment, threads=threads, gpus=gpus)
+        job_of(job, number, experiment=common or job.experiment, share=share)
         for number, job in enumerate(jobs, start=1)
     ]
 
@@ -132,6 +132,6 @@ def _show_side_by_side(jobs: Sequence[CheckedJob]) -> None:
     names = [next(iter(job.point.varied.values())) if len(keys) == 1 else job.point.name for job in jobs]
     if not jobs[0].config.quiet:
         print("side by side:", flush=True)
-    experiments = dict.fromkeys(job.experiment for job in jobs)
+    name = common_name(job.experiment for job in jobs)
     pages = dict(zip(names, (job.config for job in jobs), strict=True))
-    show(pages, experiment="+".join(experiments)[:NAME_LENGTH], directory=jobs[0].config.preview.directory)
+    show(pages, experiment=name, directory=jobs[0].config.preview.directory)

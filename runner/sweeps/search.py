@@ -17,9 +17,8 @@ from omegaconf import DictConfig
 from runner.errors import SweepError
 from runner.search.opening import Plan
 from runner.search.options import SECTION, SearchOptions
-from runner.search.trials import told_to_fail
 from runner.sweeps.check import go_on, rest_of
-from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
+from runner.sweeps.launch import Share, divide_cores, is_in_this_process, make_launcher
 from runner.sweeps.place import alone, new_directory, reopened
 from runner.sweeps.resume import KEY, resumed_directory
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
@@ -48,7 +47,7 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
     """
     from runner.search.known import Mlflow, find_known
     from runner.search.opening import check_study
-    from runner.search.planning import make_plan
+    from runner.search.planning import make_plan, named_in
     from runner.sweeps.search_page import read_page
 
     resumed = resumed_directory(arguments)
@@ -61,11 +60,11 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
         entries = options.known if runs is None else []
         mlflow = Mlflow(page.base.config.tracking.uri, page.base.experiment)
         known = find_known(entries, mlflow, key=f"{SECTION}.known")
-        if plan.name:
-            check_study(plan)
-        directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
+        directory = resumed or Path(str(config.hydra.sweep.dir))
+        plan = named_in(plan, directory)
+        check_study(plan)
         if resumed is None:
-            closing.enter_context(alone(directory))
+            closing.enter_context(alone(new_directory(directory)))
         _Search(page, plan, options, directory, config, known).run(context, runs, arguments)
 
 
@@ -91,14 +90,12 @@ class _Search:
     ) -> None:
         from runner.search.judge import write_judge
         from runner.search.parts import is_none
-        from runner.search.planning import named_in
         from runner.search.study import Study
         from runner.sweeps.course import find_gpus
-        from runner.sweeps.rounds import Rounds, Share
+        from runner.sweeps.rounds import Rounds
 
         self._page, self._directory, self._config = page, directory, config
         self._known = known
-        plan = named_in(plan, directory)
         self.study = Study(plan, directory)
         threads = divide_cores(config, options.n_jobs or os.cpu_count() or 1)
         self.rounds = Rounds(
@@ -148,7 +145,7 @@ class _Search:
         base, plan = self._page.base, self.study.plan
         config, sweep = base.config, new_sweep((), self._directory, self._page.words)
         self._close([])
-        job = job_of(base, 0, experiment=base.experiment, threads=None, gpus=())
+        job = job_of(base, 0, experiment=base.experiment, share=Share())
         tree = config.model_dump(mode="json", by_alias=True)
         stand = Stand(job, config.optimizer.lr_key, plan.loss, base.choices, tree)
         finish(
@@ -172,7 +169,7 @@ class _Search:
         return total if None in counted or self._page.extend is not None else min(total, whole)
 
     def _raise_if_given_up(self) -> None:
-        if self.rounds.gave_up:
+        if self.rounds.gave_up or self.study.has_only_failed:
             raise SweepError("the search gave up", exit_code=1)
 
     def _begin(self) -> _Begun | None:
@@ -232,7 +229,7 @@ class _Search:
             results |= {"best_params": solutions[0]["params"], "best_value": best[0].values[0]}
         (self._directory / RESULTS).write_text(yaml.safe_dump(results, sort_keys=False), encoding="utf-8")
         if self.rounds.gave_up:
-            print(told_to_fail(self.rounds.failed, self.rounds.ended, SECTION), file=sys.stderr)
+            print(self.study.told_to_fail(), file=sys.stderr)
         if counts.diverged and not best:
             print("warning search: every trial diverged. Lower the range of optimizer.lr", file=sys.stderr)
         if not self._page.base.config.quiet:

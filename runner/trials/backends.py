@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from runner.config import Config
 from runner.errors import ConfigError, Problem
-from runner.trials.trial import Batch, Share, Trial
+from runner.sweeps.launch import Share
+from runner.trials.trial import Batch, Trial
 
 if TYPE_CHECKING:
     from runner.trials.beside import Beside
@@ -20,14 +21,14 @@ class Backend(NamedTuple):
     Attributes:
         run: makes those of a batch.
         pass_on: sends a signal to its worker processes; None where it has none.
-        share: of the machine for each trial; None is all of it.
+        share: of the machine for each trial.
         close: ends what it has started.
         prepare: is called with the configurations of a batch before anything of it is written; may refuse them.
     """
 
     run: Callable[[Sequence[Trial], Batch], None]
     pass_on: Callable[[int], None] | None = None
-    share: Share | None = None
+    share: Share = Share()
     close: Callable[[], None] = lambda: None
     prepare: Callable[[Sequence[Config]], None] = lambda configs: None
 

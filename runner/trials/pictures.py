@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from runner.diagnosis.verdict import Stretch
     from runner.records import Record
 
-_LAST_SECONDS = 5.0
 _MANY = 13  # runs; fewer pictures take less than to start a process for them
 
 
@@ -95,9 +94,8 @@ class Pictures:
         self._thread.join()
         while self._undrawn:
             self._draw_here(self._undrawn.pop())
-        self._process.join(_LAST_SECONDS)
-        if self._process.exitcode is None:
-            self._process.kill()
+        self._process.kill()  # it has nothing to do
+        self._process.join()
         self._process = self._thread = None
 
     def _feed(self, connection: Connection) -> None:
