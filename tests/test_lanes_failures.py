@@ -172,6 +172,18 @@ def test_a_lane_that_finds_no_room_alone_says_what_to_do(tmp_path: Path, room: C
         )
 
 
+def test_a_lane_that_cannot_be_built_beside_others_is_asked_for_again(tmp_path: Path) -> None:
+    first, second = (
+        Lane(e.parts(), Checkpoints(tmp_path / str(i)), lambda record: None) for i, e in enumerate(made(0.01, 0.02))
+    )
+    widths, ended = list[int](), list[int]()
+    outcomes = fit_lanes(
+        [first, None, second], width=2, on_narrow=widths.append, on_end=lambda index, outcome: ended.append(index)
+    )
+    assert (widths, ended) == ([1], [0, 1])
+    assert [getattr(outcome, "status", outcome) for outcome in outcomes] == ["finished"] * 2
+
+
 class Hungry(torch.optim.SGD):
     """Finds no room for its state beside others."""
 

@@ -132,6 +132,28 @@ def test_a_model_that_cannot_be_batched_is_refused_by_name(model: type[nn.Module
     assert all(torch.equal(value, before[name]) for name, value in experiment.model.state_dict().items())
 
 
+class Masked(Net):
+    """Has buffers that are no numbers, or complex, or changed in place."""
+
+    mask: Tensor
+    turns: Tensor
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf, torch.nan]))
+        self.register_buffer("turns", torch.tensor([1 + 1j, 2j]))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) + 0 * self.turns.abs().sum() * self.calls
+
+
+def test_buffers_that_are_no_finite_numbers_are_not_in_the_way() -> None:
+    assert why_not([make_of("tests.test_lanes_refused.Masked").parts()]) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -157,7 +157,7 @@ def _differs(task: _Seen, model: nn.Module, plan: TrainPlan) -> str | None:
         if not _close(one.found, [sums.totals[lane], *grads], plan):
             return f"task.model: {type(model).__name__} finds other losses or gradients in lanes than alone"
         for name, buffer in one.buffers.items():
-            if not _close([buffer.double()], [stack.buffers[name][lane].double()], plan):
+            if not _is_same(buffer, stack.buffers[name][lane], plan):
                 return f"task.model: must change its buffer {name} in place, as .copy_() does, to be trained in lanes"
     return None
 
@@ -191,6 +191,15 @@ def _alone(task: _Seen, model: nn.Module, plan: TrainPlan, *, step: int) -> _Alo
             total, weight = total + part.detach(), weight + one
     grads = [None if p.grad is None else p.grad / weight for p in model.parameters()]
     return _Alone([total, *grads], dict(model.named_buffers()))
+
+
+def _is_same(one: Tensor, other: Tensor, plan: TrainPlan) -> bool:
+    """Whether buffers agree; a mask may be full of numbers that are not finite."""
+    if torch.equal(one, other):
+        return True
+    if not (one.is_floating_point() or one.is_complex()):
+        return False
+    return _close([one.nan_to_num()], [other.nan_to_num()], plan)
 
 
 def _close(one: Sequence[Tensor | None], other: Sequence[Tensor | None], plan: TrainPlan) -> bool:
