@@ -42,6 +42,7 @@ def _run() -> int:
     from runner.compose import composed_once, options_first, with_source_path
     from runner.job import run
     from runner.nodes import conf_directory
+    from runner.search.chosen import with_sampler
     from runner.sweeps.resume import expand_resumed_sweep
 
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -62,7 +63,7 @@ def _run() -> int:
             raise KeyboardInterrupt  # ends a multirun too
 
     try:
-        sys.argv[1:] = with_source_path(expand_resumed_sweep(options_first(sys.argv[1:])))
+        sys.argv[1:] = with_sampler(with_source_path(expand_resumed_sweep(options_first(sys.argv[1:]))))
         with composed_once(sys.argv[1:]):
             try:
                 job()

@@ -5,6 +5,7 @@ RunnerError                    exit 1
 ├── TaskError                  exit 1, data or model of the task
 ├── CheckpointError            exit 1, a checkpoint that cannot be read or written
 │   └── MisfitError            exit 1, a checkpoint of another model
+├── NoSuggestionError          exit 3, or 1: a range test without a bracket; 3 where every ramp blew up
 ├── SweepError                 exit 1, 3 or 128 + signal: no job of a sweep finished, or it was interrupted
 └── TrackingError              never fatal: reported, and the run goes on
 """
@@ -97,6 +98,14 @@ class MisfitError(CheckpointError):
     def __init__(self, path: object, misfit: str) -> None:
         self.misfit = misfit
         super().__init__(f"{path}: does not fit the model: {misfit}.")
+
+
+class NoSuggestionError(RunnerError):
+    """A range test tells no bracket; its report is written."""
+
+    def __init__(self, text: str, *, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(text)
 
 
 class SweepError(RunnerError):

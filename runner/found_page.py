@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from runner.commands import PROGRAM
 from runner.compose import value_of
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.finding.words import report_sentences
@@ -56,7 +58,7 @@ def write_found_page(
         write_whole(path, text)
     except OSError as error:
         raise RunnerError(f"{path}: cannot be written ({error.strerror}). Set {key} to another path.") from None
-    return f"python -m runner --config-dir {path.parent} --config-name {path.stem}"
+    return shlex.join([*PROGRAM, "--config-dir", str(path.parent), "--config-name", path.stem])
 
 
 def path_of_page(path: Path, *, page: Sequence[str], key: str) -> Path:

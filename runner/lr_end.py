@@ -6,18 +6,22 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.commands import PROGRAM
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
-from runner.finding.words import brief, group_sentences, headline, interval_text
+from runner.finding.group_words import group_sentences
+from runner.finding.phrases import interval_text
+from runner.finding.words import brief, headline
+from runner.lr_retry import asked_of, retry
 from runner.range_file import find_range_test
 from runner.report.lr_files import write_lr_report
 from runner.sweep_summary import PURPOSE_TAG, SEED, is_setting
 from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
-from runner.tracking.sweep_observed import find_known_runs, in_common, loss_name, lr_key, observe
+from runner.tracking.sweep_observed import Stand, find_known_runs, in_common, loss_name, lr_key, observe
 
 if TYPE_CHECKING:
     from runner.finding.observed import Observed
@@ -49,6 +53,7 @@ def end_with_report(
     full_steps: int | None = None,
     safety: float = SAFE_RATIO,
     quiet: bool = False,
+    stand: Stand | None = None,
 ) -> Told | None:
     """Report a sweep in which the learning rate varies: write the files, print the recommendation.
 
@@ -61,6 +66,7 @@ def end_with_report(
         full_steps: updates of a full run; None is the longest that was declared, group by group.
         safety: a recommendation is at most the largest stable rate over this, >= 1.
         quiet: print nothing.
+        stand: stands for its jobs where it has none.
     Returns:
         what was told, None where fewer than two learning rates were tried, or no run has begun.
     Raises:
@@ -69,33 +75,64 @@ def end_with_report(
     from runner.finding.report import lr_report
 
     known, test = find_known_runs(source or directory) or [], find_range_test(source or directory)
+    if (about := _about(sweep, states, root, known, stand)) is None:
+        return None
+    sweep = about.sweep
+    notes = [*([_given(known)] if known else []), *([test.in_words()] if test is not None else [])]
+    report = lr_report(
+        [*known, *about.observed],
+        full_steps=full_steps,
+        key=about.key,
+        loss=about.loss,
+        fixed=about.fixed,
+        safety=safety,
+        range_test=test.cost if test is not None else 0.0,
+        notes=notes,
+        asked=asked_of(sweep, about.key),
+    )
+    told = Told(report, _overrides(sweep, report, about.observed))
+    commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
+    varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
+    title = f"{sweep.jobs[0].experiment}: {' x '.join(varied)}"
+    lower = report.best.missing.try_next if not told.overrides else ()
+    again = retry(sweep, about.key, lower) if lower else ""
+    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands, again=again)
+    if not quiet:
+        _print(report, commands.get(report.best.name, ""), again)
+    return told
+
+
+class _About(NamedTuple):
+    """What a report is about: a sweep with jobs, the key of the learning rate, and what was seen of it."""
+
+    sweep: Sweep
+    key: str
+    loss: str
+    fixed: Mapping[str, str]
+    observed: Sequence[Observed]
+
+
+def _about(
+    sweep: Sweep, states: Sequence[JobState], root: Path, known: Sequence[Observed], stand: Stand | None
+) -> _About | None:
+    """Return what there is to report, None where it is nothing."""
+    if not sweep.jobs and stand is not None:
+        of_study = replace(sweep, jobs=(stand.job,))
+        is_varied = len({one.lr for one in known}) > 1
+        return _About(of_study, stand.key, stand.loss, stand.fixed(), ()) if is_varied else None
     key = lr_key(sweep, known)
     if key is None or not any(state.run for state in states):
         return None
     observed = observe(sweep, states, root, key=key)
-    fixed = in_common(sweep, states, root)
-    notes = [*([_given(known)] if known else []), *([test.in_words()] if test is not None else [])]
-    report = lr_report(
-        [*known, *observed],
-        full_steps=full_steps,
-        key=key,
-        loss=loss_name(states),
-        fixed=fixed,
-        safety=safety,
-        range_test=test.cost if test is not None else 0.0,
-        notes=notes,
-    )
-    told = Told(report, _overrides(sweep, report, observed))
-    commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
-    varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
-    title = f"{sweep.jobs[0].experiment}: {' x '.join(varied)}"
-    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands)
-    if not quiet:
-        for line in brief(report):
-            print(line)
-        if report.best.name in commands:
-            print(f"use it with: {commands[report.best.name]}", flush=True)
-    return told
+    return _About(sweep, key, loss_name(states), in_common(sweep, states, root), observed)
+
+
+def _print(report: LRReport, use: str, again: str) -> None:
+    """Print what was found, and the command line that uses it or tries lower rates, as far as it is known."""
+    for line in brief(report):
+        print(line)
+    if use or again:
+        print(f"use it with: {use}" if use else f"try lower ones with: {again}", flush=True)
 
 
 def _given(known: Sequence[Observed]) -> str:
@@ -111,7 +148,7 @@ def _overrides(sweep: Sweep, report: LRReport, observed: Sequence[Observed]) -> 
     """
     longest: dict[str, Job] = {}
     names = {group.name for group in report.groups}
-    for one, job in sorted(zip(observed, sweep.jobs, strict=True), key=lambda pair: -pair[0].planned_steps):
+    for one, job in sorted(zip(observed, sweep.jobs, strict=False), key=lambda pair: -pair[0].planned_steps):
         longest.setdefault(one.group if one.group in names else "", job)
     typed = {key_of(text) for text in sweep.overrides}
     added = {key for key in _ADDED if key not in typed and not sweep.varies(key)}
@@ -142,7 +179,7 @@ def tags_of(report: LRReport) -> dict[str, str]:
     found = {f"{LR_TAGS}report": headline(report), f"{LR_TAGS}override": report.override_line()}
     if not math.isnan(best.recommended):
         found[f"{LR_TAGS}recommended"] = number(best.recommended)
-        found[f"{LR_TAGS}is_at_edge"] = str(best.is_at_edge).lower()
+        found[f"{LR_TAGS}is_at_edge"] = str(best.advice.is_at_edge).lower()
     if best.interval is not None:
         found[f"{LR_TAGS}interval"] = interval_text(best.interval)
     return {name: value for name, value in found.items() if value}
@@ -154,10 +191,10 @@ def metrics_of(report: LRReport) -> dict[str, float]:
     found = {
         "recommended": best.recommended,
         "expected_loss": best.expected_loss,
-        "safety_ratio": best.safety_ratio,
+        "safety_ratio": best.advice.safety_ratio,
         "seed_noise": best.noise,
-        "largest_stable": best.edge.stable,
-        "smallest_hopeless": best.edge.hopeless,
+        "largest_stable": best.advice.edge.stable,
+        "smallest_hopeless": best.advice.edge.hopeless,
         "cost_full_runs": report.cost.full_runs,
         "sensitivity": best.sensitivity if best.sensitivity is not None else math.nan,
         "sensitivity_windowed": best.windowed.value if best.windowed is not None else math.nan,
@@ -169,7 +206,14 @@ def metrics_of(report: LRReport) -> dict[str, float]:
 
 
 def safe_end(
-    directory: Path, sweep: Sweep, states: Sequence[JobState], *, root: Path, safety: float, quiet: bool = False
+    directory: Path,
+    sweep: Sweep,
+    states: Sequence[JobState],
+    *,
+    root: Path,
+    safety: float,
+    quiet: bool = False,
+    stand: Stand | None = None,
 ) -> Told | None:
     """Report a sweep as `end_with_report`; where that cannot be done, say so, for the runs are done and count.
 
@@ -177,7 +221,7 @@ def safe_end(
         OSError: the files cannot be written.
     """
     try:
-        return end_with_report(directory, sweep, states, root=root, safety=safety, quiet=quiet)
+        return end_with_report(directory, sweep, states, root=root, safety=safety, quiet=quiet, stand=stand)
     except (ValueError, ArithmeticError, LookupError) as error:
         print(f"warning lr_report.json: no report ({type(error).__name__}: {error})", file=sys.stderr)
         return None

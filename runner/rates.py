@@ -72,6 +72,14 @@ class Plan(NamedTuple):
         return rate.hyperparameter if len(self.lrs) == 1 else f"{rate.hyperparameter}/{rate.group}"
 
 
+def steps_of(config: Config) -> int:
+    """Return the updates of a run; its model is not made for that."""
+    from runner.build import find_facts  # imports torch
+
+    facts = find_facts(config.task, config.train, config.resume, config.seed)
+    return to_steps(config.train.duration, Clock(config.train.batch_size, facts.examples.get("train")))
+
+
 def plan_of(config: Config) -> Plan:
     """Return what a checked configuration will use; the model is built only where its groups need it.
 

@@ -182,9 +182,20 @@ def fix_of_list(key: str, value: Any, annotation: Any) -> str:
     sound = [item for item in value if fits([item], annotation)] if isinstance(value, list) else [value]
     if not sound or not fits(sound[:1], annotation) or not fits(sound, annotation):
         return ""
-    kept = sound[0]
-    items = [kept := item if fits([item], annotation) else kept for item in value] if isinstance(value, list) else sound
+    kept, words = sound[0], _words(annotation)
+    given = value if isinstance(value, list) else sound
+    items = [kept := item if fits([item], annotation) else nearest(str(item), words) or kept for item in given]
     return f"Set {key}={spelled(items)}"
+
+
+def _words(annotation: Any) -> list[str]:
+    """Return the words that an item of a list may be, where they are counted."""
+    try:
+        schema = adapter(annotation).json_schema()
+    except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, KeyError, TypeError):
+        return []
+    parts = [schema, *schema.get("anyOf", [])]
+    return [str(word) for part in parts for word in part.get("items", {}).get("enum", [])]
 
 
 def _fix_of_losses(value: Any, annotation: Any) -> str:

@@ -5,10 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from runner.build import Experiment
+from runner.build import Experiment, build
+from runner.job import checked
 from runner.lanes.engine import fit_lanes
 from runner.lanes.lane import Lane
 from runner.records import Record, StepRecord
@@ -16,6 +18,19 @@ from runner.train.checkpoint import Checkpoints
 from runner.train.loop import fit
 from runner.train.seeding import seed_everything
 from runner.train.state import TrainState
+from tests.pages import composed
+
+SMALL = ["task.hidden=[16]", "train.duration=30", "train.eval_every=10", "train.checkpoint_every=null"]
+
+
+def make(*overrides: str) -> Experiment:
+    """Return an experiment of 30 steps of a small net."""
+    return build(checked(composed(*SMALL, *overrides)))
+
+
+def made(*lrs: float, overrides: tuple[str, ...] = ()) -> list[Experiment]:
+    """Return the same with several learning rates."""
+    return [make(f"optimizer.lr={lr}", *overrides) for lr in lrs]
 
 
 class Made(NamedTuple):
@@ -71,12 +86,12 @@ def in_lanes(
             seed_everything(0)  # as the making of a model just before would
             yield Lane(parts, Checkpoints(directory / str(index)), records[index].append)
 
-    made = []
+    found = []
     for experiment, outcome, those in zip(experiments, fit_lanes(lanes(), width=width, **given), records, strict=True):
         if isinstance(outcome, Exception):
             raise outcome
-        made.append(Made(experiment, outcome, those))
-    return made
+        found.append(Made(experiment, outcome, those))
+    return found
 
 
 def farthest(one: Made, other: Made, *, relative: bool = True) -> float:
@@ -88,6 +103,31 @@ def farthest(one: Made, other: Made, *, relative: bool = True) -> float:
         size = float(a.abs().max()) if relative else 1.0
         found.append(float((a.double() - b.double()).abs().max()) / max(size, 1e-12))
     return max(found)
+
+
+def nudged(experiment: Experiment, seed: int) -> Experiment:
+    """Return an experiment whose weights begin about one part in 1e7 beside: the last digit of float32."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in experiment.model.parameters():
+            parameter.mul_(1 + 1e-7 * torch.randn(parameter.shape, generator=generator))
+    return experiment
+
+
+def losses_apart(one: Made, other: Made) -> float:
+    """Return the largest relative difference between the losses of two runs."""
+    return max(abs(a - b) / abs(a) for a, b in zip(one.losses, other.losses, strict=True))
+
+
+def calm(records: Sequence[Record], times: float = 3.0) -> list[Record]:
+    """Return the records until the loss is so many times the first one; after that the last digit grows with it."""
+    first = next(record.loss for record in records if isinstance(record, StepRecord))
+    found = list[Record]()
+    for record in records:
+        if isinstance(record, StepRecord) and not record.loss <= times * first:
+            break
+        found.append(record)
+    return found
 
 
 def told(records: Sequence[Record]) -> tuple[list[Any], list[float]]:

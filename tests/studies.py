@@ -22,14 +22,13 @@ def option(group: str, name: str) -> dict[str, Any]:
 def plan(*space: str, sampler: str = "random", page: dict[str, str] | None = None, **changes: Any) -> Plan:
     """A plan; by default of a random search beside a sweep."""
     space = space or SPACE
-    texts = dict(text.split("=", 1) for text in space)
+    dimensions = read_space(space)
+    texts = {key: dimension.meaning for key, dimension in dimensions.items()}
     metrics, ways = changes.pop("metrics", ["val/loss"]), changes.pop("directions", ["minimize"])
     about = fingerprint(texts, page or {"train.duration": "30"}, metrics, ways)
     given = {"extend": None, "storage": None, "name": "study", "section": "search", **changes}
     sampler_page = option("sampler", sampler)
-    return Plan(
-        space=read_space(space), fingerprint=about, metrics=metrics, directions=ways, sampler=sampler_page, **given
-    )
+    return Plan(space=dimensions, fingerprint=about, metrics=metrics, directions=ways, sampler=sampler_page, **given)
 
 
 def sqlite(directory: Path) -> str:

@@ -3,23 +3,25 @@
 import json
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.curves import number
-from runner.finding.basin import basin_of, slopes_of
+from runner.finding.basin import basin_of, loss_at, slopes_of
 from runner.finding.compare import compare, sign_test
 from runner.finding.failures import edge_of, failure_bounds
 from runner.finding.fit import fit, fit_quadratic
+from runner.finding.group_words import group_sentences
 from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
 from runner.finding.points import LRPoint, points_of
 from runner.finding.recommend import rounded
-from runner.finding.report import lr_report
+from runner.finding.report import LRReport, lr_report
 from runner.finding.sensitivity import GRID, lr_sensitivity, sensitivity_on_grid, windowed_sensitivity
-from runner.finding.words import brief, group_sentences, headline, report_sentences
+from runner.finding.words import brief, headline, report_sentences
 
 # an MLP on digits with AdamW: means and seed sds of 5 seeds, without and with warmup
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -188,6 +190,14 @@ def test_too_high_costs_more_than_too_low_or_makes_runs_fail() -> None:
     assert math.isnan(slopes_of(points()[3:4]).higher)
 
 
+def test_between_losses_that_are_decades_apart_the_line_is_straight_in_their_logarithm() -> None:
+    assert loss_at([LRPoint(0.01, (1e-8,)), LRPoint(0.04, (1e-4,))], 0.02) == pytest.approx(1e-6)
+    assert loss_at([LRPoint(0.01, (-1.0,)), LRPoint(0.04, (2.0,))], 0.02) == pytest.approx(0.5)
+    assert loss_at([LRPoint(0.01, (0.0,)), LRPoint(0.04, (2.0,))], 0.02) == pytest.approx(1.0)
+    capped = lr_report([Observed(lr, 0, loss) for lr, loss in ((0.01, 1e-4), (0.03, 1e-8), (0.06, math.nan))]).best
+    assert (capped.recommended, capped.expected_loss) == (0.01, 1e-4)
+
+
 def test_the_interval_holds_the_optimum_and_shrinks_with_noise() -> None:
     wide = interval_of(points_of(observe(seeds=5)), resamples=200)
     calm = interval_of(points_of(observe(seeds=5, noise=0.1)), resamples=200)
@@ -214,8 +224,31 @@ def test_where_no_parabola_can_be_fitted_the_interval_reaches_to_the_neighbours(
     found = interval_of([LRPoint(0.05, (3.0,)), LRPoint(0.16, (1.0, 1.0, 1.0)), LRPoint(0.5, (), 1)])
     assert found is not None
     assert (found.low, found.high) == pytest.approx((0.05, 0.5))
-    assert found.is_low_open
+    assert not found.is_low_open, "the best has a worse neighbour"
     assert not found.is_high_open, "runs fail there"
+
+
+def test_what_is_recommended_lies_in_its_basin_and_fresh_seeds_are_part_of_the_noise() -> None:
+    runs = [Observed(lr, 0, loss) for lr, loss in ((0.01, 0.2), (0.03, 0.11), (0.1, 0.1), (0.3, 0.3))]
+    one = lr_report(runs, safety=1).best
+    assert math.isnan(one.noise)
+    assert one.basin is not None
+    assert one.basin.low < one.recommended < one.basin.high
+    fresh = [Observed(one.recommended, seed, loss, purpose="verify") for seed, loss in ((7, 0.09), (8, 0.11))]
+    both = lr_report([*runs, *fresh], safety=1)
+    assert both.best.noise == pytest.approx(math.sqrt(2e-4))
+    assert both.best.basin is not None
+    assert both.best.basin.decades > one.basin.decades
+    assert not any("One seed" in text for text in group_sentences(both, both.best))
+    assert both.as_json()["groups"][0]["safety_ratio_is_at_least"]
+
+
+def test_fresh_seeds_that_rule_the_curve_out_are_what_to_expect() -> None:
+    runs = [Observed(lr, 0, loss) for lr, loss in ((0.01, 0.2), (0.03, 0.11), (0.1, 0.1), (0.3, 0.3))]
+    at = lr_report(runs, safety=1).best.recommended
+    fresh = [Observed(at, seed, 0.2 + seed / 1000, purpose="verify") for seed in range(3)]
+    report = lr_report([*runs, *fresh], safety=1)
+    assert any("too little: the former is what to expect" in text for text in group_sentences(report, report.best))
 
 
 def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
@@ -254,7 +287,7 @@ def test_headline_has_the_loss_of_fresh_seeds() -> None:
         Observed(lr, 10 + i, loss, "finished", "", 2.3, 100, 100, "", "verify") for i, loss in enumerate((0.1, 0.12))
     ]
     verified = lr_report([*runs, *fresh], loss="val loss")
-    assert "val loss 0.11 ± 0.0141 with 2 fresh seeds" in headline(verified)
+    assert "val loss 0.11 ± 0.014 with 2 fresh seeds" in headline(verified)
 
 
 def test_sign_test() -> None:
@@ -300,23 +333,25 @@ def test_the_recommendation_lies_in_its_interval_and_says_what_it_rests_on() -> 
 
 def test_at_the_edge_the_recommendation_is_a_third_of_the_largest_stable_rate() -> None:
     [group] = lr_report(observe(fails_from=1e-2)).groups
-    assert group.is_at_edge
-    assert group.is_capped
+    assert group.advice.is_at_edge
+    assert group.advice.is_capped
     assert group.recommended == pytest.approx(1e-3)
-    assert group.recommended <= group.edge.stable / 3
-    assert (group.edge.stable, group.edge.hopeless) == (3e-3, 1e-2)
+    assert group.recommended <= group.advice.edge.stable / 3
+    assert (group.advice.edge.stable, group.advice.edge.hopeless) == (3e-3, 1e-2)
 
 
 def test_what_the_distance_costs_is_said_and_may_be_given_up() -> None:
     report = lr_report(observe(fails_from=1e-2), loss="val loss")
     [group] = report.groups
-    assert group.recommended < group.uncapped == pytest.approx(group.fit.lr / 10**0.05, rel=0.01)
+    assert group.recommended < group.advice.uncapped == pytest.approx(group.advice.fit.lr / 10**0.05, rel=0.01)
     text = "\n".join(group_sentences(report, group))
-    assert f"where {number(group.uncapped)} has about {number(group.uncapped_loss)}; with search.safety=1" in text
+    assert (
+        f"where {number(group.advice.uncapped)} has about {number(group.uncapped_loss)}; with search.safety=1" in text
+    )
     near = lr_report(observe(fails_from=1e-2), loss="val loss", safety=1)
     [bold] = near.groups
-    assert bold.recommended == min(group.uncapped, group.edge.stable)
-    assert bold.is_at_edge
+    assert bold.recommended == min(group.advice.uncapped, group.advice.edge.stable)
+    assert bold.advice.is_at_edge
     assert "recommendation is" not in "\n".join(group_sentences(near, bold))
     [shy] = lr_report(observe(fails_from=1e-2), safety=10).groups
     assert shy.recommended == pytest.approx(3e-4)
@@ -324,14 +359,14 @@ def test_what_the_distance_costs_is_said_and_may_be_given_up() -> None:
 
 def test_far_from_the_edge_nothing_is_capped() -> None:
     [group] = lr_report(observe(fails_from=3e-1)).groups
-    assert not group.is_at_edge
-    assert group.safety_ratio == pytest.approx(0.1 / group.best_lr, rel=0.4)
+    assert not group.advice.is_at_edge
+    assert group.advice.safety_ratio == pytest.approx(0.1 / group.best_lr, rel=0.4)
 
 
 def test_every_run_failed_recommends_lower_rates() -> None:
     report = lr_report(observe(fails_from=0.0))
     assert math.isnan(report.best.recommended)
-    assert report.best.try_next == (1e-6, 3e-6, 1e-5, 3e-5)
+    assert report.best.missing.try_next == (1e-6, 3e-6, 1e-5, 3e-5)
     assert headline(report) == (
         "no recommendation: a run failed at every learning rate; try lower ones: optimizer.lr=1e-6,3e-6,1e-5,3e-5"
     )
@@ -341,19 +376,19 @@ def test_every_run_failed_recommends_lower_rates() -> None:
 @pytest.mark.parametrize(("first", "last", "end", "more"), [(0, 3, "high", (3e-3, 1e-2)), (4, 8, "low", (1e-3, 3e-3))])
 def test_the_best_at_an_end_asks_for_a_wider_range(first: int, last: int, end: str, more: tuple[float, ...]) -> None:
     [group] = lr_report(observe(RATES[first:last], MEANS[first:last])).groups
-    assert (group.end, group.try_next) == (end, more)
+    assert (group.missing.end, group.missing.try_next) == (end, more)
 
 
 def test_a_range_that_ends_in_failures_is_not_to_be_extended() -> None:
     [group] = lr_report(observe(RATES[:5], MEANS[:5], fails_from=1e-2)).groups
-    assert group.end == ""
+    assert group.missing.end == ""
 
 
 def test_losses_that_are_no_numbers_are_failures_and_interrupted_runs_nothing() -> None:
     runs = [*observe(seeds=1), Observed(1.0, 0, math.nan), Observed(2.0, 0, 0.001, "interrupted", steps=10)]
     [group] = lr_report(runs).groups
-    assert group.edge.first_failing == 1.0
-    assert group.unfinished == {"interrupted": 1}
+    assert group.advice.edge.first_failing == 1.0
+    assert group.runs.unfinished == {"interrupted": 1}
     assert group.rates[-1].lr == 1.0
 
 
@@ -362,11 +397,30 @@ def test_a_rate_above_the_best_at_which_nothing_was_learned_counts_as_failed() -
     report = lr_report(runs)
     [group] = report.groups
     assert group.stuck == (3e-1,)
-    assert (group.edge.stable, group.edge.hopeless) == (1e-1, 3e-1)
+    assert (group.advice.edge.stable, group.advice.edge.hopeless) == (1e-1, 3e-1)
     assert group.rates[-1].mean == pytest.approx(2.3)
     assert "At 0.3 the loss ended no lower than it began, which counts as failed." in group_sentences(report, group)
     too_low = [one._replace(loss=2.3) if one.lr == 1e-4 else one for one in observe()]
     assert lr_report(too_low).groups[0].stuck == ()
+
+
+def test_a_run_that_learned_and_then_overfitted_has_not_failed_and_one_that_lost_it_all_has() -> None:
+    def report_with(**end: Any) -> LRReport:
+        runs = observe()
+        return lr_report([one._replace(loss=2.5 + one.seed / 100, **end) if one.lr == 3e-1 else one for one in runs])
+
+    for end in ({"best_loss": 0.9, "train_loss": 0.01}, {"best_loss": 0.9}):
+        [group] = report_with(**end).groups
+        assert (group.stuck, group.advice.edge.is_known) == ((), False), end
+        assert "failed up to 0.3" in " ".join(group_sentences(report_with(**end), group))
+    for end in (
+        {"best_loss": 0.9, "train_loss": 2.4},
+        {"best_loss": 2.29, "train_loss": 2.0},
+        {"train_loss": 0.01},
+        {},
+    ):
+        [group] = report_with(**end).groups
+        assert (group.stuck, group.advice.edge.hopeless) == ((3e-1,), 3e-1), end
 
 
 def test_shorter_runs_tell_of_failures_and_are_not_in_the_curve() -> None:
@@ -374,10 +428,10 @@ def test_shorter_runs_tell_of_failures_and_are_not_in_the_curve() -> None:
     report = lr_report([*observe(), *short])
     [group] = report.groups
     assert group.best_loss > 0.05
-    assert group.edge.first_failing == 1.0
-    assert group.short_runs == 6
+    assert group.advice.edge.first_failing == 1.0
+    assert group.runs.short_runs == 6
     alone = lr_report(short, full_steps=400)
-    assert alone.groups[0].curve_steps == 100
+    assert alone.groups[0].runs.curve_steps == 100
     assert "All runs had 25% of the full length" in " ".join(brief(alone))
     assert alone.cost.full_runs == pytest.approx(3 * 0.25 + 3 * 0.1)
 
@@ -389,7 +443,7 @@ def test_fresh_seeds_verify_and_cost_apart() -> None:
     assert verified is not None
     assert (verified.runs, verified.failed, round(verified.most_failing, 2)) == (5, 0, 0.45)
     assert (report.cost.full_runs, report.cost.verify_full_runs) == (24.0, 5.0)
-    assert report.best.fit == lr_report(observe()).best.fit
+    assert report.best.advice.fit == lr_report(observe()).best.advice.fit
 
 
 def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
@@ -402,7 +456,7 @@ def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
     assert comparison.difference == pytest.approx(0.0052, abs=0.001)
     assert report.override_line().startswith("warmup=linear optimizer.lr=")
     same = lr_report([*cold, *observe(group="warmup=x")])
-    assert "no difference shown" in report_sentences(same)[0]
+    assert report_sentences(same)[0].startswith("No difference shown: warmup=")
 
 
 def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:
@@ -413,6 +467,21 @@ def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() 
         "Of 5 comparisons",
     ]
     assert lr_report(observe(group="a=0") + observe(group="a=1")).notes == ()
+
+
+def test_a_group_of_which_every_run_failed_is_told_and_two_seeds_show_no_difference() -> None:
+    runs = [*observe(group="optimizer=a"), *observe(group="optimizer=b", fails_from=0.0)]
+    failed = "optimizer=b: no recommendation: a run failed at every learning rate; try lower ones: optimizer.lr="
+    assert any(text.startswith(failed) for text in brief(lr_report(runs)))
+    two = [*observe(seeds=2, group="a=1"), *observe(means=WARM, seeds=2, group="a=2")]
+    assert report_sentences(lr_report(two))[0].startswith("No difference shown, as that takes 3 seeds: a=")
+
+
+def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
+    fresh = [Observed(5e-4, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
+    report = lr_report([*observe(fails_from=1e-2), *fresh], safety=6)
+    assert report.best.recommended == 5e-4
+    assert any(text.startswith("That is lower than at any rate of") for text in group_sentences(report, report.best))
 
 
 def test_different_tasks_are_not_compared() -> None:

@@ -21,7 +21,7 @@ LAYERS: dict[str, int] = {
     "recorded": 5, "group_table": 5, "provenance": 5, "continue_run": 5, "load": 5, "needs": 5, "rates": 5, "scan": 5,
     "variants": 5, "estimate": 5, "bracket": 5, "search": 5, "build_meters": 5, "build_snapshots": 5,
     "build_optimizer": 5, "build_task": 5, "lr_end": 5, "found_page": 5, "torch_schedule": 5, "trials": 5, "job": 5,
-    "sweeps": 5, "range_bracket": 5, "range_file": 5,
+    "sweeps": 5, "range_bracket": 5, "range_file": 5, "lr_retry": 5,
     "modes": 6,
     "__main__": 7, "sweeps.run": 7, "plugins": 7,
 }  # fmt: skip

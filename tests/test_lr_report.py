@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -23,7 +24,7 @@ from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
 from runner.tracking.sweep_file import Job, JobState, Sweep
-from runner.tracking.sweep_observed import lr_key, write_known
+from runner.tracking.sweep_observed import find_known_runs, lr_key, observe_job, write_known
 from runner.tracking.sweep_observed import observe as observe_sweep
 from tests.conftest import Done, Program, Refusal, drawn, train_here
 from tests.sweeps import sweep_of
@@ -227,6 +228,20 @@ def test_what_varies_tells_the_learning_rate_and_the_groups(
         assert lr_report(found, key=key).groups[0].name == group
 
 
+def test_what_a_run_came_to_includes_its_best_evaluation_and_runs_written_without_that_are_read(tmp_path: Path) -> None:
+    jobs = (Job(1, (), {"optimizer.lr": "1"}, "x", 1.0, 0),)
+    state = JobState("finished", loss=0.1, val_loss=3.0, best_val_loss=0.9, final_loss=3.0)
+    [one] = observe_sweep(Sweep("id", "", (), (), jobs, ""), [state], tmp_path)
+    assert (one.loss, one.best_loss, one.train_loss) == (3.0, 0.9, 0.1)
+    old = one._asdict()
+    del old["best_loss"], old["train_loss"]
+    (tmp_path / "known.json").write_text(json.dumps([old | {"first_loss": 2.3}]))
+    found = find_known_runs(tmp_path)
+    assert found is not None
+    assert math.isnan(found[0].best_loss)
+    assert found[0].loss == 3.0
+
+
 def test_line_to_use_it_leaves_out_what_workers_were_given(tmp_path: Path) -> None:
     given = ("task=quadratic", "optimizer=sgd", "train.threads=1", "train.device=cuda:0", "name=x")
     rates = ("0.01", "0.03", "0.1")
@@ -406,10 +421,9 @@ def test_page_of_a_page_in_another_folder_inherits_it(
     words = ["optimizer=adamw", "detector=[non_finite,too_low]", "optimizer.lr=1e-2", "+tags.a='b c'", "tracking=off"]
     evidence = ["A sentence. " * 30]
     page = ("--config-dir", "own", "--config-name", "small")
-    for place in ("own/found.yaml", "elsewhere/found.yaml"):
-        write_found_page(Path(place), words, evidence, page=page)
-        folder = str(Path(place).parent)
-        done = program("--config-dir", folder, "--config-name", "found", "train.duration=3")
+    for place in ("own/found.yaml", "some where/found.yaml"):
+        command = write_found_page(Path(place), words, evidence, page=page)
+        done = program(*shlex.split(command)[3:], "train.duration=3")
         assert done.code == 0, done.err
         result = json.loads((done.run / "result.json").read_text())
         assert result["experiment"] == "small"
@@ -442,3 +456,79 @@ def test_page_that_cannot_be_is_refused(path: str, overrides: list[str], message
         write_found_page(tmp_path / path, overrides, [], page=page)
     assert message.replace("{}", str(tmp_path)) in str(refused.value)
     assert {file.name for file in tmp_path.iterdir()} == {"own.yaml"}
+
+
+FAILED_SEARCH = {"optimizer.lr": "5", "seed": "0", "tags.purpose": "start"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "words", "varied", "said", "again"),
+    [
+        (
+            "search",
+            ("mode=search",),
+            FAILED_SEARCH,
+            "search.low=0.01 search.high=0.3",
+            "search.low=0.01 search.high=0.3",
+        ),
+        ("search", ("mode=search", "sampler=tpe"), {"optimizer.lr": "5"}, "search.low=0.01 search.high=0.3", None),
+        ("sweep", ("mode=sweep", "sweep.low=5"), {"optimizer.lr": "5"}, "sweep.low=0.01 sweep.high=0.3", None),
+        (
+            "search",
+            ("mode=search", 'search.space={optimizer.lr:"interval(5,9)",optimizer:"choice(sgd,adam)"}'),
+            {"optimizer.lr": "5", "optimizer": "sgd"},
+            'optimizer.lr:"0.01,0.03,0.1,0.3" in search.space',
+            '\'search.space={optimizer.lr:"interval(0.01,0.3)",optimizer:"choice(sgd,adam)"}\'',
+        ),
+        (
+            "multirun",
+            ("-m", "optimizer.lr=5,9"),
+            {"optimizer.lr": "5"},
+            "optimizer.lr=0.01,0.03,0.1,0.3",
+            None,
+        ),
+        (
+            "multirun",
+            ("-m", "hydra/sweeper=optuna", "optimizer.lr=interval(5,9)"),
+            {"optimizer.lr": "5"},
+            "optimizer.lr=0.01,0.03,0.1,0.3",
+            "'optimizer.lr=interval(0.01,0.3)'",
+        ),
+    ],
+    ids=["search", "study", "grid", "space", "multirun", "sweeper"],
+)
+def test_lower_rates_are_asked_for_in_the_words_of_what_asked(
+    mode: str,
+    words: tuple[str, ...],
+    varied: dict[str, str],
+    said: str,
+    again: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rates = {"1": 1.0, "9": 9.0}
+    jobs = tuple(Job(n, (), {**varied, "optimizer.lr": text}, "x", rates[text], 0) for n, text in enumerate(rates, 1))
+    command, typed = (
+        shlex.join(["python", "-m", "runner", *words, "name=x y", "hydra.sweep.dir=d"]),
+        tuple(w for w in words if w != "-m"),
+    )
+    sweep = Sweep("id", command, (), typed, jobs, "", mode)
+    states = [JobState("diverged", run="gone", steps=3, planned_steps=9)] * 2
+    told = end_with_report(tmp_path, sweep, states, root=tmp_path)
+    assert told is not None
+    assert headline(told.report).endswith(f"try lower ones: {said}")
+    out = capsys.readouterr().out
+    [line] = [text for text in out.splitlines() if text.startswith("try lower ones with: ")]
+    assert line.startswith("try lower ones with: python -m runner ")
+    assert line.endswith(again or said)
+    assert "'name=x y'" in line
+    assert "sweep.dir" not in line
+    assert line.removeprefix("try lower ones with: ") in "\n".join(
+        Page((tmp_path / "lr_report.html").read_text()).words
+    )
+
+
+def test_purpose_of_a_run_that_failed_before_it_had_a_directory_is_known(tmp_path: Path) -> None:
+    varied = {"optimizer.lr": "0.01", "seed": "7", "tags.purpose": "verify"}
+    one = observe_job(Job(1, (), varied, "quadratic", 0.01, 7), JobState("failed"), tmp_path)
+    assert (one.purpose, one.run, one.group) == ("verify", "", "")

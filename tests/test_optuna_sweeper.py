@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import Done, Program, Refusal, call_command, call_program
+from tests.conftest import ENVIRONMENT, Done, Program, Refusal, call_command, call_program, wait_for
+from tests.processes import Forked
 from tests.studies import sqlite
 from tests.sweeps import runs_of, statuses, sweep_of
 
@@ -24,8 +27,14 @@ QUADRATIC = ("task=quadratic", "train.duration=10", "warmup=none")
 LR = "optimizer.lr=interval(1e-3,0.3)"
 
 PARTS = """
-import os, pathlib, signal
+import os, pathlib, signal, time
 from runner.tasks.quadratic import Quadratic
+
+class Slow(Quadratic):
+    def batch(self, step, split, part=(0, 1)):
+        if step >= 20 and not os.path.exists("fast"):
+            time.sleep(0.05)
+        return super().batch(step, split, part)
 
 class Broken(Quadratic):
     def model(self):
@@ -149,6 +158,12 @@ def test_same_seed_gives_the_same_search_and_another_another(program: Program) -
             ],
         ),
         ([LR, "hydra.sweeper.direction=[minimize,maximize]"], ["hydra.sweeper.direction: must have one direction for"]),
+        (
+            [LR, "hydra.sweeper.metric=[loss,accuracy]", "hydra.sweeper.direction=[minimize,maximise]"],
+            ["got ['minimize', 'maximise']. Set hydra.sweeper.direction=[minimize,maximize]."],
+        ),
+        (["hydra.sweeper.params=5"], ["hydra.sweeper.params: must be a section of dotted keys, got 5."]),
+        (["+hydra.sweeper.params.optimizer.lr='interval(1,2)'", "train.duration=0"], ["train.duration: "]),
         ([LR, "hydra.sweeper.sampler.sed=1"], ["hydra.sweeper.sampler.sed: unknown key"]),
         (
             [LR, "+hydra.sweeper.sampler.sed=1"],
@@ -213,6 +228,22 @@ def test_mistake_in_a_search_is_named_and_no_run_is_made(
     assert "Traceback" not in refusal.err
     assert not re.search("secret|se=cret", refusal.err)
     assert runs_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.sweeper.storage='.'", "hydra.sweeper.storage: must be a storage that answers, got "),
+        ("hydra.sweep.dir=/proc/none/x", "hydra.sweep.dir: must be a directory that can be made and written to, got "),
+    ],
+)
+def test_place_that_cannot_be_written_is_refused_and_nothing_is(
+    refuse: Callable[..., Refusal], override: str, message: str
+) -> None:
+    refusal = refuse(*OPTUNA, "tracking=off", *QUADRATIC, LR, override)
+    assert refusal.code == 2
+    assert message in refusal.err
+    assert refusal.left_behind == []
 
 
 def test_failed_trials_stop_no_other_until_they_are_too_many(program: Program, parts: None) -> None:
@@ -400,6 +431,96 @@ def test_interrupted_search_goes_on_with_the_same_trials(program: Program, tmp_p
     assert statuses(rest) == ["finished"] * 3
     assert states_of(trials_of(rest)) == ["COMPLETE"] * 3
     assert len(runs_of(tmp_path)) == 3
+
+
+def test_study_that_others_have_filled_is_reported(program: Program, tmp_path: Path) -> None:
+    shared = [f"hydra.sweeper.storage={sqlite(tmp_path)}", "hydra.sweeper.study_name=full", "hydra.sweeper.n_trials=2"]
+    words = [*OPTUNA, *QUADRATIC, "optimizer=sgd,adamw", "optimizer.lr=interval(1e-3,0.3)", *shared]
+    first, second = program(*words), program(*words)
+    assert second.code == 0, second.err
+    assert sweep_of(second)["jobs"] == []
+    mine, theirs = (json.loads((done.run / "lr_report.json").read_text()) for done in (second, first))
+    assert mine["loss"] == theirs["loss"] == "train loss"
+    assert mine["fixed"] == theirs["fixed"]
+    assert [group["name"] for group in mine["groups"]] == [group["name"] for group in theirs["groups"]]
+    assert mine["cost"]["runs"] == 0
+    assert [line for line in second.out.splitlines() if line.startswith("use it with: ")] == [
+        line for line in first.out.splitlines() if line.startswith("use it with: ")
+    ]
+    assert (second.run / "optimization_results.yaml").is_file()
+    more = program(f"resume.sweep={second.run}", "hydra.sweeper.n_trials=3")
+    assert more.code == 0, more.err
+    assert statuses(more) == ["finished"]
+
+
+def test_signal_between_two_rounds_of_a_search_interrupts_it(program: Program, tmp_path: Path) -> None:
+    words = [*OPTUNA, *QUADRATIC, LR, "hydra.sweeper.n_trials=2"]
+    stopped = call_program(*words, "notify.command='kill -TERM $PPID'", directory=tmp_path)
+    assert stopped.code == 143, stopped.err
+    assert (statuses(stopped), sweep_of(stopped)["status"]) == (["finished"], "interrupted")
+    assert f"go on with: python -m runner resume.sweep={stopped.run.relative_to(tmp_path)}" in stopped.out
+    rest = program(f"resume.sweep={stopped.run}", "notify.command=null")
+    assert statuses(rest) == ["finished"] * 2, rest.err
+    assert len(runs_of(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"),
+    [("basic", signal.SIGINT, 130), pytest.param("joblib", signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_trials_in_flight_at_a_signal_are_interrupted_and_go_on(
+    program: Program, parts: None, tmp_path: Path, launcher: str, number: signal.Signals, code: int
+) -> None:
+    page = ["task=quadratic", "train.duration=200", "train.checkpoint_every=10", "task._target_=parts.Slow", LR]
+    words = [*page, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]
+    command = [sys.executable, "-m", "runner", *OPTUNA, "tracking=off", *words]
+    pipe = subprocess.PIPE
+    process: subprocess.Popen[str] | Forked
+    if launcher == "basic":
+        process = Forked(*command[3:], directory=tmp_path, environment=ENVIRONMENT)
+    else:
+        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+    wait_for(lambda: any('"step":30,' in path.read_text() for path in tmp_path.glob("runs/*/*/records.jsonl")))
+    process.send_signal(number)
+    if isinstance(process, Forked):
+        stopped = Done(*process.communicate(), tmp_path)
+    else:
+        out, err = process.communicate(timeout=120)
+        stopped = Done(process.returncode, out, err, tmp_path)
+    assert stopped.code == code, stopped.err
+    assert f"go on with: python -m runner resume.sweep={stopped.run.relative_to(tmp_path)}" in stopped.out
+    assert set(statuses(stopped)) <= {"interrupted", "waiting"}, "a worker may start late"
+    assert states_of(trials_of(stopped)) == ["RUNNING"] * 2
+    begun = runs_of(tmp_path)
+    (tmp_path / "fast").touch()
+    rest = program(f"resume.sweep={stopped.run}", "hydra/launcher=basic")
+    assert rest.code == 0, rest.err
+    assert statuses(rest) == ["finished"] * 3
+    assert states_of(trials_of(rest)) == ["COMPLETE"] * 3
+    assert len(runs_of(tmp_path)) == 3, "a run that had begun goes on"
+    assert {*begun} <= {tmp_path / job["run"] for job in sweep_of(rest)["jobs"]}
+
+
+def test_trial_that_a_killed_search_did_not_write_down_is_made_by_its_own_job(program: Program) -> None:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    words = [*OPTUNA, *QUADRATIC, LR, "hydra.sweeper.n_trials=1"]
+    done = program(*words)
+    storage = JournalStorage(JournalFileBackend(str(done.run / "study.journal")))
+    study = optuna.load_study(storage=storage, study_name=done.run.name)
+    asked = study.ask({"optimizer.lr": study.trials[0].distributions["optimizer.lr"]})
+    asked.set_user_attr("place", "here")
+    asked.set_user_attr("job", 2)  # killed here, before sweep.json had it
+    rest = program(f"resume.sweep={done.run}", "hydra.sweeper.n_trials=3")
+    assert rest.code == 0, rest.err
+    jobs = {job["number"]: job for job in sweep_of(rest)["jobs"]}
+    assert len(jobs) == 3
+    for trial in trials_of(rest):
+        job = jobs[trial.user_attrs["job"]]
+        assert float(job["varied"]["optimizer.lr"]) == pytest.approx(trial.params["optimizer.lr"], rel=1e-5)
+        assert trial.value == job["final_loss"]
 
 
 @pytest.mark.slow

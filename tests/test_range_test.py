@@ -16,7 +16,8 @@ from runner.check import check
 from runner.checks.range_test import ramp_limits
 from runner.config import Config
 from runner.estimate import trial_plan
-from runner.finding.ramp import ramp_lrs
+from runner.finding.ramp import FEWEST, FEWEST_A_DECADE, TYPICAL_A_DECADE, ramp_lrs
+from runner.nodes import conf_directory
 from runner.range_bracket import range_bracket, verify
 from runner.range_test import run_ramps, starting_point
 from runner.train.branches import Copy
@@ -240,13 +241,14 @@ def test_quiet_prints_the_overrides_and_the_directory(program: Program) -> None:
 
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
-    ("overrides", "reason", "advice"),
+    ("overrides", "code", "reason", "advice"),
     [
-        (["mode.low=30"], "it diverges at once: at lr", "Begin lower: mode.low=0.03"),
-        (["mode.low=1e30", "mode.high=1e37"], "it diverges at once: at lr", "Begin lower: mode.low=1e27"),
-        (["mode.low=1e-9", "mode.high=1e-7"], "it is noise: the loss scatters by", "Go further: mode.high=1e-4"),
+        (["mode.low=30"], 3, "it diverges at once: at lr", "Begin lower: mode.low=0.03"),
+        (["mode.low=1e30", "mode.high=1e37"], 3, "it diverges at once: at lr", "Begin lower: mode.low=1e27"),
+        (["mode.low=1e-9", "mode.high=1e-7"], 1, "it is noise: the loss scatters by", "Go further: mode.high=1e-4"),
         (
             ["task=quadratic", "mode.low=1e-20", "mode.high=1e-17"],
+            1,
             "the curve is flat: the loss stays at",
             "Go further: mode.high=1e-14",
         ),
@@ -254,18 +256,18 @@ def test_quiet_prints_the_overrides_and_the_directory(program: Program) -> None:
     ids=["at once", "with no second loss", "noise", "flat"],
 )
 def test_no_suggestion_is_said_with_its_reason(
-    program: Program, overrides: list[str], reason: str, advice: str
+    program: Program, overrides: list[str], code: int, reason: str, advice: str
 ) -> None:
     words = ["mode=range_test", "optimizer=sgd", "train.duration=60", "mode.sharpness=false", "mode.repeats=1"]
     done = program(*words, *overrides)
-    assert done.code == 0, done.err
+    assert done.code == code, done.err
     report = json.loads((done.run / "range_test.json").read_text())
     assert report["nothing"]["reason"].startswith(reason)
     assert report["nothing"]["advice"].startswith(advice)
     assert report["overrides"] == []
     assert (report["low"], report["high"]) == ("nan", "nan")
-    assert f"no suggestion: {report['nothing']['reason']}. {report['nothing']['advice']}" in done.out
-    assert "mode=search" not in done.out
+    assert f"no suggestion: {report['nothing']['reason']}. {report['nothing']['advice']}." in done.err
+    assert "mode=search" not in done.out + done.err
     assert (done.run / "range_test.png").stat().st_size > 5_000
 
 
@@ -332,8 +334,18 @@ def test_bracket_contains_the_best_rate(overrides: tuple[str, ...], best: float,
         (["mode.low=0"], ["mode.low: must be a finite number > 0 or null, got 0."]),
         (["mode.low=nan"], ["mode.low: must be a finite number > 0 or null, got nan."]),
         (["mode.high=-1"], ["mode.high: must be a finite number > 0 or null, got -1."]),
-        (["mode.steps=25"], ["mode.steps: must be at least 36, 5 a decade from 1e-4 to 800, got 25."]),
-        (["mode.steps=19", "mode.shape=linear"], ["mode.steps: must be at least 20, got 19."]),
+        (
+            ["mode.steps=25"],
+            ["mode.steps: must be at least 36, 5 a decade from 1e-4 to 800, got 25. Set mode.steps=null for 139."],
+        ),
+        (
+            ["mode.steps=19", "mode.shape=linear"],
+            ["mode.steps: must be an integer >= 20 and <= 1000000 or null, got 19."],
+        ),
+        (
+            ["mode.steps=3", "mode.low=3", "mode.high=1", "mode.repeats=0"],
+            ["mode.steps: must be an integer >= 20 ", "mode.low: must be less than mode.high=1", "mode.repeats: must"],
+        ),
         (["mode.repeats=0"], ["mode.repeats: must be an integer >= 1 and <= 100, got 0."]),
         (["mode.shape=cubic"], ["mode.shape: must be one of exponential, linear, got 'cubic'."]),
         (["mode.lo=1"], ["mode.lo: unknown key, did you mean mode.low?"]),
@@ -362,6 +374,11 @@ def test_mistakes_are_refused_all_at_once(
     assert refusal.code == 2
     assert [message for message in messages if message not in refusal.err] == []
     assert refusal.left_behind == []
+
+
+def test_page_has_the_numbers_that_are_checked() -> None:
+    text = (conf_directory() / "mode" / "range_test.yaml").read_text()
+    assert f"at least {FEWEST}, and {FEWEST_A_DECADE} a decade; null is {TYPICAL_A_DECADE} a decade" in text
 
 
 def test_other_modes_take_an_optimizer_that_a_ramp_cannot(program: Program) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
-from runner.search.loop import OnEval, search
+from runner.search.loop import search
 from runner.search.study import Study
+from runner.search.trials import OnEval
 from tests.studies import option, plan
 from tests.test_tracking import postgresql  # noqa: F401  a fixture
 
@@ -80,7 +81,7 @@ def test_trial_that_is_refused_has_failed_and_the_search_goes_on(
     seen = search(study, valley, total=12, at_once=4, check=check, pruner=THRESHOLD, max_failure_rate=1)
     counts = study.counts()
     assert [one.status for one in seen].count("failed") == counts.failed == 1
-    assert (len(seen), counts.running, counts.made) == (12, 0, 11)
+    assert (len(seen), counts.running, counts.finished + counts.diverged + counts.pruned) == (12, 0, 11)
     assert "is refused: optimizer.lr: must be another. Choose one." in capsys.readouterr().err
     assert study._study.trials[left.number].state.name == "FAIL"
 
@@ -116,7 +117,7 @@ def test_every_pruner_judges_a_search(pruner: str, tmp_path: Path) -> None:
     study = Study(plan(LR), tmp_path)
     search(study, valley, total=15, at_once=1, check=thirty, pruner=option("pruner", pruner))
     counts = study.counts()
-    assert counts.made == 15
+    assert counts.finished + counts.diverged + counts.pruned == 15
     assert counts.pruned > 0
 
 

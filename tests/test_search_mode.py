@@ -140,7 +140,9 @@ def test_all_diverged_is_told_with_lower_rates_to_try(program: Program) -> None:
     done = program(*SEARCH, "search.low=100", "search.high=1000", "detector=[default]", "train.duration=400")
     assert done.code == 3
     assert set(statuses(done)) == {"diverged"}
-    assert "lower" in done.out.lower()
+    assert "try lower ones: search.low=1 search.high=30" in done.out
+    [line] = [text for text in done.out.splitlines() if text.startswith("try lower ones with: ")]
+    assert line.endswith("search.low=1 search.high=30")
 
 
 def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) -> None:
@@ -153,6 +155,37 @@ def test_sampler_asks_a_study_that_goes_on_where_it_stopped(program: Program) ->
     again = program(f"resume.sweep={done.run.relative_to(done.directory)}")
     assert again.code == 0, again.err
     assert len(sweep_of(again)["jobs"]) == 4
+
+
+SPACE = 'search.space={optimizer.lr: "interval(1e-5,1)", optimizer: "choice(sgd,adamw)"}'
+CHOSEN = "search.space: searched with sampler=tpe, as sampler=lr searches the learning rate alone, between"
+
+
+def test_space_is_searched_with_tpe_where_no_sampler_is_named(program: Program) -> None:
+    done = program(*SEARCH, SPACE, "search.n_trials=2")
+    assert done.code == 0, done.err
+    assert CHOSEN in done.err
+    assert "sampler=tpe" in sweep_of(done)["overrides"]
+    assert {"optimizer", "optimizer.lr"} == set(sweep_of(done)["jobs"][0]["varied"])
+    more = program(f"resume.sweep={done.run}", "search.n_trials=3")
+    assert more.code == 0, more.err
+    assert more.err == ""
+    assert len(statuses(more)) == 3
+
+
+def test_sampler_that_is_chosen_is_that_of_the_page_that_is_shown(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "my").mkdir()
+    space = {"optimizer.lr": "interval(1e-5,1)", "seed": "choice(1,2)"}
+    page = {"defaults": ["config", {"override mode": "search"}, "_self_"], "search": {"space": space}}
+    (tmp_path / "my/mine.yaml").write_text(yaml.safe_dump(page))
+    words = ("--config-dir", "my", "--config-name", "mine", "--cfg", "job")
+    shown = program(*words, "sampler.seed=7")
+    sampler = yaml.safe_load(shown.out)["sampler"]
+    assert (sampler["_target_"], sampler["seed"]) == ("optuna.samplers.TPESampler", 7)
+    assert CHOSEN in shown.err
+    named = program(*words, "sampler=random")
+    assert yaml.safe_load(named.out)["sampler"]["_target_"] == "optuna.samplers.RandomSampler"
+    assert named.err == ""
 
 
 def test_study_gives_up_when_too_many_trials_fail(program: Program, tmp_path: Path) -> None:
@@ -191,7 +224,7 @@ def test_function_of_the_user_gets_the_page_and_asks_for_more(program: Program, 
         (["search.low=nan"], ["search.low: must be a finite number > 0 or null, got nan."]),
         (["search.verify=-1"], ["search.verify: must be"]),
         (
-            ["search.space={optimizer.lr:'interval(1,2)'}", "search.metric=accuracy", "pruner=median"],
+            ["sampler=lr", "search.space={optimizer.lr:'interval(1,2)'}", "search.metric=accuracy", "pruner=median"],
             [
                 "search.space: must be left out with sampler=lr",
                 "search.metric: must be left out with sampler=lr, got accuracy. Set sampler=tpe.",
@@ -246,14 +279,26 @@ def test_trials_of_others_keep_their_own_lengths(program: Program) -> None:
     assert len({one.steps for one in known}) == 2
 
 
-def test_search_of_a_study_that_has_its_trials_says_so(program: Program) -> None:
-    shared = ("search.storage=sqlite:///study.db", "search.study_name=full", "search.n_trials=1")
+def test_search_of_a_study_that_has_its_trials_reports_them(program: Program) -> None:
+    shared = ("search.storage=sqlite:///study.db", "search.study_name=full", "search.n_trials=3")
     first = program(*STUDY, *shared)
     assert first.code == 0, first.err
-    second = program(*STUDY, *shared)
+    second = program(*STUDY, *shared, "search.write=found/best.yaml")
     assert second.code == 0, second.err
-    assert "nothing was left to run for search.n_trials=1. Set it higher for more trials" in second.err
+    assert "nothing was left to run for search.n_trials=3. Set it higher for more trials" in second.err
     assert (sweep_of(second)["jobs"], sweep_of(second)["status"]) == ([], "finished")
+    [group], [own] = report(second)["groups"], report(first)["groups"]
+    assert group["recommended"] == own["recommended"]
+    assert [one["lr"] for one in group["rates"]] == [one["lr"] for one in own["rates"]]
+    assert report(second)["cost"]["runs"] == 0
+    assert (report(second)["loss"], report(second)["fixed"]) == (report(first)["loss"], report(first)["fixed"])
+    use = [line for line in second.out.splitlines() if line.startswith("use it with: ")]
+    assert use == [line for line in first.out.splitlines() if line.startswith("use it with: ")]
+    assert yaml.safe_load((second.directory / "found/best.yaml").read_text())["optimizer"]["lr"] == own["recommended"]
+    assert json.loads((second.run / "result.json").read_text())["verdict"] == "no job was made"
+    again = program(f"resume.sweep={second.run}", "search.n_trials=4")
+    assert again.code == 0, again.err
+    assert len(sweep_of(again)["jobs"]) == 1
 
 
 def test_search_in_which_the_page_refuses_every_trial_ends_in_words(program: Program, tmp_path: Path) -> None:
@@ -274,6 +319,22 @@ def test_a_finished_search_is_given_more_trials(program: Program) -> None:
     assert more.code == 0, more.err
     assert more.run == done.run
     assert len(sweep_of(more)["jobs"]) == 6
+
+
+def test_journal_that_is_broken_or_locked_away_is_told_before_anything_runs(program: Program) -> None:
+    done = program(*STUDY, "search.n_trials=1")
+    words = (f"resume.sweep={done.run}", "search.n_trials=2")
+    (done.run / "study.journal").write_text("no journal\n")
+    broken = program(*words)
+    assert broken.code == 2
+    assert "search.storage: must be a storage that answers, got the study's study.journal (JSONDec" in broken.err
+    assert "Mend it, or start a new search." in broken.err
+    (done.run / ".lock").unlink(missing_ok=True)
+    (done.run / ".lock").mkdir()
+    locked = program(*words)
+    assert locked.code == 2
+    assert "resume.sweep: must be a directory that can be written to, got " in locked.err
+    assert len(runs_of(done.directory)) == 1
 
 
 @pytest.mark.parametrize("path", ["found/best.txt", "parts.py/best.yaml", "."])

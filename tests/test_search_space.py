@@ -3,7 +3,8 @@
 import pytest
 
 from runner.errors import ConfigError
-from runner.search.space import Dimension, corners, grid_of, read_space, space_of
+from runner.search.dimension import Dimension
+from runner.search.space import corners, grid_of, read_space, space_of
 
 
 def dimension(text: str) -> Dimension:

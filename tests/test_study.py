@@ -12,7 +12,7 @@ from runner.errors import ConfigError, SweepError
 from runner.search.parts import make_pruner, make_sampler
 from runner.search.space import read_space
 from runner.search.study import Study
-from runner.search.trials import Asked, Ended, has_too_many_failed, value_of_diverged
+from runner.search.trials import Asked, Ended, value_of_diverged
 from runner.tracking.lock import alone_in
 from tests.contracts.conftest import options
 from tests.studies import SPACE, option, plan, sqlite
@@ -163,16 +163,18 @@ def test_sampler_keeps_away_from_where_trials_diverged(tmp_path: Path) -> None:
     assert sum(late) <= 7, "half of the space in the logarithm is 3/8 bad, and its edge is the best place"
 
 
-def test_pruned_trial_keeps_its_values_on_the_way(tmp_path: Path) -> None:
-    study = Study(plan(), tmp_path)
-    first, second = study.ask(2, total=4)
-    study.report(first.number, 25, 1.5)
-    study.report(first.number, 50, math.nan)
+def test_pruned_trial_keeps_its_values_on_the_way_and_counts(tmp_path: Path) -> None:
+    study = Study(plan(sampler="tpe"), tmp_path)
+    first, *others = study.ask(7, total=9)
+    study._trial(first.number).report(1.5, 25)
     study.tell(first.number, Ended("pruned", steps=15))
-    study.tell(second.number, Ended("pruned"))
-    assert [trial.state.name for trial in trials(study)] == ["PRUNED", "FAIL"]
+    for one in others:
+        study.tell(one.number, Ended("pruned"))
+    assert [trial.state.name for trial in trials(study)] == ["PRUNED"] * 7
     assert trials(study)[0].intermediate_values == {25: 1.5}
     assert trials(study)[0].value == 1.5
+    assert (study.ended, study.failed) == (7, 0)
+    assert len(study.ask(5, total=9)) == 2, "the sampler bears with those without a value"
 
 
 def test_telling_twice_changes_nothing(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_known_points_are_trials_that_do_not_count(tmp_path: Path) -> None:
     [
         (
             plan("optimizer.lr=interval(1e-3,1)", "optimizer=sgd,adamw"),
-            "the range of optimizer.lr is interval(1e-4,1) there and interval(1e-3,1) here",
+            "the range of optimizer.lr is interval(0.0001,1) there and interval(0.001,1) here",
         ),
         (
             plan("optimizer.lr=interval(1e-4,1)"),
@@ -283,14 +285,32 @@ def test_study_of_another_program_is_refused(tmp_path: Path) -> None:
         Study(plan(storage=sqlite(tmp_path)), tmp_path)
 
 
-def test_journal_with_a_torn_last_line_is_mended(tmp_path: Path) -> None:
-    study = Study(plan(), tmp_path)
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_journal_with_a_torn_last_line_is_mended(is_shared: bool, tmp_path: Path) -> None:
+    storage = str(tmp_path / "study.journal") if is_shared else None
+    study = Study(plan(storage=storage), tmp_path)
     [asked] = study.ask(1, total=9)
     with (tmp_path / "study.journal").open("ab") as file:
         file.write(b'{"op_code":5,"worker')
-    again = Study(plan(), tmp_path)
+    again = Study(plan(storage=storage), tmp_path)
     again.tell(asked.number, finished(1.0))
-    assert Study(plan(), tmp_path).counts().finished == 1
+    assert Study(plan(storage=storage), tmp_path).counts().finished == 1
+
+
+def test_line_of_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    Study(plan(), tmp_path).ask(1, total=9)
+    with (tmp_path / "study.journal").open("ab") as file:
+        file.write(b'{"op_code":5,"worker{"op_code":5}\n')
+    count = (tmp_path / "study.journal").read_bytes().count(b"\n")
+    with pytest.raises(ConfigError, match=rf"study\.journal, whose line {count} cannot be read\. Delete that line"):
+        Study(plan(), tmp_path)
+
+
+def test_range_that_is_written_in_another_way_is_the_same(tmp_path: Path) -> None:
+    Study(plan("optimizer.lr=interval(1e-4,1)"), tmp_path)
+    Study(plan("optimizer.lr=interval(0.0001, 1.0)"), tmp_path)
+    with pytest.raises(ConfigError, match=r"the range of optimizer\.lr is"):
+        Study(plan("optimizer.lr=tag(linear,interval(1e-4,1))"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -309,9 +329,12 @@ def test_storage_that_cannot_be_opened_is_named(storage: Any, message: str, tmp_
 
 
 def test_journal_that_is_no_journal_is_named(tmp_path: Path) -> None:
-    (tmp_path / "some.txt").write_text("some text\n")
-    with pytest.raises(ConfigError, match=r"search\.storage: must be a storage that answers, .*some\.txt \(JSONDec"):
+    (tmp_path / "some.txt").write_text("some text")
+    with pytest.raises(
+        ConfigError, match=r"search\.storage: must be a journal of Optuna, got .*some\.txt\. Name another"
+    ):
         Study(plan(storage=str(tmp_path / "some.txt")), tmp_path)
+    assert (tmp_path / "some.txt").read_text() == "some text"
 
 
 def test_storage_that_is_lost_in_the_middle_is_told_in_words(tmp_path: Path) -> None:
@@ -350,8 +373,14 @@ def test_mistake_in_a_sampler_is_named(sampler: dict[str, Any], message: str) ->
         (9, 9, 1.0, False),
     ],
 )
-def test_search_gives_up_when_more_than_a_share_failed(failed: int, ended: int, most: float, gives_up: bool) -> None:
-    assert has_too_many_failed(failed, ended, most=most) is gives_up
+def test_search_gives_up_when_more_than_a_share_failed(
+    tmp_path: Path, failed: int, ended: int, most: float, gives_up: bool
+) -> None:
+    study = Study(plan(), tmp_path)
+    for number, asked in enumerate(study.ask(ended, total=99)):
+        study.tell(asked.number, Ended("failed") if number < failed else finished(1.0))
+    assert study.has_too_many_failed(most=most) is gives_up
+    assert study.told_to_fail().startswith(f"warning search: {failed} of {ended} trials failed, more than search.max_")
 
 
 def test_several_metrics_have_a_front_of_best_trials(tmp_path: Path) -> None:

@@ -294,8 +294,17 @@ def test_kinds_of_run_that_cannot_be_lanes_are_found_beside_those_that_can(progr
     assert list(tmp_path.iterdir()) == []
     done = program(*words, "sweep.backend=auto")
     assert done.code == 0, done.err
-    assert "some runs one after another, as they cannot be lanes: train.watch_every" in done.out
+    assert "sweep.backend of some runs: one after another, as lanes cannot be: train.watch_every" in done.out
     assert statuses(done) == ["finished"] * 4
+
+
+def test_what_makes_the_runs_may_change_when_a_sweep_goes_on(program: Program) -> None:
+    part = program(*SWEEP, RATES, "train.max_seconds=1e-9")
+    assert statuses(part) == ["interrupted"] * 3
+    rest = program(f"resume.sweep={part.run}", "train.max_seconds=null", "sweep.backend=lanes", "sweep.lanes=2")
+    assert rest.code == 0, rest.err
+    assert statuses(rest) == ["finished"] * 3
+    assert len(runs_of(part.directory)) == 3
 
 
 def test_several_sweeps_in_one_call_have_a_directory_each(program: Program, tmp_path: Path) -> None:

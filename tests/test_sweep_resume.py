@@ -15,14 +15,16 @@ from typing import Any
 import joblib
 import psutil
 import pytest
+from filelock import FileLock
 
 from runner.checks.stand_ins import SAFE
 from runner.config import Train
 from runner.continue_run import same_run
 from runner.errors import ConfigError, MisfitError, Problem, RunnerError, SweepError, TaskError, in_words
-from runner.sweeps.launch import shares
+from runner.sweeps.launch import Share, launch_all
 from runner.sweeps.resume import expand_resumed_sweep
-from runner.tracking.sweep_file import Sweep, changed
+from runner.tracking.lock import alone_in
+from runner.tracking.sweep_file import Job, Launchable, Sweep, changed
 from tests.conftest import ENVIRONMENT, Done, Program, call_command, call_program, wait_for
 from tests.processes import Forked
 from tests.sweeps import records, runs_of, statuses, sweep_of
@@ -362,7 +364,7 @@ def test_jobs_that_run_at_once_share_the_threads_and_use_the_gpus_in_turn(
     declared: dict[str, Any], threads: int | None, gpus: list[str], expected: list[tuple[str, ...]]
 ) -> None:
     train = Train.model_validate({**SAFE["train"], "device": "auto", **declared})
-    assert [shares(train, number, threads=threads, gpus=gpus) for number in (1, 2, 3)] == expected
+    assert [Share(threads, gpus).overrides(train, number) for number in (1, 2, 3)] == expected
 
 
 @pytest.mark.slow
@@ -381,3 +383,49 @@ def test_workers_of_a_killed_sweep_end_their_jobs_and_themselves(tmp_path: Path)
     assert alive == []
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/quadratic/*/result.json")]
     assert {result["status"] for result in results} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-m", "optimizer.lr=0.01,0.02"),
+        ("-m", "hydra/sweeper=optuna", "optimizer.lr=interval(0.01,0.1)", "hydra.sweeper.n_trials=2"),
+        ("mode=sweep", "sweep.space={optimizer.lr:'0.01,0.02'}", "sweep.backend=sequential"),
+    ],
+)
+def test_resume_begun_while_another_process_ends_sees_what_that_has_added(
+    program: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    done = program(*QUADRATIC, *words)
+    path, acquire = done.run / "sweep.json", FileLock.acquire
+    whole = path.read_text()
+    with alone_in(done.run, key="", what=""):
+        refused = program(f"resume.sweep={done.run}")
+    assert refused.code == 2
+    assert "resume.sweep: must be a sweep that no other process is running, got " in refused.err
+    data = json.loads(whole)
+    path.write_text(json.dumps({**data, "jobs": data["jobs"][:1]}))  # as the other process wrote it before its last job
+
+    def late(lock: Any, *given: Any, **how: Any) -> Any:
+        if Path(lock.lock_file).parent == done.run:
+            path.write_text(whole)
+        return acquire(lock, *given, **how)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    again = program(f"resume.sweep={done.run}")
+    assert again.code == 0, again.err
+    assert statuses(again) == ["finished"] * 2
+    assert len(runs_of(done.directory)) == 2
+
+
+def test_job_whose_launcher_breaks_after_a_signal_has_not_failed() -> None:
+    class Breaking:
+        def launch(self, overrides: Any, initial_job_idx: int) -> Any:
+            raise RuntimeError("a worker is gone")
+
+    errors = dict[int, str]()
+    stops = iter([False, True])  # the signal comes while the job runs
+    job = Launchable(Job(1, (), {}, "quadratic", 0.1, 0), ())
+    is_stopped = partial(next, stops)
+    launch_all([job], Breaking(), size=1, undone=lambda batch: ([], []), is_stopped=is_stopped, errors=errors)  # type: ignore[arg-type]
+    assert errors == {}

@@ -1,17 +1,21 @@
 """Trials, asked for by a mode of a user's own: batch by batch, with pruning, and whatever befalls them."""
 
 import json
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.compose import compose_leniently, to_tree
-from runner.tracking.sweep_file import JobState
+from runner.tracking.sweep_file import Job, JobState
 from runner.tracking.sweep_runs import with_errors
 from runner.trials.composing import composer
 from runner.trials.shared import SharedClock
+from runner.trials.trial import Batch, Trial
+from runner.trials.workers import Workers
 from tests.conftest import ENVIRONMENT, Done, Program, call_program, wait_for
 from tests.processes import Forked
 from tests.sweeps import runs_of, statuses, sweep_of
@@ -19,7 +23,6 @@ from tests.sweeps import runs_of, statuses, sweep_of
 MODE = """
 import json, multiprocessing, os, pathlib, time
 from runner.tasks.quadratic import Quadratic
-from runner.trials.point import Point
 from runner.trials.trials import Trials
 
 def run(config, invocation):
@@ -27,7 +30,7 @@ def run(config, invocation):
     told = []
     with Trials(config, invocation, mode="sweep") as evaluate:
         for batch in plan["batches"]:
-            found = evaluate([Point(point) for point in batch], on_eval=prune if plan.get("prunes") else None)
+            found = evaluate(batch, on_eval=prune if plan.get("prunes") else None)
             told.append([one._asdict() for one in found])
             pathlib.Path("told.json").write_text(json.dumps(told))
             for child in multiprocessing.active_children() if plan["kills"] else ():
@@ -136,6 +139,29 @@ def test_worker_that_dies_between_batches_takes_no_trial_with_it(program: Progra
     done = ask(program, tmp_path, [{"seed": "1"}], [{"seed": "2"}], words=words, kills=True)
     assert done.code == 0, done.err
     assert [[trial["status"] for trial in batch] for batch in told(tmp_path)] == [["finished"], ["finished"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_trial_whose_worker_died_before_it_took_it_up_is_given_to_another_once(tmp_path: Path, deaths: int) -> None:
+    class Stopping(Workers):
+        def _start(self) -> Any:
+            worker = super()._start()
+            if len(stopped) < deaths:
+                stopped.append(pid := worker.process.pid or 0)
+                os.kill(pid, signal.SIGSTOP)  # alive, and deaf
+                threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+            return worker
+
+    stopped = list[int]()
+    job = Job(1, (), {}, "quadratic", 0.1, 0)
+    nothing: Any = None
+    batch, workers = Batch(tmp_path, nothing), Stopping(1)
+    workers.run([Trial(0, job, nothing, nothing)], batch)
+    workers.close()
+    assert len(stopped) == deaths
+    assert ("its worker process ended with SIGKILL(-9)" in batch.errors[1]) is (deaths == 2), batch.errors
+    assert ("NoneType" in batch.errors[1]) is (deaths == 1), "another worker has tried to make a run of nothing"
 
 
 @pytest.mark.slow

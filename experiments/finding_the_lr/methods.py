@@ -22,7 +22,7 @@ import ranges
 from runs_of_cells import PAGE, CellRun, full_steps, page_of, train
 from truth import ROOT
 
-from runner.finding.observed import Observed
+from runner.finding.observed import VERIFY, Observed
 from runner.finding.points import points_of
 from runner.finding.procedure import Limits, next_asks, verify_asks
 from runner.finding.recommend import recommend
@@ -114,7 +114,7 @@ def ours(lab: Lab) -> list[Pick]:
             picks.append(picks[0]._replace(method=name))
             continue
         before = lab.cost
-        fresh = [observed(lab.run(ask.lr, ask.seed), "verify") for ask in verify_asks(seen, lr, limits)]
+        fresh = [observed(lab.run(ask.lr, ask.seed), VERIFY) for ask in verify_asks(seen, lr, limits)]
         good = [one.loss for one in fresh if one.status == "finished" and math.isfinite(one.loss)]
         loss = math.fsum(good) / len(good) if good else math.nan
         failed = len(fresh) - len(good)

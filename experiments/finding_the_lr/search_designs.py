@@ -23,6 +23,7 @@ from truth import read
 
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import fit
+from runner.finding.interval import interval_of
 from runner.finding.observed import Observed
 from runner.finding.points import LRPoint, best_of, points_of
 from runner.finding.procedure import Limits, next_asks
@@ -220,7 +221,7 @@ def main() -> None:
     for name, design in DESIGNS.items():
         lines.append(f"| {name} | {' | '.join(judged(design, found, chosen.repeats))} |")
         print(lines[-1], flush=True)
-    lines += ["", *_horizons(found)]
+    lines += ["", *_intervals(found, chosen.repeats), "", *_horizons(found)]
     (chosen.to / "designs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -237,6 +238,30 @@ def judged(design: Callable[[Replay], float], found: dict[str, Truth], repeats: 
     shares = median(every), float(np.quantile(every, 0.9, method="higher")), max(map(median, regrets.values()))
     failed = sum(map(math.isinf, every))
     return [*map(percent, shares), f"{failed} of {len(every)}", f"{fmean(costs):.1f}", f"{max(costs):.1f}"]
+
+
+def _intervals(found: dict[str, Truth], repeats: int) -> list[str]:
+    """Return how often the interval that mode=search tells holds the best rate of the truth, an open end all beyond."""
+    lines = [
+        "| cell | intervals that hold the best rate | median width, decades | ends that are open |",
+        "|---|---|---|---|",
+    ]
+    total = 0
+    for cell, truth in found.items():
+        best, held, ends, widths = truth.best()[0], 0, 0, []
+        for repeat in range(repeats):
+            lab = Replay(cell, repeat)
+            climb(vertex_below, safety=SAFE_RATIO)(lab)
+            interval = interval_of(lab.points())
+            assert interval is not None
+            is_above = interval.is_low_open or interval.low <= best
+            held += is_above and (interval.is_high_open or best <= interval.high)
+            ends += interval.is_low_open + interval.is_high_open
+            widths.append(math.log10(interval.high / interval.low))
+        total += held
+        lines.append(f"| {cell} | {held} of {repeats} | {median(widths):.2f} | {ends} of {2 * repeats} |")
+    lines.append(f"| all | {total} of {repeats * len(found)} | | |")
+    return lines
 
 
 def _horizons(found: dict[str, Truth]) -> list[str]:

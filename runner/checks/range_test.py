@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from runner.config import OptimizerNode, TaskNode
 from runner.curves import number
-from runner.finding.ramp import FEWEST_A_DECADE, Shape, fewest_steps
+from runner.finding.ramp import FEWEST_A_DECADE, Shape, fewest_steps, usual_steps
 from runner.signatures import locate, parameters_of
 from runner.wording import Findings
 
@@ -29,24 +31,29 @@ def check_range_test(found: Findings) -> None:
         return
     _check_follows(optimizer, found)
     given = {name: mode.arguments.get(name) for name in ("low", "high", "steps", "shape")}
-    if any(f"mode.{name}" in wrong for name in given):
+    if any(f"mode.{name}" in wrong for name in ("low", "high", "shape")):
         return
     shape: Shape = given["shape"] or "exponential"
     usual = ramp_limits(optimizer, task, shape)
     low, high = usual[0] if given["low"] is None else given["low"], usual[1] if given["high"] is None else given["high"]
     if low >= high:
-        key, other, against = ("low", "high", high) if given["low"] is not None else ("high", "low", low)
-        word = "less" if key == "low" else "greater"
-        of_itself = (
-            "" if given[other] is not None else ", where the ramp begins" if other == "low" else ", where it ends"
-        )
-        fix = f"Set mode.low={number(high / 1e4, 2)}" if key == "low" else f"Set mode.high={number(1e4 * low, 2)}"
-        rule = f"must be {word} than mode.{other}={number(against)}{of_itself}, got {number(given[key])}"
-        found.add(f"mode.{key}", rule, fix)
-    elif given["steps"] is not None and given["steps"] < (fewest := fewest_steps(low, high, shape)):
-        what = f", {FEWEST_A_DECADE} a decade from {number(low)} to {number(high)}" if shape == "exponential" else ""
-        rule = f"must be at least {fewest}{what}, got {given['steps']}"
-        found.add("mode.steps", rule, "Set mode.steps=null for four times as many")
+        _add_crossing(low, high, given, found)
+    elif "mode.steps" not in wrong and given["steps"] is not None:
+        fewest = fewest_steps(low, high, shape)
+        if given["steps"] < fewest:
+            what = f", {FEWEST_A_DECADE} a decade from {number(low)} to {number(high)}"
+            rule = f"must be at least {fewest}{what}, got {given['steps']}"
+            found.add("mode.steps", rule, f"Set mode.steps=null for {usual_steps(low, high, shape)}")
+
+
+def _add_crossing(low: float, high: float, given: Mapping[str, float | None], found: Findings) -> None:
+    """Say that the ramp does not rise, of the end that was given."""
+    key, other, against = ("low", "high", high) if given["low"] is not None else ("high", "low", low)
+    word = "less" if key == "low" else "greater"
+    of_itself = "" if given[other] is not None else ", where the ramp begins" if other == "low" else ", where it ends"
+    fix = f"Set mode.low={number(high / 1e4, 2)}" if key == "low" else f"Set mode.high={number(1e4 * low, 2)}"
+    rule = f"must be {word} than mode.{other}={number(against)}{of_itself}, got {number(low if key == 'low' else high)}"
+    found.add(f"mode.{key}", rule, fix)
 
 
 def ramp_limits(optimizer: OptimizerNode, task: TaskNode, shape: Shape) -> tuple[float, float]:

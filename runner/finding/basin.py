@@ -53,19 +53,23 @@ class Slopes(NamedTuple):
         return self.higher / self.lower if self.lower > 0 else math.nan
 
 
-def basin_of(points: Sequence[LRPoint]) -> Basin | None:
-    """Return the basin around the smallest mean loss, None where every run failed.
+def basin_of(points: Sequence[LRPoint], *, lowest: LRPoint | None = None, noise: float = math.nan) -> Basin | None:
+    """Return the basin around the smallest loss, None where every run failed.
 
     The means are joined by straight lines over ln lr, where they leave the basin no further than 0.75 decades; a rate
     at which a run failed ends it.
 
     Args:
         points: in order of their rates.
+        lowest: the lowest point of a fit, which is then one of them; None takes the smallest mean.
+        noise: standard deviation over seeds; nan takes that at the smallest mean.
     """
-    best = best_of(points)
+    best = lowest or best_of(points)
     if best is None:
         return None
-    noise = sd_of(best.losses)
+    if lowest is not None:
+        points = sorted([*(point for point in points if point.lr != lowest.lr), lowest], key=lambda point: point.lr)
+    noise = sd_of(best.losses) if math.isnan(noise) else noise
     level = best.mean + max(0.0 if math.isnan(noise) else 2 * noise, LEAST_SHARE * abs(best.mean))
     place = points.index(best)
     low, is_low_open = _edge(points[place::-1], level)
@@ -82,7 +86,9 @@ def slopes_of(points: Sequence[LRPoint]) -> Slopes:
 
 
 def loss_at(points: Sequence[LRPoint], lr: float) -> float:
-    """Return the mean loss at a learning rate, by a straight line over ln lr between the neighbours that were tried.
+    """Return the mean loss at a learning rate, by a line over ln lr between the neighbours that were tried.
+
+    It is straight in the logarithm of the loss, as the fit is, where both losses, maybe decades apart, are above 0.
 
     Returns:
         inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %) and between neighbours
@@ -99,6 +105,8 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
     if not (below.is_sound and above.is_sound):
         return math.inf
     share = math.log(lr / below.lr) / math.log(above.lr / below.lr)
+    if below.mean > 0 and above.mean > 0:
+        return float(below.mean ** (1 - share) * above.mean**share)
     return below.mean + share * (above.mean - below.mean)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from runner.finding.points import mean_of, sd_of, variance
 
 SIGNIFICANT = 0.05
+FEWEST_SEEDS = 3  # that show a difference
 # two-sided 95 % quantiles of Student's t for 1, 2 ... 30 degrees of freedom
 _T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -95,7 +96,7 @@ def compare(
         freedom = _welch(parts, [len(a) - 1, len(b) - 1]) if count > 1 else 0
     if difference < 0:
         return compare(other, better, (lrs[1], lrs[0]), right, left, cut=(cut[1], cut[0]))
-    is_shown = not cut[1] and count > 2 and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
+    is_shown = not cut[1] and count >= FEWEST_SEEDS and abs(difference) > _T[min(freedom, len(_T)) - 1] * error
     return Comparison(better, other, lrs, count, bool(common), difference, error, wins, p_sign, cut[1], is_shown)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from runner.finding.fit import ENOUGH_POINTS, Value, fit_values, misfit_of, range_of, values_of
+from runner.finding.fit import ASYMMETRY_DECADES, ENOUGH_POINTS, Value, fit_values, misfit_of, range_of, values_of
 from runner.finding.points import LRPoint, best_of, mean_of, sound
-from runner.finding.recommend import ASYMMETRY_DECADES, recommend
+from runner.finding.recommend import recommend
 
 RESAMPLES = 1000
 LEVEL = 0.95
+_TAIL = (1 - LEVEL) / 2
 _MOST_MISFIT = 0.15  # of the range
-_FEW_DECADES = 0.15
+_FEW_DECADES = 0.2
 _ROUNDING = 1 + 1e-9
 
 
@@ -43,10 +45,11 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     mean times sqrt(n / (n - 1)), since n seeds scatter less around their own mean than around the true one), what a
     parabola is off by (see `fit`, at most 0.15 of the range) is drawn from a normal distribution and added, the fit is
     repeated, and the interval holds the middle 95 % of what it finds; a fit without a lowest point between the rates
-    tells no more than the neighbours of the best. A rate with one seed is given the noise that is common to all. It is
-    0.05 decades wider on each side, 0.15 where fewer than five rates are fitted: searches replayed on ten measured
-    curves, of three or four rates each, then hold the best one in 96 of 100 cases, without that in 73. With one seed
-    the interval is that between the neighbours of the best and of the lowest point of the parabola.
+    tells no more than the neighbours of the best. A rate with one seed is given the noise that is common to all. Around
+    a lowest point it is 0.05 decades wider on each side, 0.2 where fewer than five rates are fitted: so wide, intervals
+    of replayed searches, of three or four rates each, hold the best rate in 95 of 100 (experiments/finding_the_lr).
+    An end is open where some draws have their best at the last rate that was tried, or their lowest point beyond it.
+    With one seed the interval is that between the neighbours of the best and of the lowest point of the parabola.
 
     Args:
         points: in order of their rates.
@@ -70,21 +73,23 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     offs = [min(math.sqrt(misfit_of(value.y - lowest, unit)), _MOST_MISFIT * unit) for value in values]
     draw = random.Random(seed)
     seeds = [point.losses for point in sound(points)]
-    lows, highs = list[float](), list[float]()
+    room = 10 ** (ASYMMETRY_DECADES if advised.fit.points >= ENOUGH_POINTS else _FEW_DECADES)
+    lows, highs, at_ends = list[float](), list[float](), Counter[float]()
     for _ in range(resamples):
         drawn = [
             value._replace(y=_drawn(value, losses, draw, scale=scale) + draw.gauss(0.0, off))
             for value, losses, off in zip(values, seeds, offs, strict=True)
         ]
         found = fit_values(drawn)
-        low, high = beside[found.lr] if found.why_not else (found.lr, found.lr)
+        low, high = beside[found.lr] if found.why_not else (found.lr / room, found.lr * room)
         lows.append(low)
         highs.append(high)
-    room = 10 ** (ASYMMETRY_DECADES if advised.fit.points >= ENOUGH_POINTS else _FEW_DECADES)
-    low = max(tried[0], _quantile(sorted(lows), (1 - LEVEL) / 2) / room)
-    high = min(tried[-1], _quantile(sorted(highs), (1 + LEVEL) / 2) * room)
-    is_low_open, is_high_open = low < tried[0] * _ROUNDING, high > tried[-1] / _ROUNDING and points[-1].is_sound
-    return Interval(low, high, LEVEL, is_low_open, is_high_open)
+        at_ends[found.lr] += bool(found.why_not)
+    low, high = _quantile(sorted(lows), _TAIL), _quantile(sorted(highs), 1 - _TAIL)
+    some = _TAIL * resamples
+    is_low_open = low < tried[0] / _ROUNDING or at_ends[tried[0]] > some
+    is_high_open = points[-1].is_sound and (high > tried[-1] * _ROUNDING or at_ends[tried[-1]] > some)
+    return Interval(max(tried[0], low), min(tried[-1], high), LEVEL, is_low_open, is_high_open)
 
 
 def _drawn(value: Value, losses: Sequence[float], draw: random.Random, *, scale: float | None) -> float:

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from runner.finding.observed import Observed
+from runner.finding.observed import LEARNED, Observed
 
 COARSE_DECADES = 0.75  # between learning rates; further apart, nothing is known of what lies between
-_LEARNED = 0.02  # share of the first loss that a run has to gain
 
 
 class LRPoint(NamedTuple):
@@ -49,22 +48,22 @@ def measured_points(observed: Iterable[Observed]) -> list[LRPoint]:
 
 
 def points_of(observed: Sequence[Observed]) -> list[LRPoint]:
-    """Return what each learning rate came to, in order; one that has learned nothing has failed.
+    """Return what each learning rate came to, in order; a run that has learned nothing has failed.
 
-    That is judged above the best rate only: below it, the rate was merely too low. A run has learned nothing when its
-    loss is within 2 % of the smallest first one.
+    That is judged above the best rate only (below it, the rate was merely too low), by `Observed.has_learned` with the
+    smallest first loss, and not where the best rate itself ends so high.
     """
     points = measured_points(observed)
-    best, first = best_of(points), [one.first_loss for one in observed if math.isfinite(one.first_loss)]
-    nothing = (1 - _LEARNED) * min(first, default=math.inf)
-    if best is None or best.mean >= nothing:
+    best, first = (
+        best_of(points),
+        min((o.first_loss for o in observed if math.isfinite(o.first_loss)), default=math.inf),
+    )
+    if best is None or best.mean >= (1 - LEARNED) * first:
         return points
-    return [_without_stuck(point, nothing) if point.lr > best.lr else point for point in points]
-
-
-def _without_stuck(point: LRPoint, nothing: float) -> LRPoint:
-    kept = tuple(loss for loss in point.losses if loss < nothing)
-    return LRPoint(point.lr, kept, point.failed + len(point.losses) - len(kept))
+    return measured_points(
+        one if one.lr <= best.lr or one.has_learned(first) or one.status != "finished" else one._replace(loss=math.nan)
+        for one in observed
+    )
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -88,6 +87,20 @@ def variance(values: Sequence[float], *, unit: float = 1.0) -> float:
         return 0.0
     mean = mean_of(values)
     return sum(((value - mean) / unit) ** 2 for value in values) / (len(values) - 1)
+
+
+def pooled_sd(samples: Iterable[Sequence[float]]) -> float:
+    """Return the standard deviation within samples, sqrt(sum (n-1) s^2 / sum (n-1)); their means may differ.
+
+    Returns:
+        nan where none has two values.
+    """
+    several = [values for values in samples if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if not freedom:
+        return math.nan
+    unit = max(abs(value) for values in several for value in values) or 1.0
+    return unit * math.sqrt(sum((len(values) - 1) * variance(values, unit=unit) for values in several) / freedom)
 
 
 def sd_of(values: Sequence[float]) -> float:

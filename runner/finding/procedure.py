@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runner.finding.failures import SAFE_RATIO
-from runner.finding.observed import KNOWN, Observed
+from runner.finding.observed import KNOWN, SEEDS, START, STEP, VERIFY, Observed
 from runner.finding.points import LRPoint, best_of, points_of
 from runner.finding.recommend import recommend, rounded
 
@@ -75,10 +75,10 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
         seen: all runs that ended, those that verify and those that were known before included.
         limits: of the search.
     """
-    tried = [one for one in seen if one.purpose != "verify"]
+    tried = [one for one in seen if one.purpose != VERIFY]
     if not is_begun(tried):
         had = {(one.lr, one.seed) for one in tried}
-        return [Ask(lr, limits.seed, "start") for lr in _start(limits) if (lr, limits.seed) not in had]
+        return [Ask(lr, limits.seed, START) for lr in _start(limits) if (lr, limits.seed) not in had]
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
     points, made = points_of(tried), {one.lr for one in tried}
@@ -86,7 +86,7 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
         return []
     wanted = _outside(points, tried, limits) or _between(points) or _at_edge(points, limits.safety)
     if wanted is not None and rounded(wanted) not in made:
-        return [Ask(rounded(wanted), limits.seed, "step")]
+        return [Ask(rounded(wanted), limits.seed, STEP)]
     return _seeds(points, tried, limits)
 
 
@@ -97,9 +97,9 @@ def is_begun(seen: Sequence[Observed]) -> bool:
 
 def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask]:
     """Return the runs with fresh seeds at the recommendation that have not been made."""
-    made = {one.seed for one in seen if one.purpose == "verify" and one.lr == lr}
-    used = max([limits.seed, *(one.seed for one in seen if one.purpose != "verify")])
-    return [Ask(lr, seed, "verify") for seed in range(used + 1, used + 1 + limits.verify) if seed not in made]
+    made = {one.seed for one in seen if one.purpose == VERIFY and one.lr == lr}
+    used = max([limits.seed, *(one.seed for one in seen if one.purpose != VERIFY)])
+    return [Ask(lr, seed, VERIFY) for seed in range(used + 1, used + 1 + limits.verify) if seed not in made]
 
 
 def spent(runs: Sequence[Observed], limits: Limits) -> float:
@@ -127,7 +127,8 @@ def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits
         wanted = best.lr / 10**STEP_DECADES
     elif best.lr == points[-1].lr:
         first = max((one.first_loss for one in runs if math.isfinite(one.first_loss)), default=math.inf)
-        is_learning = best.mean < (1 - _LEARNED) * first
+        lowest = min([best.mean, *(o.best_loss for o in runs if o.lr == best.lr and math.isfinite(o.best_loss))])
+        is_learning = lowest < (1 - _LEARNED) * first
         wanted = best.lr * 10 ** (STEP_DECADES if is_learning else _LEAP_DECADES)
     else:
         return None
@@ -165,6 +166,4 @@ def _seeds(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) 
     near = [best, *points[place + 1 : place + 2], *points[max(place - 1, 0) : place]]
     chosen = min((point for point in near if point.is_sound), key=lambda point: len(point.losses))
     seeds = [one.seed for one in runs if one.lr == chosen.lr]
-    return [
-        Ask(chosen.lr, next(s for s in range(limits.seed, limits.seed + len(seeds) + 1) if s not in seeds), "seeds")
-    ]
+    return [Ask(chosen.lr, next(s for s in range(limits.seed, limits.seed + len(seeds) + 1) if s not in seeds), SEEDS)]

@@ -26,7 +26,7 @@ MARGIN = 3.0  # between what a ramp shows and the ends of the bracket
 _HEAD = 0.1  # of the decades: the level before anything is learned
 _SHARE = 0.1  # of the descent: Smith's range begins and ends where so much of it is gained or lost
 _RAGGED = 3.0  # times the scatter before the descent
-_ROUNDING = 1e-6  # of the loss: a smaller change is none
+_ROUNDING = 1e-6  # of the loss, or of a number of points: a smaller change is none
 _LEAST = 1e-3  # of the loss: what a ramp that comes to its end has to gain
 
 
@@ -84,7 +84,7 @@ def _why_nothing(ramp: Ramp, lrs: Floats, losses: Floats, smoothed: Floats, half
             return Nothing(text, lower)
         return Nothing(f"it is too short: {len(lrs)} points, at least {FEWEST} tell something", f"Set {longer}")
     dense = (len(lrs) - 1) / decades(lrs[0], lrs[-1])
-    if dense < FEWEST_A_DECADE:
+    if dense < FEWEST_A_DECADE * (1 - _ROUNDING):
         text = f"it is too short: {dense:.2g} points a decade, at least {FEWEST_A_DECADE} tell something"
         return Nothing(text, f"Set {longer}")
     level, noise, largest = _level(lrs, losses), scatter(losses), max(map(abs, smoothed))

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from runner.finding.failures import SAFE_RATIO, Edge, edge_of
-from runner.finding.fit import Fit, fit
+from runner.finding.fit import ASYMMETRY_DECADES, Fit, fit
 from runner.finding.points import LRPoint
 
 _DIGITS = 3
-# The loss rises faster above the best rate than below it, which pulls the vertex of a parabola up.
-ASYMMETRY_DECADES = 0.05
 
 
 class Recommendation(NamedTuple):

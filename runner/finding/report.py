@@ -13,12 +13,11 @@ from runner.curves import number
 from runner.finding.compare import Comparison, compare
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.group import GroupReport, report_of_group
-from runner.finding.observed import KNOWN, Observed
+from runner.finding.observed import KNOWN, VERIFY, Observed
 
 LR = "optimizer.lr"
 MOST_GROUPS = 6  # that are told apart where each has a learning rate or two only
 MANY = 5  # comparisons, from which on chance is worth a word
-VERIFY = "verify"
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class LRReport:
         fixed: what was not varied and the result depends on: dotted key -> value.
         notes: what else must be known of these numbers.
         runs: what it rests on.
+        asked: what made them, which says how more are made: multirun; the modes sweep and search; study, a search by a
+            sampler; sweep.space and search.space, where that says what varies.
     """
 
     key: str
@@ -63,6 +64,7 @@ class LRReport:
     fixed: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     runs: tuple[Observed, ...] = ()
+    asked: str = "multirun"
 
     @property
     def best(self) -> GroupReport:
@@ -79,13 +81,7 @@ class LRReport:
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values for JSON; what is not known is None, infinite numbers are spelled."""
         data: dict[str, Any] = _plain(self)
-        for group, one in zip(data["groups"], self.groups, strict=True):
-            group["override"] = self.override_line(one)
-            if one.basin is not None:
-                group["basin"]["decades"] = one.basin.decades
-            if one.windowed is not None:
-                group["windowed"]["decades"] = one.windowed.decades
-            group["slopes"]["ratio"] = _plain(one.slopes.ratio)
+        data["groups"] = [{**_flat(group), "override": self.override_line(group)} for group in self.groups]
         return data
 
 
@@ -99,6 +95,7 @@ def lr_report(
     safety: float = SAFE_RATIO,
     range_test: float = 0.0,
     notes: Sequence[str] = (),
+    asked: str = "multirun",
 ) -> LRReport:
     """Report what runs tell about the learning rate.
 
@@ -113,6 +110,7 @@ def lr_report(
         safety: a recommendation is at most the largest stable rate over this, >= 1.
         range_test: what a range test took before the first run, in full runs.
         notes: what else must be known.
+        asked: what made the runs.
     Raises:
         ValueError: there is no run.
     """
@@ -129,7 +127,7 @@ def lr_report(
     comparisons, more = _compare(groups)
     cost = _cost(runs, groups, range_test)
     said = (*notes, *merged, *more)
-    return LRReport(key, loss, tuple(groups), comparisons, cost, dict(fixed or {}), said, tuple(runs))
+    return LRReport(key, loss, tuple(groups), comparisons, cost, dict(fixed or {}), said, tuple(runs), asked)
 
 
 def _once(observed: Sequence[Observed]) -> list[Observed]:
@@ -164,7 +162,7 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
         assert best.compared is not None
         assert other.compared is not None
         lrs, seeds = (best.compared.lr, other.compared.lr), (best.compared.by_seed, other.compared.by_seed)
-        found.append(compare(best.name, other.name, lrs, *seeds, cut=(bool(best.end), bool(other.end))))
+        found.append(compare(best.name, other.name, lrs, *seeds, cut=(bool(best.missing.end), bool(other.missing.end))))
     counts = {len(group.rates) for group in with_loss}
     notes = []
     if len(counts) > 1:
@@ -175,7 +173,7 @@ def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tup
 
 
 def _cost(runs: Sequence[Observed], groups: Sequence[GroupReport], range_test: float) -> Cost:
-    full = {group.name: group.full_steps for group in groups}
+    full = {group.name: group.runs.full_steps for group in groups}
     spent = {True: [0, 0.0], False: [0, 0.0]}
     for one in runs:
         if one.steps > 0 and full[one.group] > 0 and one.purpose != KNOWN:
@@ -183,6 +181,23 @@ def _cost(runs: Sequence[Observed], groups: Sequence[GroupReport], range_test: f
             tally[0] += 1
             tally[1] += one.steps / full[one.group]
     return Cost(int(spent[False][0]), spent[False][1] + range_test, int(spent[True][0]), spent[True][1], range_test)
+
+
+def _flat(group: GroupReport) -> dict[str, Any]:
+    """Return a group as plain values, its parts beside each other."""
+    data: dict[str, Any] = _plain(group)
+    advice, missing, runs = data.pop("advice"), data.pop("missing"), data.pop("runs")
+    data["safety_ratio_is_at_least"] = not group.advice.edge.is_known
+    data |= {**advice, **missing, **runs, "recommended": advice["lr"], "best_lr": _plain(group.best_lr)}
+    del data["lr"]
+    if group.verified is not None:
+        data["verified"] |= {"mean": _plain(group.verified.mean), "sd": _plain(group.verified.sd)}
+    if group.basin is not None:
+        data["basin"]["decades"] = group.basin.decades
+    if group.windowed is not None:
+        data["windowed"]["decades"] = group.windowed.decades
+    data["slopes"]["ratio"] = _plain(group.slopes.ratio)
+    return data
 
 
 def _plain(value: Any) -> Any:

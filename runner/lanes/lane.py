@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from runner.lanes.fused import FusedUpdate
+from runner.tasks.closing import without_exit
 from runner.train.act import OnRecord, Run
 from runner.train.checkpoint import Checkpoints
 from runner.train.clipping import Fixed
 from runner.train.course import Course, Interrupted, begin, finish, make_ready
 from runner.train.logits import Logits
+from runner.train.seeding import set_torch_generators, torch_generators
 from runner.train.state import TrainState
 
 
@@ -58,7 +59,8 @@ class Running:
         self.course: Course = begin(self.run, lane.interrupted)
         self.fused = FusedUpdate(self.run.optimizer, self.run.model) if FusedUpdate.takes(self.run.optimizer) else None
         self._meters_are_blind = all(isinstance(meter, Logits) for meter in self.run.meters)
-        self._generators = None if _draws_nothing(self.run.optimizer) else _torch_generators()
+        self._generators = None if _draws_nothing(self.run.optimizer) else torch_generators()
+        self._put_off_at = 0.0
 
     @property
     def reads_gradients(self) -> bool:
@@ -75,8 +77,8 @@ class Running:
         """Return what a function makes of this lane's course; None where it fails, and the lane with it."""
         try:
             return what(self.course, *given)
-        except Exception as error:
-            self.error = error
+        except (Exception, SystemExit) as error:
+            self.error = without_exit(error)
             return None
 
     @contextmanager
@@ -85,13 +87,21 @@ class Running:
         if self._generators is None:
             yield
             return
-        shared = _torch_generators()
-        _set_torch_generators(self._generators)
+        shared = torch_generators()
+        set_torch_generators(self._generators)
         try:
             yield
         finally:
-            self._generators = _torch_generators()
-            _set_torch_generators(shared)
+            self._generators = torch_generators()
+            set_torch_generators(shared)
+
+    def put_off(self) -> None:
+        """Wait; the time until it is taken up does not count."""
+        self._put_off_at = time.monotonic()
+
+    def take_up(self) -> None:
+        """Go on after having waited."""
+        self.course.deadline += time.monotonic() - self._put_off_at
 
     def make_ready(self) -> None:
         """Come to the next step, past probes that are made in place of one."""
@@ -107,13 +117,3 @@ class Running:
 
 def _draws_nothing(optimizer: Optimizer) -> bool:
     return type(optimizer).__module__.startswith("torch.optim.")
-
-
-def _torch_generators() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-def _set_torch_generators(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for device, state in enumerate(states[1:]):
-        torch.cuda.set_rng_state(state, device)

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from runner.lanes.forward import backward
+from runner.lanes.memory import is_out_of_memory
 from runner.lanes.stack import Stack
 from runner.tasks.closing import in_use
 from runner.tasks.described import first_line
@@ -29,8 +31,8 @@ _ALIKE = ("accumulate", "precision", "device")
 def why_not(experiments: Sequence[Mapping[str, Any]]) -> str | None:
     """Return why experiments cannot be trained in lanes, with the way out; None where they can.
 
-    Two lanes with unequal weights make one step on the first batch, and must find the losses and gradients that the
-    model finds on its own. Nothing is left changed.
+    Two lanes with unequal weights make one step, each on a batch of its own, and must find the losses, gradients and
+    buffers that the model finds on its own. Nothing is left changed.
 
     Args:
         experiments: the parts of each, as `Experiment.parts()` gives them; those that are made later may be missing,
@@ -90,54 +92,105 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 def _tried(task: Task, model: nn.Module, plan: TrainPlan) -> str | None:
     """Return what a step of two lanes fails with, or that it differs from that of the model alone."""
-    states, trail = generator_states(), list[tuple[str, nn.Module]]()
+    states = generator_states()
+    try:
+        with in_use(task), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            seen = _Seen(task)
+            found = _differs(seen, model, plan)
+            if found is _RANDOM:  # what remains is compared without the numbers that it draws
+                quiet = deepcopy(model)
+                for module in quiet.modules():
+                    if isinstance(module, _DropoutNd):
+                        module.p = 0.0
+                found = _differs(seen, quiet, plan)
+    finally:
+        restore_generators(states)
+    return None if found is _RANDOM else found
+
+
+class _Seen:
+    """A task that reads every batch once."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._batches = dict[tuple[int, str, tuple[int, int]], Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def batch(self, step: int, split: str, part: tuple[int, int] = (0, 1)) -> Any:
+        """Return a batch of the task."""
+        if (key := (step, split, part)) not in self._batches:
+            self._batches[key] = self._task.batch(step, split, part)
+        return self._batches[key]
+
+
+_RANDOM = "random"  # the model alone finds other numbers each time
+
+
+def _differs(task: _Seen, model: nn.Module, plan: TrainPlan) -> str | None:
+    """Return what two lanes with unequal weights, each with a batch of its own, find otherwise than the model alone."""
+    trail = list[tuple[str, nn.Module]]()
     models = [deepcopy(model).train() for _ in range(2)]
     with torch.no_grad():
         for parameter in models[1].parameters():
             parameter.mul_(1.1)
     try:
-        with in_use(task), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            alone = [_alone(task, each, plan) for each in models]
-            again = _alone(task, deepcopy(models[0]), plan)
-            stack = Stack(models)
-            with _watched(stack.template, trail), _no_loop_over_lanes():
-                sums = backward(stack, [task] * 2, [0, 0], plan, [SimpleNamespace(), SimpleNamespace()])
+        second = _alone(task, deepcopy(models[1]), plan, step=1)  # first: in order, a task may start processes
+        first, again = (_alone(task, deepcopy(models[0]), plan, step=0) for _ in range(2))
+        stack = Stack(models)
+        with _watched(stack.template, trail), _no_loop_over_lanes():
+            sums = backward(stack, [task] * 2, [0, 1], plan, [SimpleNamespace(), SimpleNamespace()])
     except Exception as error:
-        where = f"{type(trail[-1][1]).__name__} ({trail[-1][0] or 'the model'})" if trail else "the loss"
+        if is_out_of_memory(error):
+            return (
+                f"train.batch_size: must leave memory for two runs at once, got {first_line(error.__cause__ or error)}"
+            )
+        name = type(model).__name__
+        where = f"{type(trail[-1][1]).__name__} ({trail[-1][0] or 'the model'})" if trail else f"{name} or its loss"
         return f"task.model: {where} cannot be trained in lanes: {_why(error.__cause__ or error)}"
-    finally:
-        restore_generators(states)
-    is_random = not _close(alone[0], again, plan)
-    together = [
-        [sums.totals[i], *(None if p.grad is None else p.grad[i] for p in stack.parameters.values())] for i in (0, 1)
-    ]
-    if not is_random and not all(_close(one, other, plan) for one, other in zip(alone, together, strict=True)):
-        return f"task.model: {type(model).__name__} finds other losses or gradients in lanes than alone"
+    if not _close(first.found, again.found, plan):
+        return _RANDOM
+    for lane, one in enumerate((first, second)):
+        grads = [None if p.grad is None else p.grad[lane] for p in stack.parameters.values()]
+        if not _close(one.found, [sums.totals[lane], *grads], plan):
+            return f"task.model: {type(model).__name__} finds other losses or gradients in lanes than alone"
+        for name, buffer in one.buffers.items():
+            if not _close([buffer.double()], [stack.buffers[name][lane].double()], plan):
+                return f"task.model: must change its buffer {name} in place, as .copy_() does, to be trained in lanes"
     return None
 
 
 def _why(error: BaseException) -> str:
     if found := re.search(r"(aten::[\w.]*\w).*fallback", str(error)):
         return f"torch has no batched form of {found[1]}"
-    return first_line(error).partition(", please file")[0]
+    return re.split(r", please file|\. We don't support| \(see http", first_line(error))[0]
 
 
-def _alone(task: Task, model: nn.Module, plan: TrainPlan) -> list[Tensor | None]:
-    """Return the loss of the first batch and its gradients, as `backward` has them; buffers are put back."""
-    before = [buffer.clone() for buffer in model.buffers()]
+class _Alone(NamedTuple):
+    """What a model finds on its own.
+
+    Attributes:
+        found: the loss of a batch and its gradients, as `backward` has them.
+        buffers: after it, by name.
+    """
+
+    found: list[Tensor | None]
+    buffers: dict[str, Tensor]
+
+
+def _alone(task: _Seen, model: nn.Module, plan: TrainPlan, *, step: int) -> _Alone:
+    """Return what a model makes of a batch."""
     total, weight = torch.zeros((), device=plan.device), 0.0
     for micro in range(plan.accumulate):
-        if (batch := task.batch(0, "train", (micro, plan.accumulate))) is not None and (one := task.weight(batch)):
+        if (batch := task.batch(step, "train", (micro, plan.accumulate))) is not None and (one := task.weight(batch)):
             with autocast(plan):
                 part = task.loss(model, to_device(batch, plan.device), one).total
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             total, weight = total + part.detach(), weight + one
-    for buffer, value in zip(model.buffers(), before, strict=True):
-        buffer.copy_(value)
     grads = [None if p.grad is None else p.grad / weight for p in model.parameters()]
-    model.zero_grad()
-    return [total, *grads]
+    return _Alone([total, *grads], dict(model.named_buffers()))
 
 
 def _close(one: Sequence[Tensor | None], other: Sequence[Tensor | None], plan: TrainPlan) -> bool:
@@ -165,12 +218,12 @@ def _no_loop_over_lanes() -> Iterator[None]:
 @contextmanager
 def _watched(model: nn.Module, trail: list[tuple[str, nn.Module]]) -> Iterator[None]:
     """Keep the modules that are at work inside, the innermost last; what fails stays."""
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule)}
     handles = [
         handle
         for module in names
         for handle in (
-            module.register_forward_pre_hook(lambda module, given: trail.append((names[module], module))),
+            module.register_forward_pre_hook(lambda module, _: trail.append((names[module], module)), prepend=True),
             module.register_forward_hook(lambda module, given, made: trail.pop() and None),
         )
     ]

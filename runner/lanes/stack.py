@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.lanes.recording import Recordings
+from runner.train.seeding import set_torch_generators, torch_generators
 
 
 class Stack:
@@ -36,6 +37,7 @@ class Stack:
         self.buffers = _stacked([dict(model.named_buffers()) for model in self.models])
         self._lanes = list(zip(*(model.parameters() for model in self.models), strict=True))  # by name, then by lane
         self._places = list(_places(self.template))
+        self._changing, self._has_passed = list(self.buffers), False
         self.follow_freezing()
 
     def follow_freezing(self) -> None:
@@ -57,6 +59,25 @@ class Stack:
         finally:
             for (holder, key, _), own in zip(self._places, before, strict=True):
                 holder[key] = own
+
+    @contextmanager
+    def untouched_by_failure(self) -> Iterator[None]:
+        """Put buffers and generators back where what is done inside fails.
+
+        Which buffers a pass changes is seen in the first one: their version counters do not tell under `vmap`.
+        """
+        before = {name: self.buffers[name].clone() for name in self._changing}
+        generators = torch_generators()
+        try:
+            yield
+        except BaseException:
+            for name, buffer in before.items():
+                self.buffers[name].copy_(buffer)
+            set_torch_generators(generators)
+            raise
+        if not self._has_passed:
+            self._changing = [name for name, buffer in before.items() if not torch.equal(buffer, self.buffers[name])]
+            self._has_passed = True
 
     def drop_frozen_gradients(self) -> None:
         """Set gradients to zero where a lane does not train what another one does."""

@@ -13,8 +13,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 from runner.commands import PROGRAM
 from runner.config import Config, Invocation
 from runner.curves import number
-from runner.errors import RunnerError
-from runner.finding.ramp import Ramp
+from runner.errors import NoSuggestionError, RunnerError
+from runner.finding.ramp import FEWEST, Ramp
 from runner.finding.range_curve import Spread
 from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
 from runner.range_file import in_words, overrides_of, write_range_test
@@ -45,7 +45,7 @@ def run(
     *,
     low: Annotated[float, Gt(0)] | None = None,
     high: Annotated[float, Gt(0)] | None = None,
-    steps: Annotated[int, Ge(2), Le(1_000_000)] | None = None,
+    steps: Annotated[int, Ge(FEWEST), Le(1_000_000)] | None = None,
     repeats: Annotated[int, Ge(1), Le(100)] = REPEATS,
     shape: Literal["exponential", "linear"] = "exponential",
     sharpness: bool = True,
@@ -62,6 +62,7 @@ def run(
         directory: where report and picture go; None for a new one.
 
     Raises:
+        NoSuggestionError: the ramps tell no bracket; all is written.
         RunnerError: the run cannot be made, or the files cannot be written.
     """
     count = itertools.count(1)
@@ -76,9 +77,13 @@ def run(
     tried = _verified(config, test) if verify and test.found.nothing is None else []
     if not config.quiet:
         _show(test, tried)
-    print(_last_word(test, invocation), flush=True)
+    if test.found.nothing is None:
+        print(_go_on(test, invocation), flush=True)
     given = directory if invocation.sweep is None else None  # a multirun has one for each of its jobs
     print(_write(config, invocation, test, tried, given), flush=True)
+    if test.found.nothing is not None:
+        blew_up = all(ramp.stopped for ramp in test.ramps)
+        raise NoSuggestionError(f"{in_words(test)}. {test.found.nothing.advice}.", exit_code=3 if blew_up else 1)
 
 
 def _ending(ramp: Ramp) -> str:
@@ -112,10 +117,8 @@ def _cells(spread: Spread) -> list[str]:
     return [number(value, 2) for value in spread]
 
 
-def _last_word(test: RangeTest, invocation: Invocation) -> str:
-    """Return the command to go on with, or why there is none."""
-    if test.found.nothing is not None:
-        return f"{in_words(test)}. {test.found.nothing.advice}"
+def _go_on(test: RangeTest, invocation: Invocation) -> str:
+    """Return the command to go on with."""
     kept = [text for text in invocation.overrides if key_of(text).partition(".")[0] not in ("mode", "search", "quiet")]
     return f"go on with: {shlex.join([*PROGRAM, *invocation.page, *kept, *overrides_of(test)])}"
 

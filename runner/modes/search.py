@@ -36,7 +36,7 @@ def run(config: Config, invocation: Invocation) -> None:
             write_recommendation(path, told, page=invocation.page, key="search.write", quiet=config.quiet)
 
     with Trials(config, invocation, mode="search") as evaluate:
-        gave_up = False
+        gave_up, plan = False, None
         bounds = partial(bounds_of, config, config.search, evaluate)
         if config.sampler.target == FULL_RUNS:
             find_lr(config, bounds, evaluate)
@@ -44,7 +44,8 @@ def run(config: Config, invocation: Invocation) -> None:
             wanted = Wanted(config.search, config.optimizer, config.task)
             if wanted.needs_range_test and not config.search.space:  # mistakes are told before it
                 plan_of(config, invocation, evaluate, wanted.provisional)
-            gave_up = find_by_study(config, plan_of(config, invocation, evaluate, bounds), evaluate)
-        evaluate.finish(use)
+            plan = plan_of(config, invocation, evaluate, bounds)
+            gave_up = find_by_study(config, plan, evaluate)
+        evaluate.finish(use, study=plan)
         if gave_up:
             raise SweepError("the search gave up", exit_code=1)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, BLACK, SKY)
 MOST_GROUPS = len(_COLOURS)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_PANEL_INCHES, _ROW_INCHES = 3.2, 0.24
+_PANEL_INCHES, _ROW_INCHES = 3.2, 0.34
 _CROSS_INCHES = 0.13
 _MOST_NAMED = 400  # runs that can be told apart in the page; more are one mark a group
 _LONGEST_NAME = 40
@@ -170,10 +170,10 @@ def _draw_group(ax: Axes, group: GroupReport, look: tuple[str, str], shown: Axis
     colour, marker = look
     means = [(rate.lr, rate.mean) for rate in group.rates if not math.isnan(rate.mean)]
     ax.plot([lr for lr, _ in means], shown.clamp([mean for _, mean in means]), color=colour, lw=0.9, ls=":", zorder=2)
-    if group.fit.quadratic is not None and group.fit.is_vertex:
-        low, high = group.fit.window
+    if group.advice.fit.quadratic is not None and group.advice.fit.is_vertex:
+        low, high = group.advice.fit.window
         rates = [low * (high / low) ** (i / 60) for i in range(61)]
-        ax.plot(rates, shown.clamp([group.fit.loss_at(lr) for lr in rates]), color=colour, lw=1.8, zorder=3)
+        ax.plot(rates, shown.clamp([group.advice.fit.loss_at(lr) for lr in rates]), color=colour, lw=1.8, zorder=3)
     if not math.isnan(group.recommended):
         ax.axvline(group.recommended, color=colour, lw=1.2, ls="--", zorder=2.5)
     name = group.name if len(group.name) <= _LONGEST_NAME else f"{group.name[: _LONGEST_NAME - 1]}…"
@@ -184,8 +184,8 @@ def _shade(ax: Axes, group: GroupReport) -> None:
     """Shade where losses are near-optimal, and where runs failed."""
     if group.basin is not None and group.basin.high > group.basin.low:
         ax.axvspan(group.basin.low, group.basin.high, facecolor=GREEN, alpha=0.13, lw=0, zorder=0.5)
-    if group.edge.is_known:
-        ax.axvspan(group.edge.first_failing, ax.get_xlim()[1], facecolor=RED, alpha=0.08, lw=0, zorder=0.5)
+    if group.advice.edge.is_known:
+        ax.axvspan(group.advice.edge.first_failing, ax.get_xlim()[1], facecolor=RED, alpha=0.08, lw=0, zorder=0.5)
 
 
 def _draw_rows(ax: Axes, groups: Sequence[GroupReport], looks: Mapping[str, tuple[str, str]]) -> None:
@@ -195,24 +195,18 @@ def _draw_rows(ax: Axes, groups: Sequence[GroupReport], looks: Mapping[str, tupl
         colour = looks[group.name][0]
         if group.basin is not None:
             low, high = group.basin.low, group.basin.high
-            wide = 1.03 if high < 1.03 * low else 1.0  # a single rate is seen too
-            ax.plot(
-                [low / wide, high * wide], [row, row], color=GREEN, lw=7, alpha=0.35, solid_capstyle="butt", zorder=2
-            )
-        if group.edge.is_known:
+            ax.plot([low, high], [row, row], color=GREEN, lw=7, alpha=0.35, solid_capstyle="butt", zorder=2)
+        if group.advice.edge.is_known:
             look: dict[str, Any] = {"color": RED, "lw": 7, "alpha": 0.25, "solid_capstyle": "butt", "zorder": 1}
-            ax.plot([group.edge.first_failing, right], [row, row], **look)
+            ax.plot([group.advice.edge.first_failing, right], [row, row], **look)
         if group.interval is not None:
             low, high = group.interval.low, group.interval.high
             ax.plot([low, high], [row, row], color=colour, lw=1.6, marker="|", ms=7, mew=1.6, zorder=3)
         if not math.isnan(group.recommended):
             ax.plot([group.recommended], [row], color=colour, marker="D", ms=6, mec="white", mew=0.8, zorder=4)
-            look = {"va": "center", "ha": "left", "fontsize": SMALL, "color": BLACK, "xytext": (7, 0), "zorder": 6}
-            box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-            ends = [found.high for found in (group.interval, group.basin) if found is not None]
-            far = max(group.recommended, *ends)
-            ax.annotate(number(group.recommended), (far, row), textcoords="offset points", bbox=box, **look)
-    ax.set_ylim(len(groups) - 0.3, -0.7)
+            look = {"va": "bottom", "ha": "center", "fontsize": SMALL, "color": BLACK, "xytext": (0, 4), "zorder": 6}
+            ax.annotate(number(group.recommended), (group.recommended, row), textcoords="offset points", **look)
+    ax.set_ylim(len(groups) - 0.5, -0.8)
     ax.set_yticks([])
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(labelsize=SMALL)
@@ -233,9 +227,12 @@ def _key(groups: Sequence[GroupReport]) -> Handles:
     if levels:
         what = "95% interval of the best" if 0.95 in levels else "neighbours of the best"
         handles.append(Line2D([], [], marker="|", ms=7, mew=1.6, label=what, **mark))
+    if any(group.basin is not None and group.basin.high > group.basin.low for group in groups):
         handles.append(Patch(facecolor=GREEN, alpha=0.35, lw=0, label="near-optimal"))
-    if any(group.edge.is_known for group in groups):
+    if any(group.advice.edge.is_known for group in groups):
         handles.append(Patch(facecolor=RED, alpha=0.25, lw=0, label="runs failed"))
-    if any(group.fit.is_vertex for group in groups):
+    if any(group.advice.fit.is_vertex for group in groups):
         handles.append(Line2D([], [], color=GREY, lw=1.8, label="fit"))
-    return [*handles, Line2D([], [], color=GREY, lw=0.9, ls=":", label="mean")]
+    if any(not math.isnan(rate.mean) for group in groups for rate in group.rates):
+        handles.append(Line2D([], [], color=GREY, lw=0.9, ls=":", label="mean"))
+    return handles

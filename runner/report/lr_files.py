@@ -17,7 +17,13 @@ VERSION = 1
 
 
 def write_lr_report(
-    directory: Path, report: LRReport, *, title: str, command: str = "", uses: Mapping[str, str] | None = None
+    directory: Path,
+    report: LRReport,
+    *,
+    title: str,
+    command: str = "",
+    uses: Mapping[str, str] | None = None,
+    again: str = "",
 ) -> list[Path]:
     """Write the report as JSON, as a picture and as a page; each appears whole or not at all.
 
@@ -29,12 +35,14 @@ def write_lr_report(
         title: what was swept.
         command: the command line that made the runs.
         uses: name of a group -> command line that trains with its recommendation.
+        again: command line that tries lower learning rates, where nothing is recommended; "" where it is not known.
     Returns:
         what was written.
     Raises:
         OSError: a file cannot be written.
     """
-    from runner.finding.words import group_sentences, headline, report_sentences
+    from runner.finding.group_words import group_sentences
+    from runner.finding.words import answer, headline, report_sentences
     from runner.report.lr_figure import write_lr_figure
     from runner.report.lr_page import lr_page
 
@@ -52,10 +60,10 @@ def write_lr_report(
     written = [directory / LR_REPORT]
 
     def draw() -> None:
-        write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=headline(report))
+        write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=answer(report))
 
     def tell() -> None:
-        write_whole(directory / LR_PAGE, lr_page(report, title=title, command=command, uses=uses or {}))
+        write_whole(directory / LR_PAGE, lr_page(report, title=title, command=command, uses=uses or {}, again=again))
 
     for name, write in ((LR_FIGURE, draw), (LR_PAGE, tell)):
         try:

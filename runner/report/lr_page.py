@@ -8,12 +8,14 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from runner.curves import number
-from runner.finding.words import group_sentences, headline, report_sentences
+from runner.finding.group_words import group_sentences
+from runner.finding.words import answer, headline, report_sentences
 from runner.report.lr_figure import MOST_GROUPS, lr_svg
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
     from runner.finding.observed import Observed
+    from runner.finding.rates import Rate
     from runner.finding.report import LRReport
 
 _MOST_RUNS = 1000  # in the table
@@ -31,7 +33,7 @@ svg { width: 100%; height: auto } small, figcaption { color: #6b6b6b } figure { 
 """
 
 
-def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, str]) -> str:
+def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, str], again: str = "") -> str:
     """Return the page as HTML.
 
     Args:
@@ -39,17 +41,20 @@ def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, st
         title: what was swept.
         command: the command line that made the runs, "" where there is none.
         uses: name of a group -> command line that trains with its recommendation.
+        again: command line that tries lower learning rates, "" where there is none.
     """
     titles = {f"run-{nth}": _title(report, run) for nth, run in enumerate(report.runs)}
     groups = [part for group in report.groups for part in _group(report, group, uses.get(group.name, ""))]
-    lead = "lead bad" if math.isnan(report.best.recommended) or report.best.is_at_edge else "lead"
+    lead, look = answer(report), "lead"
+    look += " bad" if math.isnan(report.best.recommended) or report.best.advice.is_at_edge else ""
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
-        f'<p class="{lead}">{escape(headline(report))}</p>',
+        f'<p class="{look}">{escape(lead[0].upper() + lead[1:])}</p>',
+        *([f"<p>Try lower ones (a click selects the line):</p><code>{escape(again)}</code>"] if again else []),
         f"<figure>{lr_svg(report, titles=titles)}",
         f"<figcaption>Every run is a mark; the mouse over it shows which.{_hidden(report)}</figcaption></figure>",
         *groups,
@@ -87,17 +92,23 @@ def _group(report: LRReport, group: GroupReport, use: str) -> Iterable[str]:
     rows = [
         [
             number(rate.lr, 6),
-            str(len(rate.by_seed)),
-            _number(rate.mean),
-            _number(rate.sd),
+            *_seeds(group, rate),
             f"{rate.failures.failed} of {rate.failures.runs}",
             f"{rate.failures.low:.0%} to {rate.failures.high:.0%}",
         ]
         for rate in group.rates
     ]
     head = [report.key, "seeds", f"mean {report.loss}", "sd", "failed", "share that fails, 95% bounds"]
-    best = [nth for nth, rate in enumerate(group.rates) if rate.lr == group.best_lr]
-    yield _table(head, rows, bold=best)
+    bold = group.recommended if group.recommended in (rate.lr for rate in group.rates) else group.best_lr
+    yield _table(head, rows, bold=[nth for nth, rate in enumerate(group.rates) if rate.lr == bold])
+
+
+def _seeds(group: GroupReport, rate: Rate) -> list[str]:
+    """Return how many seeds finished with a rate, their mean and sd: those of the curve, or else fresh ones."""
+    fresh = group.verified
+    if not rate.by_seed and fresh is not None and fresh.lr == rate.lr:
+        return [f"{fresh.runs - fresh.failed} fresh", _number(fresh.mean), _number(fresh.sd, 2)]
+    return [str(len(rate.by_seed)), _number(rate.mean), _number(rate.sd, 2)]
 
 
 def _side_by_side(report: LRReport) -> Iterable[str]:
@@ -120,7 +131,7 @@ def _side_by_side(report: LRReport) -> Iterable[str]:
             _number(group.recommended),
             _number(group.best_loss),
             "" if group.basin is None else f"{group.basin.decades:.2g}",
-            f"{'' if group.edge.is_known else 'at least '}{_number(group.safety_ratio)}",
+            f"{'' if group.advice.edge.is_known else 'at least '}{_number(group.advice.safety_ratio)}",
             "" if group.sensitivity is None else number(group.sensitivity),
             "" if group.windowed is None else number(group.windowed.value),
             f"{sum(rate.failures.failed for rate in group.rates)} of {sum(rate.failures.runs for rate in group.rates)}",
@@ -162,5 +173,5 @@ def _list(sentences: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in sentences)}</ul>"
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else number(value)
+def _number(value: float, digits: int = 3) -> str:
+    return "" if math.isnan(value) else number(value, digits)

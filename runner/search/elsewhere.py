@@ -6,7 +6,7 @@ import math
 
 from runner.config import Config
 from runner.finding.observed import KNOWN, Observed
-from runner.rates import plan_of
+from runner.rates import steps_of
 from runner.search.space import varied_texts
 from runner.search.study import KNOWN as SOURCE
 from runner.search.study import STATUS, Study
@@ -27,7 +27,7 @@ def made_elsewhere(study: Study, config: Config) -> list[Observed]:
         return []
     trials = [(trial, varied_texts(plan.space, trial.params)) for trial in study.elsewhere()]
     trials = [(trial, varied) for trial, varied in trials if key in varied]
-    declared = plan_of(config).steps if trials else 0
+    declared = steps_of(config) if trials else 0
     longest = dict[str, int]()  # a space may have what decides how long a run is
     for trial, varied in trials:
         if (group := group_of(varied, key)) and trial.user_attrs.get(STATUS) == "finished":

@@ -30,7 +30,7 @@ def fingerprint(
     """Return what a study is about.
 
     Args:
-        space: dotted key -> what it may be, as given.
+        space: dotted key -> what it may be, alike however it is written.
         page: of the base of the space (`runner.search.page.page_of_task`).
         metrics, directions: what a trial is judged by.
     """

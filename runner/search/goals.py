@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from runner.config import Config
 from runner.config_search import Direction
 from runner.errors import ConfigError, Problem, nearest
 
@@ -21,6 +22,16 @@ def reported(goals: Mapping[str, Goal], splits: Mapping[str, int]) -> dict[str, 
     """
     of_val: dict[str, Goal] = {f"val/{name}": goal for name, goal in goals.items()} if "val" in splits else {}
     return {**of_val, "train/loss": "min"}
+
+
+def goals_of(
+    config: Config, metrics: Sequence[str], directions: Sequence[Direction], *, section: str
+) -> tuple[list[str], list[Direction]]:
+    """Return what the trials of a page are judged by; see `choose_goals`."""
+    from runner.build import find_facts  # imports torch
+
+    facts = find_facts(config.task, config.train, config.resume, config.seed)
+    return choose_goals(metrics, directions, reported(facts.goals, facts.examples), section=section)
 
 
 def choose_goals(

@@ -111,7 +111,7 @@ def find_judge(directory: Path, job: int) -> Judge | None:
     with quiet_optuna():
         import optuna
 
-        storage = open_storage(about["storage"], directory, key="search.storage", is_owner=False)
+        storage = open_storage(about["storage"], directory, key="search.storage")
         pruner = make_pruner(about["pruner"], key="search.pruner")
         study = optuna.load_study(storage=storage, study_name=about["name"], pruner=pruner)
         here = [

@@ -35,6 +35,7 @@ class Earlier(NamedTuple):
         params: its page, dotted keys and short texts.
         ended: what it came to; its values are in `final`.
         final: metrics at its end.
+        best: those of its best evaluation, as far as they are known.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Earlier(NamedTuple):
     params: Mapping[str, str]
     ended: Ended
     final: Mapping[str, float]
+    best: Mapping[str, float]
 
 
 class Mlflow(NamedTuple):
@@ -101,7 +103,7 @@ def _of_directory(directory: Path) -> Earlier | None:
     ended = Ended(result.status, (), result.steps, first_loss(directory), result.verdict, str(directory))
     if result.is_out_of_time:
         ended = ended._replace(status="interrupted")
-    return Earlier(str(directory), result.choices, params(directory), ended, result.final)
+    return Earlier(str(directory), result.choices, params(directory), ended, result.final, result.best)
 
 
 def _tracked(uri: str, experiment: str) -> Iterator[Earlier]:
@@ -112,7 +114,9 @@ def _tracked(uri: str, experiment: str) -> Iterator[Earlier]:
         if run.tags.get("kind") != "summary" and not (verdict.startswith("reached train.max_seconds")):
             first = first_loss(Path(run.directory)) if run.directory else math.nan
             ended = Ended(status, (), 0, first, verdict, run.directory)
-            yield Earlier(run.directory or run.run_id, run.tags, run.params, ended, run.metrics)
+            result = find_result(Path(run.directory)) if run.directory else None
+            best = result.best if result is not None else {}
+            yield Earlier(run.directory or run.run_id, run.tags, run.params, ended, run.metrics, best)
 
 
 class Known(NamedTuple):
@@ -185,6 +189,8 @@ def observed_of(known: Iterable[Known], key: str, *, steps: int) -> list[Observe
             planned_steps=steps,
             run=run.source,
             purpose=KNOWN,
+            best_loss=run.best.get("loss", math.nan),
+            train_loss=run.final.get("train/loss", math.nan),
         )
     return [found[at] for at in sorted(found)]
 

@@ -10,9 +10,8 @@ from runner.errors import ConfigError
 from runner.finding.observed import Observed
 from runner.search.ended import ended_of
 from runner.search.study import Study
-from runner.search.trials import Asked, Ended, has_too_many_failed, tell_refused
+from runner.search.trials import Asked, Ended, OnEval, tell_refused
 
-OnEval = Callable[[int, int, Mapping[str, float]], bool]
 ENDS = ("finished", "diverged", "pruned", "failed")
 
 
@@ -52,15 +51,13 @@ def search(
     Raises:
         SweepError: the storage failed.
     """
-    seen, failed, ended = list[Observed](), 0, 0
+    seen = list[Observed]()
     left = [trial for trials in study.in_flight().values() for trial in trials]
     while asked := left[:at_once] or study.ask(at_once, total=total):
         left = left[at_once:]
         planned = [_planned(trial, study, check) for trial in asked]
         sound = [(trial, steps) for trial, steps in zip(asked, planned, strict=True) if steps is not None]
-        refused = len(asked) - len(sound)
-        seen += [Observed(math.nan, 0, math.nan, "failed")] * refused
-        ended, failed = ended + refused, failed + refused
+        seen += [Observed(math.nan, 0, math.nan, "failed")] * (len(asked) - len(sound))
         judges = [study.judge([trial.number], pruner, prune_after=prune_after) for trial, _ in sound] if pruner else []
 
         def on_eval(place: int, step: int, metrics: Mapping[str, float], batch: Any = (sound, judges)) -> bool:
@@ -72,12 +69,10 @@ def search(
         seen += observed
         for (trial, _), one in zip(sound, observed, strict=True):
             if one.status in ENDS:
-                told = _ended(one, study.plan.metrics)
-                study.tell(trial.number, told)
-                ended, failed = ended + 1, failed + (told.status == "failed")
+                study.tell(trial.number, _ended(one, study.plan.metrics))
         if not all(one.status in ENDS for one in observed):  # a signal came
             break
-        if has_too_many_failed(failed, ended, most=max_failure_rate):
+        if study.has_too_many_failed(most=max_failure_rate):
             break
     return seen
 

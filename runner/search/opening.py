@@ -64,6 +64,11 @@ class Plan:
         return replace(self, name=name)
 
     @property
+    def loss(self) -> str:
+        """What a trial is judged by, in words."""
+        return self.metrics[0].replace("/", " ")
+
+    @property
     def sampler_key(self) -> str:
         """Dotted key of the sampler, for messages: beside the section search, or inside that of Hydra's sweeper."""
         return f"{self.section}.sampler" if "." in self.section else "sampler"
@@ -99,7 +104,7 @@ def open_study(plan: Plan, directory: Path) -> OptunaStudy:
             study.set_user_attr(FINGERPRINT, dict(plan.fingerprint))
             return study
     except Exception as error:  # whatever a storage raises
-        raise ConfigError([unusable(plan.storage, error, key=plan.storage_key)]) from None
+        raise ConfigError([unusable(plan.storage, error, key=plan.storage_key, directory=directory)]) from None
     key = f"{plan.section}.study_name"
     if there is None:
         rule = f"must be a study of this program, got {plan.name!r}, whose trials another one has made"
@@ -153,6 +158,6 @@ def answering(plan: Plan, directory: Path) -> Iterator[None]:
     except (ConfigError, SweepError):
         raise
     except Exception as error:
-        problem = unusable(plan.storage, error, key=plan.storage_key)
+        problem = unusable(plan.storage, error, key=plan.storage_key, directory=directory)
         go_on = shlex.join([*PROGRAM, f"resume.sweep={os.path.relpath(directory)}"])
         raise SweepError(f"{problem} The runs are kept, go on with: {go_on}", exit_code=1) from error

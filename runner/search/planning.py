@@ -10,7 +10,7 @@ from runner.config import Config
 from runner.config_search import Searching
 from runner.errors import ConfigError, Problem
 from runner.search.fingerprint import fingerprint
-from runner.search.goals import choose_goals, reported
+from runner.search.goals import goals_of
 from runner.search.judge import read_judge
 from runner.search.opening import Extend, Plan
 from runner.search.page import page_of_task
@@ -44,12 +44,8 @@ def make_plan(
     Raises:
         ConfigError: with what is wrong with metric, sampler, pruner, or one beside another.
     """
-    from runner.build import find_facts  # imports torch
-
-    facts = find_facts(config.task, config.train, config.resume, config.seed)
-    known = reported(facts.goals, facts.examples)
-    metrics, directions = choose_goals(options.metric, options.direction, known, section=section)
-    texts = {key: dimension.text for key, dimension in space.items()}
+    metrics, directions = goals_of(config, options.metric, options.direction, section=section)
+    texts = {key: dimension.meaning for key, dimension in space.items()}
     if options.custom_search_space is not None:
         texts[_CUSTOM] = options.custom_search_space
     tree = page_of_task(config.model_dump(mode="json", by_alias=True))

@@ -8,109 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
 from runner.errors import ConfigError, Problem
+from runner.search.dimension import Dimension, is_on_log_scale
 from runner.search.overrides import read_overrides
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-LOG_KEYS = frozenset({"lr", "adamw_lr", "min_lr", "lr_multiplier", "weight_decay", "eps", "d_coef"})
-"""keys whose intervals are on a log scale unless tagged linear, by their last part"""
+    pass
 
 _TAGS = ("float", "int", "linear", "log")
 _EXAMPLE = "interval(1e-5,1)"
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One key of a space and what it may be.
-
-    Attributes:
-        key: dotted key, what adds it left out.
-        prefix: "+" or "++" where the key is added, else "".
-        text: what it may be, as given.
-        kind: of its values.
-        low, high: bounds, both included; 0 for a choice.
-        step: distance of the values of a range; None where any value between the bounds may come.
-        is_log: whether values are drawn evenly in the logarithm.
-        choices: of a choice, as on the command line.
-    """
-
-    key: str
-    prefix: str
-    text: str
-    kind: Literal["float", "int", "choice"]
-    low: float = 0.0
-    high: float = 0.0
-    step: float | None = None
-    is_log: bool = False
-    choices: tuple[str, ...] = ()
-
-    @property
-    def distribution(self) -> BaseDistribution:
-        """The same for Optuna."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.kind == "choice":
-            return CategoricalDistribution(self.choices)
-        if self.kind == "int":
-            return IntDistribution(int(self.low), int(self.high), log=self.is_log, step=int(self.step or 1))
-        return FloatDistribution(self.low, self.high, log=self.is_log, step=self.step)
-
-    @property
-    def values(self) -> list[Any] | None:
-        """All its values, None where they cannot be counted."""
-        if self.kind == "choice":
-            return list(self.choices)
-        if self.kind == "float" and self.step is None:
-            return None
-        step = self.step or 1
-        numbers = [self.low + step * i for i in range(round((self.high - self.low) / step) + 1)]
-        return [int(number) for number in numbers] if self.kind == "int" else numbers
-
-    @property
-    def ends(self) -> list[str]:
-        """What is checked before a search starts, as on the command line: every choice, or both bounds.
-
-        Between the bounds of an interval a value too, for where only whole numbers are good.
-        """
-        if self.kind == "choice":
-            return list(self.choices)
-        between = [] if self.values is not None else [self.low + (self.high - self.low) / math.e]
-        return [self.written(value) for value in (self.low, *between, self.high)]
-
-    def written(self, value: Any) -> str:
-        """Return a value as on the command line: six digits are enough for a learning rate."""
-        if self.kind == "choice":
-            return str(value)
-        if self.kind == "int":
-            return str(int(value))
-        short = f"{value:.6g}"
-        return short if self.low <= float(short) <= self.high else repr(float(value))
-
-    def read(self, text: str) -> Any:
-        """Return the value that a text of the command line or of a record stands for; None where it has no such value.
-
-        Raises:
-            ValueError: it is no number where one is wanted.
-        """
-        if self.kind == "choice":
-            return next((choice for choice in self.choices if _is_same(choice, text)), None)
-        value = float(text)
-        is_inside = self.low <= value <= self.high and (self.kind == "float" or value.is_integer())
-        if not is_inside or not self._is_on_grid(value):
-            return None
-        return int(value) if self.kind == "int" else value
-
-    def _is_on_grid(self, value: float) -> bool:
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return abs(steps - round(steps)) < 1e-6
 
 
 Space = Mapping[str, Dimension]
@@ -223,7 +134,7 @@ def _interval(key: str, prefix: str, given: str, value: IntervalSweep) -> Dimens
     is_int = "int" in value.tags or type(low) is int
     if is_int and (low != int(low) or high != int(high)):
         raise _WrongError("must have whole numbers for bounds", f"Write tag(int,interval({low:.0f},{high:.0f}))")
-    is_log = "log" in value.tags or ("linear" not in value.tags and _is_log(key))
+    is_log = "log" in value.tags or ("linear" not in value.tags and is_on_log_scale(key))
     if is_log and low <= 0:
         fix = f"Raise the low bound, or write tag(linear,interval({low:g},{high:g}))"
         raise _WrongError("must have bounds > 0 on a log scale", fix)
@@ -244,18 +155,6 @@ def _range(key: str, prefix: str, given: str, value: RangeSweep) -> Dimension:
     low, high = sorted((start, start + (count - 1) * step))
     is_int = all(type(number) is int for number in (start, stop, step)) and "float" not in value.tags
     return Dimension(key, prefix, given, "int" if is_int else "float", low, high, step=abs(step))
-
-
-def _is_same(choice: str, text: str) -> bool:
-    """Whether two texts stand for the same value: 1e-5 and 1e-05 do."""
-    try:
-        return choice == text or float(choice) == float(text)
-    except ValueError:
-        return choice.strip("'\"") == text
-
-
-def _is_log(key: str) -> bool:
-    return key.rpartition(".")[2] in LOG_KEYS
 
 
 def varied_texts(space: Space, params: Mapping[str, Any]) -> dict[str, str]:

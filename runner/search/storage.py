@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 JOURNAL = "study.journal"
+_BEGINNING = b'{"op_code"'  # of a journal
 Storage = str | Mapping[str, Any]
 
 
@@ -32,7 +34,7 @@ def absolute_storage(given: Storage | None) -> Storage | None:
     return absolute(given) if "://" in given else os.path.abspath(given.removeprefix("journal:"))
 
 
-def open_storage(given: Storage | None, directory: Path, *, key: str, is_owner: bool = True) -> BaseStorage:
+def open_storage(given: Storage | None, directory: Path, *, key: str) -> BaseStorage:
     """Open a storage, and make it where there is none.
 
     Args:
@@ -40,20 +42,19 @@ def open_storage(given: Storage | None, directory: Path, *, key: str, is_owner: 
             for the journal in the directory.
         directory: of the sweep.
         key: dotted key of `given`, for messages.
-        is_owner: whether this process runs the sweep, and so may mend its journal.
     Raises:
         ConfigError: it cannot be opened.
     """
     with quiet_optuna():
         try:
-            return _opened(given, directory, key, is_owner=is_owner)
+            return _opened(given, directory, key)
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError([unusable(given, error, key=key)]) from None
+            raise ConfigError([unusable(given, error, key=key, directory=directory)]) from None
 
 
-def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool) -> BaseStorage:
+def _opened(given: Storage | None, directory: Path, key: str) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
     from sqlalchemy.pool import NullPool
@@ -64,10 +65,10 @@ def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool)
         made: BaseStorage = make_part(key, given)
         return made
     if given is None or "://" not in given:
-        path = directory / JOURNAL if given is None else Path(given.removeprefix("journal:"))
+        path = _journal(given, directory)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if given is None and is_owner:
-            _cut_torn_line(path)
+        _refuse_what_is_no_journal(path, key)
+        _cut_torn_line(path)
         return JournalStorage(JournalFileBackend(str(path)))
     if given.startswith("sqlite:///"):
         database_path(given).parent.mkdir(parents=True, exist_ok=True)
@@ -76,14 +77,21 @@ def _opened(given: Storage | None, directory: Path, key: str, *, is_owner: bool)
     return RDBStorage(given, engine_kwargs={"poolclass": NullPool})
 
 
-def unusable(given: Storage | None, error: Exception, *, key: str) -> Problem:
+def _journal(given: str | None, directory: Path) -> Path:
+    return directory / JOURNAL if given is None else Path(given.removeprefix("journal:"))
+
+
+def unusable(given: Storage | None, error: Exception, *, key: str, directory: Path) -> Problem:
     """Return the problem of a storage that fails."""
     where = f"the study's {JOURNAL}" if given is None else shown(str(given))
     error = error.__cause__ if isinstance(error.__cause__, Exception) else error  # Optuna says less
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) and not isinstance(given, Mapping):
+        return _unreadable(_journal(given, directory), key)
     found = re.search(r"(FATAL: [^(\n]*|[Cc]onnection refused|timed out|unable to open database file)", str(error))
     why = found[1].strip() if found else f"{type(error).__name__}: {error}".splitlines()[0][:200]
     why = str(error.strerror) if isinstance(error, OSError) and error.strerror else shown(why)
-    return Problem(key, f"must be a storage that answers, got {where} ({why})", "Give sqlite:///study.db, or mend it")
+    fix = "Mend it, or start a new search" if given is None else "Give sqlite:///study.db, or mend it"
+    return Problem(key, f"must be a storage that answers, got {where} ({why})", fix)
 
 
 @contextmanager
@@ -105,13 +113,47 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+def _refuse_what_is_no_journal(path: Path, key: str) -> None:
+    """Refuse a file of the user's before anything is written to it."""
+    if path.exists() and path.stat().st_size and not _begins_like_one(path):
+        raise ConfigError([Problem(key, f"must be a journal of Optuna, got {path}", "Name another file")])
+
+
+def _begins_like_one(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _BEGINNING.startswith(file.read(len(_BEGINNING)))
+
+
+def _unreadable(path: Path, key: str) -> Problem:
+    """Return the problem of a journal that has a line which is none of Optuna's."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            rule = f"must be a journal of Optuna, got {path}, whose line {number} cannot be read"
+            return Problem(key, rule, "Delete that line, or name another file")
+    return Problem(key, f"must be a journal of Optuna, got {path}", "Name another file")
+
+
 def _cut_torn_line(path: Path) -> None:
-    """Cut off a last line that a process which was killed has left half written; nobody else writes meanwhile."""
-    if not path.exists():
+    """Cut off a last line that a full disk, or a process which was killed, has left half written."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if not _is_torn(path):
         return
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2**20))
-        tail = file.read()
-        if tail and not tail.endswith(b"\n"):
-            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # now nobody is about to write the rest of it
+    try:
+        if _is_torn(path):
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line of a journal has no end."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

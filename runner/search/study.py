@@ -35,7 +35,7 @@ class Study:
         plan: what is searched.
         directory: of the sweep; it is locked by this process.
     Attributes:
-        failed: trials that were told to have failed in this launch.
+        ended, failed: trials that were told in this launch, and those of them that have failed.
     Raises:
         ConfigError: the storage cannot be opened, or has a study of this name that is about something else.
     """
@@ -43,7 +43,7 @@ class Study:
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.plan = plan
         self.place = f"{socket.gethostname()}:{directory.absolute()}" if is_shared(plan.storage) else ALONE
-        self.failed = 0
+        self.ended = self.failed = 0
         self._answering = functools.partial(answering, plan, directory)
         with quiet_optuna():
             self._study = open_study(plan, directory)
@@ -63,7 +63,7 @@ class Study:
         from optuna.trial import TrialState
 
         with self._answering():
-            for trial in self._running():
+            for trial in self._in_state("RUNNING"):
                 place = str(trial.user_attrs.get(PLACE, ""))
                 if self._is_own(trial) or not (is_gone(place) if place else not is_shared(self.plan.storage)):
                     continue
@@ -76,10 +76,10 @@ class Study:
         place = trial.user_attrs.get(PLACE)
         return place is not None and (place == self.place or not is_shared(self.plan.storage))
 
-    def _running(self) -> list[FrozenTrial]:
+    def _in_state(self, name: str) -> list[FrozenTrial]:
         from optuna.trial import TrialState
 
-        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self._study.get_trials(deepcopy=False, states=(TrialState[name],))
 
     def ask(self, most: int, *, total: int) -> list[Asked]:
         """Return trials to run now.
@@ -133,7 +133,7 @@ class Study:
         """Return the trials of this sweep that are still to be told, by the number of their job; 0 for none."""
         found: dict[int, list[Asked]] = {}
         with self._answering():
-            for trial in self._running():
+            for trial in self._in_state("RUNNING"):
                 if self._is_own(trial):
                     asked = Asked(trial.number, varied_texts(self.plan.space, trial.params), trial.params)
                     found.setdefault(int(trial.user_attrs.get(JOB, 0)), []).append(asked)
@@ -150,9 +150,7 @@ class Study:
 
         with quiet_optuna(), self._answering():
             failed = [
-                trial
-                for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-                if trial.user_attrs.get(JOB) == job and self._is_own(trial)
+                trial for trial in self._in_state("FAIL") if trial.user_attrs.get(JOB) == job and self._is_own(trial)
             ]
             if failed:
                 attrs = {JOB: job, PLACE: self.place}
@@ -182,7 +180,8 @@ class Study:
                 trial.set_user_attr(name, value)
             status = "diverged" if ended.is_diverged else ended.status
             trial.set_user_attr(STATUS, status)
-            if status == "failed" or (status == "pruned" and not frozen.intermediate_values):
+            self.ended += 1
+            if status == "failed":
                 self.failed += 1
                 self._fail(number)
                 return
@@ -206,28 +205,25 @@ class Study:
                 raise
 
     def _bad_values(self, ended: Ended) -> list[float]:
-        sound = [trial.values for trial in self._complete() if trial.user_attrs.get(STATUS) != "diverged"]
+        sound = [trial.values for trial in self._in_state("COMPLETE") if trial.user_attrs.get(STATUS) != "diverged"]
         goals = zip(self.plan.metrics, self.plan.directions, strict=True)
         return [
             value_of_diverged(metric, way, others=(values[i] for values in sound), first_loss=ended.first_loss)
             for i, (metric, way) in enumerate(goals)
         ]
 
-    def _complete(self) -> list[FrozenTrial]:
-        from optuna.trial import TrialState
-
-        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-    def report(self, number: int, percent: int, value: float) -> None:
-        """Say what a trial has come to on its way.
+    def has_too_many_failed(self, *, most: float) -> bool:
+        """Whether a search gives up: more than this share of the trials of this launch failed, of five at least.
 
         Args:
-            number: of the trial.
-            percent: of its steps that are made.
-            value: of the metric then; one that is not finite is left out.
+            most: in [0, 1]; 0 gives up at the first failure, 1 never.
         """
-        if math.isfinite(value):
-            self._trial(number).report(value, percent)
+        return self.failed > most * max(5, self.ended)
+
+    def told_to_fail(self) -> str:
+        """Return the warning of a search that gives up."""
+        rule = f"more than {self.plan.section}.max_failure_rate allows"
+        return f"warning search: {self.failed} of {self.ended} trials failed, {rule}"
 
     def judge(self, numbers: Sequence[int], pruner: Mapping[str, Any], *, prune_after: float) -> Judge:
         """Return what says at every evaluation whether a trial of this study is given up.
@@ -266,7 +262,7 @@ class Study:
     def elsewhere(self) -> list[FrozenTrial]:
         """Return the trials with a value that other sweeps have made, or that were known."""
         with quiet_optuna(), self._answering():
-            return [trial for trial in self._complete() if not self._is_own(trial)]
+            return [trial for trial in self._in_state("COMPLETE") if not self._is_own(trial)]
 
     def counts(self) -> Counts:
         """Return how many trials came to what."""
@@ -282,7 +278,7 @@ class Study:
     def best(self) -> list[FrozenTrial]:
         """Return the best trial that finished, those of the Pareto front for several metrics, none where none did."""
         with quiet_optuna(), self._answering():
-            sound = [trial for trial in self._complete() if trial.user_attrs.get(STATUS) == "finished"]
+            sound = [trial for trial in self._in_state("COMPLETE") if trial.user_attrs.get(STATUS) == "finished"]
             if len(self.plan.metrics) > 1:
                 return list(self._study.best_trials) if sound else []
         sign = 1 if self.plan.directions[0] == "minimize" else -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from runner.errors import ConfigError
@@ -12,6 +12,10 @@ from runner.errors import ConfigError
 LOSSES = ("val/loss", "train/loss")
 FAR = 1e3
 """value of a diverged trial where nothing tells how bad it is"""
+
+
+OnEval = Callable[[int, int, Mapping[str, float]], bool]
+"""place of a point in its batch, updates made, metrics of the val split -> whether its trial is given up"""
 
 
 class Asked(NamedTuple):
@@ -69,11 +73,6 @@ class Counts(NamedTuple):
     known: int = 0
     running: int = 0
 
-    @property
-    def made(self) -> int:
-        """Trials that count towards those wanted."""
-        return self.finished + self.pruned + self.diverged
-
     def __str__(self) -> str:
         parts = zip(self._fields, self, strict=True)
         return ", ".join(f"{count} {name}" for name, count in parts if count) or "no trials"
@@ -104,18 +103,3 @@ def tell_refused(trial: Asked, error: ConfigError) -> Ended:
     name = " ".join(f"{key}={value}" for key, value in trial.overrides.items())
     print(f"warning search: trial {trial.number} ({name}) is refused: {error.problems[0]}", file=sys.stderr)
     return Ended("failed", verdict=str(error.problems[0]))
-
-
-def has_too_many_failed(failed: int, ended: int, *, most: float) -> bool:
-    """Whether a search gives up: more than this share of its trials failed, counted as if at least five had ended.
-
-    Args:
-        failed, ended: trials of this launch.
-        most: in [0, 1]; 0 gives up at the first failure, 1 never.
-    """
-    return failed > most * max(5, ended)
-
-
-def told_to_fail(failed: int, ended: int, section: str) -> str:
-    """Return the warning of a search that gives up."""
-    return f"warning search: {failed} of {ended} trials failed, more than {section}.max_failure_rate allows"

@@ -6,7 +6,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -19,19 +19,19 @@ from runner.commands import PROGRAM
 from runner.compose import overrides_of, quoted
 from runner.config import Config
 from runner.search.secret import without_password
-from runner.sweeps.launch import batch_size, has_workers, launch_all, settle, shares
+from runner.sweeps.launch import Share, batch_size, has_workers, launch_all, settle
+from runner.sweeps.resume import KEY
 from runner.sweeps.signals import caught, pass_on_to_loky
 from runner.tracking.address import masked
 from runner.tracking.stderr import gathered_stderr
-from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, write_sweep
+from runner.tracking.sweep_file import STOP, Job, JobState, Launchable, Sweep, key_of, write_sweep
 from runner.tracking.sweep_runs import KILLED, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 
 if TYPE_CHECKING:
     from runner.sweeps.check import CheckedJob
 
-ALONE = "a sweep that no other process is running"
-NAME_LENGTH = 100
+_NAME_LENGTH = 100
 _MULTIRUN = "multirun.yaml"
 
 
@@ -77,33 +77,43 @@ class Launch:
     close: Callable[[Sequence[JobState]], None] | None = None
 
 
-def new_sweep(jobs: Sequence[Job], directory: Path, page: tuple[str, ...]) -> Sweep:
+def new_sweep(jobs: Sequence[Job], directory: Path, page: tuple[str, ...], *, mode: str = "multirun") -> Sweep:
     """Return what is written down of a new sweep.
 
     Args:
         jobs: in the order in which they start.
         directory: of the sweep.
         page: `--config-dir` and `--config-name` as given.
+        mode: what makes it.
     """
-    given = without_password(overrides_of(sys.argv[1:]))
-    command = shlex.join([*PROGRAM, "-m", *page, *given])
+    given = given_overrides()
+    command = shlex.join([*PROGRAM, *(["-m"] if mode == "multirun" else []), *page, *given])
     launched_from = os.path.relpath(Path.cwd(), directory)
     name = f"{directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
-    return Sweep(name, command, page, given, tuple(jobs), launched_from)
+    return Sweep(name, command, page, given, tuple(jobs), launched_from, mode)
 
 
-def job_of(job: CheckedJob, number: int, *, experiment: str, threads: int | None, gpus: Sequence[str]) -> Job:
+def given_overrides() -> tuple[str, ...]:
+    """Return the command line as a sweep records it."""
+    return without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
+
+
+def common_name(experiments: Iterable[str]) -> str:
+    """Return the experiment that runs share which would have several."""
+    return "+".join(dict.fromkeys(experiments))[:_NAME_LENGTH]
+
+
+def job_of(job: CheckedJob, number: int, *, experiment: str, share: Share) -> Job:
     """Return a job of a sweep with its share of the machine.
 
     Args:
         job: checked.
         number: 1-based.
         experiment: that all runs of the sweep share.
-        threads: CPU threads for each job at once, None where jobs run one by one.
-        gpus: CUDA devices of this machine.
+        share: of the machine.
     """
     named = (f"name={quoted(experiment)}",) if experiment != job.experiment else ()
-    overrides = (*job.point.overrides, *named, *shares(job.config.train, number, threads=threads, gpus=gpus))
+    overrides = (*job.point.overrides, *named, *share.overrides(job.config.train, number))
     return Job(number, overrides, job.point.varied, experiment, job.config.optimizer.lr, job.config.seed)
 
 
@@ -122,7 +132,6 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     from runner.sweeps.end import finish  # draws, which takes a while to import
 
     runs, config, stop = launch.runs, launch.config, directory / STOP
-    stop.unlink(missing_ok=True)
     write_sweep(directory, launch.sweep, runs.states(), status="running")
     settle(page, directory)
     OmegaConf.save(OmegaConf.create(masked(OmegaConf.to_container(page))), directory / _MULTIRUN)
@@ -161,6 +170,7 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
         tracking=config.tracking,
         signal=signal,
         safety=config.search.safety,
+        is_search=launch.more is not None,
         quiet=config.quiet,
     )
 

@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -47,6 +48,8 @@ def launch_all(
         try:
             returned = launcher.launch([list(one.overrides) for one in batch], initial_job_idx=batch[0].job.number - 1)
         except Exception as error:
+            if is_stopped():  # what was interrupted has not failed
+                return
             if len(batch) == 1:
                 errors[batch[0].job.number] = _told(error)
                 continue
@@ -111,20 +114,29 @@ def cores() -> int:
     return int(joblib.cpu_count())
 
 
-def shares(train: Train, number: int, *, threads: int | None, gpus: Sequence[str]) -> tuple[str, ...]:
-    """Return the overrides that give a job its share of the machine; none where jobs run one by one.
+class Share(NamedTuple):
+    """What of the machine every job gets.
 
-    Args:
-        train: what the job declares; what it says itself stays.
-        number: of the job.
-        threads: CPU threads for each job at once, None where jobs run one by one.
+    Attributes:
+        threads: CPU threads, where several jobs run at once; None where they run one by one, and each has all.
         gpus: CUDA devices of this machine such as "cuda:0", which the jobs use in turn.
     """
-    if threads is None:
-        return ()
-    of_cores = (f"train.threads={threads}",) if train.threads is None else ()
-    gets_gpu = len(gpus) > 1 and train.device in ("auto", "cuda")
-    return (*of_cores, f"train.device={gpus[(number - 1) % len(gpus)]}") if gets_gpu else of_cores
+
+    threads: int | None = None
+    gpus: Sequence[str] = ()
+
+    def overrides(self, train: Train, number: int) -> tuple[str, ...]:
+        """Return what gives a job its share; nothing where jobs run one by one.
+
+        Args:
+            train: what the job declares; what it says itself stays.
+            number: of the job.
+        """
+        if self.threads is None:
+            return ()
+        of_cores = (f"train.threads={self.threads}",) if train.threads is None else ()
+        gets_gpu = len(self.gpus) > 1 and train.device in ("auto", "cuda")
+        return (*of_cores, f"train.device={self.gpus[(number - 1) % len(self.gpus)]}") if gets_gpu else of_cores
 
 
 def settle(config: DictConfig, directory: Path) -> None:

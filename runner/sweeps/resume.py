@@ -29,8 +29,9 @@ def expand_resumed_sweep(arguments: list[str]) -> list[str]:
         return arguments
     sweep = read_resumed(directory)
     given = [text for text in overrides_of(arguments) if key_of(text) != KEY]
-    stored = {text.lstrip("+") for text in sweep.overrides}
-    new = [text for text, shown in zip(given, without_password(given), strict=True) if shown.lstrip("+") not in stored]
+    stored = {key_of(text): text.lstrip("+") for text in sweep.overrides}  # the last of a key counts
+    shown = [text.lstrip("+") for text in without_password(given)]
+    new = [text for text, plain in zip(given, shown, strict=True) if stored.get(key_of(text)) != plain]
     other = [text for text in new if not _may_change(text, sweep)]
     page = page_of(arguments)
     if other or page not in ((), sweep.page):

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from runner.errors import ConfigError
 from runner.search.ended import ended_of
 from runner.search.study import Study
-from runner.search.trials import Asked, Ended, has_too_many_failed, tell_refused
+from runner.search.trials import Asked, tell_refused
 from runner.sweeps.check import CheckedJob
 from runner.sweeps.course import Round, job_of
+from runner.sweeps.launch import Share
 from runner.tracking.sweep_file import Job, JobState, Launchable
 from runner.tracking.sweep_runs import DONE
-
-
-class Share(NamedTuple):
-    """What every job gets of the machine: CPU threads, None where jobs run one by one; and the CUDA devices."""
-
-    threads: int | None
-    gpus: Sequence[str]
 
 
 @dataclass
@@ -37,8 +30,6 @@ class Rounds:
         max_failure_rate: share of failed trials at which it gives up.
         jobs: all so far.
         flying: number of a job -> its trials that are still to be told.
-        failed, ended: trials of this launch.
-        gave_up: whether too many failed.
     """
 
     study: Study
@@ -50,9 +41,11 @@ class Rounds:
     max_failure_rate: float
     jobs: list[Job] = field(default_factory=list)
     flying: dict[int, list[int]] = field(default_factory=dict)
-    failed: int = 0
-    ended: int = 0
-    gave_up: bool = False
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether too many trials of this launch have failed."""
+        return self.study.has_too_many_failed(most=self.max_failure_rate)
 
     def more(self, states: Sequence[JobState]) -> Round | None:
         """Tell what the jobs came to, and return the next round; None where no more trials are wanted.
@@ -93,10 +86,10 @@ class Rounds:
         try:
             checked = self.check(trial.overrides)
         except ConfigError as error:
-            self._end(trial.number, tell_refused(trial, error))
+            self.study.tell(trial.number, tell_refused(trial, error))
             return None
         number = len(self.jobs) + 1
-        return job_of(checked, number, experiment=self.experiment, threads=self.share.threads, gpus=self.share.gpus)
+        return job_of(checked, number, experiment=self.experiment, share=self.share)
 
     def tell(self, states: Sequence[JobState], *, ends: Sequence[str] = (*DONE, "failed")) -> None:
         """Tell the study what became of its trials, as far as that is known; one to go on with stays as it is.
@@ -110,10 +103,4 @@ class Rounds:
                 metrics = self.study.plan.metrics
                 ended = ended_of(state.status, state.run, metrics, steps=state.steps, verdict=state.verdict)
                 for number in self.flying.pop(job.number, ()):
-                    self._end(number, ended)
-
-    def _end(self, number: int, ended: Ended) -> None:
-        self.study.tell(number, ended)
-        self.ended += 1
-        self.failed += ended.status == "failed"
-        self.gave_up = has_too_many_failed(self.failed, self.ended, most=self.max_failure_rate)
+                    self.study.tell(number, ended)

@@ -23,16 +23,16 @@ from runner.sweeps.check import (
     rest_of,
     unique,
 )
-from runner.sweeps.course import ALONE, NAME_LENGTH, Launch, carry_out, find_gpus, job_of, new_sweep
+from runner.sweeps.course import Launch, carry_out, common_name, find_gpus, job_of, new_sweep
 from runner.sweeps.launch import (
+    Share,
     divide_cores,
     make_launcher,
     settle,
 )
-from runner.sweeps.place import new_directory
-from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
+from runner.sweeps.place import alone, new_directory, reopened
+from runner.sweeps.resume import KEY, resumed_directory
 from runner.sweeps.worker import run_in_sweep
-from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import Job, JobState, Launchable, changed
 from runner.tracking.sweep_runs import SweepRuns
 
@@ -61,9 +61,8 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
         return go_on(one, state, compose, page)
 
     if directory is not None:
-        with alone_in(directory, key=KEY, what=ALONE):
-            runs = SweepRuns(sweep := read_resumed(directory), Path.cwd())
-            refuse_if_alive(directory, runs.directories())
+        with reopened(directory) as runs:
+            sweep = runs.sweep
             changes = [text for text in arguments if sweep.may_change(text)]
             jobs = rest_of(sweep, runs.states(), compose, changes=changes)
             words = jobs[0].overrides if jobs else changed(sweep.jobs[0].overrides, changes)
@@ -86,7 +85,7 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
         _run_plain(checked_jobs, launcher=make_launcher(context, config, run), config=config)
         return
     directory = new_directory(Path(str(config.hydra.sweep.dir)))
-    with alone_in(directory, key=KEY, what=ALONE):
+    with alone(directory):
         sweep = new_sweep(_jobs(checked_jobs, threads), directory, page)
         jobs = [Launchable(job, job.overrides) for job in sweep.jobs]
         launcher = make_launcher(context, config, run_in_sweep)
@@ -96,11 +95,10 @@ def run_sweep(arguments: list[str], *, context: HydraContext, config: DictConfig
 
 def _jobs(jobs: Sequence[CheckedJob], threads: int | None) -> list[Job]:
     """Return the jobs of a sweep; all its runs share one experiment, unless they are given names."""
-    names = list(dict.fromkeys(job.experiment for job in jobs))
-    common = "+".join(names)[:NAME_LENGTH] if all(job.config.name is None for job in jobs) else None
-    gpus = find_gpus()
+    common = common_name(job.experiment for job in jobs) if all(job.config.name is None for job in jobs) else None
+    share = Share(threads, find_gpus())
     return [
-        job_of(job, number, experiment=common or job.experiment, threads=threads, gpus=gpus)
+        job_of(job, number, experiment=common or job.experiment, share=share)
         for number, job in enumerate(jobs, start=1)
     ]
 
@@ -109,18 +107,19 @@ def _run_plain(jobs: Sequence[CheckedJob], *, launcher: Launcher, config: DictCo
     """Run jobs that do not train, one after another; each prints what it has to say.
 
     Raises:
-        SweepError: one of them failed.
+        SweepError: one of them failed; with exit code 3 where all have that one.
     """
     settle(config, Path("."))
-    failed = []
+    failed, codes = list[str](), set[int]()
     for number, job in enumerate(jobs, start=1):
         if len(jobs) > 1:
             print(f"job {number} of {len(jobs)}: {job.point.name}", flush=True)
         [returned] = launcher.launch([list(job.point.overrides)], initial_job_idx=number - 1)
         if isinstance(error := returned._return_value, Exception):
             failed.append(f"job {number} of {len(jobs)} ({job.point.name}) failed: {in_words(error)}")
+            codes.add(getattr(error, "exit_code", 1))
     if failed:
-        raise SweepError("\n".join(failed), exit_code=1)
+        raise SweepError("\n".join(failed), exit_code=3 if codes == {3} and len(failed) == len(jobs) else 1)
     if len(jobs) > 1 and all(job.config.mode.schedules_only for job in jobs):
         _show_side_by_side(jobs)
 
@@ -133,6 +132,6 @@ def _show_side_by_side(jobs: Sequence[CheckedJob]) -> None:
     names = [next(iter(job.point.varied.values())) if len(keys) == 1 else job.point.name for job in jobs]
     if not jobs[0].config.quiet:
         print("side by side:", flush=True)
-    experiments = dict.fromkeys(job.experiment for job in jobs)
+    name = common_name(job.experiment for job in jobs)
     pages = dict(zip(names, (job.config for job in jobs), strict=True))
-    show(pages, experiment="+".join(experiments)[:NAME_LENGTH], directory=jobs[0].config.preview.directory)
+    show(pages, experiment=name, directory=jobs[0].config.preview.directory)

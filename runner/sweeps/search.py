@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,12 @@ from omegaconf import DictConfig
 from runner.errors import SweepError
 from runner.search.opening import Plan
 from runner.search.options import SECTION, SearchOptions
-from runner.search.trials import told_to_fail
 from runner.sweeps.check import go_on, rest_of
-from runner.sweeps.launch import divide_cores, is_in_this_process, make_launcher
-from runner.sweeps.place import new_directory
-from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive, resumed_directory
-from runner.tracking.lock import alone_in
+from runner.sweeps.launch import Share, divide_cores, is_in_this_process, make_launcher
+from runner.sweeps.place import alone, new_directory, reopened
+from runner.sweeps.resume import KEY, resumed_directory
 from runner.tracking.sweep_file import JobState, Launchable, Sweep
-from runner.tracking.sweep_observed import write_known
+from runner.tracking.sweep_observed import Stand, write_known
 from runner.tracking.sweep_runs import DONE, SweepRuns
 
 if TYPE_CHECKING:
@@ -48,23 +47,25 @@ def run_search(arguments: list[str], *, context: HydraContext, config: DictConfi
     """
     from runner.search.known import Mlflow, find_known
     from runner.search.opening import check_study
-    from runner.search.planning import make_plan
+    from runner.search.planning import make_plan, named_in
     from runner.sweeps.search_page import read_page
 
     resumed = resumed_directory(arguments)
     arguments = [text for text in arguments if not text.startswith(f"{KEY}=")]
-    sweep = read_resumed(resumed) if resumed is not None else None
-    page = read_page(arguments, context, config, options, words=sweep.page if sweep is not None else None)
-    parts = {"sampler": options.sampler, "pruner": options.pruner}
-    plan = make_plan(page.base.config, page.space, page.extend, options, **parts, section=SECTION)
-    base = page.base
-    uri = base.config.tracking.uri
-    known = find_known(options.known, Mlflow(uri, base.experiment), key=f"{SECTION}.known") if resumed is None else []
-    if plan.name:
+    with ExitStack() as closing:
+        runs = closing.enter_context(reopened(resumed)) if resumed is not None else None
+        page = read_page(arguments, context, config, options, words=runs.sweep.page if runs is not None else None)
+        parts = {"sampler": options.sampler, "pruner": options.pruner}
+        plan = make_plan(page.base.config, page.space, page.extend, options, **parts, section=SECTION)
+        entries = options.known if runs is None else []
+        mlflow = Mlflow(page.base.config.tracking.uri, page.base.experiment)
+        known = find_known(entries, mlflow, key=f"{SECTION}.known")
+        directory = resumed or Path(str(config.hydra.sweep.dir))
+        plan = named_in(plan, directory)
         check_study(plan)
-    directory = resumed or new_directory(Path(str(config.hydra.sweep.dir)))
-    with alone_in(directory, key=KEY, what="a sweep that no other process is running"):
-        _Search(page, plan, options, directory, config, known).run(context, sweep, arguments)
+        if resumed is None:
+            closing.enter_context(alone(new_directory(directory)))
+        _Search(page, plan, options, directory, config, known).run(context, runs, arguments)
 
 
 class _Search:
@@ -89,14 +90,12 @@ class _Search:
     ) -> None:
         from runner.search.judge import write_judge
         from runner.search.parts import is_none
-        from runner.search.planning import named_in
         from runner.search.study import Study
         from runner.sweeps.course import find_gpus
-        from runner.sweeps.rounds import Rounds, Share
+        from runner.sweeps.rounds import Rounds
 
         self._page, self._directory, self._config = page, directory, config
         self._known = known
-        plan = named_in(plan, directory)
         self.study = Study(plan, directory)
         threads = divide_cores(config, options.n_jobs or os.cpu_count() or 1)
         self.rounds = Rounds(
@@ -112,25 +111,23 @@ class _Search:
         about = plan.about(self.study.place)
         write_judge(directory, {**about, "pruner": pruner, "prune_after": options.prune_after})
 
-    def run(self, context: HydraContext, sweep: Sweep | None, arguments: Sequence[str]) -> None:
+    def run(self, context: HydraContext, runs: SweepRuns | None, arguments: Sequence[str]) -> None:
         """Run what is missing.
 
         Args:
             context: Hydra's.
-            sweep: that goes on; None for a new one.
+            runs: of the sweep that goes on; None for a new one.
             arguments: overrides, some of which may differ from those of the sweep.
         """
         from runner.sweeps.course import Launch, carry_out
         from runner.sweeps.worker import run_in_sweep
 
-        begun = self._begin() if sweep is None else self._go_on(sweep, arguments)
-        if begun is None:  # a shared study that has all its trials
-            self._close([])
-            print(self._directory, flush=True)
-            self._raise_if_given_up()
+        begun = self._begin() if runs is None else self._go_on(runs, arguments)
+        page = self._page
+        if begun is None:
+            self._end_without_jobs()
             return
         sweep, runs, jobs = begun
-        page = self._page
 
         def again(one: Launchable, state: JobState) -> Launchable:
             return go_on(one, state, page.compose, page.words)
@@ -138,6 +135,30 @@ class _Search:
         launcher = make_launcher(context, self._config, run_in_sweep)
         launch = Launch(sweep, jobs, runs, page.base.config, again, self.rounds.more, self._total(), self._close)
         carry_out(launch, self._directory, launcher, page=self._config, most=None)
+        self._raise_if_given_up()
+
+    def _end_without_jobs(self) -> None:
+        """Report a shared study that has all its trials."""
+        from runner.sweeps.course import job_of, new_sweep
+        from runner.sweeps.end import finish
+
+        base, plan = self._page.base, self.study.plan
+        config, sweep = base.config, new_sweep((), self._directory, self._page.words)
+        self._close([])
+        job = job_of(base, 0, experiment=base.experiment, share=Share())
+        tree = config.model_dump(mode="json", by_alias=True)
+        stand = Stand(job, config.optimizer.lr_key, plan.loss, base.choices, tree)
+        finish(
+            self._directory,
+            sweep,
+            (),
+            tracking=config.tracking,
+            signal=None,
+            safety=config.search.safety,
+            is_search=True,
+            quiet=config.quiet,
+            stand=stand,
+        )
         self._raise_if_given_up()
 
     def _total(self) -> int:
@@ -172,18 +193,16 @@ class _Search:
         if self._known:
             print(learn(self.study, self._known, page_of), file=sys.stderr)
 
-    def _go_on(self, sweep: Sweep, arguments: Sequence[str]) -> _Begun:
-        """Return the jobs that are left, with those of trials that were asked for and never became one."""
-        runs = SweepRuns(sweep, Path.cwd())
-        refuse_if_alive(self._directory, runs.directories())
-        states, rounds = runs.states(), self.rounds
+    def _go_on(self, runs: SweepRuns, arguments: Sequence[str]) -> _Begun:
+        """Return the jobs that are left, and those of trials that became none that is written down."""
+        sweep, states, rounds = runs.sweep, runs.states(), self.rounds
         changes = [text for text in arguments if sweep.may_change(text)]
         left = rest_of(sweep, states, self._page.compose, changes=changes)
         for number in {one.job.number for one in left} - self.study.in_flight().keys():
             self.study.again(number)
         rounds.jobs = list(sweep.jobs)
         flying = self.study.in_flight()
-        lost = flying.pop(0, [])
+        lost = [trial for job in flying.keys() - {job.number for job in sweep.jobs} for trial in flying.pop(job)]
         rounds.flying = {job: [trial.number for trial in trials] for job, trials in flying.items()}
         rounds.tell(states, ends=DONE)  # those that failed are made again
         states = [state if state.status in DONE else JobState() for state in states]
@@ -210,7 +229,7 @@ class _Search:
             results |= {"best_params": solutions[0]["params"], "best_value": best[0].values[0]}
         (self._directory / RESULTS).write_text(yaml.safe_dump(results, sort_keys=False), encoding="utf-8")
         if self.rounds.gave_up:
-            print(told_to_fail(self.rounds.failed, self.rounds.ended, SECTION), file=sys.stderr)
+            print(self.study.told_to_fail(), file=sys.stderr)
         if counts.diverged and not best:
             print("warning search: every trial diverged. Lower the range of optimizer.lr", file=sys.stderr)
         if not self._page.base.config.quiet:

@@ -29,7 +29,16 @@ def in_use(task: Task) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        raise TaskError(Problem("task", f"must not end the program, got {with_place(error)}", AGAINST_EXIT)) from error
+        raise without_exit(error) from error
     finally:
         if isinstance(task, Closable):
             task.close()
+
+
+def without_exit(error: Exception | SystemExit) -> Exception:
+    """Return an error as it is, or what is wrong with code of the task that ends the program."""
+    if isinstance(error, Exception):
+        return error
+    found = TaskError(Problem("task", f"must not end the program, got {with_place(error)}", AGAINST_EXIT))
+    found.__cause__ = error
+    return found

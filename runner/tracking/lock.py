@@ -21,7 +21,7 @@ def alone_in(directory: Path, *, key: str, what: str) -> Iterator[None]:
         key: dotted key that names it, for the message.
         what: the rule for what it must be, such as "a run that no other process is writing".
     Raises:
-        ConfigError: another process writes to it.
+        ConfigError: another process writes to it, or nobody can.
     """
     lock = FileLock(directory / WRITER_LOCK)
     try:
@@ -29,6 +29,9 @@ def alone_in(directory: Path, *, key: str, what: str) -> Iterator[None]:
     except Timeout:
         rule = f"must be {what}, got {str(directory)!r}"
         raise ConfigError([Problem(key, rule, "Wait for its end, or interrupt it")]) from None
+    except OSError as error:
+        rule = f"must be a directory that can be written to, got {str(directory)!r} ({error.strerror})"
+        raise ConfigError([Problem(key, rule, "Mend its rights")]) from None
     try:
         yield
     finally:

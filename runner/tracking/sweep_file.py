@@ -16,6 +16,7 @@ from runner.tracking.directory import SWEEP, write_whole
 
 STOP = ".stop"  # number of the signal after which no further job starts
 LIMIT = "train.max_seconds"
+_HOW = ("sweep.backend", "sweep.lanes", "sweep.jobs")
 _MORE = ("search.n_trials", "search.budget", "search.verify", "search.safety", "search.write")
 FROM, CHECKPOINT = "resume.from", "resume.checkpoint"
 _VERSION = 1
@@ -88,9 +89,9 @@ class Sweep:
         return key in (FROM, CHECKPOINT) and not self.varies(key)
 
     def may_change(self, override: str) -> bool:
-        """Whether an override may differ when the sweep goes on: how long it and its jobs run and who hears of them."""
+        """Whether an override may differ when the sweep goes on: how and how long its jobs run, who hears of them."""
         key = key_of(override)
-        is_aside = key in (LIMIT, "quiet", *_MORE) or key.partition(".")[0] in ("tracking", "notify")
+        is_aside = key in (LIMIT, "quiet", *_HOW, *_MORE) or key.partition(".")[0] in ("tracking", "notify")
         return is_aside and not self.varies(key)
 
     def varies(self, key: str) -> bool:

@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.finding.observed import Observed
 from runner.records import read_non_finite, spell_non_finite
@@ -81,7 +81,8 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
     """Return what one job came to; see `observe`."""
     run = root / state.run if state.run is not None else None
     result = find_result(run) if run is not None else None
-    purpose = result.tags.get(PURPOSE_TAG.removeprefix("tags."), "") if result is not None else ""
+    tags = result.tags if result is not None else {}
+    purpose = job.varied.get(PURPOSE_TAG, tags.get(PURPOSE_TAG.removeprefix("tags."), ""))
     return Observed(
         lr=_rate(job, key),
         seed=job.seed,
@@ -93,7 +94,31 @@ def observe_job(job: Job, state: JobState, root: Path, *, key: str = LR_KEYS[0])
         planned_steps=state.planned_steps,
         run=state.run or "",
         purpose=purpose,
+        best_loss=state.best_val_loss,
+        train_loss=state.loss,
     )
+
+
+class Stand(NamedTuple):
+    """What stands for the jobs of a search that has made none, as others have made all trials of its study.
+
+    Attributes:
+        job: what the trials have in common; `varied` has the keys in which they differ.
+        key: of the learning rate.
+        loss: what the losses are losses of.
+        choices, tree: as a run has them.
+    """
+
+    job: Job
+    key: str
+    loss: str
+    choices: Mapping[str, str]
+    tree: Mapping[str, Any]
+
+    def fixed(self) -> dict[str, str]:
+        """Return what `in_common` does of a sweep with jobs."""
+        found = _fixed(self.choices, self.tree)
+        return {key: value for key, value in found.items() if key not in self.job.varied}
 
 
 def in_common(sweep: Sweep, states: Sequence[JobState], root: Path) -> dict[str, str]:
@@ -103,8 +128,12 @@ def in_common(sweep: Sweep, states: Sequence[JobState], root: Path) -> dict[str,
     if result is None:
         return {}
     tree = next((page for run in runs if (page := _config(run))), {})
-    values = {name: result.choices.get(name) for name in _CHOSEN} | {key: _at(tree, key) for key in _WRITTEN}
-    return {key: str(value) for key, value in values.items() if value is not None and not sweep.varies(key)}
+    return {key: value for key, value in _fixed(result.choices, tree).items() if not sweep.varies(key)}
+
+
+def _fixed(choices: Mapping[str, str], tree: Mapping[str, Any]) -> dict[str, str]:
+    values = {name: choices.get(name) for name in _CHOSEN} | {key: _at(tree, key) for key in _WRITTEN}
+    return {key: str(value) for key, value in values.items() if value is not None}
 
 
 def loss_name(states: Sequence[JobState]) -> str:

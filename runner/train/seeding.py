@@ -59,6 +59,18 @@ def restore_generators(states: dict[str, Any]) -> None:
         torch.mps.set_rng_state(states["mps"])
 
 
+def torch_generators() -> list[torch.Tensor]:
+    """Return the states of torch's own generators alone, which takes microseconds."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def set_torch_generators(states: list[torch.Tensor]) -> None:
+    """Set torch's generators to saved states."""
+    torch.set_rng_state(states[0])
+    for device, state in enumerate(states[1:]):
+        torch.cuda.set_rng_state(state, device)
+
+
 def _listed(words: Any) -> list[int]:
     """Return the words of a state; older checkpoints have lists of them."""
     return words.tolist() if isinstance(words, torch.Tensor) else list(words)

@@ -12,7 +12,7 @@ from runner.curves import number
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.finding.ramp import fewest_steps, usual_steps
 from runner.range_file import Tested, find_range_test, in_words, write_range_test
-from runner.rates import plan_of
+from runner.rates import steps_of
 
 if TYPE_CHECKING:
     from runner.range_bracket import RangeTest
@@ -150,14 +150,14 @@ def _tested(config: Config, wanted: Wanted, evaluate: Trials) -> Tested:
     from runner.range_bracket import range_bracket  # imports torch
 
     low, high = ramp_limits(config.optimizer, config.task, "exponential")
-    run_steps, usual = plan_of(config).steps, usual_steps(low, high, "exponential")
+    run_steps, usual = steps_of(config), usual_steps(low, high, "exponential")
     steps = max(fewest_steps(low, high, "exponential"), min(usual, run_steps))
     test = range_bracket(config, steps=steps, repeats=max(1, min(_RAMPS, run_steps // steps)))
     if test.found.nothing is not None:
         raise ConfigError([wanted.missing(f"a range test suggests nothing ({test.found.nothing.reason})")])
     if not config.quiet:
         print(f"range test: {_told(test)}", flush=True)
-    evaluate([])  # makes the directory
+    evaluate.open()
     try:
         write_range_test(evaluate.directory, test, (), title=f"{evaluate.experiment}: range test")
     except OSError as error:

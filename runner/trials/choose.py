@@ -14,6 +14,7 @@ from runner.errors import in_words
 from runner.estimate import Stopwatch, WeighedCheckpoints, trial_plan
 from runner.lanes import recording
 from runner.lanes.lane import Lane
+from runner.lanes.memory import is_out_of_memory
 from runner.lanes.refusal import WAY_OUT, why_not
 from runner.train.plan import TrainPlan
 from runner.trials.shared import SharedTasks
@@ -22,14 +23,24 @@ _LANES = 16  # enough to tell: more pay more
 _STEPS = 10
 _LEAST_STEPS, _ENOUGH_SECONDS = 4, 0.5
 _EAGER_PASSES = 1  # then it is recorded, within the steps that do not count
+_GAIN = 0.95  # of the time alone: what is closer is not told apart from nothing
 _LONG_SECONDS = 0.03  # of a step on a CPU: what lanes save is about a millisecond
 
 
 class Choice(NamedTuple):
-    """What makes the runs of a batch, and why."""
+    """What makes the runs of a batch, and why.
+
+    Attributes:
+        is_lanes: whether lanes do, in place of one run after another.
+        why: in words.
+        width: most lanes at once that memory has room for, as far as was tried.
+        is_for_any: whether another number of runs would change nothing.
+    """
 
     is_lanes: bool
     why: str
+    width: int
+    is_for_any: bool = False
 
 
 def choose(configs: Sequence[Config], *, width: int) -> Choice:
@@ -42,21 +53,30 @@ def choose(configs: Sequence[Config], *, width: int) -> Choice:
     try:
         first = build(configs[0]).parts()
         if (reason := why_not([first])) is not None:
-            return Choice(False, f"one after another, as lanes cannot be: {reason.removesuffix(f'. {WAY_OUT}.')}")
+            return _in_turn(f"lanes cannot be: {reason.removesuffix(f'. {WAY_OUT}.')}", width, is_for_any=True)
         plan = first["plan"]
         is_on_cpu = plan.device.type == "cpu"
-        count = min(len(configs), width, _LANES if is_on_cpu else width)  # memory is tried as it will be used
-        alone = _pace(configs[:1], plan)
+        most = _LANES if is_on_cpu else width  # memory is tried as it will be used
+        count = min(len(configs), width, most)
+        alone, _ = _pace(configs[:1], plan)
         if alone > _LONG_SECONDS and is_on_cpu:
-            return Choice(
-                False, f"one after another, as a step takes {1e3 * alone:.3g} ms, too long to gain from lanes"
-            )
-        together = _pace(configs[:count], plan)
+            reason = f"a step takes {1e3 * alone:.3g} ms, too long to gain from lanes"
+            return _in_turn(reason, width, is_for_any=True)
+        together, at_once = _pace(configs[:count], plan)
     except Exception as error:  # whatever it is, the run itself tells it
-        return Choice(False, f"one after another, as a trial in lanes failed: {in_words(error)}")
-    lanes, turns = 1e3 * together, 1e3 * alone * count
-    faster = f"a step of {count} runs takes {lanes:.3g} ms in lanes and {turns:.3g} ms one after another"
-    return Choice(lanes < turns, f"{'lanes' if lanes < turns else 'one after another'}, as {faster}")
+        return _in_turn(f"a trial in lanes failed: {in_words(error)}", width, is_for_any=True)
+    width = width if at_once == count else at_once
+    if at_once == 1:
+        return _in_turn("memory has no room for two of them", width, is_for_any=True)
+    lanes, turns = 1e3 * together, 1e3 * alone * at_once
+    faster = f"a step of {at_once} runs takes {lanes:.3g} ms in lanes and {turns:.3g} ms one after another"
+    if lanes < _GAIN * turns:
+        return Choice(is_lanes=True, why=f"lanes, as {faster}", width=width)
+    return _in_turn(faster, width, is_for_any=at_once < count or count == most)
+
+
+def _in_turn(why: str, width: int, *, is_for_any: bool) -> Choice:
+    return Choice(is_lanes=False, why=f"one after another, as {why}", width=width, is_for_any=is_for_any)
 
 
 class _Brief(Stopwatch):
@@ -66,6 +86,7 @@ class _Brief(Stopwatch):
         super().__init__(_STEPS, watch_every=1)
         self._started: float | None = None
         self._processor = list[float]()
+        self._reason: str | None = None
 
     def __call__(self) -> str | None:
         """Note the time; return a reason to stop when that is enough."""
@@ -73,7 +94,12 @@ class _Brief(Stopwatch):
         self._processor.append(time.process_time())
         self._started = self._started or now
         is_enough = self.made >= _LEAST_STEPS and now - self._started > _ENOUGH_SECONDS
-        return reason or ("enough is known" if is_enough else None)
+        self._reason = reason or ("enough is known" if is_enough else None)
+        return self._reason
+
+    def follow(self) -> str | None:
+        """Return the reason to stop that others have, once there is one."""
+        return self._reason
 
     def seconds(self, *, on_cpu: bool) -> float:
         """Return what a step takes; on a CPU, what others take from it meanwhile does not count."""
@@ -84,8 +110,10 @@ class _Brief(Stopwatch):
         return min(wall, *spans[len(spans) // 4 :])
 
 
-def _pace(configs: Sequence[Config], plan: TrainPlan) -> float:
-    """Return the seconds that a step of runs takes, in lanes where they are several; what disturbs some is left out.
+def _pace(configs: Sequence[Config], plan: TrainPlan) -> tuple[float, int]:
+    """Return the seconds that a step of runs takes, in lanes where they are several, and how many had room at once.
+
+    The fastest step counts, so what disturbs some does not, nor what more lanes took before memory ran out.
 
     Args:
         configs: of the runs.
@@ -97,21 +125,29 @@ def _pace(configs: Sequence[Config], plan: TrainPlan) -> float:
     from runner.train.loop import fit
 
     is_long = plan.steps > 2 * recording.EAGER_PASSES
-    watches, nothing = [_Brief() for _ in configs], WeighedCheckpoints(Path(os.devnull))
+    watch, nothing, widths = _Brief(), WeighedCheckpoints(Path(os.devnull)), [len(configs)]
     tasks = SharedTasks()
 
     def lanes() -> Iterator[Lane]:
-        for config, watch in zip(configs, watches, strict=True):
-            experiment = build(config)
+        for index, config in enumerate(configs):
+            try:
+                experiment = build(config)
+            except Exception as error:
+                if not (index and is_out_of_memory(error)):
+                    raise
+                widths.append(index)
+                return
             parts = experiment._replace(plan=trial_plan(experiment.plan)).parts()
-            yield Lane({**parts, "task": tasks.of(config, experiment.task)}, nothing, lambda record: None, watch)
+            asked = watch.follow if index else watch
+            yield Lane({**parts, "task": tasks.of(config, experiment.task)}, nothing, lambda record: None, asked)
 
     if len(configs) == 1:
         [lane] = lanes()
         fit(**lane.parts, checkpoints=nothing, on_record=lane.on_record, interrupted=lane.interrupted)
     else:
-        outcomes = fit_lanes(lanes(), width=len(configs), eager_passes=_EAGER_PASSES if is_long else None)
+        eager = _EAGER_PASSES if is_long else None
+        outcomes = fit_lanes(lanes(), width=len(configs), on_narrow=widths.append, eager_passes=eager)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-    return watches[0].seconds(on_cpu=plan.device.type == "cpu")
+    return watch.seconds(on_cpu=plan.device.type == "cpu"), min(widths)

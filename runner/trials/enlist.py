@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runner.compose import quoted
 from runner.config import Invocation
 from runner.errors import ConfigError, Problem
 from runner.search.page import differing, page_of_task
-from runner.sweeps.check import CheckedJob, Compose, check_all, check_job, go_on
-from runner.sweeps.check import Point as JobPoint
-from runner.sweeps.launch import shares
+from runner.sweeps.check import CheckedJob, Compose, Point, check_all, check_job, go_on
+from runner.sweeps.course import common_name, job_of
+from runner.sweeps.launch import Share
 from runner.tracking.mapping import params
 from runner.tracking.sweep_file import Job, JobState, Launchable, Sweep, changed, key_of
 from runner.trials.composing import composer
-from runner.trials.point import Point
-from runner.trials.trial import Share
 
 _OF_SWEEPS = ("sweep", "search", "mode", "sampler", "pruner")  # sections and groups that a trial does not have
-_NAME_LENGTH = 100
 
 
 class Page:
@@ -27,30 +23,35 @@ class Page:
 
     Args:
         invocation: how the program was called; what only concerns the sweep is left out of its trials.
-        share: of the machine; None is all of it.
+        share: of the machine.
     """
 
-    def __init__(self, invocation: Invocation, *, share: Share | None = None) -> None:
+    def __init__(self, invocation: Invocation, *, share: Share) -> None:
         self.page = invocation.page
         self.compose: Compose = composer(invocation.page)
         self.base = tuple(text for text in invocation.overrides if not _is_of_sweeps(text))
         self._share = share
         self._name: str | None = None
+        self._checked = dict[tuple[str, ...], CheckedJob]()
         if self.compose(self.base).hydra.runtime.choices["mode"] != "train":  # the page itself chooses the sweep
             self.base = (*self.base, "mode=train")
 
-    def overrides(self, point: Point) -> tuple[str, ...]:
+    def overrides(self, point: Mapping[str, str]) -> tuple[str, ...]:
         """Return the command line of a point."""
-        return changed(self.base, [f"{key}={value}" for key, value in point.overrides.items()])
+        return changed(self.base, [f"{key}={value}" for key, value in point.items()])
 
-    def check(self, points: Sequence[Point]) -> list[CheckedJob]:
-        """Compose and check points.
+    def check(self, points: Sequence[Mapping[str, str]]) -> list[CheckedJob]:
+        """Compose and check points; one that was checked before, and is no job yet, is not checked again.
 
         Raises:
             ConfigError: with all problems of all of them; each says which have it.
         """
-        given = [JobPoint(self.overrides(point), point.overrides) for point in points]
-        return check_all(given, self.compose, self.page)
+        given = [Point(self.overrides(point), point) for point in points]
+        new = [point for point in given if point.overrides not in self._checked]
+        self._checked |= {
+            one.overrides: job for one, job in zip(new, check_all(new, self.compose, self.page), strict=True)
+        }
+        return [self._checked[point.overrides] for point in given]
 
     def enlist(self, checked: Sequence[CheckedJob], first_number: int) -> tuple[list[Job], list[CheckedJob]]:
         """Return jobs for sweep.json, with the name of the first of them and their shares of the machine.
@@ -59,26 +60,21 @@ class Page:
             checked: points that are no jobs yet.
             first_number: number of the first job.
         """
-        names = list(dict.fromkeys(job.experiment for job in checked))
-        if self._name is None and names:
-            self._name = names[0] if len(names) == 1 else "+".join(names)[:_NAME_LENGTH]
+        if self._name is None and checked:
+            self._name = common_name(job.experiment for job in checked)
+        self._checked.clear()
         jobs, final = list[Job](), list[CheckedJob]()
         for number, one in enumerate(checked, start=first_number):
-            more: tuple[str, ...] = (
-                () if one.experiment == self._name or one.config.name else (f"name={quoted(str(self._name))}",)
-            )
-            if self._share is not None:
-                more += shares(one.config.train, number, threads=self._share.threads, gpus=self._share.gpus)
-            if more:
-                one = self.check_one((*one.point.overrides, *more), one.point.varied)
-            config, overrides = one.config, one.point.overrides
-            jobs.append(Job(number, overrides, one.point.varied, one.experiment, config.optimizer.lr, config.seed))
-            final.append(one)
+            name = one.experiment if one.config.name is not None else str(self._name)
+            job = job_of(one, number, experiment=name, share=self._share)
+            is_same = job.overrides == one.point.overrides
+            jobs.append(job)
+            final.append(one if is_same else self.check_one(job.overrides, job.varied))
         return jobs, final
 
     def check_one(self, overrides: tuple[str, ...], varied: Mapping[str, str]) -> CheckedJob:
         """Compose and check one command line."""
-        return check_job(JobPoint(overrides, varied), self.compose, self.page)
+        return check_job(Point(overrides, varied), self.compose, self.page)
 
     def refuse_changed(self, made: tuple[Job, Path] | None, directory: Path) -> None:
         """Refuse to go on with a sweep whose page says something else today.

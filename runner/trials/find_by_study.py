@@ -10,23 +10,22 @@ from omegaconf import OmegaConf
 
 from runner.config import Config, Invocation
 from runner.curves import number
-from runner.durations import Clock, to_steps
 from runner.finding.observed import Observed
 from runner.nodes import Node
+from runner.rates import steps_of
 from runner.search.custom import extend_by
 from runner.search.elsewhere import made_elsewhere
 from runner.search.judge import write_judge
 from runner.search.known import Mlflow, find_known, learn
-from runner.search.loop import ENDS, OnEval, search
+from runner.search.loop import search
 from runner.search.opening import Plan, check_study
 from runner.search.parts import is_none
 from runner.search.planning import make_plan, named_in
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
-from runner.search.trials import has_too_many_failed, told_to_fail
+from runner.search.trials import OnEval
 from runner.tracking.sweep_observed import write_known
 from runner.trials.bounds import Bounds
-from runner.trials.point import Point
 
 if TYPE_CHECKING:
     from runner.trials.trials import Trials
@@ -55,7 +54,7 @@ def plan_of(config: Config, invocation: Invocation, evaluate: Trials, bounds: Ca
     fixed = evaluate.fixed
     extend = extend_by(section.custom_search_space, page, fixed, key=f"{_SECTION}.custom_search_space")
     space: Space = read_space(space_of(texts))
-    checked = evaluate.check([Point(corner) for corner in corners(space)])
+    checked = evaluate.check(corners(space))
     sampler, pruner = section_of(config.sampler), section_of(config.pruner)
     plan = make_plan(checked[0].config, space, extend, section, sampler=sampler, pruner=pruner, section=_SECTION)
     return named_in(plan, evaluate.directory)
@@ -79,18 +78,18 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     check_study(plan)
     entries = section.known if config.resume.sweep is None else []
     known = find_known(entries, Mlflow(config.tracking.uri, evaluate.experiment), key=f"{_SECTION}.known")
-    evaluate([])  # makes the directory of the sweep, which the study is locked by
+    evaluate.open()  # its lock is that of the study
     study = Study(plan, evaluate.directory)
     write_judge(evaluate.directory, {**plan.about(study.place), "pruner": None, "prune_after": section.prune_after})
     if known:
         print(learn(study, known, evaluate.page_of), file=sys.stderr)
 
     def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
-        return evaluate([Point(overrides) for overrides in points], on_eval=on_eval)
+        return evaluate(points, on_eval=on_eval)
 
     def check(overrides: Mapping[str, str]) -> int:
-        [checked] = evaluate.check([Point(overrides)])
-        return _length(checked.config)
+        [checked] = evaluate.check([overrides])
+        return steps_of(checked.config)
 
     pruner = section_of(config.pruner)
     seen = search(
@@ -110,17 +109,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     if not seen:
         rule = f"nothing was left to run for search.n_trials={section.n_trials}"
         print(f"warning search: {rule}. Set it higher for more trials", file=sys.stderr)
-    ended = sum(one.status in ENDS for one in seen)
-    gave_up = has_too_many_failed(study.failed, ended, most=section.max_failure_rate)
+    gave_up = study.has_too_many_failed(most=section.max_failure_rate)
     if gave_up:
-        print(told_to_fail(study.failed, ended, _SECTION), file=sys.stderr)
-    return gave_up or (bool(seen) and study.failed == len(seen))
-
-
-def _length(config: Config) -> int:
-    """Return the updates of a run; its model is not made for that."""
-    from runner.build import find_facts  # imports torch
-
-    train = config.train
-    facts = find_facts(config.task, train, config.resume, config.seed)
-    return to_steps(train.duration, Clock(train.batch_size, facts.examples.get("train")))
+        print(study.told_to_fail(), file=sys.stderr)
+    return gave_up or (study.ended > 0 and study.failed == study.ended)

@@ -14,12 +14,13 @@ from runner.finding.observed import Observed
 from runner.finding.points import points_of
 from runner.finding.procedure import Ask, Limits, is_begun, next_asks, verify_asks
 from runner.finding.recommend import recommend
-from runner.rates import plan_of
+from runner.rates import steps_of
+from runner.search.dimension import Dimension
+from runner.search.goals import goals_of
 from runner.search.known import Mlflow, find_known, observed_of, sort_out
-from runner.search.space import Dimension
+from runner.sweep_summary import PURPOSE_TAG, SEED
 from runner.tracking.sweep_observed import find_known_runs, write_known
 from runner.trials.bounds import Bounds
-from runner.trials.point import Point
 
 if TYPE_CHECKING:
     from runner.trials.trials import Trials
@@ -38,7 +39,7 @@ def find_lr(config: Config, bounds: Callable[[], Bounds], evaluate: Trials) -> N
     Raises:
         ConfigError: the search cannot begin; nothing has started and nothing is written.
     """
-    key, steps = config.optimizer.lr_key, plan_of(config).steps
+    key, steps = config.optimizer.lr_key, steps_of(config)
     seen = _known(config, evaluate, steps)
     limits = _limits(config, None if is_begun(seen) else bounds(), steps)
     if not (asks := next_asks(seen, limits)):
@@ -46,7 +47,7 @@ def find_lr(config: Config, bounds: Callable[[], Bounds], evaluate: Trials) -> N
         rule = f"must leave something to try, but runs are known to have failed at {tried}"
         raise ConfigError([Problem("search.low", rule, "Lower it")])
     if seen:
-        evaluate([])  # makes the directory
+        evaluate.open()
         write_known(evaluate.directory, seen)
     while asks:
         seen += evaluate([_point(ask, key) for ask in asks])
@@ -72,8 +73,8 @@ def _limits(config: Config, bounds: Bounds | None, steps: int) -> Limits:
     return Limits(middle, low, high, config.seed, budget, search.verify, steps, search.safety)
 
 
-def _point(ask: Ask, key: str) -> Point:
-    return Point({key: number(ask.lr), "seed": str(ask.seed), "tags.purpose": ask.purpose})
+def _point(ask: Ask, key: str) -> dict[str, str]:
+    return {key: number(ask.lr), SEED: str(ask.seed), PURPOSE_TAG: ask.purpose}
 
 
 def _known(config: Config, evaluate: Trials, steps: int) -> list[Observed]:
@@ -82,19 +83,10 @@ def _known(config: Config, evaluate: Trials, steps: int) -> list[Observed]:
         return []
     if (written := find_known_runs(evaluate.directory)) is not None:
         return written
-    key, metric = config.optimizer.lr_key, _metric(config)
-
+    key, [metric] = config.optimizer.lr_key, goals_of(config, [], [], section="search")[0]
     runs = find_known(config.search.known, Mlflow(config.tracking.uri, evaluate.experiment), key=_KEY)
     low, high = config.search.low or sys.float_info.min, config.search.high or sys.float_info.max
     space = {key: Dimension(key, "", f"interval({low},{high})", "float", low, high)}
     known, sentence = sort_out(runs, space, [metric], evaluate.page_of)
     print(sentence, file=sys.stderr)
     return observed_of(known, key, steps=steps)
-
-
-def _metric(config: Config) -> str:
-    """Return the loss that a run is judged by: of the val split where there is one."""
-    from runner.build import find_facts  # imports torch
-
-    facts = find_facts(config.task, config.train, config.resume, config.seed)
-    return "val/loss" if "val" in facts.examples else "train/loss"

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from runner.config_search import SweepSection
 from runner.curves import number
 from runner.errors import ConfigError, Problem
-from runner.search.space import Dimension, read_space, space_of
+from runner.search.dimension import Dimension
+from runner.search.space import read_space, space_of
 from runner.sweep_summary import SEED
 from runner.trials.bounds import Bounds
-from runner.trials.point import Point
 
 _PER_DECADE = 2
 
 
-def grid(sweep: SweepSection, lr_key: str, ends: Callable[[], Bounds], *, seed: int) -> list[Point]:
-    """Return the points, the last key varying fastest, and the seed faster than that.
+def grid(sweep: SweepSection, lr_key: str, ends: Callable[[], Bounds], *, seed: int) -> list[dict[str, str]]:
+    """Return the points as dotted keys and values, the last key varying fastest, and the seed faster than that.
 
     Args:
         sweep: its section.
@@ -45,7 +45,7 @@ def grid(sweep: SweepSection, lr_key: str, ends: Callable[[], Bounds], *, seed: 
         values[lr_key] = _rates(ends(), sweep.points)
     if sweep.seeds > 1:
         values[SEED] = [str(seed + nth) for nth in range(sweep.seeds)]
-    return [Point(dict(zip(values, texts, strict=True))) for texts in itertools.product(*values.values())]
+    return [dict(zip(values, texts, strict=True)) for texts in itertools.product(*values.values())]
 
 
 def _listed(dimension: Dimension, problems: list[Problem]) -> list[str]:

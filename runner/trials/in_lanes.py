@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -9,10 +10,11 @@ from functools import partial
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from runner.build import build
+from runner.build import Experiment, build
 from runner.config import Config
 from runner.errors import in_words
 from runner.lanes.lane import Lane, Outcome
+from runner.lanes.memory import is_out_of_memory
 from runner.lanes.refusal import why_not
 from runner.records import RunResult
 from runner.sweeps.worker import quietly
@@ -93,24 +95,33 @@ class _Pass:
                 last = result if result is not None and result.signal is not None else last
 
             try:
-                fit_lanes(self._lanes(received), width=width, on_end=on_end)
+                fit_lanes(self._lanes(received), width=width, on_end=on_end, on_narrow=_tell_width)
             except BaseException as error:
                 for index in list(self._open):
                     self._fail(index, error)
                 raise
         return last
 
-    def _lanes(self, received: Received) -> Iterator[Lane]:
-        """Make the lanes one by one, when there is room; one that cannot be made is told and left out."""
+    def _lanes(self, received: Received) -> Iterator[Lane | None]:
+        """Make the lanes one by one, when there is room; one that cannot be made is told and left out.
+
+        None where there is no memory for one beside those that are under way.
+        """
         from runner.trials.recorded_run import recorded
 
         index = 0
         for trial in self._trials:
             if received() is not None:
                 return
+            while (experiment := self._built(trial)) is None:
+                yield None
+                if received() is not None:
+                    return
+            if isinstance(experiment, Exception):
+                self._tell(trial, experiment)
+                continue
             stack = ExitStack()
             try:
-                experiment = build(trial.config)
                 prune = self._batch.prune(trial)
                 beside = self._batch.beside
                 record = recorded(
@@ -138,6 +149,13 @@ class _Pass:
                 partial(_stops, run, received),
             )
             index += 1
+
+    def _built(self, trial: Trial) -> Experiment | Exception | None:
+        """Return what a run is made of, or why that cannot be; None where memory lacks that others will leave."""
+        try:
+            return build(trial.config)
+        except Exception as error:
+            return None if self._open and is_out_of_memory(error) else error
 
     def _close(self, index: int, outcome: Outcome, received: Received) -> RunResult | None:
         """Tell the end of a lane to everybody; return the result where there is one."""
@@ -171,3 +189,10 @@ class _Pass:
 
 def _stops(run: RecordedRun, received: Received) -> str | None:
     return run.stops(received())
+
+
+def _tell_width(width: int) -> None:
+    runs = f"{width} runs" if width > 1 else "one run"
+    print(
+        f"warning sweep.lanes: memory has room for {runs} at once. Set sweep.lanes={width}", file=sys.stderr, flush=True
+    )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from runner.config import Config, Invocation
 from runner.records import RunResult
+from runner.search.trials import OnEval
 from runner.tracking.directory import TRACEBACK
 from runner.tracking.sweep_file import STOP, Job
-from runner.trials.point import OnEval
 
 if TYPE_CHECKING:
     from runner.sweeps.check import CheckedJob
@@ -32,13 +31,6 @@ class Trial(NamedTuple):
     job: Job
     config: Config
     invocation: Invocation
-
-
-class Share(NamedTuple):
-    """What of the machine a trial gets, where several run at once."""
-
-    threads: int
-    gpus: Sequence[str]
 
 
 @dataclass(frozen=True)

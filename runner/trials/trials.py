@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,32 +17,30 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from runner.commands import PROGRAM
-from runner.compose import overrides_of
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem
 from runner.finding.observed import Observed
 from runner.search.page import page_of_task
-from runner.search.secret import without_password
-from runner.sweeps.place import new_directory
-from runner.sweeps.resume import KEY, read_resumed, refuse_if_alive
+from runner.search.trials import OnEval
+from runner.sweeps.course import given_overrides, new_sweep
+from runner.sweeps.place import alone, new_directory, reopened
+from runner.sweeps.resume import KEY
 from runner.sweeps.signals import caught
 from runner.tracking.directory import ROOT
-from runner.tracking.lock import alone_in
 from runner.tracking.stderr import gathered_stderr
-from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, key_of, write_sweep
-from runner.tracking.sweep_observed import LR_KEYS, lr_key, observe_job
+from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, write_sweep
+from runner.tracking.sweep_observed import LR_KEYS, Stand, lr_key, observe_job
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
 from runner.trials.backends import Backend, backend_of
-from runner.trials.point import OnEval, Point
 from runner.trials.trial import Batch, Trial, trial_invocation
 
 if TYPE_CHECKING:
     from runner.lr_end import Told
+    from runner.search.opening import Plan
     from runner.sweeps.check import CheckedJob
 
 _Key = tuple[tuple[str, str], ...]
-_ALONE = "a sweep that no other process is running"
 
 
 class Trials:
@@ -78,10 +74,12 @@ class Trials:
         self._sweep: Sweep | None = None
         resumed = config.resume.sweep
         self.directory = Path(resumed) if resumed is not None else _place()
-        self._given = without_password(text for text in overrides_of(sys.argv[1:]) if key_of(text) != KEY)
         self._mode = mode
         if resumed is not None:
-            self._sweep = self._resumed()
+            with ExitStack() as opened:  # ends at once where it is refused
+                self._sweep = self._resumed(opened.enter_context(reopened(self.directory)))
+                self._closing.enter_context(opened.pop_all())
+            self._beside.log_to(self.directory)
         self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
         self._earlier, self._made = frozenset(self._jobs), set[_Key]()
 
@@ -99,19 +97,19 @@ class Trials:
         stop = self.directory / STOP
         return Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
 
-    def __call__(self, points: Sequence[Point], *, on_eval: OnEval | None = None) -> list[Observed]:
+    def __call__(self, points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None = None) -> list[Observed]:
         """Make the runs of points, and return what came of them, in the same order.
 
         A trial that fails or diverges is told like any other; after a signal, those that have not run are "waiting".
 
         Args:
-            points: settings of the page.
+            points: settings of the page, dotted key -> value as on the command line.
             on_eval: is asked after each evaluation whether the trial is given up.
         Raises:
             ConfigError: with all that is wrong with any of them; none has started.
         """
-        keys = [_key(point.overrides) for point in points]
-        by_key = dict[_Key, Point]()
+        keys = [_key(point) for point in points]
+        by_key = dict[_Key, Mapping[str, str]]()
         for key, point in zip(keys, points, strict=True):
             by_key.setdefault(key, point)
         fresh = {key: point for key, point in by_key.items() if key not in self._jobs}
@@ -128,7 +126,15 @@ class Trials:
         states, lr, jobs = self._states(runs), lr_key(sweep) or LR_KEYS[0], [self._jobs[key] for key in keys]
         return [observe_job(job, states[job.number - 1], Path.cwd(), key=lr) for job in jobs]
 
-    def check(self, points: Sequence[Point]) -> list[CheckedJob]:
+    def open(self) -> None:
+        """Make the directory of the sweep, where there is none yet, and keep others out of it.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        self._grow(())
+
+    def check(self, points: Sequence[Mapping[str, str]]) -> list[CheckedJob]:
         """Compose and check points without making a run.
 
         Raises:
@@ -147,7 +153,7 @@ class Trials:
         Raises:
             ConfigError: it is refused.
         """
-        [checked] = self.check([Point(overrides)])
+        [checked] = self.check([overrides])
         return page_of_task(checked.config.model_dump(mode="json", by_alias=True))
 
     @property
@@ -155,11 +161,12 @@ class Trials:
         """MLflow experiment and folder of the runs."""
         return self._config.name or self._invocation.choices["task"]
 
-    def finish(self, use: Callable[[Told], None] | None = None) -> None:
+    def finish(self, use: Callable[[Told], None] | None = None, *, study: Plan | None = None) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
 
         Args:
             use: is called with what was told of the learning rates, before the directory is printed.
+            study: that they are trials of; others may have made all of it.
         Raises:
             SweepError: none has finished, a signal ended it, or it cannot be written.
         """
@@ -177,10 +184,17 @@ class Trials:
             tracking=config.tracking,
             signal=self.signal,
             safety=config.search.safety,
+            is_search=self._mode == "search",
             quiet=config.quiet,
             use=use,
+            stand=self._stand(study) if study is not None else None,
             follow=beside.follow_last if beside.is_used else None,
         )
+
+    def _stand(self, study: Plan) -> Stand:
+        config, invocation = self._config, self._invocation
+        job = Job(0, self._page.base, dict.fromkeys(study.space, ""), self.experiment, config.optimizer.lr, config.seed)
+        return Stand(job, config.optimizer.lr_key, study.loss, invocation.choices, invocation.tree)
 
     def _left(self, sweep: Sweep, points: Iterable[_Key], states: Sequence[JobState]) -> dict[_Key, CheckedJob]:
         """Return points of an earlier launch that are not done, to go on with their runs."""
@@ -216,42 +230,30 @@ class Trials:
     def _grow(self, jobs: Sequence[Job]) -> Sweep:
         """Enter jobs in sweep.json, which is made with the first of them."""
         if self._sweep is None:
-            self._take(new_directory(self.directory))
-            given = self._given
-            command = shlex.join([*PROGRAM, *self._invocation.page, *given])
-            name = f"{self.directory.name}-{secrets.token_hex(2)}"  # a directory may be used again
-            launched_from = os.path.relpath(Path.cwd(), self.directory)
-            self._sweep = Sweep(name, command, self._invocation.page, given, (), launched_from, self._mode)
+            self._closing.enter_context(alone(new_directory(self.directory)))
+            self._beside.log_to(self.directory)
+            self._sweep = new_sweep((), self.directory, self._invocation.page, mode=self._mode)
         if jobs or not self._sweep.jobs:
             self._sweep = replace(self._sweep, jobs=(*self._sweep.jobs, *jobs))
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
         write_sweep(self.directory, self._sweep, states, status="running")
         return self._sweep
 
-    def _resumed(self) -> Sweep:
+    def _resumed(self, runs: SweepRuns) -> Sweep:
         """Return the sweep to go on with.
 
         Raises:
-            ConfigError: there is none, another process runs it, or its page was another one.
+            ConfigError: it has another mode or other overrides, or its page was another one.
         """
-        sweep = read_resumed(self.directory)
-        if sweep.mode != self._mode or sweep.key(sweep.overrides) != sweep.key(self._given):
+        sweep = runs.sweep
+        if sweep.mode != self._mode or sweep.key(sweep.overrides) != sweep.key(given_overrides()):
             rule = f"must be given on the command line, alone, got {str(self.directory)!r}"
             raise ConfigError([Problem(KEY, rule, f"Call {shlex.join([*PROGRAM, f'{KEY}={self.directory}'])}")])
-        self._take(self.directory)
-        runs = SweepRuns(sweep, Path.cwd())
-        refuse_if_alive(self.directory, runs.directories())
         made = ((job, state.run) for job, state in zip(sweep.jobs, runs.states(), strict=True))
         self._page.refuse_changed(
             next(((job, Path(run)) for job, run in made if run is not None), None), self.directory
         )
         return sweep
-
-    def _take(self, directory: Path) -> None:
-        """Keep others out of the directory, and forget a signal that ended an earlier launch."""
-        self._closing.enter_context(alone_in(directory, key=KEY, what=_ALONE))
-        (directory / STOP).unlink(missing_ok=True)
-        self._beside.log_to(directory)
 
 
 def _place() -> Path:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -20,11 +21,24 @@ _POLL_SECONDS = 0.2  # another thread may have caught a signal, which this one t
 _LAST_SECONDS = 5.0  # for a worker that has nothing to do to end
 
 
+_BEGUN = None
+"""what a worker says when it takes a trial up"""
+
+
 class _Worker(NamedTuple):
     """A worker process, and how it is spoken to."""
 
     process: BaseProcess
     connection: Connection
+
+
+@dataclass
+class _AtWork:
+    """A trial that a worker was given, and whether it has taken it up."""
+
+    worker: _Worker
+    trial: Trial
+    has_begun: bool = False
 
 
 class Workers:
@@ -39,26 +53,30 @@ class Workers:
         self._workers: list[_Worker] = []
 
     def run(self, trials: Sequence[Trial], batch: Batch) -> None:
-        """Make the runs; those that fail are named in `batch.errors`."""
-        waiting, at_work = deque(trials), dict[Connection, tuple[_Worker, Trial]]()
+        """Make the runs; those that fail are named in `batch.errors`.
+
+        A trial whose worker died before it took it up is given to another one, once.
+        """
+        waiting, at_work, lost = deque(trials), dict[Connection, _AtWork](), set[int]()
         while True:
             idle = self._living([worker for worker in self._workers if worker.connection not in at_work])
             while waiting and len(at_work) < self._most and not batch.is_stopped:
-                is_new, worker = not idle, idle.pop() if idle else self._start()
-                try:
+                worker = idle.pop() if idle else self._start()
+                with contextlib.suppress(OSError):  # it has died, which shows when it is listened to
                     worker.connection.send((waiting[0], batch.directory, batch.on_eval is not None))
-                except OSError:  # it has died; of a new one that shows when it is listened to
-                    if not is_new:
-                        self._forget(worker)
-                        continue
-                at_work[worker.connection] = (worker, waiting.popleft())
+                at_work[worker.connection] = _AtWork(worker, waiting.popleft())
             if not at_work:
                 return
             for connection in wait(list(at_work), _POLL_SECONDS):
                 assert isinstance(connection, Connection)
-                worker, trial = at_work[connection]
-                if self._hear(worker, trial, batch):
-                    del at_work[connection]
+                one = at_work[connection]
+                if not self._hear(one, batch):
+                    continue
+                del at_work[connection]
+                if not one.has_begun and one.trial.job.number not in lost:
+                    lost.add(one.trial.job.number)
+                    batch.errors.pop(one.trial.job.number, None)
+                    waiting.appendleft(one.trial)
 
     def pass_on(self, number: int) -> None:
         """Send a signal to all workers."""
@@ -98,14 +116,19 @@ class Workers:
         worker.connection.close()
         worker.process.join()
 
-    def _hear(self, worker: _Worker, trial: Trial, batch: Batch) -> bool:
+    def _hear(self, one: _AtWork, batch: Batch) -> bool:
         """Take in what a worker says; return whether its trial has ended."""
+        worker, trial = one.worker, one.trial
         try:
             said = worker.connection.recv()
         except (EOFError, OSError):
             self._forget(worker)
-            batch.errors[trial.job.number] = _death(worker.process.exitcode)
+            if not batch.is_stopped:  # what was interrupted has not failed
+                batch.errors[trial.job.number] = _death(worker.process.exitcode)
             return True
+        if said is _BEGUN:
+            one.has_begun = True
+            return False
         if isinstance(said, str):
             if said:
                 batch.errors[trial.job.number] = said
@@ -132,6 +155,8 @@ def _work(connection: Connection) -> None:
             trial, directory, is_asked = connection.recv()
         except (EOFError, OSError):
             return
+        with contextlib.suppress(OSError):
+            connection.send(_BEGUN)
         prune = partial(_ask, connection) if is_asked else None
         error = quietly(partial(make_run, trial, prune), Path(directory), name=trial.job.name)
         with contextlib.suppress(OSError):

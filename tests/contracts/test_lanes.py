@@ -9,14 +9,14 @@ import pytest
 from runner.build import Experiment
 from runner.lanes.refusal import why_not
 from tests.conftest import ROOT
-from tests.contracts.conftest import Make, optimizers, options
-from tests.lanes import alone, doubled, farthest, in_lanes
+from tests.contracts.conftest import Make, missing, optimizers, options
+from tests.lanes import alone, doubled, farthest, in_lanes, losses_apart, nudged
 
 STEPS = 50
 FACTORS = [0.3, 1.0]  # of the learning rate of the page, all stable
 CHEAP_OPTIMIZERS = {"adamw", "muon", "nesterov", "prodigy", "schedulefree_adamw", "sgd"}
 NO_DOUBLE = {"bnb_adamw8bit", "bnb_paged_adamw8bit", "psgd_kron", "soap", "torchao_adamw8bit"}  # compute in float32
-ILL_CONDITIONED = {"soap"}  # one part in 1e7 of the first weights changes the losses of a run alone by 5e-4
+ILL_CONDITIONED = {"soap"}  # its bases of hardly any gradient turn with the last digit, see below
 CHAR_LM = [  # of a short text, whose evaluation takes no longer than the steps
     *("task=char_lm", f"task.text={ROOT / 'tests/golden_schedules.json'}", "task.width=8", "task.depth=1"),
     *("task.heads=2", "task.context=16", "train.batch_size=8"),
@@ -41,6 +41,7 @@ FORMS: dict[str, list[str]] = {
     "agc": ["task=digits", "task.hidden=[16]", "clip=agc"],
     "zclip": ["task=digits", "task.hidden=[16]", "clip=zclip"],
     "frozen": ["task=digits", "task.hidden=[16]", "param_groups=unfreeze", "param_groups.unfreeze_every=20"],
+    "sharpness": ["task=digits", "task.hidden=[16]", "monitor.sharpness.every=10", "detector=[default,edge]"],
     "signals": ["task=digits", "task.hidden=[16]", "detector=[default,update_ratio,rms_spike]", "optimizer=adamw"],
 }  # fmt: skip
 
@@ -80,11 +81,28 @@ def test_every_optimizer_in_float64(make: Make, tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", optimizers())
+@pytest.mark.parametrize("name", optimizers(without=ILL_CONDITIONED))
 def test_every_optimizer_in_float32(make: Make, tmp_path: Path, name: str) -> None:
     overrides = [*TASKS["digits"], f"optimizer={name}"]
-    weights, losses = (float("inf"), 2e-3) if name in ILL_CONDITIONED else (1e-6, 1e-6)
-    compare(make, overrides, tmp_path, double=False, weights=weights, losses=losses)
+    compare(make, overrides, tmp_path, double=False, weights=1e-6, losses=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=missing(name)) for name in sorted(ILL_CONDITIONED)])
+def test_lanes_are_no_farther_from_a_run_alone_than_its_last_digit_takes_it(
+    make: Make, tmp_path: Path, name: str
+) -> None:
+    overrides = [*TASKS["digits"], f"optimizer={name}"]
+    singles = [alone(each, tmp_path / f"s{i}") for i, each in enumerate(made(make, overrides, double=False))]
+    lanes = in_lanes(made(make, overrides, double=False), tmp_path)
+    for index, (single, lane) in enumerate(zip(singles, lanes, strict=True)):
+        moved = [
+            alone(nudged(made(make, overrides, double=False)[index], seed), tmp_path / f"n{index}{seed}")
+            for seed in range(3)
+        ]
+        by_last_digit = max(losses_apart(single, each) for each in moved)
+        assert by_last_digit > 2e-5  # hundreds of times what moved them
+        assert losses_apart(single, lane) < 4 * by_last_digit
 
 
 @pytest.mark.parametrize("name", options("task"))

@@ -4,6 +4,7 @@ No `from __future__ import annotations`: Hydra executes this module before it is
 would look for what its annotations mean.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ class OptunaSweeperConf:
     _recursive_: bool = False  # sampler and pruner are made once they are checked
     sampler: Any = MISSING
     pruner: Any = MISSING
-    params: dict[str, Any] | None = None
+    params: Any = None
     n_trials: Any = 20
     n_jobs: Any = None
     metric: Any = None
@@ -53,7 +54,7 @@ class OptunaSweeper(Sweeper):
     """Asks an Optuna study for points in rounds; a trial that fails or diverges stops no other."""
 
     def __init__(self, params: Any, **options: Any) -> None:
-        self.params = dict(params or {})
+        self.params = params or {}
         self.options = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in options.items()
@@ -71,13 +72,17 @@ class OptunaSweeper(Sweeper):
             ConfigError: something is refused; nothing has started and nothing is written.
             SweepError: no trial finished, too many failed, or a signal ended it.
         """
-        from runner.errors import RunnerError, SweepError, in_words
+        from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
         from runner.search.options import read_options
         from runner.sweeps.search import run_search  # not for --help
 
         assert self.hydra_context is not None
         assert self.config is not None
-        of_page = [f"{key}={_written(value)}" for key, value in self.params.items()]
+        if not isinstance(self.params, Mapping):
+            fix = "Set 'hydra.sweeper.params={optimizer.lr:\"interval(1e-5,1)\"}'"
+            rule = f"must be a section of dotted keys, got {self.params!r}"
+            raise ConfigError([Problem("hydra.sweeper.params", rule, fix)])
+        of_page = [f"{key}={_written(value)}" for key, value in _flat(self.params)]
         try:
             options = read_options(self.options)
             run_search([*of_page, *arguments], context=self.hydra_context, config=self.config, options=options)
@@ -85,6 +90,15 @@ class OptunaSweeper(Sweeper):
             raise
         except Exception as error:  # else it would pass for a page that does not compose, and all would run again
             raise SweepError(in_words(error), exit_code=1) from error
+
+
+def _flat(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; on the command line `params.optimizer.lr` makes sections of them."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _written(value: Any) -> str:

@@ -1,0 +1,63 @@
+"""Running out of memory: how that is known, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+import torch
+
+from runner.errors import Problem, TaskError
+from runner.tasks.closing import without_exit
+from runner.tasks.described import first_line
+
+_WORDS = re.compile(r"out of memory|can't allocate memory|not enough memory|DefaultCPUAllocator|_ALLOC_FAILED", re.I)
+
+
+class NoRoomError(TaskError):
+    """Memory ran out.
+
+    Args:
+        text: first line of what told so.
+        accumulate: micro-batches that a step is made of.
+    """
+
+    def __init__(self, text: str, accumulate: int) -> None:
+        rule = f"must leave memory for a step of one run alone, got {text.removesuffix('.')}"
+        fix = f"Set train.accumulate={2 * accumulate}, which is the same batch in smaller parts, or a smaller batch"
+        super().__init__(Problem("train.batch_size", rule, f"{fix} or model"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it comes from, tells that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, RuntimeError) and _WORDS.search(str(error)):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def told(error: Exception | SystemExit, accumulate: int) -> Exception:
+    """Return what to tell of an error; where memory ran out, what the pass had made is let go with it."""
+    if isinstance(error, SystemExit) or not is_out_of_memory(error):
+        return without_exit(error)
+    found = NoRoomError(first_line(error.__cause__ or error), accumulate)
+    held: BaseException | None = error
+    while held is not None:
+        traceback.clear_frames(held.__traceback__)
+        held = held.__cause__ or held.__context__
+    return found
+
+
+def crowded(error: Exception, lanes: int) -> Exception:
+    """Return what to tell of an error of one lane among others, outside of the pass."""
+    if not is_out_of_memory(error):
+        return error
+    rule = f"must leave memory for what {lanes} runs keep, got {first_line(error.__cause__ or error)}"
+    return TaskError(Problem("sweep.lanes", rule, f"Set sweep.lanes={max(1, lanes // 2)}"))
+
+
+def free_cache() -> None:
+    """Let a GPU have the memory that torch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
