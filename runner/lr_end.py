@@ -18,7 +18,7 @@ from runner.finding.phrases import interval_text
 from runner.finding.words import brief, headline
 from runner.lr_retry import asked_of, retry
 from runner.range_file import find_range_test
-from runner.report.lr_files import write_lr_report
+from runner.report.lr_files import Commands, write_lr_report
 from runner.sweep_summary import PURPOSE_TAG, SEED, is_setting
 from runner.tracking.sweep_file import Job, JobState, Sweep, changed, key_of
 from runner.tracking.sweep_observed import Stand, find_known_runs, in_common, loss_name, lr_key, observe
@@ -91,14 +91,11 @@ def end_with_report(
         asked=asked_of(sweep, about.key),
     )
     told = Told(report, _overrides(sweep, report, about.observed))
-    commands = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
+    commands = _commands(sweep, told)
     varied = dict.fromkeys(name for job in sweep.jobs for name in job.varied if name == SEED or is_setting(name))
-    title = f"{sweep.jobs[0].experiment}: {' x '.join(varied)}"
-    lower = report.best.missing.try_next if not told.overrides else ()
-    again = retry(sweep, about.key, lower) if lower else ""
-    write_lr_report(directory, report, title=title, command=sweep.command, uses=commands, again=again)
+    write_lr_report(directory, report, commands, title=f"{sweep.jobs[0].experiment}: {' x '.join(varied)}")
     if not quiet:
-        _print(report, commands.get(report.best.name, ""), again)
+        _print(report, commands)
     return told
 
 
@@ -127,12 +124,20 @@ def _about(
     return _About(sweep, key, loss_name(states), in_common(sweep, states, root), observed)
 
 
-def _print(report: LRReport, use: str, again: str) -> None:
+def _commands(sweep: Sweep, told: Told) -> Commands:
+    uses = {name: shlex.join([*PROGRAM, *sweep.page, *words]) for name, words in told.overrides.items()}
+    lower = told.report.best.missing.try_next if not uses else ()
+    return Commands(sweep.command, uses, retry(sweep, told.report.key, lower) if lower else "")
+
+
+def _print(report: LRReport, commands: Commands) -> None:
     """Print what was found, and the command line that uses it or tries lower rates, as far as it is known."""
     for line in brief(report):
         print(line)
-    if use or again:
-        print(f"use it with: {use}" if use else f"try lower ones with: {again}", flush=True)
+    if (use := commands.uses.get(report.best.name)) is not None:
+        print(f"use it with: {use}", flush=True)
+    elif commands.again:
+        print(f"try lower ones with: {commands.again}", flush=True)
 
 
 def _given(known: Sequence[Observed]) -> str:

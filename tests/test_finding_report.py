@@ -478,10 +478,27 @@ def test_a_group_of_which_every_run_failed_is_told_and_two_seeds_show_no_differe
 
 
 def test_fresh_seeds_that_end_lower_than_the_curve_are_told() -> None:
-    fresh = [Observed(5e-4, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
-    report = lr_report([*observe(fails_from=1e-2), *fresh], safety=6)
-    assert report.best.recommended == 5e-4
+    fresh = [Observed(3e-4, 10 + i, 0.05 + i / 1e4, "finished", "", 2.3, 400, 400, "", "verify") for i in range(5)]
+    report = lr_report([*observe(fails_from=1e-2), *fresh], safety=10)
+    assert report.best.recommended == 3e-4
     assert any(text.startswith("That is lower than at any rate of") for text in group_sentences(report, report.best))
+
+
+def test_a_basin_that_is_narrow_is_told_where_it_is() -> None:
+    losses = {0.0503: 3.956e-7, 0.159: 7.048e-9, 0.212: 3.319e-9, 0.283: 3.324e-9, 0.503: math.nan}
+    runs = [Observed(lr, 0, loss, first_loss=5.0) for lr, loss in losses.items()]
+    report = lr_report([*runs, runs[3]._replace(seed=1)])
+    [text] = [text for text in group_sentences(report, report.best) if text.startswith("Near-optimal")]
+    [group] = report.groups
+    assert group.basin is not None
+    said = float(text.partition("nothing far from ")[2].partition(",")[0])
+    assert group.basin.low * 0.99 <= said <= group.basin.high * 1.01
+
+
+def test_rates_that_change_nothing_are_no_advice() -> None:
+    report = lr_report([Observed(lr, 0, 0.6931, first_loss=0.6931) for lr in (1e-3, 1e-2, 1e-1)])
+    assert "nothing was learned at any rate" in headline(report)
+    assert group_sentences(report, report.best)[0].startswith("Nothing was learned: no loss ended below where train")
 
 
 def test_different_tasks_are_not_compared() -> None:

@@ -19,7 +19,7 @@ from runner.finding.words import headline
 from runner.found_page import write_found_page
 from runner.lr_end import end_with_report
 from runner.report.lr_figure import lr_svg, write_lr_figure
-from runner.report.lr_files import write_lr_report
+from runner.report.lr_files import Commands, write_lr_report
 from runner.report.style import DPI, WIDTH_INCHES
 from runner.tracking.jsonl import read_records, read_result
 from runner.tracking.mapping import Counters, points
@@ -383,7 +383,7 @@ def test_every_situation_has_its_files(name: str, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     report = lr_report(SITUATIONS[name], loss="val loss", full_steps=400)
-    written = write_lr_report(tmp_path, report, title=name, command="python -m runner <a> & b")
+    written = write_lr_report(tmp_path, report, Commands("python -m runner <a> & b", {}, ""), title=name)
     assert [path.name for path in written] == list(FILES)
     assert Page((tmp_path / "lr_report.html").read_text()).open == []
     width = imread(tmp_path / "lr_report.png").shape[1]

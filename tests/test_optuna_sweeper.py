@@ -57,6 +57,9 @@ def asking_twice(page, trial):
     assert trial.user_attrs["warmup"] == "none"
     trial.suggest_categorical("train.duration", [5, 10])
 
+def misspelling(page, trial):
+    trial.suggest_float("optimizer.lrr", 0.1, 0.2)
+
 def raising(page, trial):
     raise ValueError("no space today")
 """
@@ -292,6 +295,14 @@ def test_function_of_the_user_asks_for_more(program: Program, parts: None) -> No
     varied = [job["varied"] for job in sweep_of(done)["jobs"]]
     assert {one["optimizer"] for one in varied} == {"sgd", "adamw"}
     assert all(("optimizer.weight_decay" in one) is (one["optimizer"] == "adamw") for one in varied)
+
+
+def test_search_of_which_every_trial_is_refused_has_failed(program: Program, parts: None) -> None:
+    words = ["hydra.sweeper.custom_search_space=parts.misspelling", "hydra.sweeper.n_trials=2"]
+    done = program(*OPTUNA, *QUADRATIC, *words)
+    assert done.code == 1
+    assert "is refused: optimizer.lrr: unknown key" in done.err
+    assert "the search gave up" in done.err
 
 
 @pytest.mark.slow

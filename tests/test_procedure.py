@@ -11,6 +11,8 @@ from runner.finding.fit import fit
 from runner.finding.observed import Observed
 from runner.finding.points import points_of
 from runner.finding.procedure import Limits, next_asks, spent, verify_asks
+from runner.finding.report import lr_report
+from runner.finding.words import headline
 
 LIMITS = Limits(1e-3, 0.0, math.inf, seed=0, budget=6, verify=5, full_steps=100)
 
@@ -49,6 +51,24 @@ def test_no_run_is_asked_for_twice(exponent: float, edge: float, budget: int) ->
     seen = search(valley(10**exponent, edge=10 ** (exponent + edge)), limits)
     assert len({(one.lr, one.seed) for one in seen}) == len(seen)
     assert spent(seen, limits) <= budget + 0.05
+
+
+def test_search_ends_where_no_rate_trains() -> None:
+    limits = LIMITS._replace(budget=1e9)
+    seen = search(lambda lr: math.nan, limits)
+    assert len(seen) < 10
+    assert max(one.lr for one in seen) / min(one.lr for one in seen) == pytest.approx(10**5.5, rel=0.01)
+
+
+def test_search_ends_at_once_where_runs_break_down_before_their_first_update() -> None:
+    seen = [Observed(ask.lr, ask.seed, math.nan, "diverged", planned_steps=100) for ask in next_asks([], LIMITS)]
+    assert next_asks(seen, LIMITS) == []
+    report = lr_report(seen)
+    assert (
+        headline(report)
+        == "no recommendation: every run broke down before its first update, which no learning rate causes"
+    )
+    assert next_asks([seen[0], seen[1]._replace(steps=1)], LIMITS) != []
 
 
 def test_two_runs_begin_half_a_decade_apart() -> None:

@@ -322,13 +322,15 @@ def test_a_finished_search_is_given_more_trials(program: Program) -> None:
 
 
 def test_journal_that_is_broken_or_locked_away_is_told_before_anything_runs(program: Program) -> None:
-    done = program(*STUDY, "search.n_trials=1")
+    done = program(*STUDY, "search.n_trials=1", "search.write=found.yaml")
+    assert "no report of learning rates, as fewer than two were tried" in done.err
+    assert "search.write: found.yaml is not written, as nothing is recommended" in done.err
     words = (f"resume.sweep={done.run}", "search.n_trials=2")
     (done.run / "study.journal").write_text("no journal\n")
     broken = program(*words)
     assert broken.code == 2
-    assert "search.storage: must be a storage that answers, got the study's study.journal (JSONDec" in broken.err
-    assert "Mend it, or start a new search." in broken.err
+    assert "search.storage: must be a journal of Optuna, got " in broken.err
+    assert "Restore it, or name another file." in broken.err
     (done.run / ".lock").unlink(missing_ok=True)
     (done.run / ".lock").mkdir()
     locked = program(*words)

@@ -331,7 +331,8 @@ def test_storage_that_cannot_be_opened_is_named(storage: Any, message: str, tmp_
 def test_journal_that_is_no_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("some text")
     with pytest.raises(
-        ConfigError, match=r"search\.storage: must be a journal of Optuna, got .*some\.txt\. Name another"
+        ConfigError,
+        match=r"search\.storage: must be a journal of Optuna, got .*some\.txt\. Restore it, or name another",
     ):
         Study(plan(storage=str(tmp_path / "some.txt")), tmp_path)
     assert (tmp_path / "some.txt").read_text() == "some text"

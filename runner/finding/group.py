@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
@@ -16,9 +16,12 @@ from runner.finding.interval import Interval, interval_of
 from runner.finding.missing import Missing, missing_of
 from runner.finding.observed import VERIFY, Observed
 from runner.finding.points import LRPoint, best_of, measured_points, points_of, pooled_sd
+from runner.finding.procedure import is_hopeless
 from runner.finding.rates import Rate, Verified, compared_of, fresh_of, rates_of, verified_of
 from runner.finding.recommend import Recommendation, recommend
 from runner.finding.sensitivity import Windowed, sensitivity_on_grid, windowed_sensitivity
+
+_HOPELESS = "every run broke down before its first update, which no learning rate causes"
 
 
 class Runs(NamedTuple):
@@ -53,6 +56,7 @@ class GroupReport:
         slopes: what a third and three times the best rate cost.
         noise: standard deviation over seeds, at the best rate and of fresh ones; nan for one seed.
         initial_loss: training loss before the first update, median over the runs; nan where it is not known.
+        has_learned: whether some run ended below the first loss, or did so and then overfitted.
         stuck: learning rates above the best at which nothing was learned, which counts as failed.
         sensitivity: as defined by Wortsman et al., over 3e-4 to 3e-1; None where these were not tried.
         windowed: LR sensitivity over 1.5 decades each side of the best rate, as far as tried; None where too little.
@@ -74,6 +78,7 @@ class GroupReport:
     slopes: Slopes
     noise: float
     initial_loss: float
+    has_learned: bool
     stuck: tuple[float, ...]
     sensitivity: float | None
     windowed: Windowed | None
@@ -113,6 +118,10 @@ def report_of_group(
     curve, ended, counted = _curve(runs, full_steps)
     measured, points, tried = measured_points(curve), points_of(curve), points_of([*ended, *fresh_of(runs)])
     advice, best = recommend(points, tried, safety=safety), best_of(points)
+    missing = missing_of(points, tried, advice)
+    if is_hopeless(ended):
+        advice = advice._replace(fit=replace(advice.fit, why_not=_HOPELESS))
+        missing = missing._replace(try_next=())
     initial = [one.first_loss for one in runs if math.isfinite(one.first_loss)]
     initial_loss = statistics.median(initial) if initial else math.nan
     rates = rates_of(curve, measured, tried)
@@ -132,10 +141,11 @@ def report_of_group(
         slopes=slopes_of(points),
         noise=noise,
         initial_loss=initial_loss,
+        has_learned=not initial or any(one.has_learned(min(initial)) for one in curve),
         stuck=tuple(p.lr for p, plain in zip(points, measured, strict=True) if p.failed > plain.failed),
         sensitivity=sensitivity_on_grid(measured, initial_loss),
         windowed=windowed_sensitivity(measured, initial_loss, center=advice.fit.lr) if best is not None else None,
-        missing=missing_of(points, tried, advice),
+        missing=missing,
         verified=verified,
         compared=compared_of(points, rates),
         rates=rates,

@@ -33,6 +33,9 @@ def how_said(report: LRReport, group: GroupReport) -> Iterator[str]:
     found = group.advice.fit
     if math.isnan(found.lr):
         return
+    if not group.has_learned:
+        began = f"no {report.loss} ended below where training began, {number(group.initial_loss)}"
+        yield f"Nothing was learned: {began}. Train longer, or look at model and data; this is no learning rate to use."
     if found.is_vertex:
         few = "" if found.points >= ENOUGH_POINTS else "; fewer than five do not tell whether a parabola fits"
         scale = "the logarithm of the loss" if found.is_log else "the loss"
@@ -159,7 +162,8 @@ def basin_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         yield f"How wide the good rates are is not known: nothing near {number(group.best_lr)} was tried."
         return
     if basin.decades < _NARROW:
-        yield f"Near-optimal: none but {number(group.best_lr)} of those tried, the {report.loss} rises fast beside it."
+        middle = number(math.sqrt(basin.low * basin.high))
+        yield f"Near-optimal: nothing far from {middle}, the {report.loss} rises fast beside it."
         return
     width = f"{'at least ' if is_open else ''}{basin.decades:.2g} decades"
     lowest = group.advice.fit.loss

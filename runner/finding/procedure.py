@@ -13,6 +13,7 @@ from runner.finding.recommend import recommend, rounded
 
 STEP_DECADES = 0.5  # between neighbours; closer ones are not told apart by one seed
 _LEAP_DECADES = 1.0  # where nothing is learned yet, or nothing but broke down
+_MOST_DECADES = 6.0  # that are tried where all broke down
 _ROOM = 1.2  # of a step: a gap is no wider than that, give or take the rounding of its ends
 _EDGE_DECADES = 0.35  # between the largest stable rate and the smallest failing one, where these bound the answer
 _LEARNED = 0.1  # share of the first loss that is gained before steps are small
@@ -69,7 +70,9 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     more seed at the best or a neighbour, whichever has fewest, or the middle of a gap where seeds make no difference.
     While nothing has learned, or everything broke down, a step is a decade, and the gap is halved later. A run that
     breaks down costs what it made and tells where the edge is; one that failed otherwise tells nothing, and is not made
-    again. Nothing is remembered but the runs: a search that was killed goes on from them.
+    again. Where every run breaks down it ends within six decades, or at once where they do so before
+    their first update, which no learning rate causes. Nothing is remembered but the runs: a search that was killed goes
+    on from them.
 
     Args:
         seen: all runs that ended, those that verify and those that were known before included.
@@ -82,7 +85,7 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     if spent(tried, limits) + 0.95 > limits.budget:
         return []
     points, made = points_of(tried), {one.lr for one in tried}
-    if not points:
+    if not points or is_hopeless(tried):
         return []
     wanted = _outside(points, tried, limits) or _between(points) or _at_edge(points, limits.safety)
     if wanted is not None and rounded(wanted) not in made:
@@ -93,6 +96,12 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
 def is_begun(seen: Sequence[Observed]) -> bool:
     """Whether there is something to go on from: a run of this search, or two learning rates known from earlier ones."""
     return any(one.purpose != KNOWN for one in seen) or len({one.lr for one in seen}) > 1
+
+
+def is_hopeless(runs: Sequence[Observed]) -> bool:
+    """Whether all runs that ended broke down before their first update."""
+    ended = [one for one in runs if one.status == "finished" or one.has_failed]
+    return bool(ended) and all(one.has_failed and one.steps == 0 < one.planned_steps for one in ended)
 
 
 def verify_asks(seen: Sequence[Observed], lr: float, limits: Limits) -> list[Ask]:
@@ -123,6 +132,8 @@ def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits
     best = best_of(points)
     if best is None:
         wanted = points[0].lr / 10**_LEAP_DECADES
+        if wanted * 10**_MOST_DECADES < points[-1].lr:
+            return None
     elif best.lr == points[0].lr and (len(points) > 1 or best.lr > limits.low):
         wanted = best.lr / 10**STEP_DECADES
     elif best.lr == points[-1].lr:

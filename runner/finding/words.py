@@ -25,7 +25,8 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
         more = group.missing.try_next
         lower = f"; try lower ones: {rates_to_try(report, more, 'instead')}" if more else ""
         return f"no recommendation: {group.advice.fit.why_not}{lower}"
-    doubt = "; ".join(text for text in (_cap(group), _interval(group), _loss(report, group)) if text)
+    nothing = "" if group.has_learned else "nothing was learned at any rate"
+    doubt = "; ".join(text for text in (nothing, _cap(group), _interval(group), _loss(report, group)) if text)
     return f"{report.override_line(group)} ({doubt})"
 
 

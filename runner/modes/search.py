@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +32,13 @@ def run(config: Config, invocation: Invocation) -> None:
     if path is not None:
         path_of_page(Path(path), page=invocation.page, key="search.write")
 
-    def use(told: Told) -> None:
-        if path is not None and told.report.best.name in told.overrides:
+    def use(told: Told | None) -> None:
+        if told is None:
+            print("warning search: no report of learning rates, as fewer than two were tried", file=sys.stderr)
+        if path is not None and told is not None and told.report.best.name in told.overrides:
             write_recommendation(path, told, page=invocation.page, key="search.write", quiet=config.quiet)
+        elif path is not None:
+            print(f"warning search.write: {path} is not written, as nothing is recommended", file=sys.stderr)
 
     with Trials(config, invocation, mode="search") as evaluate:
         gave_up, plan = False, None

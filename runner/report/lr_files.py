@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from runner.tracking.directory import LR_FIGURE, LR_PAGE, LR_REPORT, write_whole
 
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def write_lr_report(
-    directory: Path,
-    report: LRReport,
-    *,
-    title: str,
-    command: str = "",
-    uses: Mapping[str, str] | None = None,
-    again: str = "",
-) -> list[Path]:
+class Commands(NamedTuple):
+    """Command lines that go with a report.
+
+    Attributes:
+        made: made the runs; "" where it is not known.
+        uses: name of a group -> trains with its recommendation.
+        again: tries lower learning rates, where nothing is recommended; "" where it is not known.
+    """
+
+    made: str
+    uses: Mapping[str, str]
+    again: str
+
+
+def write_lr_report(directory: Path, report: LRReport, commands: Commands, *, title: str) -> list[Path]:
     """Write the report as JSON, as a picture and as a page; each appears whole or not at all.
 
     A picture or page that cannot be drawn is left out with a warning on standard error; the numbers are not.
@@ -32,10 +38,8 @@ def write_lr_report(
     Args:
         directory: where to; must exist.
         report: what was found.
+        commands: that go with it.
         title: what was swept.
-        command: the command line that made the runs.
-        uses: name of a group -> command line that trains with its recommendation.
-        again: command line that tries lower learning rates, where nothing is recommended; "" where it is not known.
     Returns:
         what was written.
     Raises:
@@ -50,7 +54,7 @@ def write_lr_report(
     data = {
         "version": VERSION,
         "title": title,
-        "command": command,
+        "command": commands.made,
         "headline": headline(report),
         "override": report.override_line(),
         "sentences": {"all": report_sentences(report), "groups": sentences},
@@ -63,7 +67,7 @@ def write_lr_report(
         write_lr_figure(report, directory / LR_FIGURE, title=title, verdict=answer(report))
 
     def tell() -> None:
-        write_whole(directory / LR_PAGE, lr_page(report, title=title, command=command, uses=uses or {}, again=again))
+        write_whole(directory / LR_PAGE, lr_page(report, commands, title=title))
 
     for name, write in ((LR_FIGURE, draw), (LR_PAGE, tell)):
         try:

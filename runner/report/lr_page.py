@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner.finding.observed import Observed
     from runner.finding.rates import Rate
     from runner.finding.report import LRReport
+    from runner.report.lr_files import Commands
 
 _MOST_RUNS = 1000  # in the table
 # nothing is loaded, whatever a name in the tables contains
@@ -33,18 +34,16 @@ svg { width: 100%; height: auto } small, figcaption { color: #6b6b6b } figure { 
 """
 
 
-def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, str], again: str = "") -> str:
+def lr_page(report: LRReport, commands: Commands, *, title: str) -> str:
     """Return the page as HTML.
 
     Args:
         report: what was found.
+        commands: to show.
         title: what was swept.
-        command: the command line that made the runs, "" where there is none.
-        uses: name of a group -> command line that trains with its recommendation.
-        again: command line that tries lower learning rates, "" where there is none.
     """
     titles = {f"run-{nth}": _title(report, run) for nth, run in enumerate(report.runs)}
-    groups = [part for group in report.groups for part in _group(report, group, uses.get(group.name, ""))]
+    groups = [part for group in report.groups for part in _group(report, group, commands.uses.get(group.name, ""))]
     lead, look = answer(report), "lead"
     look += " bad" if math.isnan(report.best.recommended) or report.best.advice.is_at_edge else ""
     parts = [
@@ -54,7 +53,7 @@ def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, st
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
         f'<p class="{look}">{escape(lead[0].upper() + lead[1:])}</p>',
-        *([f"<p>Try lower ones (a click selects the line):</p><code>{escape(again)}</code>"] if again else []),
+        *_command("Try lower ones (a click selects the line):", commands.again),
         f"<figure>{lr_svg(report, titles=titles)}",
         f"<figcaption>Every run is a mark; the mouse over it shows which.{_hidden(report)}</figcaption></figure>",
         *groups,
@@ -63,10 +62,15 @@ def lr_page(report: LRReport, *, title: str, command: str, uses: Mapping[str, st
         *_side_by_side(report),
         "<h2>Runs</h2>",
         *_runs(report),
-        *([f"<p>Made by:</p><code>{escape(command)}</code>"] if command else []),
+        *_command("Made by:", commands.made),
         "</body></html>\n",
     ]
     return "\n".join(parts)
+
+
+def _command(what: str, line: str) -> list[str]:
+    """Return a command line with what it does, nothing where it is not known."""
+    return [f"<p>{escape(what)}</p><code>{escape(line)}</code>"] if line else []
 
 
 def _hidden(report: LRReport) -> str:
@@ -86,8 +90,7 @@ def _group(report: LRReport, group: GroupReport, use: str) -> Iterable[str]:
     yield f"<h2>{escape(group.name or 'What was found')}</h2>"
     if len(report.groups) > 1:
         yield f"<p>{escape(headline(report, group))}</p>"
-    if override := report.override_line(group):
-        yield f"<p>Use it (a click selects the line):</p><code>{escape(use or override)}</code>"
+    yield from _command("Use it (a click selects the line):", use or report.override_line(group))
     yield _list(group_sentences(report, group))
     rows = [
         [

@@ -116,7 +116,9 @@ def quiet_optuna() -> Iterator[None]:
 def _refuse_what_is_no_journal(path: Path, key: str) -> None:
     """Refuse a file of the user's before anything is written to it."""
     if path.exists() and path.stat().st_size and not _begins_like_one(path):
-        raise ConfigError([Problem(key, f"must be a journal of Optuna, got {path}", "Name another file")])
+        raise ConfigError(
+            [Problem(key, f"must be a journal of Optuna, got {path}", "Restore it, or name another file")]
+        )
 
 
 def _begins_like_one(path: Path) -> bool:
@@ -132,7 +134,7 @@ def _unreadable(path: Path, key: str) -> Problem:
         except ValueError:
             rule = f"must be a journal of Optuna, got {path}, whose line {number} cannot be read"
             return Problem(key, rule, "Delete that line, or name another file")
-    return Problem(key, f"must be a journal of Optuna, got {path}", "Name another file")
+    return Problem(key, f"must be a journal of Optuna, got {path}", "Restore it, or name another file")
 
 
 def _cut_torn_line(path: Path) -> None:

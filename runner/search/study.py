@@ -213,12 +213,13 @@ class Study:
         ]
 
     def has_too_many_failed(self, *, most: float) -> bool:
-        """Whether a search gives up: more than this share of the trials of this launch failed, of five at least.
-
-        Args:
-            most: in [0, 1]; 0 gives up at the first failure, 1 never.
-        """
+        """Whether more than a share, in [0, 1], of the trials of this launch have failed, of five at least."""
         return self.failed > most * max(5, self.ended)
+
+    @property
+    def has_only_failed(self) -> bool:
+        """Whether no trial of this launch came to anything."""
+        return self.ended > 0 and self.failed == self.ended
 
     def told_to_fail(self) -> str:
         """Return the warning of a search that gives up."""

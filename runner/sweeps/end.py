@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from runner.tracking.follower import Follower
 
 _NO_JOB = "no job was made"
+Use = Callable[["Told | None"], None]
+"""takes what was told of the learning rates, None where that was nothing"""
 
 
 def finish(
@@ -45,7 +47,7 @@ def finish(
     safety: float,
     is_search: bool = False,
     quiet: bool = False,
-    use: Callable[[Told], None] | None = None,
+    use: Use | None = None,
     stand: Stand | None = None,
     follow: Callable[..., Follower] | None = None,
 ) -> Told | None:
@@ -89,9 +91,8 @@ def finish(
         raise _unwritable(directory, error, f"write it with: {go_on}") from None
     if tracking.uri is not None:
         _send(directory, result, states, tracking, follow)
-    if (status == "interrupted" or is_cut or statuses["failed"]) and not quiet:
-        print(f"go on with: {go_on}")
-    _hand_on(told, None if is_cut else use, directory)
+    is_left = status == "interrupted" or is_cut or statuses["failed"]
+    _hand_on(told, None if is_cut else use, directory, go_on=go_on if is_left and not quiet else "")
     _raise_if_bad(status, statuses, signal)
     return told
 
@@ -100,10 +101,12 @@ def _unwritable(directory: Path, error: OSError, then: str) -> SweepError:
     return SweepError(f"{directory}: cannot be written ({error.strerror}). Mend that, then {then}", exit_code=1)
 
 
-def _hand_on(told: Told | None, use: Callable[[Told], None] | None, directory: Path) -> None:
-    """Let the caller use what was told, and print the directory, whatever comes of that."""
+def _hand_on(told: Told | None, use: Use | None, directory: Path, *, go_on: str) -> None:
+    """Say how to go on, let the caller use what was told, and print the directory, whatever comes of that."""
+    if go_on:
+        print(f"go on with: {go_on}")
     try:
-        if use is not None and told is not None:
+        if use is not None:
             use(told)
     finally:
         print(directory, flush=True)

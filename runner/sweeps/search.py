@@ -169,7 +169,7 @@ class _Search:
         return total if None in counted or self._page.extend is not None else min(total, whole)
 
     def _raise_if_given_up(self) -> None:
-        if self.rounds.gave_up:
+        if self.rounds.gave_up or self.study.has_only_failed:
             raise SweepError("the search gave up", exit_code=1)
 
     def _begin(self) -> _Begun | None:

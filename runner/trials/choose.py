@@ -107,7 +107,7 @@ class _Brief(Stopwatch):
         if not on_cpu:
             return wall
         spans = [end - start for start, end in zip(self._processor, self._processor[1:], strict=False)]
-        return min(wall, *spans[len(spans) // 4 :])
+        return min([wall, *spans[len(spans) // 4 :]])
 
 
 def _pace(configs: Sequence[Config], plan: TrainPlan) -> tuple[float, int]:

@@ -112,4 +112,4 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     gave_up = study.has_too_many_failed(most=section.max_failure_rate)
     if gave_up:
         print(study.told_to_fail(), file=sys.stderr)
-    return gave_up or (study.ended > 0 and study.failed == study.ended)
+    return gave_up or study.has_only_failed

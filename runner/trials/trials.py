@@ -161,7 +161,7 @@ class Trials:
         """MLflow experiment and folder of the runs."""
         return self._config.name or self._invocation.choices["task"]
 
-    def finish(self, use: Callable[[Told], None] | None = None, *, study: Plan | None = None) -> None:
+    def finish(self, use: Callable[[Told | None], None] | None = None, *, study: Plan | None = None) -> None:
         """Write and print what came of all trials, the directory of the sweep last.
 
         Args:
