@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -20,12 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.errors import ConfigError, Problem, nearest
 from runner.nodes import conf_directory
-from runner.tracking.directory import CONFIG
 from runner.wording import not_mergeable, shown, unresolved
 
 PLUGINS = str(Path(__file__).resolve().parent / "plugins")
@@ -60,12 +57,6 @@ def to_tree(config: DictConfig) -> dict[str, Any]:
         raise ConfigError([unresolved(error.full_key or "config", str(error).splitlines()[0])]) from None
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items() if key != "hydra"}
-
-
-def save_tree(tree: Mapping[str, Any], directory: Path) -> None:
-    """Write the resolved configuration into a run directory as `OmegaConf.save` does, which wraps it all first."""
-    text = yaml.dump(dict(tree), Dumper=get_omega_conf_dumper(), allow_unicode=True, sort_keys=False)
-    (directory / CONFIG).write_text(text, encoding="utf-8")
 
 
 def compose_leniently(arguments: list[str]) -> tuple[dict[str, Any], tuple[Problem, ...], list[str]]:

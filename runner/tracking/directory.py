@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import secrets
@@ -112,6 +113,7 @@ def read_config(directory: Path) -> Any:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions that a repeat would need: Python, our package and the libraries that compute."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
@@ -123,6 +125,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache  # what was imported is what was there at first
 def git_commit(directory: Path) -> str | None:
     """Return the commit checked out in a directory, None outside a repository or without git."""
     command = ["git", "-C", str(directory), "rev-parse", "HEAD"]

@@ -14,7 +14,6 @@ from runner import lint
 from runner.bracket import cost, meter_of, upper_bracket
 from runner.build import Experiment, build, checkpoint_source
 from runner.commands import PROGRAM, changed
-from runner.compose import save_tree
 from runner.config import Config, Invocation
 from runner.diagnosis.curve import Curve, Known
 from runner.diagnosis.diagnose import diagnose
@@ -43,6 +42,7 @@ from runner.trials.last_result import (
     save_failure,
 )
 from runner.trials.pictures import Picture, draw
+from runner.trials.save_page import save_page
 
 Prune = Callable[[int, int, Mapping[str, float]], bool]
 """updates made, updates declared, metrics of the val split -> whether the run is given up"""
@@ -108,7 +108,7 @@ def recorded(
     directory, earlier = run_directory(config, invocation)
     with alone_in(directory, key="resume.from", what="a run that no other process is writing"):
         if earlier is None:
-            save_tree(invocation.tree, directory)
+            save_page(invocation.tree, directory)
         else:
             result = replace(earlier, status="running", verdict="running", versions=result.versions, signal=None)
         with (
