@@ -19,53 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 
 from runner.errors import ConfigError, TrackingError
 from runner.readers.read import read_curve
-from runner.records import Alarm, EvalRecord, Record, RunResult, StepRecord
+from runner.records import Alarm, EvalRecord, Record
 from runner.tracking.address import absolute, shown
 from runner.tracking.directory import ARTIFACTS
 from runner.tracking.follower import URI_VARIABLE, Follower, start_follower, upload
-from runner.tracking.jsonl import RecordWriter, write_result
+from runner.tracking.jsonl import write_result
 from runner.tracking.mapping import Counters, lr_colour, metric_name, params, points
 from runner.tracking.mlflow import newest_experiment
 from runner.tracking.transfer import State, batches
 from runner.tracking.ui import serve_ui
 from tests.conftest import wait_for
+from tests.tracked_runs import CONFIG, RESULT, RUNNING, START_MS, closed_port, state_of, step, write_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),  # MLflow leaves its sqlite connections open
     pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning"),  # SQLAlchemy to MLflow
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
 ]
-
-START_MS = 1_700_000_000_000
-CONFIG = {
-    "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.999]},
-    "train": {"clip_norm": None, "compile": False, "note": "x" * 600},
-    "tags": {},
-}
-RESULT = RunResult(
-    mode="train",
-    status="finished",
-    verdict="finished",
-    title="adamw lr=0.1 cosine w100",
-    experiment="digits",
-    command="python -m runner optimizer=adamw",
-    seed=0,
-    tags={"task": "digits", "optimizer": "adamw"},
-    best={"loss": 0.25, "accuracy": 0.9, "step": 20},
-    dataset={"name": "digits", "examples": {"train": 1437, "val": 360}, "digest": "0123456789abcdef"},
-)
-RUNNING = replace(RESULT, status="running", verdict="running")
-
-
-def step(number: int, **values: Any) -> StepRecord:
-    fields = {"loss": 1 / (number + 1), "lr": 0.1, "grad_norm": 2.0, "examples": 64 * number, **values}
-    return StepRecord(step=number, time_ms=START_MS + number, **fields)
 
 
 def evaluation(number: int) -> EvalRecord:
@@ -76,27 +51,11 @@ def alarm(number: int, **values: Any) -> Alarm:
     return Alarm(number, "divergence", "warn", {"loss": 1.0}, "the loss is too high", **values)
 
 
-def write_run(directory: Path, records: list[Record], result: RunResult = RESULT, config: Any = CONFIG) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with RecordWriter(directory) as writer:
-        for record in records:
-            writer.write(record)
-    write_result(directory, result)
-    return directory
-
-
 def follower_process(directory: Path, uri: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "runner.tracking.follower", str(directory)]
     pipe = subprocess.PIPE
     environment = {**os.environ, URI_VARIABLE: uri}
     return subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True, env=environment)
-
-
-def state_of(directory: Path) -> dict[str, Any]:
-    path = directory / "mlflow.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return next(iter(found.values()), {})
 
 
 def log_of(directory: Path) -> str:
@@ -543,9 +502,3 @@ def test_a_relative_sqlite_uri_becomes_absolute(tmp_path: Path, monkeypatch: pyt
 def test_no_database_has_no_newest_experiment(tmp_path: Path) -> None:
     assert newest_experiment(f"sqlite:///{tmp_path}/none.db") is None
     assert list(tmp_path.iterdir()) == []
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port

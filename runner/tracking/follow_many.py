@@ -24,7 +24,7 @@ from runner.tracking.address import absolute, child_environment, set_environment
 from runner.tracking.directory import LOCK, LOG
 from runner.tracking.follower import URI_VARIABLE, Follower, leave, relay
 from runner.tracking.mlflow import MlflowSender, import_ahead
-from runner.tracking.transfer import Following
+from runner.tracking.transfer import LONGEST_PAUSE_SECONDS, Following
 
 _RUNS_A_SECOND = 4  # that are looked at while they go on
 _TICK_SECONDS = 0.2
@@ -122,6 +122,17 @@ class _Sent:
             return False
         return True
 
+    def end(self) -> None:
+        """Nothing more will be written; what there is is due now."""
+        self.has_ended, self.due = True, 0.0
+
+    def step(self, failures: list[Exception], *, is_last: bool) -> None:
+        """Send what is new; what arrives ends a row of failures."""
+        before = len(failures)
+        self.following.step(is_last=is_last)
+        if len(failures) == before:
+            failures.clear()
+
 
 def main() -> int:
     """Send the runs that are named, until they have ended."""
@@ -145,24 +156,36 @@ def _listen(lines: queue.Queue[str]) -> None:
 
 
 def _send_all(lines: queue.Queue[str], uri: str, voice: IO[str]) -> bool:
-    """Send runs in turn; return whether all have arrived."""
-    warned = list[Exception]()
+    """Send runs in turn; return whether all have arrived.
+
+    After a failure none is tried for 2 s, 4 s, ..., 30 s; one that has ended and does not arrive is tried as long as
+    others go on. At the end all are tried once more, until a second one in a row fails: a server that is gone is not
+    waited for run by run.
+    """
+    failures = list[Exception]()  # since something has arrived
+    has_warned = False
 
     def on_problem(error: Exception) -> None:
-        if not warned:
-            warned.append(error)
+        nonlocal has_warned
+        failures.append(error)
+        if not has_warned:
+            has_warned = True
             with contextlib.suppress(OSError, ValueError):
                 print(_warning(uri, error), file=voice)
 
-    runs, is_over, has_arrived = dict[str, _Sent](), False, True
+    runs, is_over, has_arrived, patience = dict[str, _Sent](), False, True, 0.0
     while runs or not is_over:
-        is_over = _obey(lines, runs, uri, on_problem, voice) or is_over
+        if _obey(lines, runs, uri, on_problem, voice) and not is_over:
+            is_over = True
+            del failures[1:]  # at least one is tried
         for name, run in list(runs.items()):
-            is_last = run.has_ended or is_over
-            if (is_last or time.monotonic() >= run.due) and run.is_alone(wait=is_over):
-                run.following.step(is_last=is_last)
+            if is_over and len(failures) > 1:
+                run.following.give_up()
+            elif (is_over or time.monotonic() >= max(run.due, patience)) and run.is_alone(wait=is_over):
+                run.step(failures, is_last=run.has_ended or is_over)
                 run.due = time.monotonic() + max(run.following.pause, len(runs) / _RUNS_A_SECOND)
-            if run.following.is_over:
+                patience = time.monotonic() + min(2 ** len(failures), LONGEST_PAUSE_SECONDS) if failures else 0.0
+            if run.following.has_arrived or (is_over and run.following.is_over):
                 has_arrived = has_arrived and run.following.has_arrived
                 run.lock.release()
                 del runs[name]
@@ -183,7 +206,7 @@ def _obey(
                 runs[directory] = _Sent(Path(directory), uri, on_problem)
             elif word == "ended":
                 if directory in runs:
-                    runs[directory].has_ended = True
+                    runs[directory].end()
             else:
                 _let_go(voice, word)
                 return True

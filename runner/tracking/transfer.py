@@ -102,6 +102,10 @@ class Following:
             self._state, self.pause = None, min(2 * self.pause, LONGEST_PAUSE_SECONDS)
         self.is_over = is_last
 
+    def give_up(self) -> None:
+        """Make no further step."""
+        self.is_over = True
+
 
 def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_problem: Callable[[Exception], None]) -> bool:
     """Send records as they are written, until the run has ended and all of them have arrived.

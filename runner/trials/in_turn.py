@@ -11,9 +11,12 @@ from runner.trials.trial import Batch, Trial, make_run
 
 def run_in_turn(trials: Sequence[Trial], batch: Batch) -> None:
     """Make the runs; those that fail are named in `batch.errors`."""
+    if trials:
+        batch.beside.start(runs=len(trials))
     for trial in trials:
         if batch.is_stopped:
             return
-        error = quietly(partial(make_run, trial, batch.prune(trial)), batch.directory, name=trial.job.name)
+        run = partial(make_run, trial, batch.prune(trial), batch.beside)
+        error = quietly(run, batch.directory, name=trial.job.name)
         if error:
             batch.errors[trial.job.number] = error

@@ -51,18 +51,28 @@ Follow = Callable[..., Follower]  # as `start_follower`
 Now = Callable[[], float]
 
 
-def train(config: Config, invocation: Invocation, *, prune: Prune | None = None) -> RunResult:
+def train(
+    config: Config,
+    invocation: Invocation,
+    *,
+    prune: Prune | None = None,
+    draw: Draw = draw,
+    follow: Follow = start_follower,
+) -> RunResult:
     """Train as declared, in a new run directory or, when an interrupted run goes on unchanged, in its own.
 
     Args:
         config: checked.
         invocation: how the program was called.
         prune: is asked at each evaluation; a run that is given up ends as "pruned", saved.
+        draw: draws its picture.
+        follow: starts to send its records.
     Raises:
         RunnerError: the run could not be made or could not be recorded; `result.json` says "failed".
     """
     experiment = build(config)
-    with recorded(config, invocation, experiment, prune=prune) as run, listen() as received:
+    parts = recorded(config, invocation, experiment, prune=prune, draw=draw, follow=follow)
+    with parts as run, listen() as received:
         run.begin()
         try:
             state = fit(

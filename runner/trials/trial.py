@@ -73,8 +73,16 @@ def trial_invocation(checked: CheckedJob, invocation: Invocation, sweep: str) ->
     return Invocation(overrides, checked.choices, tree, Path.cwd(), sweep, invocation.page)
 
 
-def make_run(trial: Trial, prune: Prune | None = None) -> RunResult:
-    """Make the run of a trial in this process."""
+def make_run(trial: Trial, prune: Prune | None = None, beside: Beside | None = None) -> RunResult:
+    """Make the run of a trial in this process.
+
+    Args:
+        trial: checked.
+        prune: is asked at each evaluation.
+        beside: draws and sends for it while others run; None has it wait for that.
+    """
     from runner.trials.recorded_run import train  # imports torch
 
-    return train(trial.config, trial.invocation, prune=prune)
+    if beside is None:
+        return train(trial.config, trial.invocation, prune=prune)
+    return train(trial.config, trial.invocation, prune=prune, draw=beside.draw, follow=beside.follow)
