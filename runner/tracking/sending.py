@@ -69,7 +69,7 @@ class Sent:
 class Sending:
     """The runs that are sent in turn, those that failed least often first.
 
-    Where the records of two runs in a row do not get through, or of the only one before any did, the server is taken to be gone:
+    Where the records of two runs in a row do not get through, or of the only one before any did, the server is gone:
     one run is tried after 2 s, 4 s, ..., 30 s. One that has ended and has not arrived is tried as long as others go on.
     At the end all are tried once more, as long as the server is not gone: it is not waited for run by run.
 
