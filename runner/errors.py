@@ -13,6 +13,7 @@ RunnerError                    exit 1
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -171,6 +172,8 @@ def with_place(error: BaseException) -> str:
     """Return type and text of an error, and the file and line that raised it."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
     # no frames when it comes from another process
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen importlib")]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

@@ -76,6 +76,12 @@ def test_two_runs_begin_half_a_decade_apart() -> None:
     assert [(ask.lr, ask.seed, ask.purpose) for ask in asks] == [(5.62e-4, 0, "start"), (1.78e-3, 0, "start")]
 
 
+def test_rounding_leaves_no_bound() -> None:
+    limits = LIMITS._replace(low=0.0012345, high=0.0098765)
+    seen = [*search(valley(1e-4), limits), *search(valley(1.0), limits)]
+    assert (min(one.lr for one in seen), max(one.lr for one in seen)) == (0.0012345, 0.0098765)
+
+
 def test_bounds_are_not_left() -> None:
     assert max(one.lr for one in search(valley(3e-2))) > 2e-2
     bounded = search(valley(3e-2), LIMITS._replace(low=1e-4, high=1e-2))

@@ -46,7 +46,7 @@ class Ask(NamedTuple):
     """A full run that is wanted.
 
     Attributes:
-        lr: base learning rate, in three digits.
+        lr: base learning rate, in three digits, or a bound.
         seed: the run's.
         purpose: start, step, seeds or verify.
     """
@@ -88,8 +88,8 @@ def next_asks(seen: Sequence[Observed], limits: Limits) -> list[Ask]:
     if not points or is_hopeless(tried):
         return []
     wanted = _outside(points, tried, limits) or _between(points) or _at_edge(points, limits.safety)
-    if wanted is not None and rounded(wanted) not in made:
-        return [Ask(rounded(wanted), limits.seed, STEP)]
+    if wanted is not None and (lr := _inside(wanted, limits)) not in made:
+        return [Ask(lr, limits.seed, STEP)]
     return _seeds(points, tried, limits)
 
 
@@ -124,7 +124,12 @@ def spent(runs: Sequence[Observed], limits: Limits) -> float:
 def _start(limits: Limits) -> list[float]:
     half = 10 ** (STEP_DECADES / 2)
     ends = max(limits.middle / half, limits.low), min(limits.middle * half, limits.high)
-    return list(dict.fromkeys(rounded(lr) for lr in ends))
+    return list(dict.fromkeys(_inside(lr, limits) for lr in ends))
+
+
+def _inside(lr: float, limits: Limits) -> float:
+    """Return a rate in three digits, or the bound that it would leave by that."""
+    return min(max(rounded(lr), limits.low), limits.high)
 
 
 def _outside(points: Sequence[LRPoint], runs: Sequence[Observed], limits: Limits) -> float | None:

@@ -126,6 +126,7 @@ class Brake:
         self._average = self._best = math.nan
         self._lowest = math.inf  # average, once it is settled
         self._losses: list[float] = []
+        self._scatter, self._scatter_of = 0.0, 0
 
     def why(self, loss: float) -> str:
         """Return why to stop after this loss, "" to go on."""
@@ -137,7 +138,7 @@ class Brake:
             return ""
         self._average = self._decay * self._average + (1 - self._decay) * loss
         self._best = min(self._best, self._average)
-        if self._average > _BLOW_UP * self._best > 0 and self._average - self._best > _FAR * scatter(self._losses):
+        if self._average > _BLOW_UP * self._best > 0 and self._average - self._best > _FAR * self._noise():
             return f"the loss was over {_BLOW_UP:g} times its best"
         return "the loss had lost all that it had gained" if self._has_lost_all() else ""
 
@@ -145,8 +146,16 @@ class Brake:
         if len(self._losses) < self._settled:
             return False
         self._lowest = min(self._lowest, self._average)
-        level, noise = median(self._losses[: max(5, FEWEST // 4)]), scatter(self._losses)
-        return self._average > level + noise and self._lowest < level - CLEAR * noise
+        level = median(self._losses[: max(5, FEWEST // 4)])
+        if not self._lowest < level < self._average:
+            return False
+        return self._average > level + self._noise() and self._lowest < level - CLEAR * self._noise()
+
+    def _noise(self) -> float:
+        """Return the scatter of the losses, made anew when there are 2 % more: to sort them all at each takes long."""
+        if len(self._losses) > 1.02 * self._scatter_of:
+            self._scatter, self._scatter_of = scatter(self._losses), len(self._losses)
+        return self._scatter
 
 
 def scatter(losses: Floats) -> float:

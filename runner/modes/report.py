@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
-from runner.compose import value_of
 from runner.config import Config, Invocation
 from runner.errors import ConfigError, Problem, RunnerError
 from runner.found_page import path_of_page, write_recommendation
@@ -44,7 +45,7 @@ def run(
     sweep, states, root = _read(source)
     if write is not None:
         path_of_page(Path(write), page=sweep.page, key="mode.write")
-    safety = _safety(config, invocation, sweep)
+    safety = _safety(config, invocation, source)
     place = source if directory is None else output_directory(directory, key="mode.directory", experiment="")
     try:
         told = end_with_report(
@@ -74,10 +75,12 @@ def run(
     print(place, flush=True)
 
 
-def _safety(config: Config, invocation: Invocation, sweep: Sweep) -> float:
-    """Return the distance from the edge: as given now, or else as the search had it."""
-    given = {key_of(text): text for text in (*sweep.overrides, *invocation.overrides)}.get("search.safety")
-    return float(str(value_of(given))) if given is not None else config.search.safety
+def _safety(config: Config, invocation: Invocation, source: Path) -> float:
+    """Return the distance from the edge: as given now, or else as the last report of the sweep had it."""
+    if not any(key_of(text) == "search.safety" for text in invocation.overrides):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            return float(json.loads((source / LR_REPORT).read_text(encoding="utf-8"))["groups"][0]["safety"])
+    return config.search.safety
 
 
 def _read(source: Path) -> tuple[Sweep, list[JobState], Path]:

@@ -97,6 +97,9 @@ def write_whole(path: Path, text: str, *, is_private: bool = False) -> None:
         temporary.touch(0o600 if is_private else 0o666)
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

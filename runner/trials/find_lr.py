@@ -74,7 +74,7 @@ def _limits(config: Config, bounds: Bounds | None, steps: int) -> Limits:
 
 
 def _point(ask: Ask, key: str) -> dict[str, str]:
-    return {key: number(ask.lr), SEED: str(ask.seed), PURPOSE_TAG: ask.purpose}
+    return {key: number(ask.lr, 7), SEED: str(ask.seed), PURPOSE_TAG: ask.purpose}
 
 
 def _known(config: Config, evaluate: Trials, steps: int) -> list[Observed]:
