@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from runner.errors import ConfigError, RunnerError, SweepError, in_words
 from runner.records import RunResult
 from runner.tracking.streams import keep_streams
+from runner.train.interrupt import catch_early
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,6 +26,7 @@ def main() -> int:
     0 finished, 1 failed, 2 the configuration is refused, 3 diverged, 128 + n stopped by signal n.
     """
     keep_streams()
+    catch_early()
     # looking for cycles among all that is imported, and once more at the end, takes longer than to compose a page
     gc.set_threshold(50_000, 20, 100)  # until `job.run` begins
     atexit.register(gc.freeze)

@@ -18,6 +18,7 @@ from runner.continue_run import with_saved
 from runner.errors import Problem
 from runner.records import RunResult
 from runner.tracking.sweep_file import find_sweep
+from runner.train.interrupt import raise_early
 
 if TYPE_CHECKING:
     from runner.trials.recorded_run import Prune
@@ -41,6 +42,7 @@ def run(composed: DictConfig, *, prune: Prune | None = None) -> RunResult | None
     if gc.get_freeze_count() == 0:  # once: what is frozen is never freed
         gc.freeze()
     gc.set_threshold(700, 10, 10)  # Python's own: a training may keep tensors in cycles
+    raise_early()
     more = {} if prune is None else {"prune": prune}
     result: RunResult | None = mode(config, invocation, **config.mode.arguments, **more)
     return result

@@ -49,7 +49,8 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     a lowest point it is 0.05 decades wider on each side, 0.2 where fewer than five rates are fitted: so wide, intervals
     of replayed searches, of three or four rates each, hold the best rate in 98 of 100 (experiments/finding_the_lr).
     An end is open where some draws have their best at the last rate that was tried, or their lowest point beyond it.
-    With one seed the interval is that between the neighbours of the best and of the lowest point of the parabola.
+    Where most draws tell no more than the neighbours of the best, the interval is between those; with one seed, between
+    them and those of the lowest point of the parabola.
 
     Args:
         points: in order of their rates.
@@ -85,6 +86,8 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
         lows.append(low)
         highs.append(high)
         at_ends[found.lr] += bool(found.why_not)
+    if at_ends.total() > resamples / 2:  # most draws tell no more than that
+        return Interval(*beside[best.lr], math.nan, best.lr == tried[0], best.lr == tried[-1])
     low, high = _quantile(sorted(lows), _TAIL), _quantile(sorted(highs), 1 - _TAIL)
     some = _TAIL * resamples
     is_low_open = low < tried[0] / _ROUNDING or at_ends[tried[0]] > some

@@ -10,6 +10,26 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_early: list[int] = []
+
+
+def catch_early() -> None:
+    """Remember a Ctrl-C of the time before anything listens, as an import in progress may swallow its exception."""
+    _early.clear()
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        _early.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, catch)
+
+
+def raise_early() -> None:
+    """Raise KeyboardInterrupt where one was swallowed."""
+    if _early:
+        _early.clear()
+        raise KeyboardInterrupt
 
 
 @contextmanager

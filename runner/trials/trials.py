@@ -32,6 +32,7 @@ from runner.tracking.sweep_file import STOP, Job, JobState, Sweep, write_sweep
 from runner.tracking.sweep_observed import LR_KEYS, Stand, lr_key, observe_job
 from runner.tracking.sweep_runs import DONE, SweepRuns, with_errors
 from runner.tracking.sweep_table import SweepTable
+from runner.train.interrupt import raise_early
 from runner.trials.backends import Backend, backend_of
 from runner.trials.trial import Batch, Trial, trial_invocation
 
@@ -68,7 +69,7 @@ class Trials:
         self._backend: Backend = backend_of(config, self._beside)
         self._page = Page(invocation, share=self._backend.share)
         self._errors: dict[int, str] = {}
-        self._closing = ExitStack()
+        self._closing, self._catching = ExitStack(), ExitStack()
         self._closing.callback(self._backend.close)
         self._closing.callback(self._beside.close)
         self._sweep: Sweep | None = None
@@ -79,7 +80,7 @@ class Trials:
             with ExitStack() as opened:  # ends at once where it is refused
                 self._sweep = self._resumed(opened.enter_context(reopened(self.directory)))
                 self._closing.enter_context(opened.pop_all())
-            self._beside.log_to(self.directory)
+            self._begin()
         self._jobs = {_key(job.varied): job for job in self._sweep.jobs} if self._sweep is not None else {}
         self._earlier, self._made = frozenset(self._jobs), set[_Key]()
 
@@ -89,7 +90,14 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._catching.close()
         self._closing.close()
+
+    def _begin(self) -> None:
+        """From here on a signal ends the sweep in good order, between batches too."""
+        raise_early()
+        self._beside.log_to(self.directory)
+        self._catching.enter_context(caught(self.directory / STOP, pass_on=self._backend.pass_on))
 
     @property
     def signal(self) -> Signals | None:
@@ -174,7 +182,8 @@ class Trials:
 
         assert self._sweep is not None, "no batch was made"
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
-        config, beside = self._config, self._beside
+        config, beside, signal = self._config, self._beside, self.signal
+        self._catching.close()  # the next one acts at once
         if config.tracking.uri is None:
             beside.close()
         finish(
@@ -182,7 +191,7 @@ class Trials:
             self._sweep,
             states,
             tracking=config.tracking,
-            signal=self.signal,
+            signal=signal,
             safety=config.search.safety,
             is_search=self._mode == "search",
             quiet=config.quiet,
@@ -213,7 +222,6 @@ class Trials:
         with (
             gathered_stderr(self.directory / "stderr.log") as stderr,
             SweepTable(sweep, lambda: self._now(runs), stderr=stderr, quiet=self._config.quiet),
-            caught(self.directory / STOP, pass_on=self._backend.pass_on),
         ):
             self._backend.run(trials, batch)
 
@@ -231,7 +239,7 @@ class Trials:
         """Enter jobs in sweep.json, which is made with the first of them."""
         if self._sweep is None:
             self._closing.enter_context(alone(new_directory(self.directory)))
-            self._beside.log_to(self.directory)
+            self._begin()
             self._sweep = new_sweep((), self.directory, self._invocation.page, mode=self._mode)
         if jobs or not self._sweep.jobs:
             self._sweep = replace(self._sweep, jobs=(*self._sweep.jobs, *jobs))
