@@ -23,6 +23,7 @@ from runner.finding.ramp import (
 from runner.finding.range_rules import RULES
 
 MARGIN = 3.0  # between what a ramp shows and the ends of the bracket
+_NOT_THE_RATE = "Look at the model, its first weights and the data"
 _HEAD = 0.1  # of the decades: the level before anything is learned
 _SHARE = 0.1  # of the descent: Smith's range begins and ends where so much of it is gained or lost
 _RAGGED = 3.0  # times the scatter before the descent
@@ -79,6 +80,8 @@ def _why_nothing(ramp: Ramp, lrs: Floats, losses: Floats, smoothed: Floats, half
     )
     longer = f"mode.steps={4 * planned}"
     if len(lrs) < FEWEST:
+        if len(ramp.losses) == 1 and ramp.stopped:
+            return Nothing(f"{ramp.stopped} before any update, which no learning rate causes", _NOT_THE_RATE)
         if ramp.stopped:
             text = f"it diverges at once: at lr {number(ramp.stop, 2)}, after {len(ramp.lrs)} steps, {ramp.stopped}"
             return Nothing(text, lower)

@@ -129,7 +129,7 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     Raises:
         SweepError: no job finished, or a signal ended it.
     """
-    from runner.sweeps.end import finish  # draws, which takes a while to import
+    from runner.sweeps.end import cut_short, finish  # draws, which takes a while to import
 
     runs, config, stop = launch.runs, launch.config, directory / STOP
     write_sweep(directory, launch.sweep, runs.states(), status="running")
@@ -163,16 +163,17 @@ def carry_out(launch: Launch, directory: Path, launcher: Launcher, *, page: Dict
     signal = Signals(int(stop.read_text(encoding="utf-8"))) if stop.exists() else None
     if launch.close is not None:
         launch.close(states(is_over=True))
-    finish(
-        directory,
-        runs.sweep,
-        states(is_over=True),
-        tracking=config.tracking,
-        signal=signal,
-        safety=config.search.safety,
-        is_search=launch.more is not None,
-        quiet=config.quiet,
-    )
+    with cut_short(directory):
+        finish(
+            directory,
+            runs.sweep,
+            states(is_over=True),
+            tracking=config.tracking,
+            signal=signal,
+            safety=config.search.safety,
+            is_search=launch.more is not None,
+            quiet=config.quiet,
+        )
 
 
 def _grow(runs: SweepRuns, table: SweepTable, jobs: Sequence[Job]) -> None:

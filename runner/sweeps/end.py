@@ -7,7 +7,8 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from signal import Signals
@@ -95,6 +96,21 @@ def finish(
     _hand_on(told, None if is_cut else use, directory, go_on=go_on if is_left and not quiet else "")
     _raise_if_bad(status, statuses, signal)
     return told
+
+
+@contextmanager
+def cut_short(directory: Path) -> Iterator[None]:
+    """Say how to write the rest of a report that Ctrl-C cuts short.
+
+    Args:
+        directory: of the sweep.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        go_on = shlex.join([*PROGRAM, f"{KEY}={directory}"])
+        print(f"the report was not written to its end; do that with: {go_on}", file=sys.stderr)
+        raise
 
 
 def _unwritable(directory: Path, error: OSError, then: str) -> SweepError:

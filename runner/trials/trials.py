@@ -178,7 +178,7 @@ class Trials:
         Raises:
             SweepError: none has finished, a signal ended it, or it cannot be written.
         """
-        from runner.sweeps.end import finish
+        from runner.sweeps.end import cut_short, finish
 
         assert self._sweep is not None, "no batch was made"
         states = self._states(SweepRuns(self._sweep, Path.cwd()))
@@ -186,19 +186,20 @@ class Trials:
         self._catching.close()  # the next one acts at once
         if config.tracking.uri is None:
             beside.close()
-        finish(
-            self.directory,
-            self._sweep,
-            states,
-            tracking=config.tracking,
-            signal=signal,
-            safety=config.search.safety,
-            is_search=self._mode == "search",
-            quiet=config.quiet,
-            use=use,
-            stand=self._stand(study) if study is not None else None,
-            follow=beside.follow_last if beside.is_used else None,
-        )
+        with cut_short(self.directory):
+            finish(
+                self.directory,
+                self._sweep,
+                states,
+                tracking=config.tracking,
+                signal=signal,
+                safety=config.search.safety,
+                is_search=self._mode == "search",
+                quiet=config.quiet,
+                use=use,
+                stand=self._stand(study) if study is not None else None,
+                follow=beside.follow_last if beside.is_used else None,
+            )
 
     def _stand(self, study: Plan) -> Stand:
         config, invocation = self._config, self._invocation
