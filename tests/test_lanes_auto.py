@@ -1,6 +1,7 @@
 """Whether runs are made in lanes is measured, and anew where that does not tell for as many as there are."""
 
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from runner.trials.choose import Choice, choose
 from tests.lanes import SMALL
 from tests.pages import composed
 from tests.test_lanes_failures import Crowded
+from tests.test_lanes_updates import Hungry
 
 
 class Big(Quadratic):
@@ -27,6 +29,19 @@ class Big(Quadratic):
         if len(self.there) == self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         self.there.append(self)
+
+
+class Growing(torch.optim.SGD):
+    """Finds room for so many at its second update."""
+
+    room: ClassVar[int]
+    fed: ClassVar[WeakSet[torch.optim.Optimizer]] = WeakSet()
+
+    def step(self, closure: Any = None) -> Any:
+        if self in self.fed and len(self.fed) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.fed.add(self)
+        return super().step(closure)
 
 
 def pages(*overrides: str, runs: int = 4) -> list[Config]:
@@ -67,6 +82,36 @@ def test_auto_takes_no_lanes_where_two_find_no_room(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Big, "there", [], raising=False)
     words = ("task=quadratic", "task._target_=tests.test_lanes_auto.Big")
     assert choose(pages(*words), width=32).why == "one after another, as memory has no room for two of them"
+
+
+@pytest.mark.parametrize(("optimizer", "room"), [("updates.Hungry", 3), ("updates.Hungry", 2), ("auto.Growing", 2)])
+def test_auto_tries_as_many_as_have_room_for_their_updates(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, room: int
+) -> None:
+    for kind in (Hungry, Growing):
+        monkeypatch.setattr(kind, "room", room, raising=False)
+        monkeypatch.setattr(kind, "fed", WeakSet())
+    choice = choose(pages("task=quadratic", f"optimizer._target_=tests.test_lanes_{optimizer}"), width=4)
+    assert choice.width == room
+    assert f"a step of {room} runs" in choice.why
+
+
+@pytest.mark.parametrize(
+    ("room", "why"),
+    [(1, "memory has no room for two of them"), (0, "a trial of one run failed: OutOfMemoryError: CUDA out of memory")],
+)
+def test_auto_takes_no_lanes_where_two_find_no_room_for_their_updates(
+    monkeypatch: pytest.MonkeyPatch, room: int, why: str
+) -> None:
+    monkeypatch.setattr(Hungry, "room", room)
+    monkeypatch.setattr(Hungry, "fed", WeakSet())
+    choice = choose(pages("task=quadratic", "optimizer._target_=tests.test_lanes_updates.Hungry"), width=4)
+    assert choice.why.startswith(f"one after another, as {why}")
+
+
+def test_a_trial_ends_where_its_first_run_does_so_before() -> None:
+    configs = pages("task=quadratic", "optimizer.lr=1e30", runs=1) + pages("task=quadratic", runs=3)
+    assert "a step of 4 runs" in choose(configs, width=4).why
 
 
 def test_auto_runs_one_after_another_what_fails_in_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,28 +184,6 @@ def test_a_lane_that_cannot_be_built_beside_others_is_asked_for_again(tmp_path: 
     assert [getattr(outcome, "status", outcome) for outcome in outcomes] == ["finished"] * 2
 
 
-class Hungry(torch.optim.SGD):
-    """Finds no room for its state beside others."""
-
-    def step(self, closure: Any = None) -> Any:
-        if self.param_groups[0]["initial_lr"] == LRS[2]:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super().step(closure)
-
-
-def test_a_lane_that_finds_no_room_for_its_update_says_what_to_do(tmp_path: Path) -> None:
-    words = (*POINTS, "++task.model._target_=tests.own_parts.Net", "train.duration=5")
-    hungry = "optimizer._target_=tests.test_lanes_failures.Hungry"
-    experiments = [build(checked(composed(*words, hungry, f"optimizer.lr={lr}"))) for lr in LRS[:4]]
-    lanes = [Lane(e.parts(), Checkpoints(tmp_path / str(i)), lambda record: None) for i, e in enumerate(experiments)]
-    outcomes = fit_lanes(lanes, width=4)
-    assert str(outcomes[2]) == (
-        "sweep.lanes: must leave memory for what 4 runs keep, got OutOfMemoryError: CUDA out of memory. "
-        "Set sweep.lanes=2."
-    )
-    assert [getattr(outcome, "status", "failed") for outcome in outcomes] == [*["finished"] * 2, "failed", "finished"]
-
-
 def test_evaluations_that_find_no_room_together_are_made_apart(tmp_path: Path, room: Callable[..., None]) -> None:
     room(most_evaluated=2)
     widths = list[int]()

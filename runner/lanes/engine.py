@@ -23,11 +23,11 @@ from contextlib import ExitStack, contextmanager
 
 from runner.errors import TaskError
 from runner.lanes.lane import Lane, Outcome, Running
-from runner.lanes.memory import NoRoomError, free_cache, told
+from runner.lanes.memory import NoRoomError, free_memory, told
 from runner.lanes.recording import Recordings
 from runner.lanes.refusal import unfit
 from runner.lanes.stack import Stack, release
-from runner.lanes.step import step
+from runner.lanes.step import catch_up, step
 from runner.tasks.closing import Closable, in_use
 from runner.train.seeding import generator_states, restore_generators
 
@@ -48,7 +48,9 @@ def fit_lanes(
     A lane that has ended leaves, and the next one that waits begins in its place, at its own first step. What a lane
     raises ends that lane alone; its outcome is then the exception. A pass that fails is made once more by each of its
     lanes alone, and those that fail again end. Where memory runs out, the later half of the lanes waits, as they were
-    before the step, until there is a place among half as many; a lane that finds no room alone ends.
+    before the step, until there is a place among half as many. One that finds no room for its first update, where the
+    state of its optimizer is made, waits until there is a place among as many as had room. A lane that finds none alone
+    ends.
 
     Dropout draws from generators that all lanes share, so other numbers than in a single run, the same ones for the
     same lanes; an optimizer draws what it would alone.
@@ -104,25 +106,45 @@ class _Pass:
         while True:
             if self._take_places():
                 self._unstack()
-            for lane in self._active:
-                lane.make_ready()
-            left = [lane for lane in self._active if lane.is_over]
-            if not left:
+            self._catch_up()
+            if self._put_off_owing():
+                continue
+            if not self._let_go():
                 return bool(self._active)
+
+    def _let_go(self) -> bool:
+        """Have lanes come to their next step, and let those leave that are over; return whether there was any."""
+        for lane in self._active:
+            lane.make_ready()
+        left = [lane for lane in self._active if lane.is_over]
+        if left:
             self._unstack()
-            for lane in left:
-                self._active.remove(lane)
-                self._close_task_of(lane)
-                self._note(lane.index, lane.end())
+        for lane in left:
+            self._active.remove(lane)
+            self._close_task_of(lane)
+            self._note(lane.index, lane.end())
+        return bool(left)
+
+    def _catch_up(self) -> None:
+        """Have lanes that have waited make the update that they owe."""
+        owing = [lane for lane in self._active if lane.owed is not None]
+        if owing:
+            free_memory()
+        for lane in owing:
+            catch_up(lane, len(self._active))
 
     def step(self) -> None:
         """Make one step of every lane, together where that can be."""
         problem = self._try(self._active)
-        if problem is None:
-            return
+        if problem is not None:
+            self._meet(problem)
+        self._put_off_owing()
+
+    def _meet(self, problem: Exception) -> None:
+        """Do what there is to do about a pass that has failed."""
         self._unstack()
         if isinstance(problem, NoRoomError):
-            free_cache()
+            free_memory()
         if len(self._active) == 1:
             self._active[0].error = problem
         elif isinstance(problem, NoRoomError):
@@ -149,6 +171,23 @@ class _Pass:
             self._put_off.append(lane)
         del self._active[half:]
         self._set_width(half)
+
+    def _put_off_owing(self) -> bool:
+        """Have lanes wait whose first update has found no room; return whether there was any."""
+        owing = [lane for lane in self._active if lane.owed is not None]
+        if not owing:
+            return False
+        self._unstack()
+        free_memory()
+        if len(self._active) == 1:
+            owing[0].end_owing()
+            return True
+        for lane in reversed(owing):
+            self._active.remove(lane)
+            lane.put_off()
+            self._put_off.appendleft(lane)
+        self._set_width(len(self._active) or len(owing) // 2)
+        return True
 
     def _set_width(self, width: int) -> None:
         self._width = width

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from runner.lanes.first_update import Before
 from runner.lanes.fused import FusedUpdate
 from runner.tasks.closing import without_exit
 from runner.train.act import OnRecord, Run
@@ -46,11 +47,15 @@ class Running:
     Args:
         index: place among the lanes that were given.
         lane: what it is made of.
+    Attributes:
+        error: what it has raised.
+        owed: its first update, where that has found no room yet; the watch has seen the gradient.
     """
 
     def __init__(self, index: int, lane: Lane) -> None:
         self.index = index
         self.error: Exception | None = None
+        self.owed: Before | None = None
         self.parts = lane.parts
         parts = {**lane.parts}
         given_clipping = parts.pop("clipping", None)
@@ -83,7 +88,7 @@ class Running:
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Let an update inside draw the random numbers that it would draw in a run alone."""
+        """Let an update inside draw the random numbers that it would draw in a run alone, again after it has failed."""
         if self._generators is None:
             yield
             return
@@ -91,9 +96,14 @@ class Running:
         set_torch_generators(self._generators)
         try:
             yield
-        finally:
             self._generators = torch_generators()
+        finally:
             set_torch_generators(shared)
+
+    def end_owing(self) -> None:
+        """End, as there is no room for the update that is owed."""
+        if self.owed is not None:
+            self.error, self.owed = self.owed.problem, None
 
     def put_off(self) -> None:
         """Wait; the time until it is taken up does not count."""

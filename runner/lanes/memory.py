@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import traceback
 
@@ -28,6 +29,22 @@ class NoRoomError(TaskError):
         super().__init__(Problem("train.batch_size", rule, f"{fix} or model"))
 
 
+class CrowdedError(TaskError):
+    """Memory ran out for what one of several lanes keeps.
+
+    Args:
+        text: first line of what told so.
+        lanes: that there were.
+    Attributes:
+        room: how many to try.
+    """
+
+    def __init__(self, text: str, lanes: int) -> None:
+        self.room = lanes // 2
+        rule = f"must leave memory for what {lanes} runs keep, got {text.removesuffix('.')}"
+        super().__init__(Problem("sweep.lanes", rule, f"Set sweep.lanes={self.room}"))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or what it comes from, tells that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -49,15 +66,15 @@ def told(error: Exception | SystemExit, accumulate: int) -> Exception:
     return found
 
 
-def crowded(error: Exception, lanes: int) -> Exception:
+def crowded(error: Exception, lanes: int, accumulate: int) -> Exception:
     """Return what to tell of an error of one lane among others, outside of the pass."""
-    if not is_out_of_memory(error):
-        return error
-    rule = f"must leave memory for what {lanes} runs keep, got {first_line(error.__cause__ or error)}"
-    return TaskError(Problem("sweep.lanes", rule, f"Set sweep.lanes={max(1, lanes // 2)}"))
+    if lanes == 1 or not is_out_of_memory(error):
+        return told(error, accumulate)
+    return CrowdedError(first_line(error.__cause__ or error), lanes)
 
 
-def free_cache() -> None:
-    """Let a GPU have the memory that torch keeps for later."""
+def free_memory() -> None:
+    """Free what trainings that have ended still hold, and what torch keeps on a GPU for later."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from runner.lanes.evaluation import evaluate
+from runner.lanes.first_update import Before
 from runner.lanes.forward import backward, scale
-from runner.lanes.memory import crowded, told
+from runner.lanes.memory import crowded, is_out_of_memory, told
 from runner.lanes.stack import Stack
 from runner.train.act import Run
 from runner.train.clipping import Fixed
-from runner.train.course import Course, is_evaluated, judge, note_update, settle
+from runner.train.course import Course, is_evaluated, judge, metrics_of, note_update, settle
 from runner.train.step import Signals, update
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def step(stack: Stack, lanes: Sequence[Running]) -> None:
-    """Make one step of every lane.
+    """Make one step of every lane; one that finds no room for its first update owes it, and what follows, afterwards.
 
     Raises:
         Exception: the pass fails; the lanes are then as they were.
@@ -36,12 +37,25 @@ def step(stack: Stack, lanes: Sequence[Running]) -> None:
         if lane.attempt(_judge_and_update, lane, those, own):
             going.append(lane)
         elif lane.error is not None:
-            lane.error = crowded(lane.error, len(lanes))
+            lane.error = crowded(lane.error, len(lanes), lane.run.plan.accumulate)
     due = [lane for lane in going if lane.error is None and is_evaluated(lane.course)]
     metrics = _metrics(stack, lanes, due) if due else {}
     for lane in going:
         if lane.error is None:
             lane.attempt(settle, metrics.get(lane.index))
+
+
+def catch_up(lane: Running, lanes: int) -> None:
+    """Make the update that a lane outside of a stack owes, and what follows it; it owes it still where room lacks.
+
+    Args:
+        lane: is one of several.
+        lanes: how many they are.
+    """
+    if lane.attempt(_owed_made, lane):
+        lane.attempt(_settle_alone)
+    if lane.error is not None:
+        lane.error = crowded(lane.error, lanes, lane.run.plan.accumulate)
 
 
 def _metrics(stack: Stack, lanes: Sequence[Running], due: Sequence[Running]) -> dict[int, dict[str, float]]:
@@ -64,7 +78,7 @@ def _metrics(stack: Stack, lanes: Sequence[Running], due: Sequence[Running]) -> 
 
 
 def _judge_and_update(course: Course, lane: Running, signals: Signals, grads: Sequence[Tensor] | None) -> bool:
-    """Show the gradient to the watch and make the update; return whether the lane goes on."""
+    """Show the gradient to the watch and make the update; return whether the lane goes on, and owes none."""
     run = course.run
     if not isinstance(run.clipping, Fixed):
         trained = [p for group in run.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -72,15 +86,59 @@ def _judge_and_update(course: Course, lane: Running, signals: Signals, grads: Se
         signals = signals._replace(is_clipped=clipped.is_clipped)
     if not judge(course, signals):
         return False
-    if lane.fused is None or course.drops:
-        with lane.drawing():
-            update(run.optimizer, run.scaler, run.average, drop=course.drops)
-    else:
-        lane.fused(grads)
-        if run.average is not None:
-            run.average.update()
+    return _made(course, lane, grads)
+
+
+def _made(course: Course, lane: Running, grads: Sequence[Tensor] | None) -> bool:
+    """Make the update, or drop it; return whether that is done, and not owed for lack of room."""
+    run = course.run
+    makes_state = course.state.is_fresh and not any(run.optimizer.state.values())
+    if course.drops or not makes_state:
+        _update(course, lane, grads)
+    elif not _first_made(course, lane, Before(run.model, run.optimizer, grads), grads):
+        return False
+    return _followed(course)
+
+
+def _owed_made(course: Course, lane: Running) -> bool:
+    """Make the update that is owed; return whether there was room."""
+    before, lane.owed = lane.owed, None
+    return before is not None and _first_made(course, lane, before, None) and _followed(course)
+
+
+def _first_made(course: Course, lane: Running, before: Before, grads: Sequence[Tensor] | None) -> bool:
+    try:
+        if before.problem is not None:
+            before.hand_out_gradients()
+        _update(course, lane, grads)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        before.problem = told(error, course.run.plan.accumulate)
+        before.restore()
+        lane.owed = before
+        return False
+    return True
+
+
+def _followed(course: Course) -> bool:
+    """Do what follows an update."""
+    if course.run.average is not None and not course.drops:
+        course.run.average.update()
     note_update(course)
     return True
+
+
+def _settle_alone(course: Course) -> None:
+    settle(course, metrics_of(course, course.run.model) if is_evaluated(course) else None)
+
+
+def _update(course: Course, lane: Running, grads: Sequence[Tensor] | None) -> None:
+    if lane.fused is None or course.drops:
+        with lane.drawing():
+            update(course.run.optimizer, course.run.scaler, drop=course.drops)
+    else:
+        lane.fused(grads)
 
 
 def _gradients(stack: Stack, lanes: Sequence[Running]) -> tuple[list[Signals], Sequence[Sequence[Tensor] | None]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from runner.errors import in_words
 from runner.estimate import Stopwatch, WeighedCheckpoints, trial_plan
 from runner.lanes import recording
 from runner.lanes.lane import Lane
-from runner.lanes.memory import is_out_of_memory
+from runner.lanes.memory import CrowdedError, free_memory, is_out_of_memory
 from runner.lanes.refusal import WAY_OUT, why_not
 from runner.train.plan import TrainPlan
 from runner.trials.shared import SharedTasks
@@ -50,6 +52,7 @@ def choose(configs: Sequence[Config], *, width: int) -> Choice:
         configs: checked, of the runs.
         width: most lanes at once.
     """
+    failed = "making a run"
     try:
         first = build(configs[0]).parts()
         if (reason := why_not([first])) is not None:
@@ -58,13 +61,15 @@ def choose(configs: Sequence[Config], *, width: int) -> Choice:
         is_on_cpu = plan.device.type == "cpu"
         most = _LANES if is_on_cpu else width  # memory is tried as it will be used
         count = min(len(configs), width, most)
+        failed = "a trial of one run"
         alone, _ = _pace(configs[:1], plan)
         if alone > _LONG_SECONDS and is_on_cpu:
             reason = f"a step takes {1e3 * alone:.3g} ms, too long to gain from lanes"
             return _in_turn(reason, width, is_for_any=True)
-        together, at_once = _pace(configs[:count], plan)
+        failed = "a trial in lanes"
+        together, at_once = _pace_with_room(configs[:count], plan)
     except Exception as error:  # whatever it is, the run itself tells it
-        return _in_turn(f"a trial in lanes failed: {in_words(error)}", width, is_for_any=True)
+        return _in_turn(f"{failed} failed: {in_words(error)}", width, is_for_any=True)
     width = width if at_once == count else at_once
     if at_once == 1:
         return _in_turn("memory has no room for two of them", width, is_for_any=True)
@@ -87,6 +92,7 @@ class _Brief(Stopwatch):
         self._started: float | None = None
         self._processor = list[float]()
         self._reason: str | None = None
+        self._steps = Counter[int]()
 
     def __call__(self) -> str | None:
         """Note the time; return a reason to stop when that is enough."""
@@ -97,8 +103,11 @@ class _Brief(Stopwatch):
         self._reason = reason or ("enough is known" if is_enough else None)
         return self._reason
 
-    def follow(self) -> str | None:
-        """Return the reason to stop that others have, once there is one."""
+    def of_lane(self, index: int) -> str | None:
+        """Note the time where a lane is the first to have made one more step; return a reason to stop for any lane."""
+        self._steps[index] += 1
+        if self._steps[index] > self.made:
+            self()
         return self._reason
 
     def seconds(self, *, on_cpu: bool) -> float:
@@ -108,6 +117,16 @@ class _Brief(Stopwatch):
             return wall
         spans = [end - start for start, end in zip(self._processor, self._processor[1:], strict=False)]
         return min([wall, *spans[len(spans) // 4 :]])
+
+
+def _pace_with_room(configs: Sequence[Config], plan: TrainPlan) -> tuple[float, int]:
+    """Return what `_pace` does, of fewer runs where memory runs out for what they keep."""
+    try:
+        return _pace(configs, plan)
+    except CrowdedError as error:
+        room = error.room  # what was tried goes with the error
+    free_memory()
+    return _pace_with_room(configs[:room], plan)
 
 
 def _pace(configs: Sequence[Config], plan: TrainPlan) -> tuple[float, int]:
@@ -138,7 +157,7 @@ def _pace(configs: Sequence[Config], plan: TrainPlan) -> tuple[float, int]:
                 widths.append(index)
                 return
             parts = experiment._replace(plan=trial_plan(experiment.plan)).parts()
-            asked = watch.follow if index else watch
+            asked = partial(watch.of_lane, index)
             yield Lane({**parts, "task": tasks.of(config, experiment.task)}, nothing, lambda record: None, asked)
 
     if len(configs) == 1:
