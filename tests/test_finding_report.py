@@ -459,6 +459,65 @@ def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
     assert report_sentences(same)[0].startswith("No difference shown: warmup=")
 
 
+def capped_beside(sgd: dict[float, float]) -> list[Observed]:
+    """SGD that is best near its edge, beside AdamW that has no edge in sight; three seeds each."""
+    adamw = {0.001: 0.3, 0.003: 0.19, 0.01: 0.4}
+    return [
+        Observed(lr, seed, loss + seed / 1000, group=f"optimizer={name}", first_loss=2.3)
+        for name, losses in (("sgd", sgd), ("adamw", adamw))
+        for lr, loss in losses.items()
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sgd", "first", "compared"),
+    [
+        (
+            {0.03: 1.0, 0.1: 0.6, 0.3: 0.18, 1: math.nan},
+            "adamw",
+            "optimizer=adamw at its best rate, optimizer=sgd at its recommended rate.",
+        ),
+        (
+            {0.02: 1.0, 0.06: 0.6, 0.3: 0.18, 0.5: math.nan},
+            "adamw",
+            "optimizer=sgd at its best rate and not at 0.1, which is recommended and has about 0.411, optimizer=adamw "
+            "at its best rate.",
+        ),
+        (
+            {0.01: 1.0, 0.1: 0.05, 1: math.nan},
+            "adamw",
+            "optimizer=sgd at its best rate and not at 0.0333, which is recommended, optimizer=adamw at its best rate.",
+        ),
+        (
+            {0.03: 0.3, 0.1: 0.15, 0.3: 0.1, 1: math.nan},
+            "sgd",
+            "optimizer=sgd at its recommended rate, optimizer=adamw ",
+        ),
+        ({0.03: 0.3, 0.1: 0.2, 0.3: 0.18, 1: 0.5}, "sgd", "both at their best rates."),
+    ],
+    ids=["tried", "between", "far from what was tried", "capped and yet better", "no edge"],
+)
+def test_groups_are_in_the_order_of_what_to_expect_at_their_recommendations(
+    sgd: dict[float, float], first: str, compared: str
+) -> None:
+    report = lr_report(capped_beside(sgd))
+    assert report.best.name == f"optimizer={first}"
+    assert headline(report).startswith(f"optimizer={first} optimizer.lr=")
+    assert [group.likely_loss for group in report.groups] == sorted(group.likely_loss for group in report.groups)
+    [said] = [text for text in brief(report) if "difference" in text.lower()]
+    assert compared in said.partition("sign test p")[2]
+
+
+def test_fresh_seeds_at_the_recommendation_decide_the_order() -> None:
+    runs = capped_beside({0.03: 0.3, 0.1: 0.2, 0.3: 0.18, 1: 0.5})
+    best = lr_report(runs).best
+    fresh = [Observed(best.recommended, 7 + i, 0.25, group=best.name, purpose="verify") for i in range(2)]
+    report = lr_report([*runs, *fresh])
+    assert (best.name, report.best.name) == ("optimizer=sgd", "optimizer=adamw")
+    assert report.groups[1].likely_loss == 0.25
+
+
 def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:
     runs = [*observe(RATES[:7], MEANS[:7], group="a=0"), *(one for n in range(1, 6) for one in observe(group=f"a={n}"))]
     notes = lr_report(runs).notes

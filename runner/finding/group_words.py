@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ASYMMETRY_DECADES, ENOUGH_POINTS
-from runner.finding.phrases import add_rates, add_seeds, count_of, fresh_at, interval_text, rates_to_try, with_sd
+from runner.finding.phrases import (
+    add_rates,
+    add_seeds,
+    count_of,
+    fresh_at,
+    interval_text,
+    loss_told,
+    rates_to_try,
+    with_sd,
+)
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
@@ -98,8 +107,7 @@ def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
         else "The"
     )
     yield f"{at_edge} recommendation is {share}{number(edge.stable)}, the largest at which no run failed."
-    fresh = fresh_at(group)
-    here = fresh.mean if fresh is not None else group.expected_loss
+    fresh, here = fresh_at(group), loss_told(group)
     if not (advice.uncapped <= edge.stable and here > group.uncapped_loss):
         return
     about = "" if fresh is not None else "about "

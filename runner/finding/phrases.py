@@ -42,6 +42,12 @@ def fresh_at(group: GroupReport) -> Verified | None:
     return found if found is not None and found.lr == group.recommended and not math.isnan(found.mean) else None
 
 
+def loss_told(group: GroupReport) -> float:
+    """Return the loss at the recommendation: that of fresh seeds, or else what is expected; nan where not known."""
+    fresh = fresh_at(group)
+    return fresh.mean if fresh is not None else group.expected_loss
+
+
 def rates_to_try(report: LRReport, lrs: tuple[float, ...], where: Literal["low", "high", "instead"]) -> str:
     """Return what tries other learning rates, in the words of what made those that there are.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.finding.group_words import group_sentences
+from runner.finding.phrases import loss_told
 from runner.finding.words import answer, headline, report_sentences
 from runner.report.lr_figure import MOST_GROUPS, lr_svg
 
@@ -121,7 +122,8 @@ def _side_by_side(report: LRReport) -> Iterable[str]:
     head = [
         "group",
         "recommended",
-        report.loss,
+        f"{report.loss} there",
+        "at the best rate",
         "basin, decades",
         "safety ratio",
         "LR sensitivity",
@@ -132,6 +134,7 @@ def _side_by_side(report: LRReport) -> Iterable[str]:
         [
             group.name,
             _number(group.recommended),
+            _number(loss_told(group)),
             _number(group.best_loss),
             "" if group.basin is None else f"{group.basin.decades:.2g}",
             f"{'' if group.advice.edge.is_known else 'at least '}{_number(group.advice.safety_ratio)}",
