@@ -147,6 +147,17 @@ def test_a_parabola_that_cannot_be_trusted_leaves_the_best_that_was_tried(means:
     assert not found.is_vertex
 
 
+def test_rates_too_far_from_the_best_to_be_fitted_are_told_of() -> None:
+    losses = {1e-4: 0.9, 1e-3: 0.5, 1e-2: 0.1, 0.05: 0.2, 1.0: 0.8, 10.0: math.nan}
+    [group] = lr_report([Observed(lr, 0, loss) for lr, loss in losses.items()]).groups
+    assert group.advice.fit.points == 3
+    del losses[0.05]
+    report = lr_report([Observed(lr, 0, loss) for lr, loss in losses.items()])
+    text = group_sentences(report, report.best)[0]
+    few = "only 2 of the 4 learning rates without a failure lie within a decade of the best, too few to fit"
+    assert text == f"It is the best that was tried, 0.01: {few}."
+
+
 def test_a_rate_with_a_failed_seed_is_never_the_best() -> None:
     lucky = [*points(), LRPoint(1.0, (0.01,), 4)]
     assert fit(lucky).best == 3e-3

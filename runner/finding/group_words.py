@@ -13,10 +13,10 @@ from runner.finding.phrases import (
     add_rates,
     add_seeds,
     count_of,
+    extend,
     fresh_at,
     interval_text,
     loss_told,
-    rates_to_try,
     with_sd,
 )
 
@@ -148,11 +148,8 @@ def missing_said(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say what further runs would tell more."""
     end, more = group.missing.end, group.missing.try_next
     if more and end:
-        far = rates_to_try(report, more, end)
-        how = f"extend the range with {far}"
-        if report.asked == "search":  # which leaves what is typical by itself
-            how = f"{add_rates(report, more)}, or search anew with {far} where a bound is set"
-        yield f"The best is the {'smallest' if end == 'low' else 'largest'} learning rate that was tried: {how}."
+        far = "smallest" if end == "low" else "largest"
+        yield f"The best is the {far} learning rate that was tried: {extend(report, more, end)}."
     elif more and not math.isnan(group.recommended):
         yield f"Fewer than five learning rates lie within a decade of the best: {add_rates(report, more)}."
     if math.isnan(group.noise) and all(math.isnan(rate.sd) for rate in group.rates) and not math.isnan(group.best_loss):

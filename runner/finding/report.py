@@ -54,7 +54,7 @@ class LRReport:
         notes: what else must be known of these numbers.
         runs: what it rests on.
         asked: what made them, which says how more are made: multirun; the modes sweep and search; study, a search by a
-            sampler; sweep.space and search.space, where that says what varies.
+            sampler; sweep.space and search.space, where that says what varies; search.choice, where it lists the rates.
     """
 
     key: str
