@@ -262,6 +262,13 @@ def test_fresh_seeds_that_rule_the_curve_out_are_what_to_expect() -> None:
     assert any("too little: the former is what to expect" in text for text in group_sentences(report, report.best))
 
 
+@pytest.mark.parametrize("lr", [1e-5, 0.0436, 0.3])
+def test_the_interval_of_one_rate_is_that_rate(lr: float) -> None:
+    found = interval_of([LRPoint(lr, (1.0, 1.1, 1.2))], resamples=50)
+    assert found is not None
+    assert (found.low, found.high) == (lr, lr)
+
+
 def test_between_rates_a_decade_apart_no_lowest_point_is_claimed() -> None:
     found = fit([LRPoint(lr, (loss,)) for lr, loss in ((1e-4, 0.4), (1e-3, 0.094), (1e-2, 0.1), (1e-1, 0.5))])
     assert (found.lr, found.loss, found.is_vertex) == (1e-3, 0.094, False)

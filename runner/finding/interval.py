@@ -109,4 +109,6 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
+    if ordered[below] == ordered[above]:
+        return ordered[below]
     return math.exp(math.log(ordered[below]) * (1 - place + below) + math.log(ordered[above]) * (place - below))

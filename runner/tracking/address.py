@@ -69,10 +69,15 @@ def child_environment() -> dict[str, str]:
 
 def unreachable(uri: str, error: Exception) -> str:
     """Return the first sentence about a server that cannot be reached."""
-    return f"tracking.uri: must be a reachable MLflow server, got {shown(uri)} ({_reason(error)})."
+    return f"tracking.uri: must be a reachable MLflow server, got {shown(uri)} ({reason(error)})."
 
 
-def _reason(error: Exception) -> str:
+def has_no_answer(error: Exception) -> bool:
+    """Whether an error says that nobody answers."""
+    return re.search(r"refused|timed out|Max retries|unable to open database", str(error)) is not None
+
+
+def reason(error: Exception) -> str:
     """Return what a person needs of an error that may be a page long."""
     text = " ".join(str(error).split())
     driver = re.search(r"No module named 'psycopg(2?)'", text)

@@ -15,18 +15,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from runner.tracking.address import absolute, child_environment, set_environment, shown, unreachable
-from runner.tracking.directory import LOCK, LOG
+from runner.tracking.address import absolute, child_environment, set_environment, unreachable
+from runner.tracking.directory import LOG
 from runner.tracking.follower import URI_VARIABLE, Follower, leave, relay
-from runner.tracking.mlflow import MlflowSender, import_ahead
-from runner.tracking.transfer import LONGEST_PAUSE_SECONDS, Following
+from runner.tracking.mlflow import import_ahead
+from runner.tracking.sending import REST, Sending, Sent
 
-_RUNS_A_SECOND = 4  # that are looked at while they go on
 _TICK_SECONDS = 0.2
 
 
@@ -59,10 +57,10 @@ class ManyFollower:
         """Have tracking.log written in a directory, that of the sweep."""
         self._say(f"log {directory.absolute()}")
 
-    def follow(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:
-        """Start to send the records of a run directory; as `start_follower`."""
+    def follow(self, directory: Path, *, uri: str, on_finish: Callable[[Path], None]) -> Follower:
+        """Start to send the records of a run directory; as `start_follower`, but what waits for its end is called."""
         self._say(f"follow {directory.absolute()}")
-        return _OneOfMany(None, directory, uri=uri, voice=None)
+        return _OneOfMany(directory, uri=uri, on_finish=on_finish)
 
     def ended(self, directory: Path) -> None:
         """Say that nothing more will be written to a run directory."""
@@ -93,45 +91,15 @@ class ManyFollower:
 class _OneOfMany(Follower):
     """A run that is sent with many others, whose end is told apart."""
 
+    def __init__(self, directory: Path, *, uri: str, on_finish: Callable[[Path], None]) -> None:
+        super().__init__(None, directory, uri=uri, voice=None)
+        self._on_finish = on_finish
+
     def finish(self, timeout_seconds: float) -> str | None:
         """Do not wait."""
         self.is_sending = True
+        self._on_finish(self._directory)
         return None
-
-
-class _Sent:
-    """A run that is being sent once no other process sends it."""
-
-    def __init__(self, directory: Path, uri: str, on_problem: Callable[[Exception], None]) -> None:
-        from filelock import FileLock
-
-        self.lock = FileLock(directory / LOCK)
-        sender = MlflowSender(directory, uri)
-        self.following = Following(directory, sender, uri=shown(uri), on_problem=on_problem)
-        self.due = 0.0
-        self.has_ended = False
-
-    def is_alone(self, *, wait: bool) -> bool:
-        """Whether no other process sends the run; where nothing else is left to do, wait for that."""
-        from filelock import Timeout
-
-        try:
-            if not self.lock.is_locked:
-                self.lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            return False
-        return True
-
-    def end(self) -> None:
-        """Nothing more will be written; what there is is due now."""
-        self.has_ended, self.due = True, 0.0
-
-    def step(self, failures: list[Exception], *, is_last: bool) -> None:
-        """Send what is new; what arrives ends a row of failures."""
-        before = len(failures)
-        self.following.step(is_last=is_last)
-        if len(failures) == before:
-            failures.clear()
 
 
 def main() -> int:
@@ -156,46 +124,20 @@ def _listen(lines: queue.Queue[str]) -> None:
 
 
 def _send_all(lines: queue.Queue[str], uri: str, voice: IO[str]) -> bool:
-    """Send runs in turn; return whether all have arrived.
-
-    After a failure none is tried for 2 s, 4 s, ..., 30 s; one that has ended and does not arrive is tried as long as
-    others go on. At the end all are tried once more, until a second one in a row fails: a server that is gone is not
-    waited for run by run.
-    """
-    failures = list[Exception]()  # since something has arrived
-    has_warned = False
-
-    def on_problem(error: Exception) -> None:
-        nonlocal has_warned
-        failures.append(error)
-        if not has_warned:
-            has_warned = True
-            with contextlib.suppress(OSError, ValueError):
-                print(_warning(uri, error), file=voice)
-
-    runs, is_over, has_arrived, patience = dict[str, _Sent](), False, True, 0.0
-    while runs or not is_over:
-        if _obey(lines, runs, uri, on_problem, voice) and not is_over:
+    """Send runs in turn; return whether all have arrived."""
+    sending, is_over = Sending(uri, voice), False
+    while sending.runs or not is_over:
+        seconds = _obey(lines, sending.runs, uri)
+        if seconds is not None and not is_over:
             is_over = True
-            del failures[1:]  # at least one is tried
-        for name, run in list(runs.items()):
-            if is_over and len(failures) > 1:
-                run.following.give_up()
-            elif (is_over or time.monotonic() >= max(run.due, patience)) and run.is_alone(wait=is_over):
-                run.step(failures, is_last=run.has_ended or is_over)
-                run.due = time.monotonic() + max(run.following.pause, len(runs) / _RUNS_A_SECOND)
-                patience = time.monotonic() + min(2 ** len(failures), LONGEST_PAUSE_SECONDS) if failures else 0.0
-            if run.following.has_arrived or (is_over and run.following.is_over):
-                has_arrived = has_arrived and run.following.has_arrived
-                run.lock.release()
-                del runs[name]
-    return has_arrived
+            _let_go(voice, seconds)
+            sending.begin_end()
+        sending.step(is_over=is_over)
+    return sending.has_arrived
 
 
-def _obey(
-    lines: queue.Queue[str], runs: dict[str, _Sent], uri: str, on_problem: Callable[[Exception], None], voice: IO[str]
-) -> bool:
-    """Do what the lines say that have come; return whether all runs are over."""
+def _obey(lines: queue.Queue[str], runs: dict[str, Sent], uri: str) -> str | None:
+    """Do what the lines say that have come; return how long somebody waits, once all runs are over."""
     with contextlib.suppress(queue.Empty):
         line = lines.get(timeout=_TICK_SECONDS)
         while True:
@@ -203,15 +145,14 @@ def _obey(
             if word == "log":
                 _log_to(Path(directory))
             elif word == "follow":
-                runs[directory] = _Sent(Path(directory), uri, on_problem)
+                runs[directory] = Sent(Path(directory), uri)
             elif word == "ended":
                 if directory in runs:
                     runs[directory].end()
             else:
-                _let_go(voice, word)
-                return True
+                return word
             line = lines.get_nowait()
-    return False
+    return None
 
 
 def _log_to(directory: Path) -> None:
@@ -229,7 +170,7 @@ def _let_go(voice: IO[str], seconds: str) -> None:
 
 
 def _warning(uri: str, error: Exception) -> str:
-    return f"{unreachable(uri, error)} The runs go on; what has not arrived is named at the end."
+    return f"{unreachable(uri, error)} {REST}"
 
 
 if __name__ == "__main__":

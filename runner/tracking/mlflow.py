@@ -92,16 +92,16 @@ class MlflowSender:
             self.client.log_batch(_run_id(state), metrics, synchronous=True)
 
     def close(self, state: State) -> None:
-        """Log verdict, note, files and dataset, and end the run; a result that says "running" was killed."""
+        """Log verdict and note, end the run, and log files and dataset; a result that says "running" was killed."""
         result = read_result(self._directory)
         if result.status == "running":
             result = replace(result, status="interrupted", verdict="killed")
         run_id = _run_id(state)
         self._set_tags(run_id, result)
-        self._log_files(run_id, result)
-        self._log_dataset(run_id, result)
         end_time = state.counters.time_ms or time.time_ns() // 1_000_000
         self.client.set_terminated(run_id, MLFLOW_STATUS[result.status], end_time)
+        self._log_files(run_id, result)  # where these have no place, the rest is there
+        self._log_dataset(run_id, result)
 
     def _new_run(self, experiment_id: str, result: RunResult) -> str:
         found = {

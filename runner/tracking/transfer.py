@@ -67,17 +67,19 @@ class Following:
         directory: the run directory.
         sender: where to.
         uri: its name in mlflow.json.
-        on_problem: called with every failure.
     Attributes:
         pause: seconds to wait before the next step; doubles up to 30 s with every failure.
         is_over: whether the last step has been made.
         has_arrived: whether everything has arrived then.
+        failure: of the newest step, None where it succeeded.
+        has_sent: whether the records got through in the newest step, whatever became of what follows them.
     """
 
-    def __init__(self, directory: Path, sender: Sender, *, uri: str, on_problem: Callable[[Exception], None]) -> None:
+    def __init__(self, directory: Path, sender: Sender, *, uri: str) -> None:
         self.pause = POLL_SECONDS
-        self.is_over = self.has_arrived = False
-        self._directory, self._sender, self._uri, self._on_problem = directory, sender, uri, on_problem
+        self.is_over = self.has_arrived = self.has_sent = False
+        self.failure: Exception | None = None
+        self._directory, self._sender, self._uri = directory, sender, uri
         self._state: State | None = None
         self._has_failed = False
 
@@ -87,18 +89,18 @@ class Following:
         Args:
             is_last: whether nothing more will be written, so that this is the last step.
         """
+        self.failure, self.has_sent = None, False
         try:
             before = self._state or self._sender.open(read_state(self._directory, self._uri) or State(self._uri))
             self._state = _drain(self._directory, self._sender, before)
-            self.pause = POLL_SECONDS
+            self.pause, self.has_sent = POLL_SECONDS, True
             if is_last:
                 _end(self._directory, self._sender, self._state)
                 self.has_arrived = True
         except Exception as error:
             if not self._has_failed:
                 traceback.print_exc()
-            self._has_failed = True
-            self._on_problem(error)
+            self._has_failed, self.failure = True, error
             self._state, self.pause = None, min(2 * self.pause, LONGEST_PAUSE_SECONDS)
         self.is_over = is_last
 
@@ -119,9 +121,11 @@ def follow(directory: Path, sender: Sender, *, uri: str, ended: Event, on_proble
     Returns:
         Whether everything has arrived.
     """
-    following = Following(directory, sender, uri=uri, on_problem=on_problem)
+    following = Following(directory, sender, uri=uri)
     while True:
         following.step(is_last=ended.is_set())
+        if following.failure is not None:
+            on_problem(following.failure)
         if following.is_over:
             return following.has_arrived
         ended.wait(following.pause)

@@ -33,6 +33,7 @@ class Beside:
         self._tracking = tracking
         self._directory: Path | None = None
         self._followed: dict[Path, str] = {}  # where to
+        self._drawing = set[Path]()
         self._senders: dict[str, ManyFollower] = {}  # by place
         self._pictures = Pictures(self.ended)
         self.is_used = False
@@ -52,12 +53,13 @@ class Beside:
 
     def draw(self, picture: Picture, records: Iterable[Record]) -> None:
         """Draw the picture of a run, now or later, and send it with what else there is at its end."""
+        self._drawing.add(picture.directory)
         self._pictures.draw(picture, records)
 
     def follow(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:
         """Start to send the records of a run; as `recorded` takes it."""
         self._followed[directory] = uri
-        return self._sender(uri).follow(directory, uri=uri, warn=warn)
+        return self._sender(uri).follow(directory, uri=uri, on_finish=self._finished)
 
     def follow_last(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:
         """Send what has ended, as `start_follower` does; at its end all is drawn, and sent or the time to wait over."""
@@ -82,8 +84,14 @@ class Beside:
 
     def ended(self, directory: Path) -> None:
         """Let MLflow have the end of a run."""
+        self._drawing.discard(directory)
         if directory in self._followed:
             self._sender(self._followed[directory]).ended(directory)
+
+    def _finished(self, directory: Path) -> None:
+        """A run that gets no picture, such as one that failed, has ended for MLflow too."""
+        if directory not in self._drawing:
+            self.ended(directory)
 
     def _sender(self, uri: str) -> ManyFollower:
         from runner.tracking.follow_many import ManyFollower
