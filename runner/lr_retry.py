@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from runner.commands import changed
 from runner.compose import value_of
 from runner.curves import number
+from runner.search.space import space_of
 from runner.sweep_summary import PURPOSE_TAG, SEED
 from runner.tracking.sweep_file import Sweep, key_of
 
@@ -24,10 +26,11 @@ def asked_of(sweep: Sweep, key: str) -> str:
     """
     if sweep.mode not in ("sweep", "search"):
         return "multirun"
-    if any(sweep.varies(name) for job in sweep.jobs for name in job.varied.keys() - {key, SEED, PURPOSE_TAG, _LENGTH}):
-        return f"{sweep.mode}.space"
-    if any(key_of(text).startswith(f"{sweep.mode}.space") for text in sweep.overrides):
-        return f"{sweep.mode}.space"
+    space = f"{sweep.mode}.space"
+    more = {name for job in sweep.jobs for name in job.varied} - {key, SEED, PURPOSE_TAG, _LENGTH}
+    if any(map(sweep.varies, more)) or any(key_of(text).startswith(space) for text in sweep.overrides):
+        is_list = "interval(" not in str(_given(sweep, space).get(key, "interval("))
+        return "search.choice" if is_list and sweep.mode == "search" else space
     return "study" if sweep.mode == "search" and not sweep.varies(PURPOSE_TAG) else sweep.mode
 
 
@@ -44,12 +47,23 @@ def retry(sweep: Sweep, key: str, lrs: Sequence[float]) -> str:
     if (asked := asked_of(sweep, key)) == "multirun":
         typed = next((text for text in sweep.overrides if key_of(text) == key), "")
         return changed(command, [f"{key}={f'interval({low},{high})' if 'interval(' in typed else listed}"])
-    if not asked.endswith(".space"):
+    if "." not in asked:
         section = "sweep" if asked == "sweep" else "search"
         return changed(command, [f"{section}.low={low}", f"{section}.high={high}"])
-    given = next((value_of(text) for text in sweep.overrides if key_of(text) == asked), None)
-    if not isinstance(given, Mapping) or key not in given:
+    space = f"{sweep.mode}.space"
+    if key not in (given := _given(sweep, space)):
         return ""
     texts = {**given, key: f"interval({low},{high})" if asked == "search.space" else listed}
-    inside = ",".join(f'{name}:"{value}"' for name, value in texts.items())
-    return changed(command, [f"{asked}={{{inside}}}"])
+    return changed(command, [f"{space}={{{','.join(map(_in_quotes, space_of(texts)))}}}"])
+
+
+def _given(sweep: Sweep, space: str) -> Mapping[str, Any]:
+    """Return what the command line says of a space, nothing where it does not."""
+    given = [value_of(text) for text in sweep.overrides if key_of(text) == space]
+    return given[-1] if given and isinstance(given[-1], Mapping) else {}
+
+
+def _in_quotes(override: str) -> str:
+    """Return an override as an entry of a dictionary of Hydra's."""
+    name, _, text = override.partition("=")
+    return name + ':"' + text.replace('"', '\\"') + '"'

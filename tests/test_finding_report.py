@@ -147,6 +147,17 @@ def test_a_parabola_that_cannot_be_trusted_leaves_the_best_that_was_tried(means:
     assert not found.is_vertex
 
 
+def test_rates_too_far_from_the_best_to_be_fitted_are_told_of() -> None:
+    losses = {1e-4: 0.9, 1e-3: 0.5, 1e-2: 0.1, 0.05: 0.2, 1.0: 0.8, 10.0: math.nan}
+    [group] = lr_report([Observed(lr, 0, loss) for lr, loss in losses.items()]).groups
+    assert group.advice.fit.points == 3
+    del losses[0.05]
+    report = lr_report([Observed(lr, 0, loss) for lr, loss in losses.items()])
+    text = group_sentences(report, report.best)[0]
+    few = "only 2 of the 4 learning rates without a failure lie within a decade of the best, too few to fit"
+    assert text == f"It is the best that was tried, 0.01: {few}."
+
+
 def test_a_rate_with_a_failed_seed_is_never_the_best() -> None:
     lucky = [*points(), LRPoint(1.0, (0.01,), 4)]
     assert fit(lucky).best == 3e-3
@@ -464,6 +475,65 @@ def test_groups_are_compared_by_the_seeds_that_they_share() -> None:
     assert report.override_line().startswith("warmup=linear optimizer.lr=")
     same = lr_report([*cold, *observe(group="warmup=x")])
     assert report_sentences(same)[0].startswith("No difference shown: warmup=")
+
+
+def capped_beside(sgd: dict[float, float]) -> list[Observed]:
+    """SGD that is best near its edge, beside AdamW that has no edge in sight; three seeds each."""
+    adamw = {0.001: 0.3, 0.003: 0.19, 0.01: 0.4}
+    return [
+        Observed(lr, seed, loss + seed / 1000, group=f"optimizer={name}", first_loss=2.3)
+        for name, losses in (("sgd", sgd), ("adamw", adamw))
+        for lr, loss in losses.items()
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sgd", "first", "compared"),
+    [
+        (
+            {0.03: 1.0, 0.1: 0.6, 0.3: 0.18, 1: math.nan},
+            "adamw",
+            "optimizer=adamw at its best rate, optimizer=sgd at its recommended rate.",
+        ),
+        (
+            {0.02: 1.0, 0.06: 0.6, 0.3: 0.18, 0.5: math.nan},
+            "adamw",
+            "optimizer=sgd at its best rate and not at 0.1, which is recommended and has about 0.411, optimizer=adamw "
+            "at its best rate.",
+        ),
+        (
+            {0.01: 1.0, 0.1: 0.05, 1: math.nan},
+            "adamw",
+            "optimizer=sgd at its best rate and not at 0.0333, which is recommended, optimizer=adamw at its best rate.",
+        ),
+        (
+            {0.03: 0.3, 0.1: 0.15, 0.3: 0.1, 1: math.nan},
+            "sgd",
+            "optimizer=sgd at its recommended rate, optimizer=adamw ",
+        ),
+        ({0.03: 0.3, 0.1: 0.2, 0.3: 0.18, 1: 0.5}, "sgd", "both at their best rates."),
+    ],
+    ids=["tried", "between", "far from what was tried", "capped and yet better", "no edge"],
+)
+def test_groups_are_in_the_order_of_what_to_expect_at_their_recommendations(
+    sgd: dict[float, float], first: str, compared: str
+) -> None:
+    report = lr_report(capped_beside(sgd))
+    assert report.best.name == f"optimizer={first}"
+    assert headline(report).startswith(f"optimizer={first} optimizer.lr=")
+    assert [group.likely_loss for group in report.groups] == sorted(group.likely_loss for group in report.groups)
+    [said] = [text for text in brief(report) if "difference" in text.lower()]
+    assert compared in said.partition("sign test p")[2]
+
+
+def test_fresh_seeds_at_the_recommendation_decide_the_order() -> None:
+    runs = capped_beside({0.03: 0.3, 0.1: 0.2, 0.3: 0.18, 1: 0.5})
+    best = lr_report(runs).best
+    fresh = [Observed(best.recommended, 7 + i, 0.25, group=best.name, purpose="verify") for i in range(2)]
+    report = lr_report([*runs, *fresh])
+    assert (best.name, report.best.name) == ("optimizer=sgd", "optimizer=adamw")
+    assert report.groups[1].likely_loss == 0.25
 
 
 def test_many_comparisons_are_told_of_chance_and_unequal_tuning_of_its_favour() -> None:

@@ -16,8 +16,8 @@ from runner.errors import ConfigError
 from runner.finding.observed import Observed
 from runner.finding.report import lr_report
 from runner.finding.words import headline
-from runner.found_page import write_found_page
-from runner.lr_end import end_with_report
+from runner.found_page import write_found_page, write_recommendation
+from runner.lr_end import end_with_report, metrics_of, tags_of
 from runner.report.lr_figure import lr_svg, write_lr_figure
 from runner.report.lr_files import Commands, write_lr_report
 from runner.report.style import DPI, WIDTH_INCHES
@@ -31,6 +31,7 @@ from tests.sweeps import sweep_of
 from tests.test_figures import count
 from tests.test_finding_report import observe
 
+CHROMIUM = shutil.which("chromium")
 FILES = ("lr_report.json", "lr_report.png", "lr_report.html")
 RATES = "optimizer.lr=3e-3,1e-2,3e-2,1e-1,3"
 QUADRATIC = ("task=quadratic", "optimizer.momentum=0", "train.duration=60", "warmup=none", "schedule=constant", "-m")
@@ -260,6 +261,44 @@ def test_line_to_use_it_leaves_out_what_workers_were_given(tmp_path: Path) -> No
     assert all(words[-1].startswith("optimizer.lr=") for words in (own, others))
 
 
+def test_what_is_recommended_first_is_what_every_reader_gets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = {
+        "sgd": {"0.03": 1.0, "0.1": 0.6, "0.3": 0.18, "1": math.nan},  # best near the edge, recommended far from it
+        "adamw": {"0.001": 0.3, "0.003": 0.19, "0.01": 0.4},
+    }
+    points = [(name, lr, loss) for name, rates in losses.items() for lr, loss in rates.items()]
+    varied = [{"optimizer": name, "optimizer.lr": lr} for name, lr, _ in points]
+    jobs = tuple(
+        Job(nth, tuple(f"{key}={text}" for key, text in one.items()), one, "x", float(one["optimizer.lr"]), 0)
+        for nth, one in enumerate(varied, start=1)
+    )
+    states = [
+        JobState("diverged" if math.isnan(loss) else "finished", run="gone", steps=9, planned_steps=9, final_loss=loss)
+        for *_, loss in points
+    ]
+    told = end_with_report(tmp_path, Sweep("id", "", (), (), jobs, ""), states, root=tmp_path)
+    assert told is not None
+    lr = told.report.best.recommended
+    said = capsys.readouterr().out
+    assert said.startswith(f"recommended: optimizer=adamw optimizer.lr={lr:g} ")
+    assert f"use it with: python -m runner optimizer=adamw optimizer.lr={lr:g}\n" in said
+    assert "next best: optimizer=sgd optimizer.lr=0.1 " in said
+    assert tags_of(told.report)["lr.override"] == f"optimizer=adamw optimizer.lr={lr:g}"
+    assert metrics_of(told.report)["lr.recommended"] == lr
+    write_recommendation(str(tmp_path / "page"), told, page=(), key="search.write", quiet=True)
+    assert "override optimizer: adamw" in (tmp_path / "page.yaml").read_text()
+    report = report_of(tmp_path)
+    assert report["override"] == f"optimizer=adamw optimizer.lr={lr:g}"
+    assert [group["name"] for group in report["groups"]] == ["optimizer=adamw", "optimizer=sgd"]
+    words = Page((tmp_path / "lr_report.html").read_text()).words
+    at = words.index("at the best rate") + 1
+    table = words[at:]
+    assert table[table.index("optimizer=adamw") :][:4] == ["optimizer=adamw", f"{lr:g}", "0.191", "0.19"]
+    assert table[table.index("optimizer=sgd") :][:4] == ["optimizer=sgd", "0.1", "0.6", "0.18"]
+
+
 def test_quiet_sweep_prints_its_directory_only(program: Program) -> None:
     done = program(*QUADRATIC, "train.duration=3", "optimizer.lr=0.01,0.02", "quiet=true")
     assert done.code == 0, done.err
@@ -391,6 +430,31 @@ def test_every_situation_has_its_files(name: str, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "lr_report.json").read_text())["headline"] == headline(report)
 
 
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+@pytest.mark.usefixtures("pictures")
+def test_page_on_a_narrow_screen_scrolls_down_only(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    runs = [one._replace(group=f"optimizer={name * 20}", run=f"runs/{name * 60}") for name in "ab" for one in observe()]
+    command = f"python -m runner {'x' * 200}"
+    write_lr_report(tmp_path, lr_report(runs), Commands(command, {}, ""), title="optimizer.lr" * 9)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(f"file://{tmp_path}/lr_report.html")
+        page.locator("summary").click()
+        widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]")
+        tables = page.evaluate(
+            "[...document.querySelectorAll('.scroll')].map(one => one.scrollWidth - one.clientWidth)"
+        )
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        browser.close()
+    assert max(widths) == 390
+    assert len(tables) == 4
+    assert all(wider > 0 for wider in tables)
+
+
 @pytest.mark.usefixtures("pictures")
 def test_picture_shows_failures_and_the_basin_where_there_are_any(tmp_path: Path) -> None:
     from matplotlib.image import imread
@@ -477,7 +541,7 @@ FAILED_SEARCH = {"optimizer.lr": "5", "seed": "0", "tags.purpose": "start"}
             "search",
             ("mode=search", 'search.space={optimizer.lr:"interval(5,9)",optimizer:"choice(sgd,adam)"}'),
             {"optimizer.lr": "5", "optimizer": "sgd"},
-            'optimizer.lr:"0.01,0.03,0.1,0.3" in search.space',
+            'optimizer.lr:"interval(0.01,0.3)" in search.space',
             '\'search.space={optimizer.lr:"interval(0.01,0.3)",optimizer:"choice(sgd,adam)"}\'',
         ),
         (

@@ -85,22 +85,26 @@ def slopes_of(points: Sequence[LRPoint]) -> Slopes:
     return Slopes(loss_at(points, best.lr / STEP) - best.mean, loss_at(points, best.lr * STEP) - best.mean)
 
 
-def loss_at(points: Sequence[LRPoint], lr: float) -> float:
+def loss_at(points: Sequence[LRPoint], lr: float, *, most_decades: float = COARSE_DECADES) -> float:
     """Return the mean loss at a learning rate, by a line over ln lr between the neighbours that were tried.
 
     It is straight in the logarithm of the loss, as the fit is, where both losses, maybe decades apart, are above 0.
 
+    Args:
+        points: in order of their rates.
+        lr: the learning rate.
+        most_decades: how far apart the neighbours may be.
     Returns:
         inf where a run of a neighbour failed, nan outside what was tried (by more than 15 %) and between neighbours
-        that are more than 0.75 decades apart.
+        that are further apart.
     """
-    near = [point for point in points if 1 / _NEAR <= point.lr / lr <= _NEAR]
+    near = [point for point in points if is_near(point.lr, lr)]
     if near:
         closest = min(near, key=lambda point: abs(math.log(point.lr / lr)))
         return closest.mean if closest.is_sound else math.inf
     below = max((point for point in points if point.lr < lr), key=lambda point: point.lr, default=None)
     above = min((point for point in points if point.lr > lr), key=lambda point: point.lr, default=None)
-    if below is None or above is None or _is_far(below, above):
+    if below is None or above is None or _is_far(below, above, most_decades):
         return math.nan
     if not (below.is_sound and above.is_sound):
         return math.inf
@@ -110,8 +114,13 @@ def loss_at(points: Sequence[LRPoint], lr: float) -> float:
     return below.mean + share * (above.mean - below.mean)
 
 
-def _is_far(one: LRPoint, other: LRPoint) -> bool:
-    return abs(math.log10(other.lr / one.lr)) > COARSE_DECADES
+def is_near(lr: float, other: float) -> bool:
+    """Whether two learning rates count as one: they differ by at most 15 %."""
+    return 1 / _NEAR <= lr / other <= _NEAR
+
+
+def _is_far(one: LRPoint, other: LRPoint, most_decades: float = COARSE_DECADES) -> bool:
+    return abs(math.log10(other.lr / one.lr)) > most_decades
 
 
 def _edge(outwards: Sequence[LRPoint], level: float) -> tuple[float, bool]:

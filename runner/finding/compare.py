@@ -1,4 +1,4 @@
-"""Whether one group (an optimizer, a schedule) is better than another, each at its best learning rate."""
+"""Whether one group (an optimizer, a schedule) is better than another, each at a learning rate of its own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _T = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best group against another.
+    """Two groups against each other.
 
     Attributes:
         better: the group with the smaller mean loss.
         other: the one that it is compared with.
-        lrs: the learning rate of each: the one with its smallest mean loss.
+        lrs: the learning rate of each (`GroupReport.compared`).
         seeds: number of seeds that were compared: those in common, or, without any, the smaller number of the two.
         is_paired: whether the same seeds were compared.
         difference: mean loss of the other minus that of the better.
@@ -68,7 +68,7 @@ def compare(
     *,
     cut: tuple[bool, bool] = (False, False),
 ) -> Comparison:
-    """Compare two groups at their best learning rates.
+    """Compare two groups, each at its learning rate.
 
     Args:
         better: name of the group with the smaller mean.

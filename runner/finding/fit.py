@@ -198,8 +198,7 @@ def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADE
     lowest, highest = best.lr / (10**window_decades * _ROOM), best.lr * 10**window_decades * _ROOM
     near = [value for value in values if lowest <= value.lr <= highest]
     if len(near) < 3:
-        few = f"there {'are' if len(near) > 1 else 'is'} only {len(near)} learning rate{'s' if len(near) > 1 else ''}"
-        return Found(best.lr, near, None, f"{few} to fit")
+        return Found(best.lr, near, None, _too_few(len(near), len(values), window_decades))
     unit = range_of(near)
     weights = [1 / _variance_of_fit(value, best.y, unit) for value in near]
     parabola = fit_quadratic([value.lr for value in near], [value.y for value in near], weights)
@@ -216,6 +215,17 @@ def fit_values(values: Sequence[Value], *, window_decades: float = WINDOW_DECADE
         why = f"{vertex} lies between learning rates too far apart to tell"
         return Found(best.lr, near, parabola, why)
     return Found(parabola.vertex, near, parabola, "")
+
+
+def _too_few(near: int, all_: int, window_decades: float) -> str:
+    """Say that there are too few learning rates to fit, and where the others are."""
+    if near == all_:
+        return f"there {'are' if near > 1 else 'is'} only {near} learning rate{'s' if near > 1 else ''} to fit"
+    window = "a decade" if window_decades == 1 else f"{window_decades:g} decades"
+    lie = "lie" if near > 1 else "lies"
+    return (
+        f"only {near} of the {all_} learning rates without a failure {lie} within {window} of the best, too few to fit"
+    )
 
 
 def range_of(values: Sequence[Value]) -> float:

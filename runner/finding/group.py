@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from runner.finding.basin import Basin, Slopes, basin_of, loss_at, slopes_of
+from runner.finding.basin import Basin, Slopes, basin_of, is_near, loss_at, slopes_of
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import Fit
 from runner.finding.interval import Interval, interval_of
@@ -51,6 +51,9 @@ class GroupReport:
         expected_loss: at the recommendation, by the fit or by a line between its neighbours.
         uncapped_loss: what it would be without regard to the edge.
         best_loss: mean loss at the learning rate where that is smallest; nan without one.
+        likely_loss: what groups are ranked by, the loss to be expected at the recommendation: the mean of fresh seeds,
+            else `expected_loss`, else by a line between its neighbours however far apart, else `best_loss`; nan
+            without a recommendation.
         interval: where the best learning rate lies; None where every run failed.
         basin: learning rates that are hardly worse.
         slopes: what a third and three times the best rate cost.
@@ -62,7 +65,8 @@ class GroupReport:
         windowed: LR sensitivity over 1.5 decades each side of the best rate, as far as tried; None where too little.
         missing: what was not tried.
         verified: what fresh seeds came to; None without any.
-        compared: the rate at which it is compared with other groups.
+        compared: the rate at which it is compared with other groups: as good as what is recommended, or near that
+            where it keeps away from the edge and was tried; else a near-optimal one.
         rates: all that were tried, in order.
         runs: which it rests on.
     """
@@ -73,6 +77,7 @@ class GroupReport:
     expected_loss: float
     uncapped_loss: float
     best_loss: float
+    likely_loss: float
     interval: Interval | None
     basin: Basin | None
     slopes: Slopes
@@ -99,9 +104,9 @@ class GroupReport:
         return self.advice.fit.best
 
     @property
-    def compared_loss(self) -> float:
-        """Mean loss at the rate at which it is compared; inf without one."""
-        return self.compared.mean if self.compared is not None else math.inf
+    def is_compared_as_recommended(self) -> bool:
+        """Whether the rate at which it is compared is within 15 % of what is recommended."""
+        return self.compared is not None and is_near(self.compared.lr, self.recommended)
 
 
 def report_of_group(
@@ -129,13 +134,15 @@ def report_of_group(
     noise = pooled_sd(
         [*([best.losses] if best is not None else []), *([verified.losses] if verified is not None else [])]
     )
+    expected = _expected(advice.fit, points, advice.lr)
     return GroupReport(
         name=name,
         advice=advice,
         safety=safety,
-        expected_loss=_expected(advice.fit, points, advice.lr),
+        expected_loss=expected,
         uncapped_loss=_expected(advice.fit, points, advice.uncapped),
         best_loss=best.mean if best is not None else math.nan,
+        likely_loss=_likely(verified, expected, points, advice),
         interval=interval_of(points),
         basin=basin_of(points, lowest=_lowest(advice), noise=noise),
         slopes=slopes_of(points),
@@ -147,7 +154,7 @@ def report_of_group(
         windowed=windowed_sensitivity(measured, initial_loss, center=advice.fit.lr) if best is not None else None,
         missing=missing,
         verified=verified,
-        compared=compared_of(points, rates),
+        compared=compared_of(points, rates, advice.lr if advice.is_capped else math.nan),
         rates=rates,
         runs=counted,
     )
@@ -176,3 +183,13 @@ def _expected(found: Fit, points: Sequence[LRPoint], lr: float) -> float:
     low, high = found.window
     value = found.loss_at(lr) if found.is_vertex and low <= lr <= high else loss_at(points, lr)
     return value if math.isfinite(value) else math.nan
+
+
+def _likely(verified: Verified | None, expected: float, points: Sequence[LRPoint], advice: Recommendation) -> float:
+    """Return the loss to be expected at the recommendation, by the best evidence that there is."""
+    best = best_of(points)
+    if best is None:
+        return math.nan
+    fresh = verified.mean if verified is not None and verified.lr == advice.lr else math.nan
+    found = (fresh, expected, loss_at(points, advice.lr, most_decades=math.inf))
+    return next((loss for loss in found if math.isfinite(loss)), best.mean)

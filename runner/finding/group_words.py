@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from runner.curves import number
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.fit import ASYMMETRY_DECADES, ENOUGH_POINTS
-from runner.finding.phrases import add_rates, add_seeds, count_of, fresh_at, interval_text, rates_to_try, with_sd
+from runner.finding.phrases import (
+    add_rates,
+    add_seeds,
+    count_of,
+    extend,
+    fresh_at,
+    interval_text,
+    loss_told,
+    with_sd,
+)
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
@@ -98,8 +107,7 @@ def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
         else "The"
     )
     yield f"{at_edge} recommendation is {share}{number(edge.stable)}, the largest at which no run failed."
-    fresh = fresh_at(group)
-    here = fresh.mean if fresh is not None else group.expected_loss
+    fresh, here = fresh_at(group), loss_told(group)
     if not (advice.uncapped <= edge.stable and here > group.uncapped_loss):
         return
     about = "" if fresh is not None else "about "
@@ -140,11 +148,8 @@ def missing_said(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say what further runs would tell more."""
     end, more = group.missing.end, group.missing.try_next
     if more and end:
-        far = rates_to_try(report, more, end)
-        how = f"extend the range with {far}"
-        if report.asked == "search":  # which leaves what is typical by itself
-            how = f"{add_rates(report, more)}, or search anew with {far} where a bound is set"
-        yield f"The best is the {'smallest' if end == 'low' else 'largest'} learning rate that was tried: {how}."
+        far = "smallest" if end == "low" else "largest"
+        yield f"The best is the {far} learning rate that was tried: {extend(report, more, end)}."
     elif more and not math.isnan(group.recommended):
         yield f"Fewer than five learning rates lie within a decade of the best: {add_rates(report, more)}."
     if math.isnan(group.noise) and all(math.isnan(rate.sd) for rate in group.rates) and not math.isnan(group.best_loss):

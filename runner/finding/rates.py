@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.finding.basin import basin_of
+from runner.finding.basin import basin_of, is_near
 from runner.finding.failures import FailureRate, failure_bounds, failure_rate
 from runner.finding.observed import VERIFY, Observed
 from runner.finding.points import LRPoint, mean_of, points_of, sd_of, sound
@@ -94,11 +94,21 @@ def verified_of(runs: Sequence[Observed], lr: float) -> Verified | None:
     return Verified(point.lr, count, point.failed, failure_bounds(point.failed, count)[1], point.losses)
 
 
-def compared_of(points: Sequence[LRPoint], rates: Sequence[Rate]) -> Rate | None:
-    """Return the rate with the most seeds of those that are near-optimal, of several the one with the smallest loss."""
+def compared_of(points: Sequence[LRPoint], rates: Sequence[Rate], capped: float = math.nan) -> Rate | None:
+    """Return the rate at which a group is compared: what is recommended, where it was tried, or one as good.
+
+    Of those within 15 % of a recommendation that keeps away from the edge, or else of those that are near-optimal, it
+    is the one with the most seeds; of several, the one with the smallest loss.
+
+    Args:
+        points: of the curve.
+        rates: all that were tried.
+        capped: the recommendation where it lies below the best for its distance from the edge; else nan.
+    """
     basin = basin_of(points)
     if basin is None:
         return None
-    good = [point for point in sound(points) if point.mean <= basin.level]
+    good = [point for point in sound(points) if is_near(point.lr, capped)]
+    good = good or [point for point in sound(points) if point.mean <= basin.level]
     chosen = max(good, key=lambda point: (len(point.losses), -point.mean))
     return next(rate for rate in rates if rate.lr == chosen.lr)

@@ -46,14 +46,15 @@ class LRReport:
     Attributes:
         key: what was varied: optimizer.lr, or optimizer.d_coef.
         loss: name of the loss, such as "val loss".
-        groups: one for each of what else was varied, the smallest loss first.
-        comparisons: the best group against each of the others.
+        groups: one for each of what else was varied, the one with the smallest loss to be expected at its
+            recommendation first (`GroupReport.likely_loss`).
+        comparisons: the first group against each of the others.
         cost: of all runs.
         fixed: what was not varied and the result depends on: dotted key -> value.
         notes: what else must be known of these numbers.
         runs: what it rests on.
         asked: what made them, which says how more are made: multirun; the modes sweep and search; study, a search by a
-            sampler; sweep.space and search.space, where that says what varies.
+            sampler; sweep.space and search.space, where that says what varies; search.choice, where it lists the rates.
     """
 
     key: str
@@ -68,7 +69,7 @@ class LRReport:
 
     @property
     def best(self) -> GroupReport:
-        """The group with the smallest loss."""
+        """The group to use: the first."""
         return self.groups[0]
 
     def override_line(self, group: GroupReport | None = None) -> str:
@@ -121,9 +122,7 @@ def lr_report(
     groups = [
         report_of_group(name, [one for one in runs if one.group == name], full_steps, safety=safety) for name in names
     ]
-    groups.sort(
-        key=lambda group: (math.isnan(group.best_loss), 0.0 if math.isnan(group.best_loss) else group.best_loss)
-    )
+    groups.sort(key=lambda group: math.inf if math.isnan(group.likely_loss) else group.likely_loss)
     comparisons, more = _compare(groups)
     cost = _cost(runs, groups, range_test)
     said = (*notes, *merged, *more)
@@ -150,13 +149,13 @@ def _merged(runs: list[Observed]) -> tuple[list[Observed], tuple[str, ...]]:
 
 
 def _compare(groups: Sequence[GroupReport]) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
-    """Compare the best group with each of the others."""
+    """Compare the first group with each of the others."""
     with_loss = [group for group in groups if group.compared is not None]
     if len(with_loss) < 2:
         return (), ()
     if any(word.startswith(("task=", "task.")) for group in groups for word in shlex.split(group.name)):
         return (), ("The tasks differ: their losses are not compared.",)
-    best, *others = sorted(with_loss, key=lambda group: group.compared_loss)
+    best, *others = with_loss
     found = []
     for other in others:
         assert best.compared is not None

@@ -9,7 +9,7 @@ from runner.curves import number
 from runner.finding.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison
 from runner.finding.failures import SAFE_RATIO
 from runner.finding.group_words import basin_said, edge_said, how_said, left_out_said, missing_said, verified_said
-from runner.finding.phrases import count_of, fresh_at, interval_text, rates_to_try, with_sd
+from runner.finding.phrases import count_of, fresh_at, interval_text, loss_told, rates_to_try, with_sd
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
@@ -127,7 +127,7 @@ def _comparison(report: LRReport, found: Comparison) -> str:
     seeds = f"{count_of(found.seeds, 'seed')}{' in common' if found.is_paired else ' each, none in common'}"
     difference = f"{better} against {other}: {report.loss} lower by {number(found.difference)}"
     if math.isnan(found.error):
-        return f"No difference shown, as one seed shows none: {difference} with {seeds}."
+        return f"No difference shown, as one seed shows none: {difference} with {seeds}; {_where(report, found)}."
     error = f"± {number(found.error, 2)} (standard error)"
     sign = f", better with {found.wins} of {found.seeds}" if found.is_paired else ""
     sign += f", sign test p {number(found.p_sign, 2)}" if found.is_paired else ""
@@ -138,4 +138,24 @@ def _comparison(report: LRReport, found: Comparison) -> str:
         shown += f", as {found.other or 'the other'} may do better beyond what was tried"
     elif found.seeds < FEWEST_SEEDS:
         shown += f", as that takes {FEWEST_SEEDS} seeds"
-    return f"{shown}: {difference} {error} over {seeds}{sign}."
+    return f"{shown}: {difference} {error} over {seeds}{sign}; {_where(report, found)}."
+
+
+def _where(report: LRReport, found: Comparison) -> str:
+    """Say at which of their rates two groups are compared."""
+    by_name = {group.name: group for group in report.groups}
+    groups = [by_name[name] for name in (found.better, found.other)]
+    one, other = (_rate_compared(group) for group in groups)
+    if one == other and one.endswith("rate"):
+        return f"both {one.replace('its', 'their')}s"
+    return ", ".join(f"{group.name or 'the other'} {_rate_compared(group)}" for group in groups)
+
+
+def _rate_compared(group: GroupReport) -> str:
+    if not group.advice.is_capped:
+        return "at its best rate"
+    if group.is_compared_as_recommended:
+        return "at its recommended rate"
+    loss = loss_told(group)
+    about = "" if math.isnan(loss) else f" and has about {number(loss)}"
+    return f"at its best rate and not at {number(group.recommended)}, which is recommended{about}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.finding.group_words import group_sentences
+from runner.finding.phrases import loss_told
 from runner.finding.words import answer, headline, report_sentences
 from runner.report.lr_figure import MOST_GROUPS, lr_svg
 
@@ -26,9 +27,10 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 900px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.4em } h2 { font-size: 1.1em; margin-top: 2em }
 .lead { font-size: 1.1em; font-weight: 600 } .bad { color: #a33c00 }
+body, code { overflow-wrap: anywhere } .scroll { overflow-x: auto; overflow-wrap: normal }
 code { display: block; background: #f3f3f3; padding: .5em .7em; user-select: all; white-space: pre-wrap }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5em 0 }
-th, td { text-align: right; padding: .15em .8em .15em 0; border-bottom: 1px solid #ddd }
+th, td { text-align: right; padding: .15em .8em .15em 0; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } tr.best td { font-weight: 600 }
 svg { width: 100%; height: auto } small, figcaption { color: #6b6b6b } figure { margin: 1em 0 }
 """
@@ -49,6 +51,7 @@ def lr_page(report: LRReport, commands: Commands, *, title: str) -> str:
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
@@ -121,7 +124,8 @@ def _side_by_side(report: LRReport) -> Iterable[str]:
     head = [
         "group",
         "recommended",
-        report.loss,
+        f"{report.loss} there",
+        "at the best rate",
         "basin, decades",
         "safety ratio",
         "LR sensitivity",
@@ -132,6 +136,7 @@ def _side_by_side(report: LRReport) -> Iterable[str]:
         [
             group.name,
             _number(group.recommended),
+            _number(loss_told(group)),
             _number(group.best_loss),
             "" if group.basin is None else f"{group.basin.decades:.2g}",
             f"{'' if group.advice.edge.is_known else 'at least '}{_number(group.advice.safety_ratio)}",
@@ -169,7 +174,8 @@ def _runs(report: LRReport) -> Iterable[str]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, bold: Sequence[int] = ()) -> str:
     lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     body = "".join(f"<tr{' class=best' if nth in bold else ''}>{line}</tr>" for nth, line in enumerate(lines))
-    return f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>{body}</table>"
+    table = f"<table><tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>{body}</table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'  # which keys scroll too
 
 
 def _list(sentences: Iterable[str]) -> str:
