@@ -47,7 +47,7 @@ def interval_of(points: Sequence[LRPoint], *, resamples: int = RESAMPLES, seed: 
     repeated, and the interval holds the middle 95 % of what it finds; a fit without a lowest point between the rates
     tells no more than the neighbours of the best. A rate with one seed is given the noise that is common to all. Around
     a lowest point it is 0.05 decades wider on each side, 0.2 where fewer than five rates are fitted: so wide, intervals
-    of replayed searches, of three or four rates each, hold the best rate in 98 of 100 (experiments/finding_the_lr).
+    of replayed searches, of three or four rates each, hold the best rate in 96 of 100 (experiments/finding_the_lr).
     An end is open where some draws have their best at the last rate that was tried, or their lowest point beyond it.
     Where most draws tell no more than the neighbours of the best, the interval is between those; with one seed, between
     them and those of the lowest point of the parabola.
