@@ -574,9 +574,18 @@ def test_a_basin_that_is_narrow_is_told_where_it_is() -> None:
     assert group.basin.low * 0.99 <= said <= group.basin.high * 1.01
 
 
+def test_a_recommendation_that_fresh_seeds_have_not_tried_is_told() -> None:
+    fresh = [Observed(2e-3, 10 + i, 0.1, "finished", "", 2.3, 400, 400, "", "verify") for i in range(3)]
+    report = lr_report([*observe(fails_from=1e-2), *fresh])
+    assert report.best.recommended == 1e-3
+    assert "0.001 itself was not tried with fresh seeds." in group_sentences(report, report.best)
+
+
 def test_rates_that_change_nothing_are_no_advice() -> None:
     report = lr_report([Observed(lr, 0, 0.6931, first_loss=0.6931) for lr in (1e-3, 1e-2, 1e-1)])
     assert "nothing was learned at any rate" in headline(report)
+    assert brief(report)[0].startswith("the lowest, but no advice: ")
+    assert not any("parabola" in text for text in group_sentences(report, report.best))
     assert group_sentences(report, report.best)[0].startswith("Nothing was learned: no loss ended below where train")
 
 

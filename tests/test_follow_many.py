@@ -68,7 +68,7 @@ def test_a_run_that_cannot_be_sent_keeps_no_other_from_being_sent(tmp_path: Path
 
 def test_where_files_have_no_place_all_else_arrives(tmp_path: Path) -> None:
     uri, warnings = f"sqlite:///{tmp_path}/mlflow.db", list[str]()
-    runs = [write_run(tmp_path / f"run{i}", [step(0), step(1)]) for i in range(3)]
+    runs = [write_run(tmp_path / f"lauf-ü{i}", [step(0), step(1)]) for i in range(3)]
     MlflowClient(uri).create_experiment(RESULT.experiment, "file:///proc/nowhere")
     many = ManyFollower(uri=uri, warn=warnings.append)
     many.log_to(tmp_path)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from runner.finding.report import LRReport
 
 _NARROW = 0.05  # decades
+_ALIKE = 1e-3  # share of a loss that is no difference
 _MANY = 10  # times the loss, from which on percent are hard to read
 WINDOW = "1.5 decades each side of the best"
 
@@ -45,7 +46,7 @@ def how_said(report: LRReport, group: GroupReport) -> Iterator[str]:
     if not group.has_learned:
         began = f"no {report.loss} ended below where training began, {number(group.initial_loss)}"
         yield f"Nothing was learned: {began}. Train longer, or look at model and data; this is no learning rate to use."
-    if found.is_vertex:
+    elif found.is_vertex:
         few = "" if found.points >= ENOUGH_POINTS else "; fewer than five do not tell whether a parabola fits"
         scale = "the logarithm of the loss" if found.is_log else "the loss"
         low, high = map(number, found.window)
@@ -128,7 +129,9 @@ def verified_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         f"Verified with {count_of(found.runs, 'fresh seed')} at {number(found.lr)}: {found.failed} failed"
         f" (at most {found.most_failing:.0%} do, with 95% confidence){loss}."
     )
-    sure = found.mean + 2 * found.sd / math.sqrt(found.runs)
+    if found.lr != group.recommended and not math.isnan(group.recommended):
+        yield f"{number(group.recommended)} itself was not tried with fresh seeds."
+    sure = found.mean + 2 * _error(found)
     if (
         group.interval is not None
         and sure < group.best_loss
@@ -137,9 +140,14 @@ def verified_said(report: LRReport, group: GroupReport) -> Iterator[str]:
         yield "That is lower than at any rate of the curve, so the best may lie nearer to it than the interval says."
 
 
+def _error(found: Verified) -> float:
+    """Return the standard error of the mean over fresh seeds; nan for fewer than two."""
+    return found.sd / math.sqrt(len(found.losses)) if found.losses else math.nan
+
+
 def _off(found: Verified, expected: float) -> str:
     """Say that the curve is wrong where fresh seeds rule it out."""
-    if not abs(found.mean - expected) > 2 * found.sd / math.sqrt(found.runs):
+    if not abs(found.mean - expected) > max(2 * _error(found), _ALIKE * abs(expected)):
         return ""
     return f", too {'little' if found.mean > expected else 'much'}: the former is what to expect"
 

@@ -32,7 +32,9 @@ def headline(report: LRReport, group: GroupReport | None = None) -> str:
 
 def answer(report: LRReport) -> str:
     """Return the headline, said to be a recommendation where it is one."""
-    return f"{'' if math.isnan(report.best.recommended) else 'recommended: '}{headline(report)}"
+    if math.isnan(report.best.recommended):
+        return headline(report)
+    return f"{'recommended' if report.best.has_learned else 'the lowest, but no advice'}: {headline(report)}"
 
 
 def brief(report: LRReport) -> list[str]:

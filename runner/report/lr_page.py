@@ -104,7 +104,7 @@ def _group(report: LRReport, group: GroupReport, use: str) -> Iterable[str]:
         ]
         for rate in group.rates
     ]
-    head = [report.key, "seeds", f"mean {report.loss}", "sd", "failed", "share that fails, 95% bounds"]
+    head = [report.key, "seeds", f"mean {report.loss}", "sd", "failed", "share that fails, each bound with 95%"]
     bold = group.recommended if group.recommended in (rate.lr for rate in group.rates) else group.best_lr
     yield _table(head, rows, bold=[nth for nth, rate in enumerate(group.rates) if rate.lr == bold])
 

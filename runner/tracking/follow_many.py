@@ -84,7 +84,7 @@ class ManyFollower:
     def _say(self, line: str) -> None:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._process.stdin.write(f"{line}\n".encode())
+                self._process.stdin.write(os.fsencode(f"{line}\n"))
                 self._process.stdin.flush()
 
 
@@ -118,8 +118,8 @@ def main() -> int:
 
 
 def _listen(lines: queue.Queue[str]) -> None:
-    for line in sys.stdin:
-        lines.put(line.rstrip("\n"))
+    for line in sys.stdin.buffer:  # names of directories are bytes, whatever the locale
+        lines.put(os.fsdecode(line).rstrip("\n"))
     lines.put("")
 
 
