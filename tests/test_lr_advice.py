@@ -46,7 +46,7 @@ ASKED = {
         "search.space={optimizer.lr:[0.1,0.2],optimizer.momentum:[0,0.9]}",
     ),
 }
-QUICK = ("sweep.space", "search.space")
+QUICK = ("sweep.space",)
 BASE = (
     "task=quadratic",
     "sweep.backend=sequential",
