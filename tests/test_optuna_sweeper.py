@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ENVIRONMENT, Done, Program, Refusal, call_command, call_program, wait_for
-from tests.processes import Forked
+from tests.conftest import Done, Program, Refusal, call_command, call_program
 from tests.studies import sqlite
-from tests.sweeps import runs_of, statuses, sweep_of
+from tests.sweeps import multirun_that_gets, runs_of, statuses, sweep_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
@@ -483,21 +480,8 @@ def test_trials_in_flight_at_a_signal_are_interrupted_and_go_on(
     program: Program, parts: None, tmp_path: Path, launcher: str, number: signal.Signals, code: int
 ) -> None:
     page = ["task=quadratic", "train.duration=200", "train.checkpoint_every=10", "task._target_=parts.Slow", LR]
-    words = [*page, f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]
-    command = [sys.executable, "-m", "runner", *OPTUNA, "tracking=off", *words]
-    pipe = subprocess.PIPE
-    process: subprocess.Popen[str] | Forked
-    if launcher == "basic":
-        process = Forked(*command[3:], directory=tmp_path, environment=ENVIRONMENT)
-    else:
-        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
-    wait_for(lambda: any('"step":30,' in path.read_text() for path in tmp_path.glob("runs/*/*/records.jsonl")))
-    process.send_signal(number)
-    if isinstance(process, Forked):
-        stopped = Done(*process.communicate(), tmp_path)
-    else:
-        out, err = process.communicate(timeout=120)
-        stopped = Done(process.returncode, out, err, tmp_path)
+    words = [*OPTUNA[1:], *page, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2"]
+    stopped = multirun_that_gets(number, *words, launcher=launcher, directory=tmp_path)
     assert stopped.code == code, stopped.err
     assert f"go on with: python -m runner resume.sweep={stopped.run.relative_to(tmp_path)}" in stopped.out
     assert set(statuses(stopped)) <= {"interrupted", "waiting"}, "a worker may start late"

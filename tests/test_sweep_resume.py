@@ -26,8 +26,7 @@ from runner.sweeps.resume import expand_resumed_sweep
 from runner.tracking.lock import alone_in
 from runner.tracking.sweep_file import Job, Launchable, Sweep, changed
 from tests.conftest import ENVIRONMENT, Done, Program, call_command, call_program, wait_for
-from tests.processes import Forked
-from tests.sweeps import records, runs_of, statuses, sweep_of
+from tests.sweeps import multirun_that_gets, records, runs_of, statuses, sweep_of
 
 QUADRATIC = ("task=quadratic", "train.duration=30")
 SOUND = "runner.tasks.quadratic.Quadratic"
@@ -87,21 +86,8 @@ def test_interrupted_sweep_saves_its_runs_and_resumes_with_what_is_missing(
 ) -> None:
     (tmp_path / "parts.py").write_text(PARTS)
     target = ["task=quadratic", "train.duration=400", "train.checkpoint_every=50", "task._target_=parts.Slow"]
-    grid = [f"hydra/launcher={launcher}", *target, "warmup=none", "optimizer.lr=30,0.01", "seed=0,1"]
-    process: subprocess.Popen[str] | Forked
-    if launcher == "basic":
-        process = Forked("-m", "tracking=off", *grid, directory=tmp_path, environment=ENVIRONMENT)
-    else:
-        command, pipe = [sys.executable, "-m", "runner", "-m", "tracking=off", *grid], subprocess.PIPE
-        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
-    records_of_all = "runs/quadratic/*/records.jsonl"
-    wait_for(lambda: any('"step":30,' in path.read_text() for path in tmp_path.glob(records_of_all)))
-    process.send_signal(number)
-    if isinstance(process, Forked):
-        stopped = Done(*process.communicate(), tmp_path)
-    else:
-        out, err = process.communicate(timeout=120)
-        stopped = Done(process.returncode, out, err, tmp_path)
+    grid = [*target, "warmup=none", "optimizer.lr=30,0.01", "seed=0,1"]
+    stopped = multirun_that_gets(number, *grid, launcher=launcher, directory=tmp_path)
     assert stopped.code == code, stopped.err
     assert f"python -m runner resume.sweep={stopped.run.relative_to(tmp_path)}" in stopped.out
     sweep = sweep_of(stopped)

@@ -17,6 +17,7 @@ from runner.finding.phrases import (
     fresh_at,
     interval_text,
     loss_told,
+    share_of_edge,
     with_sd,
 )
 
@@ -101,13 +102,13 @@ def _known_edge(report: LRReport, group: GroupReport) -> Iterator[str]:
 def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:
     """Say that the recommendation keeps away from the edge, and what that costs."""
     advice, edge = group.advice, group.advice.edge
-    share = {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of ")
     at_edge = (
         f"{'Maybe at' if edge.is_coarse else 'At'} the edge (less than {SAFE_RATIO:g} times the best): the"
         if advice.is_at_edge
         else "The"
     )
-    yield f"{at_edge} recommendation is {share}{number(edge.stable)}, the largest at which no run failed."
+    most = f"{share_of_edge(group)}{number(edge.stable)}"
+    yield f"{at_edge} recommendation is {most}, the largest at which no run failed."
     fresh, here = fresh_at(group), loss_told(group)
     if not (advice.uncapped <= edge.stable and here > group.uncapped_loss):
         return

@@ -22,7 +22,7 @@ class Observed(NamedTuple):
         lr: base learning rate.
         seed: the run's.
         loss: at the end, in the task's unit: of the val split where there is one; nan where there is none.
-        status: finished, diverged, interrupted, failed, waiting.
+        status: finished, diverged, pruned, interrupted, failed, waiting.
         group: what else was varied, as pasted on a command line, such as "optimizer=adamw"; "" where nothing was.
         first_loss: training loss before the first update; nan where it is not known.
         steps: updates made.

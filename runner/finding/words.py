@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.finding.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison
-from runner.finding.failures import SAFE_RATIO
 from runner.finding.group_words import basin_said, edge_said, how_said, left_out_said, missing_said, verified_said
-from runner.finding.phrases import count_of, fresh_at, interval_text, loss_told, rates_to_try, with_sd
+from runner.finding.phrases import count_of, fresh_at, interval_text, loss_told, rates_to_try, share_of_edge, with_sd
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
@@ -88,13 +87,10 @@ def cost_sentence(cost: Cost) -> str:
 
 def _cap(group: GroupReport) -> str:
     """Say that the recommendation keeps its distance from the edge, or lies near it."""
-    edge, share = (
-        group.advice.edge,
-        {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of "),
-    )
+    edge = group.advice.edge
     largest = "largest rate known to be stable" if edge.is_coarse else "largest stable rate"
     if group.advice.is_capped:
-        return f"{share}{number(edge.stable)}, the {largest}"
+        return f"{share_of_edge(group)}{number(edge.stable)}, the {largest}"
     if not group.advice.is_at_edge:
         return ""
     return f"near the {largest}"

@@ -16,7 +16,8 @@ from runner.curves import number
 from runner.errors import NoSuggestionError, RunnerError
 from runner.finding.ramp import FEWEST, Ramp
 from runner.finding.range_curve import Spread
-from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket, verify
+from runner.range_bracket import REPEATS, RangeTest, Verified, range_bracket
+from runner.range_bracket import verify as verify_range
 from runner.range_file import in_words, overrides_of, write_range_test
 from runner.tracking.directory import RANGE_FIGURE, RANGE_TEST, output_directory
 from runner.tracking.sweep_file import key_of
@@ -74,7 +75,7 @@ def run(
     test = range_bracket(
         config, low=low, high=high, steps=steps, repeats=repeats, shape=shape, sharpness=sharpness, on_ramp=on_ramp
     )
-    tried = _verified(config, test) if verify and test.found.nothing is None else []
+    tried = verify_range(config, test.found.middle) if verify and test.found.nothing is None else []
     if not config.quiet:
         _show(test, tried)
     if test.found.nothing is None:
@@ -89,10 +90,6 @@ def run(
 def _ending(ramp: Ramp) -> str:
     way = f"{len(ramp.lrs):,} steps, lr {number(ramp.lrs[0], 2)} to {number(ramp.stop, 2)}"
     return f"{way}, stopped: {ramp.stopped}" if ramp.stopped else f"{way}, to its end"
-
-
-def _verified(config: Config, test: RangeTest) -> list[Verified]:
-    return verify(config, test.found.middle)
 
 
 def _show(test: RangeTest, tried: Sequence[Verified]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
@@ -16,9 +16,6 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from runner.errors import ConfigError, Problem
 from runner.search.dimension import Dimension, is_on_log_scale
 from runner.search.overrides import read_overrides
-
-if TYPE_CHECKING:
-    pass
 
 _TAGS = ("float", "int", "linear", "log")
 _EXAMPLE = "interval(1e-5,1)"

@@ -148,7 +148,7 @@ def params(directory: Path) -> dict[str, str]:
 
 def flat(tree: Mapping[str, Any]) -> dict[str, str]:
     """Return a tree as dotted keys and short texts."""
-    return {metric_name("", key): _short(value) for key, value in _flat(tree, "")}
+    return {metric_name("", key): _short(value) for key, value in dotted(tree)}
 
 
 def lr_params(result: RunResult) -> dict[str, str]:
@@ -168,10 +168,11 @@ def known_lr(directory: Path, result: RunResult) -> float | None:
         return None
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a tree and their values; an empty section is a value."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

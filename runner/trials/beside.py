@@ -1,4 +1,4 @@
-"""What goes on beside batched passes: pictures are drawn, and records sent, by one process each for a whole sweep."""
+"""What goes on beside the runs of a sweep: their pictures are drawn, and their records sent, by one process each."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class Beside:
 
     def follow_last(self, directory: Path, *, uri: str, warn: Callable[[str], None]) -> Follower:
         """Send what has ended, as `start_follower` does; at its end all is drawn, and sent or the time to wait over."""
-        return _Last(self, self.follow(directory, uri=uri, warn=warn), directory, uri)
+        self.follow(directory, uri=uri, warn=warn)
+        return _Last(self, directory, uri)
 
     def close(self) -> bool:
         """Come back when all is drawn, and sent or the time to wait over; the runs then know their MLflow runs.
@@ -106,10 +107,9 @@ class Beside:
 class _Last(Follower):
     """The summary of a sweep, sent behind its runs."""
 
-    def __init__(self, beside: Beside, follower: Follower, directory: Path, uri: str) -> None:
+    def __init__(self, beside: Beside, directory: Path, uri: str) -> None:
         super().__init__(None, directory, uri=uri, voice=None)
         self._beside = beside
-        self._follower = follower
 
     def finish(self, timeout_seconds: float) -> str | None:
         """Let all of the sweep arrive; return the id of the MLflow run of its summary, None when there is none."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from runner.config import Config, Invocation
 from runner.curves import number
-from runner.finding.observed import Observed
 from runner.nodes import Node
 from runner.rates import steps_of
 from runner.search.custom import extend_by
@@ -23,7 +22,6 @@ from runner.search.parts import is_none
 from runner.search.planning import make_plan, named_in
 from runner.search.space import Space, corners, read_space, space_of
 from runner.search.study import Study
-from runner.search.trials import OnEval
 from runner.tracking.sweep_observed import write_known
 from runner.trials.bounds import Bounds
 
@@ -84,9 +82,6 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     if known:
         print(learn(study, known, evaluate.page_of), file=sys.stderr)
 
-    def evaluate_points(points: Sequence[Mapping[str, str]], *, on_eval: OnEval | None) -> Sequence[Observed]:
-        return evaluate(points, on_eval=on_eval)
-
     def check(overrides: Mapping[str, str]) -> int:
         [checked] = evaluate.check([overrides])
         return steps_of(checked.config)
@@ -94,7 +89,7 @@ def find_by_study(config: Config, plan: Plan, evaluate: Trials) -> bool:
     pruner = section_of(config.pruner)
     seen = search(
         study,
-        evaluate_points,
+        evaluate,
         total=section.n_trials,
         at_once=config.sweep.jobs or _AT_ONCE.get(config.sweep.backend, 2),
         check=check,

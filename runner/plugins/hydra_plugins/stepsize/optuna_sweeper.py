@@ -4,7 +4,7 @@ No `from __future__ import annotations`: Hydra executes this module before it is
 would look for what its annotations mean.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,7 @@ class OptunaSweeper(Sweeper):
         from runner.errors import ConfigError, Problem, RunnerError, SweepError, in_words
         from runner.search.options import read_options
         from runner.sweeps.search import run_search  # not for --help
+        from runner.tracking.mapping import dotted  # on the command line `params.optimizer.lr` makes sections
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -82,7 +83,7 @@ class OptunaSweeper(Sweeper):
             fix = "Set 'hydra.sweeper.params={optimizer.lr:\"interval(1e-5,1)\"}'"
             rule = f"must be a section of dotted keys, got {self.params!r}"
             raise ConfigError([Problem("hydra.sweeper.params", rule, fix)])
-        of_page = [f"{key}={_written(value)}" for key, value in _flat(self.params)]
+        of_page = [f"{key}={_written(value)}" for key, value in dotted(self.params)]
         try:
             options = read_options(self.options)
             run_search([*of_page, *arguments], context=self.hydra_context, config=self.config, options=options)
@@ -90,15 +91,6 @@ class OptunaSweeper(Sweeper):
             raise
         except Exception as error:  # else it would pass for a page that does not compose, and all would run again
             raise SweepError(in_words(error), exit_code=1) from error
-
-
-def _flat(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; on the command line `params.optimizer.lr` makes sections of them."""
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _written(value: Any) -> str:
