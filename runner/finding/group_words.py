@@ -17,7 +17,6 @@ from runner.finding.phrases import (
     fresh_at,
     interval_text,
     loss_told,
-    share_of_edge,
     with_sd,
 )
 
@@ -97,6 +96,11 @@ def _known_edge(report: LRReport, group: GroupReport) -> Iterator[str]:
         yield f"Where between these it lies is not known: {add_rates(report, group.missing.edge_next)}."
     if group.advice.is_capped:
         yield from _capped(report, group)
+
+
+def share_of_edge(group: GroupReport) -> str:
+    """Return which share of the largest stable rate is recommended at most, in words before it."""
+    return {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of ")
 
 
 def _capped(report: LRReport, group: GroupReport) -> Iterator[str]:

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from runner.curves import number
-from runner.finding.failures import SAFE_RATIO
 
 if TYPE_CHECKING:
     from runner.finding.basin import Basin
@@ -30,11 +29,6 @@ def interval_text(found: Interval | Basin, *, joined: str = "to") -> str:
 def with_sd(mean: float, sd: float) -> str:
     """Return a mean and, where it is known, its standard deviation."""
     return number(mean) + ("" if math.isnan(sd) else f" ± {number(sd, 2)}")
-
-
-def share_of_edge(group: GroupReport) -> str:
-    """Return which share of the largest stable rate is recommended at most, in words before it."""
-    return {1.0: "", SAFE_RATIO: "a third of "}.get(group.safety, f"1/{number(group.safety)} of ")
 
 
 def count_of(count: int, what: str) -> str:

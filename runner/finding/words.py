@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 
 from runner.curves import number
 from runner.finding.compare import FEWEST_SEEDS, SIGNIFICANT, Comparison
-from runner.finding.group_words import basin_said, edge_said, how_said, left_out_said, missing_said, verified_said
-from runner.finding.phrases import count_of, fresh_at, interval_text, loss_told, rates_to_try, share_of_edge, with_sd
+from runner.finding.group_words import (
+    basin_said,
+    edge_said,
+    how_said,
+    left_out_said,
+    missing_said,
+    share_of_edge,
+    verified_said,
+)
+from runner.finding.phrases import count_of, fresh_at, interval_text, loss_told, rates_to_try, with_sd
 
 if TYPE_CHECKING:
     from runner.finding.group import GroupReport
